@@ -1,0 +1,249 @@
+"""MoleculeBatch: the one list of fields that everything after the stream works on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from msde import codec, geometry, philox
+from msde.codec import MoleculeColumns
+from msde.molecule import ATOM_SIZES, BOND_SIZES, MoleculeRecord, extended_pairs
+from msde.philox import Key, Stream
+
+
+@dataclass(frozen=True)
+class MoleculeBatch:
+    """Molecules packed one after another, with no padding; names as in PyTorch Geometric.
+
+    It is a dataclass, not a dict or tuple, because DeepSpeed casts the tensors inside those.
+    """
+
+    uid: Tensor  # (num_graphs,) int64, the bits of the molecules' 64-bit ids
+    z: Tensor  # (num_atoms,) int64, atomic numbers, H = 1
+    x: Tensor  # (num_atoms, 9) int64, codes of molecule.ATOM_VOCABULARY
+    cip: Tensor  # (num_atoms,) int64, codes of molecule.CIP_LABELS
+    pos: Tensor  # (num_atoms, 3) float32, A, each molecule centred at its mean
+    batch: Tensor  # (num_atoms,) int64, the molecule of each atom
+    ptr: Tensor  # (num_graphs + 1,) int64, offsets of the molecules' atoms
+    edge_index: Tensor  # (2, num_edges) int64, bonds in both directions; row 0 is the source
+    edge_attr: Tensor  # (num_edges, 3) int64, codes of molecule.BOND_VOCABULARY
+    bond_pair: Tensor  # (num_edges / 2,) int64, the pair in pair_index of each bond
+    extended_edge_index: Tensor  # (2, num_extended) int64, up to 4 bonds apart, sorted by target
+    extended_ptr: Tensor  # (num_atoms + 1,) int64, offsets of each target's extended edges
+    pair_index: Tensor  # (2, num_pairs) int64, all pairs i < j of atoms of the same molecule
+    pair_ptr: Tensor  # (num_graphs + 1,) int64, offsets of the molecules' pairs
+    max_num_atoms: int  # atoms of the largest molecule
+    key: Key = Key(0, 0)  # what noise and times are keyed by, besides the uid
+    slot: int = 0  # the slot's number in the epoch: keys dropout
+    weight: float = 1.0  # of this slot's mean in the mean over the step's slots
+
+    @property
+    def num_graphs(self) -> int:
+        """Number of molecules."""
+        return len(self.uid)
+
+    @property
+    def num_atoms(self) -> int:
+        """Number of atoms of all molecules."""
+        return len(self.z)
+
+    @property
+    def atoms_per_graph(self) -> Tensor:
+        """Number of atoms of each molecule, (num_graphs,) int64."""
+        return self.ptr[1:] - self.ptr[:-1]
+
+    @property
+    def pair_batch(self) -> Tensor:
+        """The molecule of each pair, (num_pairs,) int64."""
+        return self.batch[self.pair_index[0]]
+
+    @classmethod
+    def from_columns(
+        cls, columns: MoleculeColumns, key: Key = Key(0, 0), slot: int = 0, weight: float = 1.0
+    ) -> MoleculeBatch:
+        """Assemble a batch; of several conformers, (key, uid) chooses one."""
+        atoms = columns.num_atoms.astype(np.int64)
+        ptr = _offsets(atoms)
+        uid = torch.from_numpy(columns.uid.astype("<u8").view("<i8"))
+
+        bond_shift = np.repeat(ptr[:-1], columns.num_bonds).reshape(-1, 1)
+        bond = columns.bond_index + bond_shift  # (num_bonds, 2), smaller atom first
+        edge_index = np.stack([bond, bond[:, ::-1]], axis=1).reshape(-1, 2).T
+        edge_attr = np.repeat(columns.bond_attr, 2, axis=0)
+
+        extended_shift = np.repeat(ptr[:-1], columns.num_extended).reshape(-1, 1)
+        pair = (columns.extended_index + extended_shift).T  # (2, num_extended / 2)
+        both = np.concatenate([pair, pair[::-1]], axis=1)
+        both = both[:, np.lexsort((both[0], both[1]))]
+        in_degree = np.bincount(both[1], minlength=ptr[-1])
+
+        pairs_per_graph = atoms * (atoms - 1) // 2
+        return cls(
+            uid=uid,
+            z=_int64(columns.z),
+            x=_int64(columns.x),
+            cip=_int64(columns.cip),
+            pos=torch.from_numpy(_choose_conformers(columns, uid, key)),
+            batch=torch.from_numpy(np.repeat(np.arange(len(atoms)), atoms)),
+            ptr=torch.from_numpy(ptr),
+            edge_index=_int64(edge_index),
+            edge_attr=_int64(edge_attr),
+            bond_pair=torch.from_numpy(_pair_numbers(bond, ptr, columns.num_bonds)),
+            extended_edge_index=_int64(both),
+            extended_ptr=torch.from_numpy(_offsets(in_degree)),
+            pair_index=torch.from_numpy(geometry.complete_pairs(ptr)),
+            pair_ptr=torch.from_numpy(_offsets(pairs_per_graph)),
+            max_num_atoms=int(atoms.max()),
+            key=key,
+            slot=slot,
+            weight=weight,
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> MoleculeBatch:
+        """Return the batch with all tensors on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in self._tensors().items()
+        }
+        return dataclasses.replace(self, **moved)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
+
+    def validate(self) -> None:
+        """Check shapes, dtypes, devices and index ranges of all fields.
+
+        Raises:
+            ValueError: naming the first field that breaks its promise.
+        """
+
+        def check(truth: bool | Tensor, what: str) -> None:
+            if not bool(truth):
+                raise ValueError(f"MoleculeBatch: {what}")
+
+        num_edges = self.edge_index.shape[1]
+        num_pairs = self.pair_index.shape[1]
+        shapes = {
+            "uid": (self.num_graphs,),
+            "z": (self.num_atoms,),
+            "x": (self.num_atoms, len(ATOM_SIZES)),
+            "cip": (self.num_atoms,),
+            "pos": (self.num_atoms, 3),
+            "batch": (self.num_atoms,),
+            "ptr": (self.num_graphs + 1,),
+            "edge_index": (2, num_edges),
+            "edge_attr": (num_edges, len(BOND_SIZES)),
+            "bond_pair": (num_edges // 2,),
+            "extended_edge_index": (2, self.extended_edge_index.shape[1]),
+            "extended_ptr": (self.num_atoms + 1,),
+            "pair_index": (2, num_pairs),
+            "pair_ptr": (self.num_graphs + 1,),
+        }
+        for name, tensor in self._tensors().items():
+            dtype = torch.float32 if name == "pos" else torch.int64
+            check(tensor.shape == shapes[name], f"{name} has shape {tuple(tensor.shape)}")
+            check(tensor.dtype == dtype, f"{name} has dtype {tensor.dtype}, expected {dtype}")
+            check(tensor.device == self.pos.device, f"{name} is on {tensor.device}")
+        check(self.pos.isfinite().all(), "pos is not finite")
+        check(self.ptr[0] == 0 and self.ptr[-1] == self.num_atoms, "ptr does not span the atoms")
+        check((self.atoms_per_graph > 0).all(), "ptr leaves a molecule without atoms")
+        check(self.max_num_atoms == int(self.atoms_per_graph.max()), "max_num_atoms is wrong")
+        check((self.x >= 0).all() and (self.x < self.x.new_tensor(ATOM_SIZES)).all(), "x range")
+        sizes = self.edge_attr.new_tensor(BOND_SIZES)
+        check((self.edge_attr >= 0).all() and (self.edge_attr < sizes).all(), "edge_attr range")
+        for name in ("edge_index", "extended_edge_index", "pair_index"):
+            index = getattr(self, name)
+            check((index >= 0).all() and (index < self.num_atoms).all(), f"{name} range")
+            check((self.batch[index[0]] == self.batch[index[1]]).all(), f"{name} leaves molecules")
+        bonded = self.edge_index[:, ::2]
+        check((self.pair_index[:, self.bond_pair] == bonded).all(), "bond_pair is not the bonds'")
+        target = self.extended_edge_index[1]
+        check((target[1:] >= target[:-1]).all(), "extended_edge_index is not sorted by target")
+
+    @classmethod
+    def from_pyg(cls, molecules: list[Data]) -> MoleculeBatch:
+        """Pack PyTorch Geometric molecules that carry z, x, edge_index, edge_attr and pos.
+
+        Bonds may be stored in any order, in both directions. `uid` is taken where it is present,
+        else the position in the list.
+        """
+        records = []
+        for number, data in enumerate(molecules):
+            forward = data.edge_index[0] < data.edge_index[1]
+            bond_index = data.edge_index[:, forward].T.numpy().astype("<u2")
+            pos = data.pos.numpy().astype("<f4")
+            records.append(
+                MoleculeRecord(
+                    uid=int(data.uid) & (2**64 - 1) if "uid" in data else number,
+                    name="",
+                    z=data.z.numpy().astype("u1"),
+                    x=data.x.numpy().astype("u1"),
+                    cip=(data.cip.numpy() if "cip" in data else 0 * data.z.numpy()).astype("u1"),
+                    bond_index=bond_index,
+                    bond_attr=data.edge_attr[forward].numpy().astype("u1"),
+                    extended_index=extended_pairs(bond_index, len(data.z)),
+                    pos=(pos - pos.mean(0, keepdims=True))[None],
+                )
+            )
+        return cls.from_columns(codec.columns_from_records(records))
+
+    def to_pyg(self) -> list[Data]:
+        """Return the molecules as PyTorch Geometric objects, atoms counted within each."""
+        molecules = []
+        for g in range(self.num_graphs):
+            first, last = int(self.ptr[g]), int(self.ptr[g + 1])
+            atoms = slice(first, last)
+            edges = self.batch[self.edge_index[0]] == g
+            molecules.append(
+                Data(
+                    x=self.x[atoms],
+                    edge_index=self.edge_index[:, edges] - first,
+                    edge_attr=self.edge_attr[edges],
+                    pos=self.pos[atoms],
+                    z=self.z[atoms],
+                    cip=self.cip[atoms],
+                    uid=self.uid[g],
+                )
+            )
+        return molecules
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _int64(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+
+
+def _pair_numbers(bond: np.ndarray, ptr: np.ndarray, num_bonds: np.ndarray) -> np.ndarray:
+    """Return the numbers of the bonds' pairs in geometry.complete_pairs, (num_bonds,)."""
+    atoms = np.diff(ptr)
+    pairs = _offsets(atoms * (atoms - 1) // 2)
+    n, first_atom, first_pair = (
+        np.repeat(values, num_bonds) for values in (atoms, ptr[:-1], pairs[:-1])
+    )
+    i, j = bond[:, 0] - first_atom, bond[:, 1] - first_atom
+    return first_pair + i * (2 * n - i - 1) // 2 + (j - i - 1)
+
+
+def _choose_conformers(columns: MoleculeColumns, uid: Tensor, key: Key) -> np.ndarray:
+    """Return the positions of one conformer a molecule, (num_atoms, 3) float32."""
+    conformers = columns.num_conformers.astype(np.int64)
+    if (conformers == 1).all():
+        return np.array(columns.pos, np.float32)
+    drawn = philox.words(key, Stream.CONFORMER, uid)[:, 0].numpy()
+    chosen = drawn * conformers >> 32  # (num_graphs,) below the number of conformers
+    atoms = columns.num_atoms.astype(np.int64)
+    start = _offsets(atoms * conformers)[:-1] + chosen * atoms
+    rows = np.arange(atoms.sum()) + np.repeat(start - _offsets(atoms)[:-1], atoms)
+    return columns.pos[rows].astype(np.float32)

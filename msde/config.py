@@ -1,0 +1,300 @@
+"""The configuration: a tree of dataclasses, presets, a JSON file and key=value overrides.
+
+DeepSpeed's own JSON owns slots per step, precision, ZeRO, offload and clipping; this tree owns the
+rest, and nothing stands in both. Values that follow from others are computed, not configured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from msde.errors import MsdeError
+
+
+@dataclass
+class DataConfig:
+    """Which molecules are trained on and how many a step takes."""
+
+    validation_fraction: float = 0.02  # held out by a hash of the molecule id
+    molecules_per_step: int = 256  # per optimizer step, shared by its slots ...
+    molecules_per_slot: int | None = None  # ... unless the size of a slot is given here
+
+
+@dataclass
+class GINConfig:
+    """The 2D encoder."""
+
+    num_layers: int = 5
+    dropout: float = 0.0
+
+
+@dataclass
+class SchNetConfig:
+    """The 3D encoder."""
+
+    num_interactions: int = 6
+    num_filters: int = 128
+    num_gaussians: int = 51
+    cutoff: float = 10.0  # A
+
+
+@dataclass
+class SDEConfig:
+    """A forward SDE; the range of the other kind is not used."""
+
+    kind: Literal["VE", "VP"] = "VE"
+    sigma_min: float = 0.2  # VE, in the unit of the data
+    sigma_max: float = 1.0
+    beta_min: float = 0.2  # VP
+    beta_max: float = 1.0
+
+
+@dataclass
+class ConformerScoreConfig:
+    """The 2D -> 3D score network and its SDE on positions."""
+
+    sde: SDEConfig = field(default_factory=SDEConfig)
+    hidden_dim: int = 32
+    basis_dim: int = 128
+    num_heads: int = 8
+    num_blocks: int = 2
+    num_layers: int = 2  # attention layers in a block
+    dropout: float = 0.1
+
+
+@dataclass
+class TopologyScoreConfig:
+    """The 3D -> 2D score network and its SDE on atom types and adjacency."""
+
+    sde: SDEConfig = field(default_factory=lambda: SDEConfig(sigma_min=0.1))
+    node_dim: int = 16
+    attention_dim: int = 16
+    num_heads: int = 4
+    num_layers: int = 4
+    num_linears: int = 3  # layers of the pair MLPs
+    hidden_channels: int = 8
+    final_channels: int = 4
+    divide_by_std: bool = True  # the published network's output is noise times std
+
+
+@dataclass
+class ModelConfig:
+    """Both encoders and both score networks."""
+
+    hidden_dim: int = 300
+    gin: GINConfig = field(default_factory=GINConfig)
+    schnet: SchNetConfig = field(default_factory=SchNetConfig)
+    conformer: ConformerScoreConfig = field(default_factory=ConformerScoreConfig)
+    topology: TopologyScoreConfig = field(default_factory=TopologyScoreConfig)
+
+
+@dataclass
+class LossConfig:
+    """The coefficients of the three objectives."""
+
+    contrastive: float = 1.0
+    coefficient_2d_to_3d: float = 1.0
+    coefficient_3d_to_2d: float = 1.0
+    temperature: float = 0.1  # of the contrastive logits
+    num_timesteps: int = 1000  # of the grid that training times are drawn from
+
+
+@dataclass
+class OptimConfig:
+    """Adam with one learning-rate scale for each part of the model, and a schedule."""
+
+    lr: float = 1e-4
+    scale_encoder_2d: float = 1.0
+    scale_encoder_3d: float = 0.1
+    scale_2d_to_3d: float = 1.0
+    scale_3d_to_2d: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = 0
+
+
+@dataclass
+class RunConfig:
+    """How long a run lasts and how often it reports."""
+
+    seed: int = 0
+    epochs: float = 50.0
+    steps: int | None = None  # optimizer steps; overrides epochs
+    log_every: int = 10  # steps
+    save_every: int = 1000  # steps
+    validate_every: int = 500  # steps
+    ema_decay: float = 0.0  # of an exponential moving average of the weights; 0 is off
+
+
+@dataclass
+class Config:
+    """Everything that decides a run, besides the data and DeepSpeed's JSON."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+# `paper` is the published network and setting: the defaults above are its values.
+PRESETS: dict[str, dict[str, Any]] = {"paper": {}}
+
+
+def make_config(
+    preset: str = "paper", file: Path | None = None, overrides: Iterable[str] = ()
+) -> Config:
+    """Build a configuration: a preset, then a JSON file, then key=value overrides.
+
+    Raises:
+        MsdeError: an unknown preset or key (the nearest one is named), or a value of a wrong type.
+    """
+    if preset not in PRESETS:
+        raise MsdeError(f"unknown preset {preset!r}{_nearest(preset, PRESETS)}")
+    config = Config()
+    _apply(config, PRESETS[preset], f"preset {preset}")
+    if file is not None:
+        _apply(config, read_json(file), str(file))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise MsdeError(f"override {override!r} is not of the form key=value")
+        _set(config, key, _parse(text), "command line")
+    _check(config)
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the configuration as nested dictionaries, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Rebuild a configuration that `to_dict` wrote."""
+    config = Config()
+    _apply(config, values, "stored configuration")
+    _check(config)
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; whatever is wrong with the file is one line."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise MsdeError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise MsdeError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise MsdeError(f"{path} holds {type(values).__name__}, expected a JSON object")
+    return values
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """Return '; did you mean ...?' or the list of what is known."""
+    known = list(known)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not close:  # perhaps only the last part of a dotted key is right
+        close = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[str]:
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}"
+
+
+def _apply(config: Config, values: dict[str, Any], where: str, prefix: str = "") -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _apply(config, value, where, f"{prefix}{key}.")
+        else:
+            _set(config, f"{prefix}{key}", value, where)
+
+
+def _set(config: Config, key: str, value: Any, where: str) -> None:
+    if key not in set(_leaves(config)):
+        raise MsdeError(f"{where}: unknown key {key!r}{_nearest(key, _leaves(config))}")
+    node: Any = config
+    *path, name = key.split(".")
+    for part in path:
+        node = getattr(node, part)
+    expected = typing.get_type_hints(type(node))[name]
+    setattr(node, name, _convert(value, expected, f"{where}: {key}"))
+
+
+def _parse(text: str) -> Any:
+    """Read a value from the command line: JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _convert(value: Any, expected: Any, where: str) -> Any:
+    options = typing.get_args(expected)
+    if typing.get_origin(expected) is Literal:
+        if value not in options:
+            raise MsdeError(f"{where} is {value!r}, expected one of {', '.join(map(str, options))}")
+        return value
+    if type(None) in options:
+        if value is None:
+            return None
+        (expected,) = (option for option in options if option is not type(None))
+    if expected is float and type(value) in (int, float):
+        return float(value)
+    if expected is int and type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is not expected:
+        raise MsdeError(f"{where} is {value!r}, expected {expected.__name__}")
+    return value
+
+
+def _check(config: Config) -> None:
+    """Check what must hold between values.
+
+    Raises:
+        MsdeError: naming the first rule that is broken.
+    """
+    rules = {
+        "data.validation_fraction must be in [0, 1)": 0 <= config.data.validation_fraction < 1,
+        "data.molecules_per_step must be at least 2": config.data.molecules_per_step >= 2,
+        "data.molecules_per_slot must be at least 2": (config.data.molecules_per_slot or 2) >= 2,
+        "run.seed must be in [0, 2^64)": 0 <= config.run.seed < 2**64,
+        "run.steps must be positive": config.run.steps is None or config.run.steps > 0,
+        "run.epochs must be positive": config.run.epochs > 0,
+        "run.log_every must be positive": config.run.log_every > 0,
+        "run.save_every must be positive": config.run.save_every > 0,
+        "run.validate_every must be positive": config.run.validate_every > 0,
+        "run.ema_decay must be in [0, 1)": 0 <= config.run.ema_decay < 1,
+        "optim.lr must be positive": config.optim.lr > 0,
+        "loss.temperature must be positive": config.loss.temperature > 0,
+        "model.conformer.num_heads must divide model.conformer.hidden_dim": (
+            config.model.conformer.hidden_dim % config.model.conformer.num_heads == 0
+        ),
+        "model.topology.num_heads must divide model.topology.attention_dim": (
+            config.model.topology.attention_dim % config.model.topology.num_heads == 0
+        ),
+    }
+    for name, score in (("conformer", config.model.conformer), ("topology", config.model.topology)):
+        sde = score.sde
+        rules[f"model.{name}.sde needs 0 < sigma_min < sigma_max"] = (
+            0 < sde.sigma_min < sde.sigma_max
+        )
+        rules[f"model.{name}.sde needs 0 < beta_min < beta_max"] = 0 < sde.beta_min < sde.beta_max
+    for rule, holds in rules.items():
+        if not holds:
+            raise MsdeError(rule)

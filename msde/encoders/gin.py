@@ -1,0 +1,68 @@
+"""GIN, the 2D encoder: a graph isomorphism network with bond features (Xu et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from msde.batch import MoleculeBatch
+from msde.config import GINConfig
+from msde.layers import CategoricalEmbedding
+from msde.molecule import ATOM_SIZES, BOND_SIZES
+from msde.ops import segment_mean, segment_sum
+
+
+class GINLayer(nn.Module):
+    """MLP((1 + eps) h_i + sum over bonds j -> i of relu(h_j + bond embedding))."""
+
+    def __init__(self, hidden_dim: int) -> None:
+        """Make the layer's own bond embedding and MLP."""
+        super().__init__()
+        self.bond_embedding = CategoricalEmbedding(BOND_SIZES, hidden_dim)
+        self.eps = nn.Parameter(torch.zeros(1))
+        self.mlp = nn.Sequential(
+            nn.Linear(hidden_dim, 2 * hidden_dim),
+            nn.BatchNorm1d(2 * hidden_dim),
+            nn.ReLU(),
+            nn.Linear(2 * hidden_dim, hidden_dim),
+        )
+
+    def bond_table(self) -> Tensor:
+        """Return the embedding of every combination of bond features, (60, hidden_dim)."""
+        kind, stereo, conjugated = self.bond_embedding.tables()
+        table = kind[:, None, None] + stereo[:, None] + conjugated  # (5, 6, 2, hidden_dim)
+        return table.flatten(0, 2)
+
+    def forward(self, h: Tensor, edge_index: Tensor, bond_code: Tensor) -> Tensor:
+        """Update h, (num_atoms, hidden_dim)."""
+        source, target = edge_index
+        message = torch.relu(h[source] + self.bond_table()[bond_code])  # (num_edges, hidden_dim)
+        return self.mlp((1 + self.eps) * h + segment_sum(message, target, len(h)))
+
+
+class GIN(nn.Module):
+    """The 2D encoder; sees atoms and bonds, never positions."""
+
+    def __init__(self, hidden_dim: int, config: GINConfig) -> None:
+        """Build `config.num_layers` layers of width `hidden_dim`."""
+        super().__init__()
+        self.atom_embedding = CategoricalEmbedding(ATOM_SIZES, hidden_dim)
+        self.layers = nn.ModuleList(GINLayer(hidden_dim) for _ in range(config.num_layers))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden_dim) for _ in range(config.num_layers))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, batch: MoleculeBatch) -> Tensor:
+        """Return the representation of each atom, (num_atoms, hidden_dim)."""
+        kinds = batch.edge_attr.new_tensor([BOND_SIZES[1] * BOND_SIZES[2], BOND_SIZES[2], 1])
+        bond_code = (batch.edge_attr * kinds).sum(-1)  # (num_edges,) row of the bond tables
+        h = self.atom_embedding(batch.x)  # (num_atoms, hidden_dim)
+        for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            h = norm(layer(h, batch.edge_index, bond_code))
+            if number < len(self.layers) - 1:
+                h = torch.relu(h)
+            h = self.dropout(h)
+        return h
+
+    def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:
+        """Return the representation of each molecule, (num_graphs, hidden_dim): the atoms' mean."""
+        return segment_mean(h, batch.batch, batch.atoms_per_graph)

@@ -1,0 +1,98 @@
+"""SchNet, the 3D encoder: continuous-filter convolutions over distances (Schuett et al. 2017)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from msde import geometry
+from msde.batch import MoleculeBatch
+from msde.config import SchNetConfig
+from msde.molecule import ATOM_SIZES
+from msde.ops import filter_conv, segment_mean
+
+
+class ShiftedSoftplus(nn.Module):
+    """softplus(x) - ln 2, which is zero at zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it element by element."""
+        return nn.functional.softplus(x) - math.log(2)
+
+
+class Interaction(nn.Module):
+    """The update of h by its neighbours, seen through filters of their distances."""
+
+    def __init__(self, hidden_dim: int, config: SchNetConfig) -> None:
+        """Make the filter network and the atom-wise layers around the convolution."""
+        super().__init__()
+        filters = config.num_filters
+        self.filter = nn.Sequential(
+            nn.Linear(config.num_gaussians, filters), ShiftedSoftplus(), nn.Linear(filters, filters)
+        )
+        self.to_filters = nn.Linear(hidden_dim, filters, bias=False)
+        self.from_filters = nn.Linear(filters, hidden_dim)
+        self.activation = ShiftedSoftplus()
+        self.out = nn.Linear(hidden_dim, hidden_dim)
+        for layer in (self.filter[0], self.filter[2], self.to_filters, self.from_filters, self.out):
+            nn.init.xavier_uniform_(layer.weight)
+        # As published, the second filter layer keeps the bias it was born with.
+        for layer in (self.filter[0], self.from_filters, self.out):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, h: Tensor, rbf: Tensor, envelope: Tensor, pair_index: Tensor) -> Tensor:
+        """Return the change of h, (num_atoms, hidden_dim)."""
+        weight = self.filter(rbf) * envelope.unsqueeze(-1)  # (num_pairs, num_filters)
+        x = self.to_filters(h)  # (num_atoms, num_filters)
+        x = filter_conv(x, weight.to(x.dtype), pair_index)
+        return self.out(self.activation(self.from_filters(x)))
+
+
+class SchNet(nn.Module):
+    """The 3D encoder; sees atomic numbers and distances only, so it is E(3)-invariant."""
+
+    def __init__(self, hidden_dim: int, config: SchNetConfig) -> None:
+        """Build `config.num_interactions` interactions of width `hidden_dim`."""
+        super().__init__()
+        self.cutoff = config.cutoff
+        self.embedding = nn.Embedding(ATOM_SIZES[0], hidden_dim)
+        centres = torch.linspace(0, config.cutoff, config.num_gaussians)
+        self.register_buffer("centres", centres, persistent=False)
+        self.interactions = nn.ModuleList(
+            Interaction(hidden_dim, config) for _ in range(config.num_interactions)
+        )
+        self.out = nn.Sequential(
+            nn.Linear(hidden_dim, hidden_dim),
+            ShiftedSoftplus(),
+            nn.Linear(hidden_dim, hidden_dim),
+        )
+        for layer in (self.out[0], self.out[2]):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def expand_distances(self, distance: Tensor) -> Tensor:
+        """Return Gaussians of the distances, (num_pairs, num_gaussians)."""
+        spacing = self.centres[1] - self.centres[0]
+        return torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / spacing).square())
+
+    def forward(self, batch: MoleculeBatch, pos: Tensor | None = None) -> Tensor:
+        """Return the representation of each atom, (num_atoms, hidden_dim).
+
+        Args:
+            pos: (num_atoms, 3) positions in A, by default the batch's.
+        """
+        # All pairs of a molecule, weighted zero beyond the cutoff: no neighbour search, and exact.
+        distance = geometry.distances(batch.pos if pos is None else pos, batch.pair_index)
+        rbf = self.expand_distances(distance)
+        envelope = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1)  # (num_pairs,)
+        envelope = envelope * (distance <= self.cutoff)  # the cosine would grow again
+        h = self.embedding((batch.z - 1).clamp(0, ATOM_SIZES[0] - 1))
+        for interaction in self.interactions:
+            h = h + interaction(h, rbf, envelope, batch.pair_index)
+        return self.out(h)
+
+    def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:
+        """Return the representation of each molecule, (num_graphs, hidden_dim): the atoms' mean."""
+        return segment_mean(h, batch.batch, batch.atoms_per_graph)

@@ -1,0 +1,81 @@
+"""Layers that more than one network uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them; xavier-uniform weights, zero biases."""
+
+    def __init__(self, sizes: Sequence[int], activation: Callable[[Tensor], Tensor]) -> None:
+        """Chain layers of the given input, hidden and output sizes."""
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.activation = activation
+        for layer in self.layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (..., sizes[0]) to (..., sizes[-1])."""
+        for layer in self.layers[:-1]:
+            h = self.activation(layer(h))
+        return self.layers[-1](h)
+
+
+class GaussianFourier(nn.Module):
+    """Random Fourier features [sin(2 pi v w), cos(2 pi v w)] of scalars (Tancik et al. 2020).
+
+    `w` is drawn once and frozen. It stays a parameter, not a buffer, as in the published layout.
+    """
+
+    def __init__(self, num_frequencies: int) -> None:
+        """Draw the frequencies from N(0, 1)."""
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(num_frequencies), requires_grad=False)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Map scalars (...,) to features (..., 2 * num_frequencies)."""
+        angle = v.unsqueeze(-1) * (2 * math.pi * self.w)  # (..., num_frequencies)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class CategoricalEmbedding(nn.Module):
+    """The sum over columns of one embedding table a column; xavier-uniform tables.
+
+    The tables lie in one matrix, so that a lookup of all columns is one op.
+    """
+
+    def __init__(self, sizes: Sequence[int], dim: int) -> None:
+        """Hold one table of `dim`-vectors for each column's number of categories."""
+        super().__init__()
+        self.sizes = list(sizes)
+        self.weight = nn.Parameter(torch.empty(sum(sizes), dim))
+        first_row = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        self.register_buffer("first_row", first_row, persistent=False)
+        for table in self.tables():
+            nn.init.xavier_uniform_(table.data)
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """Return the columns' tables as views, each (categories, dim)."""
+        return self.weight.split(self.sizes)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Map codes (rows, columns) to vectors (rows, dim)."""
+        return nn.functional.embedding_bag(codes + self.first_row, self.weight, mode="sum")
+
+
+def split_linear(layer: nn.Linear, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the weight of a linear layer cut along its inputs.
+
+    Linear([a, b]) = W_a a + W_b b + bias: with a and b known at the atoms, the products can be made
+    there instead of at the many more edges.
+    """
+    return layer.weight.split(list(sizes), dim=1)

@@ -1,0 +1,10 @@
+"""Sums over the atoms, edges and pairs of packed molecules."""
+
+from msde.ops.reference import (
+    filter_conv,
+    segment_mean,
+    segment_softmax,
+    segment_sum,
+)
+
+__all__ = ["filter_conv", "segment_mean", "segment_softmax", "segment_sum"]

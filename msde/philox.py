@@ -1,0 +1,101 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011), the only source of noise.
+
+A number is a pure function of (seed, epoch, stream, molecule uid, item within the molecule), so it
+depends neither on rank, world size and batch-mates nor on what was drawn before, and a resumed run
+needs no generator state. Integers are the same on every device; the normals made of them agree to
+rounding. All words are held as int64 tensors with values below 2^32.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+class Stream(enum.IntEnum):
+    """What a number is for: two streams never share a number."""
+
+    SPLIT = 0
+    SHUFFLE_BLOCKS = 1
+    SHUFFLE_MOLECULES = 2
+    CONFORMER = 3
+    DROPOUT = 4
+    TIME_2D_TO_3D = 5
+    TIME_3D_TO_2D = 6
+    POSITION_NOISE = 7
+    ATOM_TYPE_NOISE = 8
+    BOND_NOISE = 9
+    NEGATIVES_OF_2D = 10
+    NEGATIVES_OF_3D = 11
+
+
+class Key(NamedTuple):
+    """The part of the key that a run and an epoch fix."""
+
+    seed: int
+    epoch: int
+
+
+def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Encrypt 128-bit counters, given as four broadcastable words, to four random words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # int64 products wrap modulo 2^64, which keeps all the bits that are used.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def words(key: Key, stream: Stream, uid: Tensor, item: Tensor | int = 0, count: int = 1) -> Tensor:
+    """Draw `count` random 32-bit words a row, (rows, count) int64.
+
+    Args:
+        uid: (rows,) int64, the 64 bits of the molecules' ids.
+        item: (rows,) int64 or one number below 2^32: the atom or pair within the molecule.
+    """
+    blocks = torch.arange(-(-count // 4), device=uid.device)  # (num_blocks,)
+    item = torch.as_tensor(item, device=uid.device)
+    counter = (
+        (uid & _MASK).unsqueeze(-1),
+        ((uid >> 32) & _MASK).unsqueeze(-1),
+        item.unsqueeze(-1),
+        (blocks << 8) | int(stream),
+    )
+    seed_low, seed_high = key.seed & _MASK, (key.seed >> 32) & _MASK
+    drawn = philox4x32(counter, (seed_low, seed_high ^ key.epoch))
+    shape = (len(uid), len(blocks))
+    stacked = torch.stack([w.expand(shape) for w in drawn], dim=-1)  # (rows, num_blocks, 4)
+    return stacked.flatten(1)[:, :count]
+
+
+def normal(key: Key, stream: Stream, uid: Tensor, item: Tensor | int, count: int) -> Tensor:
+    """Draw `count` standard normals a row by Box and Muller, (rows, count) float32."""
+    pairs = -(-count // 2)
+    drawn = words(key, stream, uid, item, 2 * pairs).to(torch.float32) * 2.0**-32
+    # float32 rounds the words to 24 bits; the offset keeps the logarithm finite.
+    radius = torch.sqrt(-2 * torch.log(drawn[:, 0::2] + 2.0**-33))  # (rows, pairs)
+    angle = 2 * math.pi * drawn[:, 1::2]
+    both = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
+    return both.flatten(1)[:, :count]
+
+
+def seed_for(key: Key, stream: Stream, number: int) -> int:
+    """Return a 63-bit seed for a library generator, for example torch's for dropout."""
+    low, high = words(key, stream, torch.tensor([number]), 0, 2)[0].tolist()
+    return (high << 32 | low) & (2**63 - 1)

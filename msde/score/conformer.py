@@ -1,0 +1,186 @@
+"""2D -> 3D: the noise in positions given the topology.
+
+SE(3)-equivariant and, through the cross product in its edge frames, reflection-antisymmetric
+(Liu et al. 2023, section 4.1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from msde import geometry
+from msde.batch import MoleculeBatch
+from msde.config import ConformerScoreConfig
+from msde.layers import MLP, GaussianFourier, split_linear
+from msde.ops import segment_mean, segment_softmax, segment_sum
+
+
+class TopologyEdges(nn.Module):
+    """Edge features of the pairs of 2D representations: Linear, BatchNorm, ReLU, Linear."""
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
+        """Map pairs of `input_dim`-vectors to `hidden_dim`-vectors."""
+        super().__init__()
+        self.input = nn.Linear(2 * input_dim, input_dim)
+        self.norm = nn.BatchNorm1d(input_dim)
+        self.output = nn.Linear(input_dim, hidden_dim)
+
+    def forward(self, h: Tensor, edge_index: Tensor) -> Tensor:
+        """Return features of the edges source -> target, (num_edges, hidden_dim)."""
+        source, target = edge_index
+        of_source, of_target = split_linear(self.input, (h.shape[1], h.shape[1]))
+        # A linear map of a concatenation is a sum: both products are made at the atoms.
+        a = nn.functional.linear(h, of_source, self.input.bias)  # (num_atoms, input_dim)
+        b = nn.functional.linear(h, of_target)  # (num_atoms, input_dim)
+        pre = a[source] + b[target]  # (num_edges, input_dim)
+        return self.output(torch.relu(self.norm(pre)))
+
+
+class FrameEdges(nn.Module):
+    """Edge features of the end points' coordinates in the edge's own frame: SE(3)-invariant."""
+
+    def __init__(self, hidden_dim: int) -> None:
+        """Map frame coordinates to `hidden_dim`-vectors."""
+        super().__init__()
+        self.fourier = GaussianFourier(hidden_dim)
+        self.coordinates = nn.Linear(4 * hidden_dim, hidden_dim)
+        self.mlp = MLP([2 + 2 * hidden_dim, hidden_dim, hidden_dim], nn.functional.silu)
+
+    def embed(self, c: Tensor) -> Tensor:
+        """Embed the first and third coordinate; the second is zero but for rounding."""
+        return self.coordinates(self.fourier(c[:, ::2]).flatten(1))  # (num_edges, hidden_dim)
+
+    def forward(self, frames: Tensor, pos: Tensor, edge_index: Tensor) -> Tensor:
+        """Return features of the edges, (num_edges, hidden_dim)."""
+        c_source = geometry.frame_coordinates(frames, pos, edge_index[0])  # (num_edges, 3)
+        c_target = geometry.frame_coordinates(frames, pos, edge_index[1])  # (num_edges, 3)
+        angle = pseudo_angle(c_source, c_target)  # (num_edges, 2)
+        return self.mlp(torch.cat([angle, self.embed(c_source), self.embed(c_target)], dim=-1))
+
+
+def pseudo_angle(c_source: Tensor, c_target: Tensor) -> Tensor:
+    """Return the sine and cosine of the angle between two coordinate triples, (num_edges, 2)."""
+    norms = (c_source.norm(dim=-1) + geometry.EPSILON) * (c_target.norm(dim=-1) + geometry.EPSILON)
+    cos = (c_source * c_target).sum(-1) / norms
+    # Rounding may push |cos| of a pair collinear with the origin past one.
+    sin = torch.sqrt((1 - cos.square()).clamp(min=0))
+    return torch.stack([sin, cos], dim=-1)
+
+
+class EdgeAttention(nn.Module):
+    """Multi-head attention over incoming edges with edge features (Shi et al. 2021)."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
+        """Share `hidden_dim` among the heads."""
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(hidden_dim, hidden_dim)
+        self.key = nn.Linear(hidden_dim, hidden_dim)
+        self.value = nn.Linear(hidden_dim, hidden_dim)
+        self.edge = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        self.root = nn.Linear(hidden_dim, hidden_dim)
+
+    def forward(self, n: Tensor, edge_attr: Tensor, edge_index: Tensor) -> Tensor:
+        """Return new node features, (num_atoms, hidden_dim)."""
+        source, target = edge_index
+        heads = (-1, self.num_heads, n.shape[1] // self.num_heads)
+        e = self.edge(edge_attr)  # (num_edges, hidden_dim)
+        k = (self.key(n)[source] + e).view(heads)  # (num_edges, num_heads, head_dim)
+        v = (self.value(n)[source] + e).view(heads)
+        q = self.query(n)[target].view(heads)
+        logits = (q * k).sum(-1) / math.sqrt(heads[2])  # (num_edges, num_heads)
+        weight = segment_softmax(logits.float(), target, len(n))
+        weight = nn.functional.dropout(weight, self.dropout, self.training)
+        message = (v * weight.unsqueeze(-1).to(v.dtype)).flatten(1)  # (num_edges, hidden_dim)
+        return segment_sum(message, target, len(n)) + self.root(n)
+
+
+class TransformerLayer(nn.Module):
+    """Attention and a feed-forward network, each normalised and added to the input."""
+
+    def __init__(self, config: ConformerScoreConfig) -> None:
+        """Build one layer of width `config.hidden_dim`."""
+        super().__init__()
+        dim = config.hidden_dim
+        self.attention = EdgeAttention(dim, config.num_heads, config.dropout)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, dim), nn.SiLU(), nn.Dropout(config.dropout), nn.Linear(dim, dim)
+        )
+        self.norm_attention = nn.LayerNorm(dim)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+
+    def forward(self, n: Tensor, edge_attr: Tensor, edge_index: Tensor) -> Tensor:
+        """Return new node features, (num_atoms, hidden_dim)."""
+        n = n + self.norm_attention(self.attention(n, edge_attr, edge_index))
+        return n + self.norm_feed_forward(self.feed_forward(n))
+
+
+class EquivariantReadout(nn.Module):
+    """A vector for each atom: the mean over incoming edges of a combination of the edge's frame."""
+
+    def __init__(self, hidden_dim: int, basis_dim: int) -> None:
+        """Map edge features to the three coefficients through `basis_dim` hidden units."""
+        super().__init__()
+        self.input = nn.Linear(2 * hidden_dim, basis_dim)
+        self.output = nn.Linear(basis_dim, 3)
+
+    def forward(
+        self, n: Tensor, edge_attr: Tensor, frames: Tensor, edge_index: Tensor, in_degree: Tensor
+    ) -> Tensor:
+        """Return vectors, (num_atoms, 3)."""
+        source, target = edge_index
+        of_nodes, of_edges = split_linear(self.input, (n.shape[1], edge_attr.shape[1]))
+        u = nn.functional.linear(n, of_nodes)  # (num_atoms, basis_dim)
+        hidden = u[source] + u[target] + nn.functional.linear(edge_attr, of_edges, self.input.bias)
+        b = self.output(nn.functional.silu(hidden)).to(frames.dtype)  # (num_edges, 3)
+        vectors = (b.unsqueeze(-1) * frames).sum(1)  # (num_edges, 3)
+        return segment_mean(vectors, target, in_degree)
+
+
+class ConformerScore(nn.Module):
+    """The published `frame_distance` score network of positions given the topology."""
+
+    def __init__(self, input_dim: int, config: ConformerScoreConfig) -> None:
+        """Build the network for 2D representations of width `input_dim`."""
+        super().__init__()
+        dim = config.hidden_dim
+        self.node_embedding = MLP([input_dim, dim], nn.functional.silu)
+        self.topology_edges = TopologyEdges(input_dim, dim)
+        self.distance_fourier = GaussianFourier(dim)
+        self.distance_mlp = MLP([2 * dim, dim], nn.functional.silu)
+        self.frame_edges = FrameEdges(dim)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+            for _ in range(config.num_blocks)
+        )
+        self.readouts = nn.ModuleList(
+            EquivariantReadout(dim, config.basis_dim) for _ in range(config.num_blocks)
+        )
+
+    def forward(self, pos_t: Tensor, h_2d: Tensor, batch: MoleculeBatch) -> Tensor:
+        """Predict the standard-normal noise in the positions, (num_atoms, 3).
+
+        Args:
+            pos_t: (num_atoms, 3) noised positions, A.
+            h_2d: (num_atoms, input_dim) representations of the topology.
+        """
+        edge_index = batch.extended_edge_index
+        in_degree = batch.extended_ptr[1:] - batch.extended_ptr[:-1]  # (num_atoms,)
+        frames = geometry.edge_frames(pos_t, edge_index)  # (num_edges, 3, 3)
+        distance = geometry.distances(pos_t, edge_index)  # (num_edges,)
+        of_distance = self.distance_mlp(self.distance_fourier(distance))
+        edge_attr = of_distance * self.topology_edges(h_2d, edge_index)  # (num_edges, hidden_dim)
+        edge_attr = edge_attr + self.frame_edges(frames, pos_t, edge_index)
+        n = self.node_embedding(h_2d)  # (num_atoms, hidden_dim)
+        noise_pred = torch.zeros_like(pos_t)
+        for layers, readout in zip(self.blocks, self.readouts, strict=True):
+            for number, layer in enumerate(layers):
+                n = layer(n, edge_attr, edge_index)
+                if number < len(layers) - 1:
+                    n = nn.functional.silu(n)
+            noise_pred = noise_pred + readout(n, edge_attr, frames, edge_index, in_degree)
+        return noise_pred

@@ -1,0 +1,261 @@
+"""3D -> 2D: the noise in atom types and adjacency given the geometry.
+
+SE(3)-invariant, after the dense graph score networks of GDSS (Jo et al. 2022). Everything known
+per atom is held packed, everything known per pair of atoms once for each unordered pair. Only
+products within a molecule (attention logits, graph convolutions) visit a padded layout.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from msde.batch import MoleculeBatch
+from msde.config import TopologyScoreConfig
+from msde.layers import MLP
+from msde.molecule import ATOM_SIZES
+from msde.ops import segment_sum
+
+
+class PaddedLayout:
+    """Where each atom and pair stands when every molecule is padded to the largest one."""
+
+    def __init__(self, batch: MoleculeBatch) -> None:
+        """Number the places of a batch's atoms and pairs."""
+        self.num_graphs, self.size = batch.num_graphs, batch.max_num_atoms
+        row = torch.arange(batch.num_atoms, device=batch.ptr.device) - batch.ptr[batch.batch]
+        self.atom = batch.batch * self.size + row  # (num_atoms,)
+        i, j = batch.pair_index
+        self.upper = self.atom[i] * self.size + row[j]  # (num_pairs,)
+        self.lower = self.atom[j] * self.size + row[i]  # (num_pairs,)
+
+    def pad_atoms(self, x: Tensor) -> Tensor:
+        """Pad (channels, num_atoms, dim) to (channels * num_graphs, size, dim)."""
+        channels, _, dim = x.shape
+        out = x.new_zeros(channels, self.num_graphs * self.size, dim)
+        return out.index_copy_(1, self.atom, x).view(-1, self.size, dim)
+
+    def pack_atoms(self, x: Tensor) -> Tensor:
+        """Undo `pad_atoms`."""
+        return x.reshape(-1, self.num_graphs * self.size, x.shape[-1])[:, self.atom]
+
+    def pad_pairs(self, a: Tensor) -> Tensor:
+        """Spread (num_pairs, channels) to symmetric (channels * num_graphs, size, size)."""
+        out = a.new_zeros(self.num_graphs * self.size * self.size, a.shape[1])
+        out = out.index_copy_(0, self.upper, a).index_copy_(0, self.lower, a)
+        return out.t().reshape(-1, self.size, self.size)
+
+    def pack_pairs(self, dense: Tensor) -> Tensor:
+        """Average (channels * num_graphs, size, size) over both directions of each pair."""
+        flat = dense.reshape(-1, self.num_graphs * self.size * self.size)
+        return (0.5 * (flat[:, self.upper] + flat[:, self.lower])).t()
+
+
+class GraphWeights:
+    """A weighted adjacency normalised by degree: D^-1/2 (A + I) D^-1/2, degrees at least one."""
+
+    def __init__(self, adj: Tensor, batch: MoleculeBatch, layout: PaddedLayout) -> None:
+        """Normalise `adj`, (num_pairs, channels), each channel on its own."""
+        i, j = batch.pair_index
+        degree = 1 + segment_sum(adj, i, batch.num_atoms) + segment_sum(adj, j, batch.num_atoms)
+        root = degree.clamp(min=1).rsqrt()  # (num_atoms, channels)
+        self.layout = layout
+        self.pairs = layout.pad_pairs(root[i] * adj * root[j])
+        self.own = root.square().t().unsqueeze(-1)  # (channels, num_atoms, 1)
+
+    def channel(self, number: int) -> GraphWeights:
+        """Return the weights of one channel."""
+        one = object.__new__(GraphWeights)
+        one.layout = self.layout
+        one.pairs = self.pairs.view(-1, self.layout.num_graphs, *self.pairs.shape[1:])[number]
+        one.own = self.own[number : number + 1]
+        return one
+
+    def propagate(self, x: Tensor) -> Tensor:
+        """Apply each channel's weights to its features, (channels, num_atoms, dim)."""
+        near = torch.bmm(self.pairs.to(x.dtype), self.layout.pad_atoms(x))
+        return self.layout.pack_atoms(near) + self.own.to(x.dtype) * x
+
+
+class ChannelLinear(nn.Module):
+    """One linear map a channel: (channels, rows, inputs) to (channels, rows, outputs)."""
+
+    def __init__(self, channels: int, inputs: int, outputs: int) -> None:
+        """Start every channel with xavier-uniform weights and zero biases."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(channels, outputs))
+        for weight in self.weight.data:
+            nn.init.xavier_uniform_(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x; (rows, inputs) is shared by all channels."""
+        if x.dim() == 2:
+            # One product with the stacked weights instead of one a channel.
+            y = nn.functional.linear(x, self.weight.flatten(0, 1))  # (rows, channels * outputs)
+            y = y.view(len(x), *self.bias.shape).transpose(0, 1)
+        else:
+            y = torch.bmm(x, self.weight.to(x.dtype).transpose(1, 2))
+        return y + self.bias.to(y.dtype).unsqueeze(1)
+
+
+class ChannelAttention(nn.Module):
+    """One attention map a channel of the adjacency, from the atoms' features alone."""
+
+    def __init__(self, channels: int, input_dim: int, config: TopologyScoreConfig) -> None:
+        """Make queries and keys of twice the attention width for each channel."""
+        super().__init__()
+        width = 2 * config.attention_dim
+        self.chunk = config.attention_dim // config.num_heads
+        self.query_in = ChannelLinear(channels, input_dim, width)
+        self.query_out = ChannelLinear(channels, width, width)
+        self.key_in = ChannelLinear(channels, input_dim, width)
+        self.key_out = ChannelLinear(channels, width, width)
+
+    def forward(self, x: Tensor, layout: PaddedLayout) -> Tensor:
+        """Map (num_atoms, input_dim) to symmetric attention, (num_pairs, channels)."""
+        q = self._chunks(self.query_out(torch.tanh(self.query_in(x))), layout)
+        k = self._chunks(self.key_out(torch.tanh(self.key_in(x))), layout)
+        logits = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(self.chunk)
+        return layout.pack_pairs(torch.tanh(logits).mean(1))
+
+    def _chunks(self, x: Tensor, layout: PaddedLayout) -> Tensor:
+        """Pad and cut features into chunks, (channels * num_graphs, chunks, size, chunk)."""
+        return layout.pad_atoms(x).unflatten(-1, (-1, self.chunk)).transpose(1, 2)
+
+
+class EdgeLayer(nn.Module):
+    """A joint update of atom features and of the channels of the adjacency."""
+
+    def __init__(
+        self, input_dim: int, channels_in: int, channels_out: int, config: TopologyScoreConfig
+    ) -> None:
+        """Map `channels_in` adjacency channels to `channels_out`."""
+        super().__init__()
+        hidden = 2 * max(channels_in, channels_out)
+        node = config.node_dim
+        self.attention = ChannelAttention(channels_in, input_dim, config)
+        self.value = ChannelLinear(channels_in, input_dim, node)
+        self.pair_mlp = MLP(
+            [2 * channels_in, *[hidden] * (config.num_linears - 1), channels_out],
+            nn.functional.elu,
+        )
+        self.node_mlp = MLP([channels_in * node, hidden, node], nn.functional.elu)
+
+    def update_pairs(self, x: Tensor, adj: Tensor, layout: PaddedLayout) -> Tensor:
+        """Return new adjacency channels, (num_pairs, channels_out)."""
+        attention = self.attention(x, layout)  # (num_pairs, channels_in)
+        # Published: the output plus its transpose; both are equal because all inputs are symmetric.
+        return 2 * self.pair_mlp(torch.cat([attention, adj.to(attention.dtype)], dim=-1))
+
+    def update_atoms(self, x: Tensor, weights: GraphWeights) -> Tensor:
+        """Return new atom features, (num_atoms, node_dim)."""
+        # The convolution's bias comes after the propagation, so it is kept out of the linear map.
+        bias = self.value.bias.unsqueeze(1)  # (channels_in, 1, node_dim)
+        values = weights.propagate(self.value(x) - bias) + bias
+        return torch.tanh(self.node_mlp(values.transpose(0, 1).flatten(1)))
+
+
+class EdgeScore(nn.Module):
+    """Predicts one number a pair of atoms from noised adjacency and atom features."""
+
+    def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
+        """Build `config.num_layers` layers; the channels start as A and A^2."""
+        super().__init__()
+        hidden = [config.hidden_channels] * (config.num_layers - 1)
+        channels = [2, *hidden, config.final_channels]
+        dims = [input_dim, *[config.node_dim] * (config.num_layers - 1)]
+        # The last layer's node branch feeds nothing. Its parameters stay, because the published
+        # checkpoints have them; its computation is left out.
+        self.layers = nn.ModuleList(
+            EdgeLayer(dim, c_in, c_out, config)
+            for dim, c_in, c_out in zip(dims, channels[:-1], channels[1:], strict=True)
+        )
+        width = sum(channels)
+        self.out = MLP([width, 2 * width, 2 * width, 1], nn.functional.silu)
+
+    def forward(
+        self,
+        x: Tensor,
+        powers: Tensor,
+        weights: GraphWeights,
+        batch: MoleculeBatch,
+        layout: PaddedLayout,
+    ) -> Tensor:
+        """Return one number a pair, (num_pairs,).
+
+        Args:
+            x: (num_atoms, input_dim) atom features.
+            powers: (num_pairs, 2) the noised adjacency and its square.
+            weights: the normalised `powers`.
+        """
+        adj, channels = powers, [powers]
+        for number, layer in enumerate(self.layers):
+            updated = layer.update_pairs(x, adj, layout)
+            if number < len(self.layers) - 1:
+                weights = weights if number == 0 else GraphWeights(adj, batch, layout)
+                x = layer.update_atoms(x, weights)
+            adj = updated
+            channels.append(adj)
+        return self.out(torch.cat(channels, dim=-1)).squeeze(-1)
+
+
+class NodeScore(nn.Module):
+    """Predicts a vector over atom types from atom features smoothed along the noised adjacency."""
+
+    def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
+        """Build `config.num_layers` graph convolutions and an MLP over all their outputs."""
+        super().__init__()
+        dims = [input_dim, *[config.node_dim] * config.num_layers]
+        self.convolutions = nn.ModuleList(
+            ChannelLinear(1, i, o) for i, o in zip(dims[:-1], dims[1:], strict=True)
+        )
+        width = sum(dims)
+        self.out = MLP([width, 2 * width, 2 * width, ATOM_SIZES[0]], nn.functional.silu)
+
+    def forward(self, x: Tensor, weights: GraphWeights) -> Tensor:
+        """Map (num_atoms, input_dim) to (num_atoms, 119)."""
+        features = [x]
+        for convolution in self.convolutions:
+            product = nn.functional.linear(features[-1], convolution.weight[0])
+            smoothed = weights.propagate(product.unsqueeze(0))[0]
+            features.append(torch.tanh(smoothed + convolution.bias))
+        return self.out(torch.cat(features, dim=-1))
+
+
+class TopologyScore(nn.Module):
+    """The published score network of atom types and adjacency given the geometry."""
+
+    def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
+        """Build the network for 3D representations of width `input_dim`."""
+        super().__init__()
+        self.divide_by_std = config.divide_by_std
+        self.atom_type_embedding = nn.Linear(ATOM_SIZES[0], input_dim)
+        self.geometry_embedding = nn.Linear(input_dim, input_dim)
+        self.edge_score = EdgeScore(input_dim, config)
+        self.node_score = NodeScore(input_dim, config)
+
+    def forward(
+        self, types_t: Tensor, adj_t: Tensor, std: Tensor, h_3d: Tensor, batch: MoleculeBatch
+    ) -> tuple[Tensor, Tensor]:
+        """Predict the standard-normal noise in atom types, (num_atoms, 119), and adjacency.
+
+        Args:
+            types_t: (num_atoms, 119) noised one-hot atom types.
+            adj_t: (num_pairs,) noised bond types, 0 for no bond, 1 single, ... 4 aromatic.
+            std: (num_graphs,) std of the noise; the published network's output is divided by it.
+            h_3d: (num_atoms, input_dim) representations of the geometry.
+        """
+        layout = PaddedLayout(batch)
+        x = self.geometry_embedding(h_3d) + self.atom_type_embedding(types_t)
+        dense = layout.pad_pairs(adj_t.unsqueeze(-1))  # (num_graphs, size, size)
+        squared = layout.pack_pairs(torch.bmm(dense, dense))  # (num_pairs, 1)
+        powers = torch.cat([adj_t.unsqueeze(-1), squared], dim=-1)
+        weights = GraphWeights(powers, batch, layout)
+        adj_pred = self.edge_score(x, powers, weights, batch, layout)
+        types_pred = self.node_score(x, weights.channel(0))
+        if self.divide_by_std:
+            return types_pred / std[batch.batch].unsqueeze(-1), adj_pred / std[batch.pair_batch]
+        return types_pred, adj_pred
