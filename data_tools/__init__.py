@@ -1,0 +1,1 @@
+"""Command-line tools that turn molecular data sets into shards."""

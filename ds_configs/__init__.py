@@ -1,0 +1,1 @@
+"""DeepSpeed configurations, one for each situation, with every value written out."""

@@ -1,5 +1,10 @@
 """Errors that users read: one line each, and the exit code that goes with it."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class MsdeError(Exception):
     """Something the user can mend; the message says what was found, expected and to do."""
@@ -17,3 +22,12 @@ class NoCheckpoint(MsdeError):
     """No checkpoint to resume from although one is required."""
 
     exit_code = 3
+
+
+def report_errors(main: Callable[[], None]) -> None:
+    """Run a command; an MsdeError becomes one line on stderr and its exit code."""
+    try:
+        main()
+    except MsdeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

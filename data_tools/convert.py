@@ -1,0 +1,172 @@
+"""Convert files of molecules to a folder of shards that training streams from.
+
+python -m data_tools.convert --format smiles INPUT... --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import rdkit
+from tqdm import tqdm
+
+from msde.errors import MsdeError, report_errors
+from msde.molecule import (
+    MoleculeError,
+    MoleculeRecord,
+    molecule_uid,
+    record_from_mol,
+    silence_rdkit,
+)
+from msde.shards import ShardWriter
+
+from .readers import RawMolecule, cxsmiles, sdf, smiles, source_name
+
+READERS = {"smiles": smiles, "sdf": sdf, "cxsmiles": cxsmiles}
+CHUNK = 16  # molecules a worker takes at a time
+
+
+def convert_one(raw: RawMolecule, format: str, keep_hydrogens: bool) -> MoleculeRecord | str:
+    """Convert one molecule, or return the reason why it cannot be."""
+    uid = molecule_uid(raw.source, raw.line)
+    try:
+        mol = READERS[format].to_mol(raw, keep_hydrogens, seed=uid)
+        return record_from_mol(mol, uid, raw.name)
+    except MoleculeError as error:
+        return str(error)
+
+
+def _convert_chunk(
+    chunk: list[RawMolecule], format: str, keep_hydrogens: bool
+) -> list[MoleculeRecord | str]:
+    silence_rdkit()
+    return [convert_one(raw, format, keep_hydrogens) for raw in chunk]
+
+
+def _converted(
+    raws: Iterable[RawMolecule], format: str, keep_hydrogens: bool, processes: int
+) -> Iterator[tuple[RawMolecule, MoleculeRecord | str]]:
+    """Convert in `processes` workers; results come in the order of the input."""
+    raws = iter(raws)
+    pending: collections.deque[tuple[list[RawMolecule], Future]] = collections.deque()
+    with ProcessPoolExecutor(processes) as pool:
+        while True:
+            while len(pending) < 4 * processes:
+                chunk = list(itertools.islice(raws, CHUNK))
+                if not chunk:
+                    break
+                future = pool.submit(_convert_chunk, chunk, format, keep_hydrogens)
+                pending.append((chunk, future))
+            if not pending:
+                return
+            chunk, future = pending.popleft()
+            try:
+                yield from zip(chunk, future.result(), strict=True)
+            except BrokenProcessPool as error:
+                raise MsdeError(
+                    f"a worker process died, perhaps for lack of memory, near line "
+                    f"{chunk[0].line} of {chunk[0].source}; try fewer --processes"
+                ) from error
+
+
+def convert(
+    inputs: list[Path],
+    output: Path,
+    format: str,
+    processes: int = 1,
+    limit: int | None = None,
+    keep_hydrogens: bool = False,
+) -> dict[str, int]:
+    """Convert files to shards and return the counts of what happened.
+
+    The result does not depend on the number of processes. Molecules that fail are listed in
+    `rejects.jsonl` with the reason.
+
+    Raises:
+        MsdeError: an input is missing, the output is taken, or nothing could be converted.
+    """
+    _check_inputs(inputs)
+    raws = itertools.chain.from_iterable(READERS[format].read(path) for path in inputs)
+    source = {
+        "files": [source_name(path) for path in inputs],
+        "format": format,
+        "hydrogens": "kept" if keep_hydrogens else "removed",
+        "rdkit": rdkit.__version__,
+    }
+    counts = {"read": 0, "converted": 0, "rejected": 0}
+    reasons: collections.Counter[str] = collections.Counter()
+    with (
+        ShardWriter(output, source) as writer,
+        open(output / "rejects.jsonl", "w") as rejects,
+        tqdm(unit=" molecules", disable=None) as bar,
+    ):
+        results = _converted(itertools.islice(raws, limit), format, keep_hydrogens, processes)
+        for raw, result in results:
+            counts["read"] += 1
+            if isinstance(result, MoleculeRecord):
+                counts["converted"] += 1
+                writer.add(result)
+            else:
+                counts["rejected"] += 1
+                reasons[result.partition(":")[0]] += 1
+                rejects.write(json.dumps(_reject(raw, result)) + "\n")
+                bar.set_postfix(rejected=counts["rejected"], refresh=False)
+            bar.update()
+        if not counts["converted"]:
+            raise MsdeError(
+                f"none of {counts['read']} molecules could be converted; "
+                f"the reasons are in {output / 'rejects.jsonl'}"
+            )
+        writer.counts = {**counts, "rejects_by_reason": dict(sorted(reasons.items()))}
+    return counts
+
+
+def _reject(raw: RawMolecule, reason: str) -> dict[str, str | int]:
+    return {
+        "source": raw.source,
+        "line": raw.line,
+        "name": raw.name,
+        "reason": reason,
+        "text": raw.text[:200],
+    }
+
+
+def _check_inputs(inputs: list[Path]) -> None:
+    for path in inputs:
+        if not path.is_file():
+            raise MsdeError(f"input {path} is not a file")
+    names = collections.Counter(source_name(path) for path in inputs)
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice:
+        raise MsdeError(
+            f"two inputs are named {twice}; molecules are known by file name and line, rename one"
+        )
+
+
+def main() -> None:
+    """Parse the command line and convert."""
+    parser = argparse.ArgumentParser(prog="data_tools.convert", description=__doc__)
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help=".gz is read too")
+    parser.add_argument("--format", required=True, choices=READERS)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N")
+    parser.add_argument("--limit", type=int, metavar="N", help="read only the first N molecules")
+    parser.add_argument("--keep-hydrogens", action="store_true", help="default: remove them")
+    arguments = parser.parse_args()
+    counts = convert(**vars(arguments))
+    print(
+        f"{arguments.output}: {counts['converted']} molecules converted, "
+        f"{counts['rejected']} of {counts['read']} rejected (see rejects.jsonl)"
+    )
+
+
+if __name__ == "__main__":
+    report_errors(main)
