@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from msde.data_tools.convert import READERS, convert_one
 from rdkit import RDConfig
 
-from msde.data_tools.convert import READERS, convert_one
+from msde import cpu
 from msde.batch import MoleculeBatch
 from msde.codec import columns_from_records
 from msde.config import make_config
@@ -130,8 +131,7 @@ def main() -> None:
     parser.add_argument("--keep-hydrogens", action="store_true")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    # Denormals slow matrix products tenfold on CPUs; this must come before torch's threads start.
-    torch.set_flush_denormal(True)
+    cpu.prepare()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     by_suffix = {".csv": "cxsmiles", ".sdf": "sdf"}
     suffix = Path(arguments.input.name.removesuffix(".gz")).suffix

@@ -15,6 +15,8 @@ from msde.codec import MoleculeColumns
 from msde.molecule import ATOM_SIZES, BOND_SIZES, MoleculeRecord, extended_pairs
 from msde.philox import Key, Stream
 
+NO_KEY = Key(seed=0, epoch=0)
+
 
 @dataclass(frozen=True)
 class MoleculeBatch:
@@ -38,7 +40,7 @@ class MoleculeBatch:
     pair_index: Tensor  # (2, num_pairs) int64, all pairs i < j of atoms of the same molecule
     pair_ptr: Tensor  # (num_graphs + 1,) int64, offsets of the molecules' pairs
     max_num_atoms: int  # atoms of the largest molecule
-    key: Key = Key(0, 0)  # what noise and times are keyed by, besides the uid
+    key: Key = NO_KEY  # what noise and times are keyed by, besides the uid
     slot: int = 0  # the slot's number in the epoch: keys dropout
     weight: float = 1.0  # of this slot's mean in the mean over the step's slots
 
@@ -64,7 +66,7 @@ class MoleculeBatch:
 
     @classmethod
     def from_columns(
-        cls, columns: MoleculeColumns, key: Key = Key(0, 0), slot: int = 0, weight: float = 1.0
+        cls, columns: MoleculeColumns, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
     ) -> MoleculeBatch:
         """Assemble a batch; of several conformers, (key, uid) chooses one."""
         atoms = columns.num_atoms.astype(np.int64)

@@ -159,7 +159,7 @@ def make_config(
         MsdeError: an unknown preset or key (the nearest one is named), or a value of a wrong type.
     """
     if preset not in PRESETS:
-        raise MsdeError(f"unknown preset {preset!r}{_nearest(preset, PRESETS)}")
+        raise MsdeError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
     config = Config()
     _apply(config, PRESETS[preset], f"preset {preset}")
     if file is not None:
@@ -199,8 +199,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
-    """Return '; did you mean ...?' or the list of what is known."""
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Return '; did you mean ...?' for a misspelt key, or the list of what is known."""
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not close:  # perhaps only the last part of a dotted key is right
@@ -227,7 +227,7 @@ def _apply(config: Config, values: dict[str, Any], where: str, prefix: str = "")
 
 def _set(config: Config, key: str, value: Any, where: str) -> None:
     if key not in set(_leaves(config)):
-        raise MsdeError(f"{where}: unknown key {key!r}{_nearest(key, _leaves(config))}")
+        raise MsdeError(f"{where}: unknown key {key!r}{nearest(key, _leaves(config))}")
     node: Any = config
     *path, name = key.split(".")
     for part in path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable
 
 
@@ -25,9 +27,17 @@ class NoCheckpoint(MsdeError):
 
 
 def report_errors(main: Callable[[], None]) -> None:
-    """Run a command; an MsdeError becomes one line on stderr and its exit code."""
+    """Run a command; an MsdeError becomes one line on stderr and its exit code.
+
+    Of several ranks with the same error only the first speaks. The others give it time to: a
+    launcher that sees one of them exit would end the first in mid-sentence.
+    """
     try:
         main()
     except MsdeError as error:
-        sys.stderr.write(f"error: {error}\n")
+        rank = int(os.environ.get("RANK", "0"))
+        if rank:
+            time.sleep(5)
+        sys.stderr.write(f"error: {error}\n" if not rank else f"error on rank {rank}: {error}\n")
+        sys.stderr.flush()
         sys.exit(error.exit_code)

@@ -48,7 +48,7 @@ def ebm_nce(
         The loss and the share of logits on the right side of zero, each (num_graphs,).
     """
     positive_logit = (h * other).sum(-1) / temperature  # (num_atoms,)
-    negative_logit = (h * other[negative]).sum(-1) / temperature  # (num_atoms,)
+    negative_logit = (h * other.index_select(0, negative)).sum(-1) / temperature  # (num_atoms,)
     loss = softplus(-positive_logit) + softplus(negative_logit)  # (num_atoms,)
     right = 0.5 * ((positive_logit > 0).float() + (negative_logit < 0).float())  # (num_atoms,)
     counts = batch.atoms_per_graph

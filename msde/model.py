@@ -38,7 +38,7 @@ class Noise:
 class MoleculeSDE(nn.Module):
     """The joint model of Liu et al. (ICML 2023).
 
-        loss = c_cl L_contrastive + c_23 L_2d_to_3d + c_32 (L_node + L_adj) / 2
+    loss = c_cl L_contrastive + c_23 L_2d_to_3d + c_32 (L_node + L_adj) / 2
     """
 
     def __init__(self, config: Config) -> None:

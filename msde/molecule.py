@@ -88,17 +88,13 @@ def atom_features(atom: Chem.Atom) -> list[int]:
         atom.GetIsAromatic(),
         atom.IsInRing(),
     )
-    return [
-        codes.get(v, len(codes) - 1) for codes, v in zip(_ATOM_CODES, values, strict=True)
-    ]
+    return [codes.get(v, len(codes) - 1) for codes, v in zip(_ATOM_CODES, values, strict=True)]
 
 
 def bond_features(bond: Chem.Bond) -> list[int]:
     """Return the three OGB codes of a bond; values outside a vocabulary get its last code."""
     values = (str(bond.GetBondType()), str(bond.GetStereo()), bond.GetIsConjugated())
-    return [
-        codes.get(v, len(codes) - 1) for codes, v in zip(_BOND_CODES, values, strict=True)
-    ]
+    return [codes.get(v, len(codes) - 1) for codes, v in zip(_BOND_CODES, values, strict=True)]
 
 
 def extended_pairs(bond_index: np.ndarray, num_atoms: int) -> np.ndarray:

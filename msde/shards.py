@@ -12,7 +12,6 @@ that imports lmdb.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -198,13 +197,38 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-@functools.lru_cache(maxsize=None)
-def _environment(path: str, pid: int) -> lmdb.Transaction:
-    """Return this process's one read transaction on a shard; an environment dies with a fork."""
-    env = lmdb.open(
-        path, readonly=True, lock=False, subdir=False, readahead=False, max_readers=1, **_ENGINE
-    )
-    return env.begin(buffers=True)
+_environments: dict[tuple, tuple[lmdb.Environment, lmdb.Transaction]] = {}
+
+
+def _transaction(path: Path) -> lmdb.Transaction:
+    """Return this process's one read transaction on a shard, opened at first use.
+
+    LMDB refuses to open a file twice in a process, and does not survive a fork.
+    """
+    facts = path.stat()
+    key = (path.resolve(), facts.st_ino, facts.st_mtime_ns)  # another file may take the name
+    if key not in _environments:
+        env = lmdb.open(
+            str(path),
+            readonly=True,
+            lock=False,
+            subdir=False,
+            readahead=False,
+            max_readers=1,
+            **_ENGINE,
+        )
+        _environments[key] = env, env.begin(buffers=True)
+    return _environments[key][1]
+
+
+def _forget_environments() -> None:
+    """Close what was inherited; without locks that touches nothing but this process's memory."""
+    for env, _ in _environments.values():
+        env.close()
+    _environments.clear()
+
+
+os.register_at_fork(after_in_child=_forget_environments)
 
 
 class ShardDataset:
@@ -299,11 +323,11 @@ class ShardDataset:
         shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
         path = self.root / self.manifest["shards"][shard]["file"]
         local = block - int(self._first_block[shard])
-        value = _environment(str(path), os.getpid()).get(_block_key(local))
+        value = _transaction(path).get(_block_key(local))
         try:
             if value is None:
                 raise codec.BlockError("block is missing")
-            return codec.decode(value)
+            return codec.decode(bytes(value))  # a copy outlives the environment
         except codec.BlockError as error:
             raise DataDamaged(f"{path}, block {local}: {error}") from error
 

@@ -1,5 +1,73 @@
-"""Shared fixtures; denormals are flushed before torch starts its threads."""
+"""Shared fixtures: real molecules, small models. Process settings come before torch's threads."""
 
-import torch
+from pathlib import Path
 
-torch.set_flush_denormal(True)
+import pytest
+from rdkit import RDConfig
+
+from msde import cpu
+
+cpu.prepare()
+
+from msde.batch import MoleculeBatch  # noqa: E402
+from msde.codec import columns_from_records  # noqa: E402
+from msde.config import make_config  # noqa: E402
+from msde.data_tools.convert import convert, convert_one  # noqa: E402
+from msde.data_tools.readers import RawMolecule  # noqa: E402
+from msde.model import MoleculeSDE  # noqa: E402
+from msde.molecule import MoleculeRecord, silence_rdkit  # noqa: E402
+from msde.philox import Key  # noqa: E402
+
+NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
+
+# One atom, two atoms, a ring with stereo, a salt, charges, a stereo double bond, linear, larger.
+SMILES = [
+    "C",
+    "CO",
+    "C[C@H](N)C(=O)O",
+    "CC(=O)[O-].[Na+]",
+    "C[N+](C)(C)CC(=O)[O-]",
+    "C/C=C/Cl",
+    "C#C",
+    "O=C(O)c1ccccc1-c1c2ccc(=O)c(Br)c-2oc2c(Br)c(O)ccc12",
+    "Nc1ccc2c(c1)C(=O)c1ccccc1C2=O",
+    "CC1=CC(=O)C=CC1=O",
+]
+
+
+def make_record(smiles: str, line: int = 1, keep_hydrogens: bool = False) -> MoleculeRecord:
+    """Convert one SMILES as the converter does; failures are errors here."""
+    silence_rdkit()
+    record = convert_one(RawMolecule("test.smi", line, "", smiles), "smiles", keep_hydrogens)
+    assert isinstance(record, MoleculeRecord), record
+    return record
+
+
+@pytest.fixture(scope="session")
+def records() -> list[MoleculeRecord]:
+    """The molecules of SMILES, converted."""
+    return [make_record(smiles, line) for line, smiles in enumerate(SMILES, start=1)]
+
+
+@pytest.fixture(scope="session")
+def batch(records: list[MoleculeRecord]) -> MoleculeBatch:
+    """The molecules of SMILES, as a batch."""
+    made = MoleculeBatch.from_columns(columns_from_records(records), Key(1, 2), slot=3)
+    made.validate()
+    return made
+
+
+@pytest.fixture(scope="session")
+def shard_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of real molecules in small blocks, so that windows and blocks matter."""
+    output = tmp_path_factory.mktemp("data") / "nci"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msde.shards.BLOCK_MOLECULES", 16)
+        convert([NCI], output, "smiles", processes=2, limit=150)
+    return output
+
+
+@pytest.fixture
+def small_model() -> MoleculeSDE:
+    """The paper's network at hidden 32, in evaluation mode."""
+    return MoleculeSDE.from_seed(make_config(overrides=["model.hidden_dim=32"])).eval()

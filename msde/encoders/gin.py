@@ -36,7 +36,8 @@ class GINLayer(nn.Module):
     def forward(self, h: Tensor, edge_index: Tensor, bond_code: Tensor) -> Tensor:
         """Update h, (num_atoms, hidden_dim)."""
         source, target = edge_index
-        message = torch.relu(h[source] + self.bond_table()[bond_code])  # (num_edges, hidden_dim)
+        bonds = self.bond_table().index_select(0, bond_code)  # (num_edges, hidden_dim)
+        message = torch.relu(h.index_select(0, source) + bonds)  # (num_edges, hidden_dim)
         return self.mlp((1 + self.eps) * h + segment_sum(message, target, len(h)))
 
 

@@ -15,7 +15,7 @@ from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import ConformerScoreConfig
 from msde.layers import MLP, GaussianFourier, split_linear
-from msde.ops import segment_mean, segment_softmax, segment_sum
+from msde.ops import edge_norm_project, segment_mean, segment_softmax, segment_sum
 
 
 class TopologyEdges(nn.Module):
@@ -30,13 +30,11 @@ class TopologyEdges(nn.Module):
 
     def forward(self, h: Tensor, edge_index: Tensor) -> Tensor:
         """Return features of the edges source -> target, (num_edges, hidden_dim)."""
-        source, target = edge_index
         of_source, of_target = split_linear(self.input, (h.shape[1], h.shape[1]))
         # A linear map of a concatenation is a sum: both products are made at the atoms.
         a = nn.functional.linear(h, of_source, self.input.bias)  # (num_atoms, input_dim)
         b = nn.functional.linear(h, of_target)  # (num_atoms, input_dim)
-        pre = a[source] + b[target]  # (num_edges, input_dim)
-        return self.output(torch.relu(self.norm(pre)))
+        return edge_norm_project(a, b, self.norm, self.output, edge_index)
 
 
 class FrameEdges(nn.Module):
@@ -89,9 +87,9 @@ class EdgeAttention(nn.Module):
         source, target = edge_index
         heads = (-1, self.num_heads, n.shape[1] // self.num_heads)
         e = self.edge(edge_attr)  # (num_edges, hidden_dim)
-        k = (self.key(n)[source] + e).view(heads)  # (num_edges, num_heads, head_dim)
-        v = (self.value(n)[source] + e).view(heads)
-        q = self.query(n)[target].view(heads)
+        k = self.key(n).index_select(0, source).add(e).view(heads)  # (num_edges, heads, head_dim)
+        v = self.value(n).index_select(0, source).add(e).view(heads)
+        q = self.query(n).index_select(0, target).view(heads)
         logits = (q * k).sum(-1) / math.sqrt(heads[2])  # (num_edges, num_heads)
         weight = segment_softmax(logits.float(), target, len(n))
         weight = nn.functional.dropout(weight, self.dropout, self.training)
@@ -135,7 +133,8 @@ class EquivariantReadout(nn.Module):
         source, target = edge_index
         of_nodes, of_edges = split_linear(self.input, (n.shape[1], edge_attr.shape[1]))
         u = nn.functional.linear(n, of_nodes)  # (num_atoms, basis_dim)
-        hidden = u[source] + u[target] + nn.functional.linear(edge_attr, of_edges, self.input.bias)
+        ends = u.index_select(0, source) + u.index_select(0, target)  # (num_edges, basis_dim)
+        hidden = ends + nn.functional.linear(edge_attr, of_edges, self.input.bias)
         b = self.output(nn.functional.silu(hidden)).to(frames.dtype)  # (num_edges, 3)
         vectors = (b.unsqueeze(-1) * frames).sum(1)  # (num_edges, 3)
         return segment_mean(vectors, target, in_degree)

@@ -39,7 +39,8 @@ class PaddedLayout:
 
     def pack_atoms(self, x: Tensor) -> Tensor:
         """Undo `pad_atoms`."""
-        return x.reshape(-1, self.num_graphs * self.size, x.shape[-1])[:, self.atom]
+        padded = x.reshape(-1, self.num_graphs * self.size, x.shape[-1])
+        return padded.index_select(1, self.atom)
 
     def pad_pairs(self, a: Tensor) -> Tensor:
         """Spread (num_pairs, channels) to symmetric (channels * num_graphs, size, size)."""
@@ -50,7 +51,7 @@ class PaddedLayout:
     def pack_pairs(self, dense: Tensor) -> Tensor:
         """Average (channels * num_graphs, size, size) over both directions of each pair."""
         flat = dense.reshape(-1, self.num_graphs * self.size * self.size)
-        return (0.5 * (flat[:, self.upper] + flat[:, self.lower])).t()
+        return (0.5 * (flat.index_select(1, self.upper) + flat.index_select(1, self.lower))).t()
 
 
 class GraphWeights:
@@ -62,7 +63,7 @@ class GraphWeights:
         degree = 1 + segment_sum(adj, i, batch.num_atoms) + segment_sum(adj, j, batch.num_atoms)
         root = degree.clamp(min=1).rsqrt()  # (num_atoms, channels)
         self.layout = layout
-        self.pairs = layout.pad_pairs(root[i] * adj * root[j])
+        self.pairs = layout.pad_pairs(root.index_select(0, i) * adj * root.index_select(0, j))
         self.own = root.square().t().unsqueeze(-1)  # (channels, num_atoms, 1)
 
     def channel(self, number: int) -> GraphWeights:
@@ -118,7 +119,7 @@ class ChannelAttention(nn.Module):
         """Map (num_atoms, input_dim) to symmetric attention, (num_pairs, channels)."""
         q = self._chunks(self.query_out(torch.tanh(self.query_in(x))), layout)
         k = self._chunks(self.key_out(torch.tanh(self.key_in(x))), layout)
-        logits = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(self.chunk)
+        logits = torch.matmul(q / math.sqrt(self.chunk), k.transpose(-1, -2))
         return layout.pack_pairs(torch.tanh(logits).mean(1))
 
     def _chunks(self, x: Tensor, layout: PaddedLayout) -> Tensor:

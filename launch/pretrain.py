@@ -1,0 +1,103 @@
+"""Pretrain on a folder of shards.
+
+deepspeed launch/pretrain.py --data DIR --output DIR [key=value ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from msde import engine_config
+from msde.config import PRESETS, Config, make_config, to_dict
+from msde.errors import MsdeError, report_errors
+
+SHORTEST = "deepspeed launch/pretrain.py --data DIR --output DIR"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, like all others of this project."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `report_errors` prints."""
+        raise MsdeError(f"{message}; see --help")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line; the launcher's own --local_rank is accepted and not needed."""
+    parser = OneLineParser(usage=f"{SHORTEST} [options] [key=value ...]", description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of shards")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the run")
+    parser.add_argument("--preset", default="paper", metavar="NAME", help=", ".join(PRESETS))
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON over the preset")
+    parser.add_argument(
+        "--deepspeed_config",
+        type=Path,
+        metavar="FILE",
+        help="default: the one in ds_configs/ that suits the machine",
+    )
+    parser.add_argument("--resume", choices=("auto", "required", "never"), default="auto")
+    parser.add_argument("--save-every", type=int, metavar="STEPS", help="same as run.save_every=")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="over all the others")
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.data is None or parsed.output is None:
+        raise MsdeError(f"--data and --output are needed; the shortest command is: {SHORTEST}")
+    return parsed
+
+
+def dry_run(config: Config, ds_config: dict, arguments: argparse.Namespace) -> None:
+    """Print the resolved configuration and what a run with it would do."""
+    import torch
+
+    from msde.model import MoleculeSDE
+    from msde.plan import make_plan
+
+    plan = make_plan(config, arguments.data, ds_config["train_batch_size"])
+    with torch.device("meta"):
+        model = MoleculeSDE(config)
+    count = sum(p.numel() for p in model.parameters())
+    print(json.dumps({"config": to_dict(config), "deepspeed": ds_config}, indent=2))
+    print(f"model: {count:,} parameters\n{plan.describe()}")
+
+
+def main() -> None:
+    """Parse, check all that is cheap to check, and train."""
+    arguments = parse(sys.argv[1:])
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.save_every is not None:
+        arguments.overrides.append(f"run.save_every={arguments.save_every}")
+    config = make_config(arguments.preset, arguments.config, arguments.overrides)
+
+    from msde import cpu
+
+    cpu.prepare()
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    chosen = arguments.deepspeed_config
+    ds_path = chosen or engine_config.shipped_config("zero1" if on_gpu else "cpu_debug")
+    ds_config = engine_config.load(ds_path, world_size)
+    if arguments.dry_run:
+        if rank == 0:
+            dry_run(config, ds_config, arguments)
+        return
+
+    logging.basicConfig(format=f"[rank {rank}] %(message)s", level=logging.WARNING)
+    logging.getLogger("msde").setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    if chosen is None:
+        logging.getLogger("msde").info("DeepSpeed configuration: %s", ds_path)
+    from msde.train import pretrain
+
+    pretrain(config, arguments.data, arguments.output, ds_config, arguments.resume)
+
+
+if __name__ == "__main__":
+    report_errors(main)

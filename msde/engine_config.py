@@ -1,0 +1,106 @@
+"""DeepSpeed's own JSON: read, checked and completed for a world size.
+
+DeepSpeed accepts a misspelt key in silence, so every key is held against deepspeed_keys.json, the
+keys of the release that setup.py names.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from msde.config import Config, nearest, read_json
+from msde.errors import MsdeError
+
+# What this project decides elsewhere; the same fact must not stand in two places.
+_OURS = {
+    "optimizer": "the optimizer is built from optim.*",
+    "scheduler": "the learning-rate schedule is optim.schedule",
+}
+_BROKEN = {
+    "bf16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
+    "fp16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
+}
+
+
+def shipped_config(name: str) -> Path:
+    """Return the path of a configuration that comes with the package."""
+    return Path(str(resources.files("msde.ds_configs") / f"{name}.json"))
+
+
+def load(path: Path, world_size: int) -> dict[str, Any]:
+    """Read a DeepSpeed configuration and fill in its batch sizes for `world_size` ranks.
+
+    DeepSpeed counts slots: `train_batch_size` is the number of slots of an optimizer step. Where
+    it is missing or "auto", every rank takes one slot each accumulation step.
+
+    Raises:
+        MsdeError: an unknown key, a value that cannot work, or slots the ranks do not divide.
+    """
+    values = read_json(path)
+    known = json.loads((resources.files("msde") / "deepspeed_keys.json").read_text())
+    _check_keys(values, known, str(path))
+    for section, reason in _BROKEN.items():
+        if values.get(section, {}).get("enabled"):
+            raise MsdeError(f"{path}: {section}.enabled cannot be used: {reason}")
+    slots = values.get("train_batch_size", "auto")
+    accumulation = values.get("gradient_accumulation_steps", "auto")
+    if slots == "auto":
+        slots = world_size * (1 if accumulation == "auto" else accumulation)
+    if not isinstance(slots, int) or slots < 1:
+        raise MsdeError(f"{path}: train_batch_size is {slots!r}, expected a positive number")
+    if slots % world_size:
+        raise MsdeError(
+            f"{path}: train_batch_size is {slots} slots, which {world_size} ranks cannot share "
+            f"evenly; use a multiple of {world_size}"
+        )
+    if accumulation not in ("auto", slots // world_size):
+        raise MsdeError(
+            f"{path}: gradient_accumulation_steps is {accumulation}, but {slots} slots "
+            f"(train_batch_size) on {world_size} ranks need {slots // world_size}; write 'auto'"
+        )
+    if values.get("train_micro_batch_size_per_gpu", 1) not in (1, "auto"):
+        raise MsdeError(
+            f"{path}: train_micro_batch_size_per_gpu must be 1, because a forward pass takes one "
+            "slot; the size of a slot is data.molecules_per_slot"
+        )
+    return values | {
+        "train_batch_size": slots,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": slots // world_size,
+    }
+
+
+def molecules_per_slot(config: Config, slots_per_step: int) -> int:
+    """Return how many molecules one slot holds.
+
+    Raises:
+        MsdeError: the molecules of a step cannot be shared evenly by its slots.
+    """
+    if config.data.molecules_per_slot is not None:
+        return config.data.molecules_per_slot
+    share, rest = divmod(config.data.molecules_per_step, slots_per_step)
+    if rest or share < 2:
+        raise MsdeError(
+            f"data.molecules_per_step is {config.data.molecules_per_step}, which "
+            f"{slots_per_step} slots (train_batch_size) cannot share evenly with two or more each; "
+            f"use a multiple of {slots_per_step}, or set data.molecules_per_slot"
+        )
+    return share
+
+
+def zero_stage(values: dict[str, Any]) -> int:
+    """Return the ZeRO stage that a DeepSpeed configuration asks for."""
+    return int(values.get("zero_optimization", {}).get("stage", 0))
+
+
+def _check_keys(values: dict[str, Any], known: dict[str, Any], where: str) -> None:
+    for key, value in values.items():
+        if key in _OURS:
+            raise MsdeError(f"{where}: {key!r} does not belong here: {_OURS[key]}")
+        if key not in known:
+            raise MsdeError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+        if isinstance(value, dict) and known[key]:
+            _check_keys(value, known[key], f"{where}: {key}")

@@ -1,0 +1,115 @@
+"""What a run reports: TensorBoard, metrics.jsonl, a progress bar or log lines, and a summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+log = logging.getLogger("msde")
+
+OBJECTIVES = ("total", "contrastive", "2d_to_3d", "3d_to_2d")
+
+
+class Monitor:
+    """Writes one run's scalars; made on the first rank only.
+
+    On resuming, rows of steps that will be made again are dropped, so that neither file has a gap
+    or a duplicate.
+    """
+
+    def __init__(self, output: Path, first_step: int, total_steps: int) -> None:
+        """Continue the files in `output` after step `first_step`."""
+        self.path = output / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["step"] <= first_step]
+        if first_step == 0:
+            kept = []
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = open(self.path, "a", buffering=1)
+        self._tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
+        self._bar = tqdm(
+            total=total_steps, initial=first_step, unit=" steps", disable=None, file=sys.stderr
+        )
+
+    def advance(self) -> None:
+        """Move the progress bar on by one step."""
+        self._bar.update()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Write one row of scalars."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+        prefix = "loss/validation/" if "loss/validation/total" in values else "loss/"
+        text = "  ".join(f"{name} {values[prefix + name]:.4f}" for name in OBJECTIVES)
+        if "throughput/molecules_per_s" in values:
+            text += f"  {values['throughput/molecules_per_s']:.0f} molecules/s"
+        if self._bar.disable:
+            log.info("step %d  %s%s", step, "validation  " if "val" in prefix else "", text)
+        elif "val" not in prefix:
+            self._bar.set_postfix_str(text, refresh=False)
+
+    def text(self, name: str, value: Any) -> None:
+        """Show a JSON value as text in TensorBoard."""
+        self._tensorboard.add_text(name, f"```\n{json.dumps(value, indent=2)}\n```")
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._bar.close()
+        self._file.close()
+        self._tensorboard.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read metrics.jsonl; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def peak_memory_mb() -> float:
+    """Return the peak memory of the device in use, or of this process on a CPU, in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def summary(output: Path) -> str:
+    """Say how a run went: first and last loss of each objective, accuracy, speed, where to look.
+
+    'Last' is the mean over the last tenth of the run.
+    """
+    rows = read_metrics(output / "metrics.jsonl")
+    last_step = rows[-1]["step"]
+
+    def first_and_last(name: str) -> tuple[float, float] | None:
+        series = [(row["step"], row[name]) for row in rows if name in row]
+        if not series:
+            return None
+        tail = [value for step, value in series if step > 0.9 * last_step] or [series[-1][1]]
+        return series[0][1], sum(tail) / len(tail)
+
+    lines = [f"{'':24}{'training':>20}{'held out':>20}"]
+    names = [*(f"loss/{{}}{name}" for name in OBJECTIVES), "accuracy/{}contrastive"]
+    for name in names:
+        found = (first_and_last(name.format(part)) for part in ("", "validation/"))
+        cells = ("-" if pair is None else f"{pair[0]:.3f} -> {pair[1]:.3f}" for pair in found)
+        lines.append(f"{name.format(''):24}" + "".join(f"{cell:>20}" for cell in cells))
+    speeds = [r["throughput/molecules_per_s"] for r in rows if "throughput/molecules_per_s" in r]
+    if speeds:
+        lines.append(f"{sorted(speeds)[len(speeds) // 2]:.0f} molecules/s (median)")
+    lines.append(f"tensorboard --logdir {output / 'tensorboard'}")
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+import math
+
+import pytest
+import torch
+
+from msde import losses
+
+DENOISING = {
+    losses.denoising_positions: 3,
+    losses.denoising_atom_types: 1,
+    losses.denoising_adjacency: 1,
+}
+
+
+def noise_for(loss, batch):
+    rows = batch.pair_index.shape[1] if loss is losses.denoising_adjacency else batch.num_atoms
+    columns = {losses.denoising_positions: (3,), losses.denoising_atom_types: (119,)}
+    return torch.randn(rows, *columns.get(loss, ()), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("loss", DENOISING)
+def test_zero_for_perfect_and_four_times_for_twice_the_error(loss, batch):
+    noise = noise_for(loss, batch)
+    assert (loss(noise, noise, batch) == 0).all()
+    error = torch.randn_like(noise)
+    once, twice = loss(noise + error, noise, batch), loss(noise + 2 * error, noise, batch)
+    assert torch.allclose(twice, 4 * once, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", DENOISING)
+def test_predicting_zero_gives_the_stated_value(loss, batch):
+    noise = noise_for(loss, batch)
+    per_molecule = loss(torch.zeros_like(noise), noise, batch)
+    assert per_molecule.shape == (batch.num_graphs,)
+    weights = batch.atoms_per_graph * (batch.atoms_per_graph - 1)
+    weights = weights if loss is losses.denoising_adjacency else batch.atoms_per_graph
+    mean = (per_molecule * weights).sum() / weights.sum()
+    assert abs(mean / DENOISING[loss] - 1) < 0.2
+
+
+def test_one_atom_has_no_adjacency_loss(batch):
+    noise = noise_for(losses.denoising_adjacency, batch)
+    assert losses.denoising_adjacency(noise + 1, noise, batch)[0] == 0
+
+
+def test_ebm_nce_of_uninformative_and_of_perfect_representations(batch):
+    negative = torch.arange(batch.num_atoms).roll(1)
+    zero = torch.zeros(batch.num_atoms, 4)
+    loss, _ = losses.ebm_nce(zero, zero, negative, 0.1, batch)
+    assert torch.allclose(loss, torch.full_like(loss, 2 * math.log(2)))
+    identity = 10 * torch.eye(batch.num_atoms)
+    apart = identity - 5 * identity.roll(1, 0)  # each atom is repelled by its negative
+    loss, accuracy = losses.ebm_nce(identity, apart, negative, 0.1, batch)
+    assert (loss < 1e-3).all() and (accuracy == 1).all()
+
+
+def test_gradient_of_ebm_nce(batch):
+    torch.manual_seed(0)
+    h, other = (torch.randn(batch.num_atoms, 2, dtype=torch.double) for _ in range(2))
+    negative = torch.randperm(batch.num_atoms)
+    h.requires_grad_()
+    other.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a, b: losses.ebm_nce(a, b, negative, 1.0, batch)[0], (h, other)
+    )
