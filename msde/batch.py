@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
 from msde import codec, geometry, philox
 from msde.codec import MoleculeColumns
 from msde.molecule import ATOM_SIZES, BOND_SIZES, MoleculeRecord, extended_pairs
 from msde.philox import Key, Stream
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 NO_KEY = Key(seed=0, epoch=0)
 
@@ -167,6 +170,7 @@ class MoleculeBatch:
             check((index >= 0).all() and (index < self.num_atoms).all(), f"{name} range")
             check((self.batch[index[0]] == self.batch[index[1]]).all(), f"{name} leaves molecules")
         bonded = self.edge_index[:, ::2]
+        check((self.bond_pair >= 0).all() and (self.bond_pair < num_pairs).all(), "bond_pair range")
         check((self.pair_index[:, self.bond_pair] == bonded).all(), "bond_pair is not the bonds'")
         target = self.extended_edge_index[1]
         check((target[1:] >= target[:-1]).all(), "extended_edge_index is not sorted by target")
@@ -200,6 +204,8 @@ class MoleculeBatch:
 
     def to_pyg(self) -> list[Data]:
         """Return the molecules as PyTorch Geometric objects, atoms counted within each."""
+        from torch_geometric.data import Data  # takes seconds to import, and few need it
+
         molecules = []
         for g in range(self.num_graphs):
             first, last = int(self.ptr[g]), int(self.ptr[g + 1])

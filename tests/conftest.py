@@ -9,11 +9,12 @@ from msde import cpu
 
 cpu.prepare()
 
+from msde.data_tools.convert import convert, convert_one  # noqa: E402
+from msde.data_tools.readers import RawMolecule  # noqa: E402
+
 from msde.batch import MoleculeBatch  # noqa: E402
 from msde.codec import columns_from_records  # noqa: E402
 from msde.config import make_config  # noqa: E402
-from msde.data_tools.convert import convert, convert_one  # noqa: E402
-from msde.data_tools.readers import RawMolecule  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
 from msde.molecule import MoleculeRecord, silence_rdkit  # noqa: E402
 from msde.philox import Key  # noqa: E402

@@ -26,7 +26,7 @@ def test_round_trip_of_records(records):
 def test_round_trip_of_random_graphs():
     rng = np.random.default_rng(0)
     records = []
-    for uid in range(20):
+    for _ in range(20):
         n = int(rng.integers(1, 400))  # more than 256 atoms need two bytes
         conformers, bonds = int(rng.integers(1, 4)), int(rng.integers(0, 2 * n))
         records.append(

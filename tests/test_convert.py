@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import NCI
+from msde.data_tools.convert import convert
 from rdkit import Chem
 
-from conftest import NCI
 from msde import molecule
-from msde.data_tools.convert import convert
 from msde.errors import MsdeError
 from msde.shards import ShardDataset, file_sha256
 

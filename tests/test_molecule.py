@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import NCI, SMILES, make_record
 from ogb.utils.features import (
     allowable_features,
     atom_to_feature_vector,
@@ -9,7 +10,6 @@ from ogb.utils.features import (
 )
 from rdkit import Chem
 
-from conftest import NCI, SMILES, make_record
 from msde import molecule
 from msde.molecule import MoleculeError
 

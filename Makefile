@@ -1,0 +1,46 @@
+# The torch to install: the default is the CPU-sized pin that is tested here. On a machine with
+# CUDA use `make TORCH=torch demo`.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+
+# What the demo converts and trains; any of these can be given on the command line.
+DEMO := demo
+MOLECULES ?= 2500
+RANKS ?= 2
+STEPS ?= 400
+
+.PHONY: venv demo test lint clean
+
+venv: $(VENV)/.done
+
+$(VENV)/.done: setup.py msde/__init__.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: venv
+	rm -rf $(DEMO)
+	$(BIN)/python -m data_tools.convert --format smiles \
+	    "$$($(BIN)/python -c 'from rdkit import RDConfig; print(RDConfig.RDDataDir)')/NCI/first_5K.smi" \
+	    --limit $(MOLECULES) --output $(DEMO)/data
+	$(BIN)/deepspeed --num_accelerators $(RANKS) launch/pretrain.py \
+	    --data $(DEMO)/data --output $(DEMO)/run \
+	    model.hidden_dim=96 data.molecules_per_step=64 data.validation_fraction=0.05 \
+	    optim.lr=1e-3 optim.scale_encoder_3d=1 optim.scale_3d_to_2d=1 optim.schedule=cosine \
+	    run.steps=$(STEPS) run.validate_every=20 run.save_every=200
+
+clean:
+	rm -rf $(DEMO) build dist *.egg-info

@@ -1,0 +1,84 @@
+"""What users see of launch/pretrain.py: dry runs, and one line for each mistake."""
+
+import json
+import re
+
+import pytest
+from test_engine import launch
+
+pytestmark = pytest.mark.launcher
+
+
+def assert_one_line(result, message):
+    assert result.returncode == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and message in errors[0], result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_no_arguments_name_the_shortest_command():
+    result = launch(ranks=0)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "deepspeed launch/pretrain.py --data DIR --output DIR" in result.stderr
+
+
+def test_only_one_rank_speaks():
+    assert_one_line(launch(ranks=2), "deepspeed launch/pretrain.py --data DIR --output DIR")
+
+
+def test_help():
+    result = launch("--help", ranks=0)
+    assert result.returncode == 0
+    for option in ("--data", "--deepspeed_config", "--resume", "--dry-run", "--save-every"):
+        assert option in result.stdout
+
+
+def test_dry_run_says_what_would_be_done(shard_dir, tmp_path):
+    result = launch("--data", shard_dir, "--output", tmp_path / "run", "--dry-run",
+                    "data.molecules_per_step=32", ranks=0)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "4,668,591 parameters" in result.stdout
+    assert re.search(r"1 slots of 32 molecules", result.stdout)
+    assert re.search(r"steps: \d+ an epoch", result.stdout)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "does not exist"),
+        (["--data", "EMPTY"], "holds no finished data set"),
+        (["--data", "OTHER_VERSION"], "msde-shards/99"),
+        (["--preset", "papper"], "did you mean 'paper'"),
+        (["model.hiden_dim=3"], "did you mean 'model.hidden_dim'"),
+        (["--deepspeed_config", "MISSPELT"], "did you mean 'gradient_clipping'"),
+        (["--deepspeed_config", "missing.json"], "cannot be read"),
+        (["--deepspeed_config", "FIVE_SLOTS"], "5 slots (train_batch_size) cannot share evenly"),
+        (["--save-every", "often"], "invalid int value"),
+        (["--resume", "required"], "no valid checkpoint"),
+    ],
+)
+def test_mistakes_get_one_line_and_write_nothing(shard_dir, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text(json.dumps({"format": "msde-shards/99"}))
+    (tmp_path / "bad.json").write_text('{"gradient_cliping": 1.0}')
+    (tmp_path / "five.json").write_text('{"train_batch_size": 5}')
+    names = {
+        "EMPTY": tmp_path / "empty",
+        "OTHER_VERSION": other,
+        "MISSPELT": tmp_path / "bad.json",
+        "FIVE_SLOTS": tmp_path / "five.json",
+    }
+    arguments = [names.get(argument, argument) for argument in arguments]
+    if "--data" not in arguments:
+        arguments += ["--data", shard_dir]
+    result = launch(*arguments, "--output", tmp_path / "run", ranks=0)
+    if message == "no valid checkpoint":
+        assert result.returncode == 3
+        assert message in result.stderr and "Traceback" not in result.stderr
+    else:
+        assert_one_line(result, message)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,179 @@
+"""The DeepSpeed engine on two gloo ranks, started by the real launcher."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from msde import checkpoint, engine_config
+from msde.config import make_config
+from msde.model import MoleculeSDE, parameter_groups
+from msde.monitor import read_metrics
+from msde.philox import Stream, seed_for
+from msde.plan import make_plan
+
+pytestmark = pytest.mark.launcher
+
+ROOT = Path(__file__).parent.parent
+PRETRAIN = ROOT / "launch/pretrain.py"
+OVERRIDES = [
+    "model.hidden_dim=64",
+    "data.validation_fraction=0",
+    "data.molecules_per_step=24",
+    "run.log_every=1",
+    "run.steps=5",
+    "optim.lr=1e-3",
+]
+
+
+def ds_config(tmp_path, stage, slots=2):
+    path = tmp_path / f"zero{stage}.json"
+    values = json.loads(engine_config.shipped_config("cpu_debug").read_text())
+    values["zero_optimization"]["stage"] = stage
+    if stage == 3:  # partition every weight, however small
+        values["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    path.write_text(json.dumps(values | {"train_batch_size": slots}))
+    return path
+
+
+def launch(*arguments, ranks=2):
+    """Run launch/pretrain.py under the deepspeed launcher, or alone if `ranks` is 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    binaries = Path(sys.executable).parent
+    launcher = [
+        binaries / "deepspeed",
+        f"--num_accelerators={ranks}",
+        f"--master_port={port}",
+    ]
+    command = [*(launcher if ranks else [sys.executable]), PRETRAIN, *arguments]
+    environment = os.environ | {
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+    }
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment, timeout=400
+    )
+
+
+def run(*arguments, ranks=2):
+    result = launch(*arguments, ranks=ranks)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+def losses(output):
+    return [row["loss/total"] for row in read_metrics(output / "metrics.jsonl")]
+
+
+def plain_loop(data, slots=2):
+    """The same training in plain PyTorch, in one process."""
+    config = make_config(overrides=OVERRIDES)
+    model = MoleculeSDE.from_seed(config).train()
+    optimizer = torch.optim.Adam(parameter_groups(model))
+    stream = make_plan(config, data, slots).stream
+    means = []
+    for number, step in enumerate(stream, start=1):
+        total, molecules = 0.0, 0
+        for batch in step:
+            torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
+            loss, terms = model(batch)
+            (loss / slots).backward()
+            total += terms["total"].sum().item()
+            molecules += batch.num_graphs
+        optimizer.step()
+        optimizer.zero_grad()
+        means.append(total / molecules)
+        if number == config.run.steps:
+            return means
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage):
+    expected = torch.tensor(plain_loop(shard_dir))
+    output = tmp_path / "run"
+    path = ds_config(tmp_path, stage)
+    run("--data", shard_dir, "--output", output, "--deepspeed_config", path, *OVERRIDES)
+    found = torch.tensor(losses(output))
+    assert found[0] != found[-1]
+    assert torch.allclose(found, expected, rtol=1e-5), (found / expected - 1).abs().max()
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [(0, 0), (3, 2)])
+def test_resume_equals_an_uninterrupted_run(shard_dir, tmp_path, stage, ranks):
+    """To the bit, with gradient accumulation and a moving average of the weights."""
+    extra = [*OVERRIDES, "run.ema_decay=0.9", "run.save_every=2"]
+    path = ds_config(tmp_path, stage, slots=4)
+    common = ["--data", shard_dir, "--deepspeed_config", path, *extra]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(*common, "--output", whole, "run.steps=6", ranks=ranks)
+    run(*common, "--output", stopped, "run.steps=4", ranks=ranks)
+    run(*common, "--output", stopped, "run.steps=6", "--resume", "required", ranks=ranks)
+    assert losses(stopped) == losses(whole)
+    final = f"checkpoints/{checkpoint.folder_name(6)}"
+    for name in ("model.safetensors", "ema.safetensors"):
+        one, other = load_file(whole / final / name), load_file(stopped / final / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    weights = checkpoint.load_weights(whole / final).state_dict()
+    average = load_file(whole / final / "ema.safetensors")
+    moved = "score_2d_to_3d.node_embedding.layers.0.weight"
+    assert not torch.equal(weights[moved], average[moved])
+
+
+def test_without_a_launcher(shard_dir, tmp_path):
+    """One process, with validation; the weights it leaves can be loaded."""
+    output = tmp_path / "run"
+    overrides = [*OVERRIDES, "data.validation_fraction=0.2", "run.validate_every=2"]
+    result = run("--data", shard_dir, "--output", output, *overrides, ranks=0)
+    assert "cpu_debug.json" in result.stderr
+    rows = read_metrics(output / "metrics.jsonl")
+    names = ("loss/total", "loss/contrastive", "loss/2d_to_3d", "loss/3d_to_2d")
+    trained = [row for row in rows if "loss/total" in row]
+    assert [row["step"] for row in trained] == [1, 2, 3, 4, 5]
+    assert all(name in row for row in trained for name in names)
+    assert all(row["throughput/molecules_per_s"] > 0 for row in trained)
+    assert [r["step"] for r in rows if "loss/validation/total" in r] == [0, 2, 4, 5]
+    assert (output / "config.json").exists() and list((output / "tensorboard").iterdir())
+    for folder in (output / "best", output / "checkpoints/step-000000005"):
+        model = checkpoint.load_weights(folder)
+        assert model.config.model.hidden_dim == 64
+
+
+def test_damaged_checkpoints_are_passed_over_and_named(shard_dir, tmp_path):
+    output = tmp_path / "run"
+    common = ["--data", shard_dir, "--output", output, *OVERRIDES, "run.save_every=2"]
+    run(*common, "run.steps=4", ranks=0)
+    newest = output / "checkpoints" / checkpoint.folder_name(4)
+    weights = newest / "mp_rank_00_model_states.pt"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(bytes(data))
+    result = run(*common, "run.steps=5", ranks=0)
+    assert f"{newest}: {weights.name} is damaged" in result.stderr
+    assert checkpoint.folder_name(2) in result.stderr
+    assert [r["step"] for r in read_metrics(output / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_is_not_mixed_with_another(shard_dir, tmp_path):
+    output = tmp_path / "run"
+    common = ["--data", shard_dir, "--output", output, *OVERRIDES]
+    run(*common, "run.steps=1", ranks=0)
+    for extra, message in [
+        (["--resume", "never"], "holds checkpoints of an earlier run"),
+        (["model.hidden_dim=32"], "model.hidden_dim = 64, this run has 32"),
+        (["run.seed=1"], "another run.seed"),
+    ]:
+        result = launch(*common, *extra, ranks=0)
+        assert result.returncode == 2
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1 and message in errors[0]
+        assert "Traceback" not in result.stderr
