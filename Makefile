@@ -8,9 +8,9 @@ export PATH := $(BIN):$(PATH)
 
 # What the demo converts and trains; any of these can be given on the command line.
 DEMO := demo
-MOLECULES ?= 2500
+MOLECULES ?= 2000
 RANKS ?= 2
-STEPS ?= 400
+STEPS ?= 250
 
 .PHONY: venv demo test lint clean
 
@@ -40,7 +40,7 @@ demo: venv
 	    --data $(DEMO)/data --output $(DEMO)/run \
 	    model.hidden_dim=96 data.molecules_per_step=64 data.validation_fraction=0.05 \
 	    optim.lr=1e-3 optim.scale_encoder_3d=1 optim.scale_3d_to_2d=1 optim.schedule=cosine \
-	    run.steps=$(STEPS) run.validate_every=20 run.save_every=200
+	    run.steps=$(STEPS) run.validate_every=20 run.save_every=125
 
 clean:
 	rm -rf $(DEMO) build dist *.egg-info
