@@ -36,7 +36,7 @@ def test_filter_conv(sizes):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("num_edges", [0, 1, 2, 40])
-def test_edge_norm_project(training, num_edges, monkeypatch):
+def test_edge_norm_mlp(training, num_edges, monkeypatch):
     monkeypatch.setattr("msde.ops.reference.CHUNK_ROWS", 16)  # several chunks
     torch.manual_seed(0)
     edge_index = torch.randint(0, 7, (2, num_edges))  # atoms without edges among them
@@ -49,7 +49,7 @@ def test_edge_norm_project(training, num_edges, monkeypatch):
     plain.train(training and num_edges > 1)
     a, b = rand(7, 5), rand(7, 5)
     inputs = [a, b, norm.weight, norm.bias, *project.parameters()]
-    ours = ops.edge_norm_project(a, b, norm, project, edge_index)
+    ours = ops.edge_norm_mlp(a, b, norm, project, edge_index)
     expected = project(torch.relu(plain(a[edge_index[0]] + b[edge_index[1]])))
     assert torch.allclose(ours, expected)
     assert torch.allclose(norm.running_mean, plain.running_mean)
@@ -81,3 +81,31 @@ def test_segment_ops_with_an_empty_segment():
 def test_softmax_of_huge_logits_is_finite():
     soft = ops.segment_softmax(torch.tensor([[1e4], [-1e4], [3e38]]), torch.tensor([0, 0, 1]), 2)
     assert soft.tolist() == [[1.0], [0.0], [1.0]]
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_edge_mlp_with_edge_features(activation, monkeypatch):
+    monkeypatch.setattr("msde.ops.reference.CHUNK_ROWS", 8)
+    torch.manual_seed(0)
+    edge_index = torch.randint(0, 7, (2, 30))
+    output = nn.Linear(5, 3).double()
+    a, b, edge_attr, edge_weight = rand(7, 5), rand(7, 5), rand(30, 4), rand(5, 4)
+    hidden = a[edge_index[0]] + b[edge_index[1]] + edge_attr @ edge_weight.T
+    expected = output(getattr(nn.functional, activation)(hidden))
+
+    def ours(a, b, edge_attr, edge_weight):
+        return ops.edge_mlp(a, b, output, edge_index, activation, edge_attr, edge_weight)
+
+    assert torch.allclose(ours(a, b, edge_attr, edge_weight), expected)
+    assert torch.autograd.gradcheck(ours, (a, b, edge_attr, edge_weight))
+
+
+def test_interpolation_is_exact_for_cubics_and_linear_in_the_table():
+    position = torch.tensor([0.0, 0.3, 4.0, 7.99, 8.0, 2.5], dtype=torch.float64)
+    keep = torch.tensor([True, True, True, True, True, False])
+    at = ops.Interpolation(position, keep, num_rows=11)
+    knots = torch.arange(-1, 10, dtype=torch.float64)
+    table = torch.stack([knots**3 - knots, knots**2, torch.ones_like(knots)], dim=-1)
+    expected = torch.stack([position**3 - position, position**2, torch.ones(6)], dim=-1)
+    assert torch.allclose(at(table), expected * keep.unsqueeze(-1))
+    assert torch.autograd.gradcheck(at, (table.requires_grad_(),))

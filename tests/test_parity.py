@@ -142,6 +142,7 @@ def test_schnet(batch):
     assert_close(model.encoder_3d.readout(h, batch), data["graph_repr"])
     (gradient,) = torch.autograd.grad(h.square().mean(), pos)
     assert_close(gradient, data["grad_pos"])
+    assert_close(model.encoder_3d(batch), data["h"])  # interpolated filters
 
 
 @pytest.mark.parametrize("kind", ["VE", "VP"])

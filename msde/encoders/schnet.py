@@ -11,7 +11,7 @@ from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import SchNetConfig
 from msde.molecule import ATOM_SIZES
-from msde.ops import filter_conv, segment_mean
+from msde.ops import Interpolation, filter_conv, segment_mean
 
 
 class ShiftedSoftplus(nn.Module):
@@ -20,6 +20,39 @@ class ShiftedSoftplus(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it element by element."""
         return nn.functional.softplus(x) - math.log(2)
+
+
+class Filters:
+    """The filters of all pairs of a batch: filter_network(Gaussians of d) * envelope(d).
+
+    A filter is a function of one number, so for many pairs the network is evaluated on a grid of
+    distances and interpolated. With KNOTS_PER_GAUSSIAN = 20 the error is that of float32 itself.
+    Its derivative in d is less exact: where positions need gradients every pair is evaluated.
+    """
+
+    KNOTS_PER_GAUSSIAN = 20
+
+    def __init__(self, distance: Tensor, centres: Tensor) -> None:
+        """Prepare for distances (num_pairs,) and Gaussians at `centres`, from 0 to the cutoff."""
+        self.centres = centres
+        cutoff = centres[-1]
+        within = distance <= cutoff  # the envelope's cosine would grow again beyond
+        step = (centres[1] - centres[0]) / self.KNOTS_PER_GAUSSIAN
+        num_knots = self.KNOTS_PER_GAUSSIAN * (len(centres) - 1) + 3  # one before 0, one beyond
+        if distance.requires_grad or len(distance) < num_knots:
+            at, self._interpolate = distance, None
+        else:
+            at = (torch.arange(num_knots, device=distance.device) - 1) * step  # (num_knots,)
+            self._interpolate = Interpolation(distance / step, within, num_knots)
+        spacing = centres[1] - centres[0]
+        self._gaussians = torch.exp(-0.5 * ((at.unsqueeze(-1) - centres) / spacing).square())
+        envelope = 0.5 * (torch.cos(at * (math.pi / cutoff)) + 1)
+        self._envelope = envelope if self._interpolate else envelope * within
+
+    def __call__(self, network: nn.Module) -> Tensor:
+        """Return the filters that a network makes, (num_pairs, num_filters)."""
+        filters = network(self._gaussians) * self._envelope.unsqueeze(-1)
+        return self._interpolate(filters) if self._interpolate else filters
 
 
 class Interaction(nn.Module):
@@ -42,9 +75,9 @@ class Interaction(nn.Module):
         for layer in (self.filter[0], self.from_filters, self.out):
             nn.init.zeros_(layer.bias)
 
-    def forward(self, h: Tensor, rbf: Tensor, envelope: Tensor, pair_index: Tensor) -> Tensor:
+    def forward(self, h: Tensor, filters: Filters, pair_index: Tensor) -> Tensor:
         """Return the change of h, (num_atoms, hidden_dim)."""
-        weight = self.filter(rbf) * envelope.unsqueeze(-1)  # (num_pairs, num_filters)
+        weight = filters(self.filter)  # (num_pairs, num_filters)
         x = self.to_filters(h)  # (num_atoms, num_filters)
         x = filter_conv(x, weight.to(x.dtype), pair_index)
         return self.out(self.activation(self.from_filters(x)))
@@ -56,7 +89,6 @@ class SchNet(nn.Module):
     def __init__(self, hidden_dim: int, config: SchNetConfig) -> None:
         """Build `config.num_interactions` interactions of width `hidden_dim`."""
         super().__init__()
-        self.cutoff = config.cutoff
         self.embedding = nn.Embedding(ATOM_SIZES[0], hidden_dim)
         centres = torch.linspace(0, config.cutoff, config.num_gaussians)
         self.register_buffer("centres", centres, persistent=False)
@@ -72,11 +104,6 @@ class SchNet(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def expand_distances(self, distance: Tensor) -> Tensor:
-        """Return Gaussians of the distances, (num_pairs, num_gaussians)."""
-        spacing = self.centres[1] - self.centres[0]
-        return torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / spacing).square())
-
     def forward(self, batch: MoleculeBatch, pos: Tensor | None = None) -> Tensor:
         """Return the representation of each atom, (num_atoms, hidden_dim).
 
@@ -85,12 +112,10 @@ class SchNet(nn.Module):
         """
         # All pairs of a molecule, weighted zero beyond the cutoff: no neighbour search, and exact.
         distance = geometry.distances(batch.pos if pos is None else pos, batch.pair_index)
-        rbf = self.expand_distances(distance)
-        envelope = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1)  # (num_pairs,)
-        envelope = envelope * (distance <= self.cutoff)  # the cosine would grow again
+        filters = Filters(distance, self.centres)
         h = self.embedding((batch.z - 1).clamp(0, ATOM_SIZES[0] - 1))
         for interaction in self.interactions:
-            h = h + interaction(h, rbf, envelope, batch.pair_index)
+            h = h + interaction(h, filters, batch.pair_index)
         return self.out(h)
 
     def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,6 +89,12 @@ def filter_conv(x: Tensor, weight: Tensor, pair_index: Tensor) -> Tensor:
 
 CHUNK_ROWS = 2048  # edges handled together on a CPU, so that they stay in cache
 
+# name -> (in-place activation, gradient of the input from that of the output and the input)
+_ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
+    "relu": (torch.relu_, lambda grad, x: torch.ops.aten.threshold_backward(grad, x, 0)),
+    "silu": (lambda x: nn.functional.silu(x, inplace=True), torch.ops.aten.silu_backward),
+}
+
 
 def _edge_chunks(edge_index: Tensor) -> list[tuple[slice, Tensor, Tensor]]:
     """Cut the edges into (rows, sources, targets); a GPU takes them all at once."""
@@ -99,80 +106,111 @@ def _edge_chunks(edge_index: Tensor) -> list[tuple[slice, Tensor, Tensor]]:
     ]
 
 
-class _EdgeNormProject(torch.autograd.Function):
-    """Linear(relu(gamma (a_s + b_t - mean) rstd + beta)) over edges s -> t.
-
-    Nothing of the size (num_edges, width) is kept: the backward pass makes it again, chunk by
-    chunk. `batch_statistics` says whether mean and rstd are functions of a and b.
-    """
+class _EdgeMLP(torch.autograd.Function):
+    """See `edge_mlp`. The backward pass makes the hidden layer again, chunk by chunk."""
 
     @staticmethod
     def forward(
         ctx: Any,
         a: Tensor,
         b: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
+        edge_attr: Tensor | None,
+        edge_weight: Tensor | None,
         weight: Tensor,
         bias: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
         edge_index: Tensor,
-        batch_statistics: bool,
+        activation: str,
     ) -> Tensor:
-        ctx.save_for_backward(a, b, gamma, beta, weight, mean, rstd, edge_index)
-        ctx.batch_statistics = batch_statistics
-        scale = gamma * rstd
-        # The affine map of the norm is made at the atoms: one addition is left at an edge.
-        a, b = a * scale, torch.addcmul(beta - mean * scale, b, scale)
+        ctx.save_for_backward(a, b, edge_attr, edge_weight, weight, edge_index)
+        ctx.activation = activation
+        activate, _ = _ACTIVATIONS[activation]
         out = a.new_empty(edge_index.shape[1], len(bias))
         for rows, source, target in _edge_chunks(edge_index):
-            y = a.index_select(0, source).add_(b.index_select(0, target)).relu_()
-            torch.addmm(bias, y, weight.t(), out=out[rows])
+            hidden = a.index_select(0, source).add_(b.index_select(0, target))
+            if edge_attr is not None and edge_weight is not None:
+                hidden.addmm_(edge_attr[rows], edge_weight.t())
+            torch.addmm(bias, activate(hidden), weight.t(), out=out[rows])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, gamma, beta, weight, mean, rstd, edge_index = ctx.saved_tensors
-        scale = gamma * rstd
-        a_scaled, b_scaled = a * scale, torch.addcmul(beta - mean * scale, b, scale)
+        a, b, edge_attr, edge_weight, weight, edge_index = ctx.saved_tensors
+        activate, gradient = _ACTIVATIONS[ctx.activation]
         grad_a, grad_b, grad_weight = map(torch.zeros_like, (a, b, weight))
+        grad_attr, grad_edge_weight = None, None
+        if edge_attr is not None:
+            grad_attr, grad_edge_weight = torch.empty_like(edge_attr), torch.zeros_like(edge_weight)
         grad = grad.contiguous()
         for rows, source, target in _edge_chunks(edge_index):
-            y = a_scaled.index_select(0, source).add_(b_scaled.index_select(0, target))
-            grad_y = torch.mm(grad[rows], weight)
-            grad_y.masked_fill_(y <= 0, 0)
-            grad_weight.addmm_(grad[rows].t(), y.relu())
-            grad_a.index_add_(0, source, grad_y)
-            grad_b.index_add_(0, target, grad_y)
-        # Let y be the norm's output and z its normalised input. With dL/dy summed at the atoms, all
-        # other sums over edges are sums over atoms.
-        sum_y = grad_a.sum(0)
-        sum_y_z = ((grad_a * (a - mean)).sum(0) + (grad_b * b).sum(0)) * rstd
-        grad_a, grad_b = grad_a * scale, grad_b * scale
-        if ctx.batch_statistics:
-            num_edges = edge_index.shape[1]
-            for own, other, grad_own, (here, there) in (
-                (a, b, grad_a, edge_index),
-                (b, a, grad_b, edge_index.flip(0)),
-            ):
-                degree = torch.bincount(here, minlength=len(own)).to(own.dtype).unsqueeze(-1)
-                z = (degree * (own - mean) + sum_over_edges(other, there, here)) * rstd
-                grad_own -= scale / num_edges * (degree * sum_y + z * sum_y_z)
-        return grad_a, grad_b, sum_y_z, sum_y, grad_weight, grad.sum(0), None, None, None, None
+            hidden = a.index_select(0, source).add_(b.index_select(0, target))
+            if edge_attr is not None:
+                hidden.addmm_(edge_attr[rows], edge_weight.t())
+            grad_hidden = gradient(torch.mm(grad[rows], weight), hidden)
+            grad_weight.addmm_(grad[rows].t(), activate(hidden))
+            grad_a.index_add_(0, source, grad_hidden)
+            grad_b.index_add_(0, target, grad_hidden)
+            if edge_attr is not None:
+                torch.mm(grad_hidden, edge_weight, out=grad_attr[rows])
+                grad_edge_weight.addmm_(grad_hidden.t(), edge_attr[rows])
+        return grad_a, grad_b, grad_attr, grad_edge_weight, grad_weight, grad.sum(0), None, None
 
 
-def sum_over_edges(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of x over the sources of each target's edges, like x."""
-    out = torch.zeros_like(x)
-    for _, s, t in _edge_chunks(torch.stack([source, target])):
-        out.index_add_(0, t, x.index_select(0, s))
-    return out
+def edge_mlp(
+    a: Tensor,
+    b: Tensor,
+    output: nn.Linear,
+    edge_index: Tensor,
+    activation: str,
+    edge_attr: Tensor | None = None,
+    edge_weight: Tensor | None = None,
+) -> Tensor:
+    """Return output(activation(a_source + b_target [+ edge_weight edge_attr])) for each edge.
+
+    Nothing of the hidden layer's size at an edge is kept for the backward pass.
+
+    Args:
+        a, b: (num_atoms, width) what the source and the target contribute.
+        activation: "relu" or "silu".
+        edge_attr, edge_weight: (num_edges, inputs) and (width, inputs), or neither.
+
+    Returns:
+        (num_edges, outputs) in the dtype of the weights.
+    """
+    dtype = output.weight.dtype
+    with torch.autocast(a.device.type, enabled=False):
+        edge_attr = None if edge_attr is None else edge_attr.to(dtype)
+        return _EdgeMLP.apply(
+            a.to(dtype),
+            b.to(dtype),
+            edge_attr,
+            edge_weight,
+            output.weight,
+            output.bias,
+            edge_index,
+            activation,
+        )
+
+
+class _SumOverEdges(torch.autograd.Function):
+    """Linear, and its own transpose with the edges turned round."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, edge_index: Tensor) -> Tensor:
+        ctx.save_for_backward(edge_index)
+        out = torch.zeros_like(x)
+        for _, source, target in _edge_chunks(edge_index):
+            out.index_add_(0, target, x.index_select(0, source))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (edge_index,) = ctx.saved_tensors
+        return _SumOverEdges.apply(grads[0], edge_index.flip(0)), None
 
 
 def edge_statistics(a: Tensor, b: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of a_s + b_t over the edges s -> t, each (width,).
+    """Return mean and biased variance of a_source + b_target over the edges, each (width,).
 
     From sums at the atoms, centred first: var = E[a'^2] + E[b'^2] + 2 E[a' b'].
     """
@@ -183,44 +221,90 @@ def edge_statistics(a: Tensor, b: Tensor, edge_index: Tensor) -> tuple[Tensor, T
     mean_a, mean_b = out_degree @ a / num_edges, in_degree @ b / num_edges
     a, b = a - mean_a, b - mean_b
     squares = out_degree @ a.square() + in_degree @ b.square()
-    products = (sum_over_edges(a, source, target) * b).sum(0)
+    products = (_SumOverEdges.apply(a, edge_index) * b).sum(0)
     return mean_a + mean_b, (squares + 2 * products) / num_edges
 
 
-def edge_norm_project(
-    a: Tensor, b: Tensor, norm: nn.BatchNorm1d, project: nn.Linear, edge_index: Tensor
+def edge_norm_mlp(
+    a: Tensor, b: Tensor, norm: nn.BatchNorm1d, output: nn.Linear, edge_index: Tensor
 ) -> Tensor:
-    """Return project(relu(norm(a_source + b_target))) for each edge, (num_edges, outputs).
+    """Return output(relu(norm(a_source + b_target))) for each edge, (num_edges, outputs).
 
-    The norm's running statistics are updated as BatchNorm1d does. With fewer than two edges there
-    are no statistics of the batch, and the running ones are used.
+    The norm is an affine map that is made at the atoms. Its running statistics are updated as
+    BatchNorm1d does. With fewer than two edges there are no statistics of the batch, and the
+    running ones are used.
 
     Args:
         a, b: (num_atoms, width) what the source and the target contribute.
     """
     num_edges = edge_index.shape[1]
-    batch_statistics = norm.training and num_edges > 1
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.to(norm.weight.dtype), b.to(norm.weight.dtype)
-        if batch_statistics:
+        if norm.training and num_edges > 1:
+            mean, variance = edge_statistics(a, b, edge_index)
             with torch.no_grad():
-                mean, variance = edge_statistics(a, b, edge_index)
                 unbiased = variance * (num_edges / (num_edges - 1))
                 norm.running_mean.lerp_(mean, norm.momentum)
                 norm.running_var.lerp_(unbiased, norm.momentum)
                 norm.num_batches_tracked += 1
         else:
             mean, variance = norm.running_mean, norm.running_var
-        rstd = torch.rsqrt(variance + norm.eps)
-        return _EdgeNormProject.apply(
-            a,
-            b,
-            norm.weight,
-            norm.bias,
-            project.weight,
-            project.bias,
-            mean,
-            rstd,
-            edge_index,
-            batch_statistics,
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
+        a, b = a * scale, torch.addcmul(norm.bias - mean * scale, b, scale)
+        return edge_mlp(a, b, output, edge_index, "relu")
+
+
+class Interpolation:
+    """Cubic Lagrange interpolation in a table of rows at equally spaced points.
+
+    Holds which four rows each point takes with which weights, and the transpose of that, so that
+    both directions are sums over bags of rows.
+    """
+
+    def __init__(self, position: Tensor, keep: Tensor, num_rows: int) -> None:
+        """Prepare interpolation at `position`, (num_points,), in units of the spacing.
+
+        Position p lies between the rows floor(p) + 1 and floor(p) + 2: the first row stands at -1.
+        Where `keep`, (num_points,), is false the result is zero.
+        """
+        first = position.floor().clamp(0, num_rows - 4)  # (num_points,)
+        s = position - first  # (num_points,) in [0, 1]
+        weights = (
+            -s * (s - 1) * (s - 2) / 6,
+            (s + 1) * (s - 1) * (s - 2) / 2,
+            -(s + 1) * s * (s - 2) / 2,
+            (s + 1) * s * (s - 1) / 6,
         )
+        self.weight = torch.stack(weights, dim=-1) * keep.unsqueeze(-1)  # (num_points, 4)
+        self.row = first.long().unsqueeze(-1) + torch.arange(4, device=first.device)
+        order = torch.argsort(self.row.flatten(), stable=True)  # (num_points * 4,)
+        self.point_of = order // 4
+        self.weight_of = self.weight.flatten()[order]
+        counts = torch.bincount(self.row.flatten(), minlength=num_rows)
+        self.offsets = counts.cumsum(0) - counts  # (num_rows,) first entry of each row's bag
+
+    def __call__(self, table: Tensor) -> Tensor:
+        """Interpolate in `table`, (num_rows, width): (num_points, width)."""
+        return _Interpolate.apply(table, self)
+
+
+class _Interpolate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, at: Interpolation) -> Tensor:
+        ctx.at = at
+        return nn.functional.embedding_bag(
+            at.row, table, per_sample_weights=at.weight.to(table.dtype), mode="sum"
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        at = ctx.at
+        grad_table = nn.functional.embedding_bag(
+            at.point_of,
+            grad.contiguous(),
+            at.offsets,
+            per_sample_weights=at.weight_of.to(grad.dtype),
+            mode="sum",
+        )
+        return grad_table, None

@@ -15,7 +15,7 @@ from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import ConformerScoreConfig
 from msde.layers import MLP, GaussianFourier, split_linear
-from msde.ops import edge_norm_project, segment_mean, segment_softmax, segment_sum
+from msde.ops import edge_mlp, edge_norm_mlp, segment_mean, segment_softmax, segment_sum
 
 
 class TopologyEdges(nn.Module):
@@ -34,7 +34,7 @@ class TopologyEdges(nn.Module):
         # A linear map of a concatenation is a sum: both products are made at the atoms.
         a = nn.functional.linear(h, of_source, self.input.bias)  # (num_atoms, input_dim)
         b = nn.functional.linear(h, of_target)  # (num_atoms, input_dim)
-        return edge_norm_project(a, b, self.norm, self.output, edge_index)
+        return edge_norm_mlp(a, b, self.norm, self.output, edge_index)
 
 
 class FrameEdges(nn.Module):
@@ -130,14 +130,14 @@ class EquivariantReadout(nn.Module):
         self, n: Tensor, edge_attr: Tensor, frames: Tensor, edge_index: Tensor, in_degree: Tensor
     ) -> Tensor:
         """Return vectors, (num_atoms, 3)."""
-        source, target = edge_index
         of_nodes, of_edges = split_linear(self.input, (n.shape[1], edge_attr.shape[1]))
+        # A linear map of n_source + n_target is made at the atoms.
         u = nn.functional.linear(n, of_nodes)  # (num_atoms, basis_dim)
-        ends = u.index_select(0, source) + u.index_select(0, target)  # (num_edges, basis_dim)
-        hidden = ends + nn.functional.linear(edge_attr, of_edges, self.input.bias)
-        b = self.output(nn.functional.silu(hidden)).to(frames.dtype)  # (num_edges, 3)
+        b = edge_mlp(
+            u, u + self.input.bias, self.output, edge_index, "silu", edge_attr, of_edges
+        )  # (num_edges, 3)
         vectors = (b.unsqueeze(-1) * frames).sum(1)  # (num_edges, 3)
-        return segment_mean(vectors, target, in_degree)
+        return segment_mean(vectors, edge_index[1], in_degree)
 
 
 class ConformerScore(nn.Module):
