@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ class MoleculeBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> MoleculeBatch:
         """Return the batch with all tensors on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=non_blocking)
             for name, value in self._tensors().items()
         }

@@ -9,8 +9,8 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from rdkit import Chem, RDLogger
-from rdkit.Chem import AllChem, rdCIPLabeler
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdCIPLabeler, rdDistGeom, rdForceFieldHelpers
 
 # The vocabularies of the Open Graph Benchmark (Hu et al. 2020, ogb.utils.features). The last entry
 # of a column catches every value that the column does not list.
@@ -196,15 +196,15 @@ def embed_conformer(mol: Chem.Mol, seed: int, keep_hydrogens: bool = False) -> C
     """
     try:
         full = Chem.AddHs(mol)
-        parameters = AllChem.ETKDGv3()
+        parameters = rdDistGeom.ETKDGv3()
         parameters.randomSeed = seed & 0x7FFFFFFF
         parameters.maxIterations = 20
-        if AllChem.EmbedMolecule(full, parameters) < 0:
+        if rdDistGeom.EmbedMolecule(full, parameters) < 0:
             parameters.useRandomCoords = True
-            if AllChem.EmbedMolecule(full, parameters) < 0:
+            if rdDistGeom.EmbedMolecule(full, parameters) < 0:
                 raise MoleculeError("no conformer found")
-        if AllChem.MMFFHasAllMoleculeParams(full):
-            AllChem.MMFFOptimizeMolecule(full, maxIters=200)
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
+            rdForceFieldHelpers.MMFFOptimizeMolecule(full, maxIters=200)
         return full if keep_hydrogens else Chem.RemoveHs(full)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, MoleculeError):
@@ -215,4 +215,4 @@ def embed_conformer(mol: Chem.Mol, seed: int, keep_hydrogens: bool = False) -> C
 
 def silence_rdkit() -> None:
     """Stop RDKit from writing to the terminal; failures reach users as MoleculeError."""
-    RDLogger.DisableLog("rdApp.*")
+    rdBase.DisableLog("rdApp.*")

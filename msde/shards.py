@@ -42,7 +42,7 @@ INDEX_DTYPE = np.dtype(
     ]
 )
 # liblmdb 1.0 writes a format that older tools cannot read; py-lmdb 3 offers both.
-_ENGINE = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+_ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
 
 def _block_key(block: int) -> bytes:

@@ -148,6 +148,12 @@ def test_without_a_launcher(shard_dir, tmp_path):
         assert model.config.model.hidden_dim == 64
 
 
+def test_the_plain_loop_of_the_examples_runs(shard_dir):
+    command = [sys.executable, ROOT / "examples/plain_loop.py", shard_dir]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(result.stdout.splitlines()) == 20
+
+
 def test_damaged_checkpoints_are_passed_over_and_named(shard_dir, tmp_path):
     output = tmp_path / "run"
     common = ["--data", shard_dir, "--output", output, *OVERRIDES, "run.save_every=2"]

@@ -1,0 +1,61 @@
+import math
+
+import pytest
+
+from msde.config import OptimConfig
+from msde.monitor import Monitor, read_metrics, summary
+from msde.train import learning_rate_factor
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [1, 1, 1]), ("linear", [1, 0.5, 0]), ("cosine", [1, 0.5, 0])],
+)
+def test_schedules_after_a_linear_warm_up(schedule, expected):
+    optim = OptimConfig(schedule=schedule, warmup_steps=10)
+    assert [learning_rate_factor(step, 110, optim) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
+    found = [learning_rate_factor(step, 110, optim) for step in (10, 60, 110)]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_cosine_halfway_down():
+    optim = OptimConfig(schedule="cosine")
+    assert learning_rate_factor(25, 100, optim) == pytest.approx(0.5 + 0.5 * math.sqrt(0.5))
+
+
+def rows(step, value):
+    names = ("total", "contrastive", "2d_to_3d", "3d_to_2d")
+    return {f"loss/{name}": value for name in names} | {
+        "accuracy/contrastive": value,
+        "throughput/molecules_per_s": 10.0 * step,
+    }
+
+
+def test_a_resumed_monitor_leaves_no_gap_and_no_duplicate(tmp_path):
+    monitor = Monitor(tmp_path, first_step=0, total_steps=4)
+    for step in (1, 2, 3):
+        monitor.scalars(step, rows(step, 1.0))
+    monitor.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "loss')  # cut short by a crash
+    monitor = Monitor(tmp_path, first_step=2, total_steps=4)
+    for step in (3, 4):
+        monitor.scalars(step, rows(step, 2.0))
+    monitor.close()
+    found = [(row["step"], row["loss/total"]) for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert found == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+    text = summary(tmp_path)
+    assert "1.000 -> 2.000" in text and "tensorboard --logdir" in text
+
+
+def test_tensorboard_shows_each_step_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, last in ((0, 5), (3, 8)):
+        monitor = Monitor(tmp_path, first_step=first, total_steps=8)
+        for step in range(first + 1, last + 1):
+            monitor.scalars(step, rows(step, float(step)))
+        monitor.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss/total")] == list(range(1, 9))
