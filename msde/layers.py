@@ -1,4 +1,8 @@
-"""Layers that more than one network uses."""
+"""Layers that more than one network uses.
+
+Here and in the networks a parameter is used only in the forward of the module that holds it: ZeRO-3
+gathers a module's parameters around its forward and backward, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -56,26 +60,26 @@ class CategoricalEmbedding(nn.Module):
     def __init__(self, sizes: Sequence[int], dim: int) -> None:
         """Hold one table of `dim`-vectors for each column's number of categories."""
         super().__init__()
-        self.sizes = list(sizes)
         self.weight = nn.Parameter(torch.empty(sum(sizes), dim))
         first_row = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         self.register_buffer("first_row", first_row, persistent=False)
-        for table in self.tables():
-            nn.init.xavier_uniform_(table.data)
-
-    def tables(self) -> tuple[Tensor, ...]:
-        """Return the columns' tables as views, each (categories, dim)."""
-        return self.weight.split(self.sizes)
+        for table in self.weight.data.split(list(sizes)):
+            nn.init.xavier_uniform_(table)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Map codes (rows, columns) to vectors (rows, dim)."""
         return nn.functional.embedding_bag(codes + self.first_row, self.weight, mode="sum")
 
 
-def split_linear(layer: nn.Linear, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return the weight of a linear layer cut along its inputs.
+class SplitLinear(nn.Linear):
+    """A linear map of a concatenation, as one product for each part.
 
-    Linear([a, b]) = W_a a + W_b b + bias: with a and b known at the atoms, the products can be made
+    Linear([a, b]) = W_a a + W_b b + bias: with a and b known at the atoms, the products are made
     there instead of at the many more edges.
     """
-    return layer.weight.split(list(sizes), dim=1)
+
+    def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Map parts (rows, width_k) to their products (rows, outputs); the first has the bias."""
+        weights = self.weight.split([part.shape[-1] for part in parts], dim=1)
+        biases = (self.bias, *[None] * (len(parts) - 1))
+        return tuple(map(nn.functional.linear, parts, weights, biases))

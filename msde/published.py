@@ -50,8 +50,8 @@ _CONFORMER = {
     "score_network.gnn_layers.#.#.FFN.#.*": "blocks.#.#.feed_forward.#.*",
     "score_network.gnn_layers.#.#.norm1.*": "blocks.#.#.norm_attention.*",
     "score_network.gnn_layers.#.#.norm2.*": "blocks.#.#.norm_feed_forward.*",
-    "score_network.basis_mlp_modules.#.0.*": "readouts.#.input.*",
-    "score_network.basis_mlp_modules.#.2.*": "readouts.#.output.*",
+    "score_network.basis_mlp_modules.#.0.*": "readouts.#.input_*",
+    "score_network.basis_mlp_modules.#.2.*": "readouts.#.output_*",
 }
 _TOPOLOGY = {
     "embedding_X.*": "atom_type_embedding.*",

@@ -36,7 +36,7 @@ def test_filter_conv(sizes):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("num_edges", [0, 1, 2, 40])
-def test_edge_norm_mlp(training, num_edges, monkeypatch):
+def test_edge_norm(training, num_edges, monkeypatch):
     monkeypatch.setattr("msde.ops.reference.CHUNK_ROWS", 16)  # several chunks
     torch.manual_seed(0)
     edge_index = torch.randint(0, 7, (2, num_edges))  # atoms without edges among them
@@ -49,7 +49,8 @@ def test_edge_norm_mlp(training, num_edges, monkeypatch):
     plain.train(training and num_edges > 1)
     a, b = rand(7, 5), rand(7, 5)
     inputs = [a, b, norm.weight, norm.bias, *project.parameters()]
-    ours = ops.edge_norm_mlp(a, b, norm, project, edge_index)
+    normed = ops.edge_norm(a, b, norm, edge_index)
+    ours = ops.edge_mlp(*normed, project.weight, project.bias, edge_index, "relu")
     expected = project(torch.relu(plain(a[edge_index[0]] + b[edge_index[1]])))
     assert torch.allclose(ours, expected)
     assert torch.allclose(norm.running_mean, plain.running_mean)
@@ -94,7 +95,8 @@ def test_edge_mlp_with_edge_features(activation, monkeypatch):
     expected = output(getattr(nn.functional, activation)(hidden))
 
     def ours(a, b, edge_attr, edge_weight):
-        return ops.edge_mlp(a, b, output, edge_index, activation, edge_attr, edge_weight)
+        parameters = (output.weight, output.bias)
+        return ops.edge_mlp(a, b, *parameters, edge_index, activation, edge_attr, edge_weight)
 
     assert torch.allclose(ours(a, b, edge_attr, edge_weight), expected)
     assert torch.autograd.gradcheck(ours, (a, b, edge_attr, edge_weight))

@@ -121,8 +121,8 @@ def test_conformer_score_is_reflection_antisymmetric(small_model, batch, noise, 
     assert (mirrored - predicted).abs().max() > 1e-2 * predicted.abs().max()
     for readout in small_model.score_2d_to_3d.readouts:
         with torch.no_grad():  # leave out e2
-            readout.output.weight[1] = 0
-            readout.output.bias[1] = 0
+            readout.output_weight[1] = 0
+            readout.output_bias[1] = 0
     predicted = small_model.score_2d_to_3d(pos_t, h, batch)
     mirrored = small_model.score_2d_to_3d(pos_t @ mirror, h, batch) @ mirror
     # e3 = e1 x e2 is a true vector, so without e2 the network cannot tell mirror images apart.

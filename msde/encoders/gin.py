@@ -19,6 +19,8 @@ class GINLayer(nn.Module):
         """Make the layer's own bond embedding and MLP."""
         super().__init__()
         self.bond_embedding = CategoricalEmbedding(BOND_SIZES, hidden_dim)
+        every_bond = torch.cartesian_prod(*map(torch.arange, BOND_SIZES))  # (60, 3)
+        self.register_buffer("every_bond", every_bond, persistent=False)
         self.eps = nn.Parameter(torch.zeros(1))
         self.mlp = nn.Sequential(
             nn.Linear(hidden_dim, 2 * hidden_dim),
@@ -27,16 +29,15 @@ class GINLayer(nn.Module):
             nn.Linear(2 * hidden_dim, hidden_dim),
         )
 
-    def bond_table(self) -> Tensor:
-        """Return the embedding of every combination of bond features, (60, hidden_dim)."""
-        kind, stereo, conjugated = self.bond_embedding.tables()
-        table = kind[:, None, None] + stereo[:, None] + conjugated  # (5, 6, 2, hidden_dim)
-        return table.flatten(0, 2)
-
     def forward(self, h: Tensor, edge_index: Tensor, bond_code: Tensor) -> Tensor:
-        """Update h, (num_atoms, hidden_dim)."""
+        """Update h, (num_atoms, hidden_dim).
+
+        Args:
+            bond_code: (num_edges,) row of `every_bond`.
+        """
         source, target = edge_index
-        bonds = self.bond_table().index_select(0, bond_code)  # (num_edges, hidden_dim)
+        table = self.bond_embedding(self.every_bond)  # (60, hidden_dim): one lookup a bond
+        bonds = table.index_select(0, bond_code)  # (num_edges, hidden_dim)
         message = torch.relu(h.index_select(0, source) + bonds)  # (num_edges, hidden_dim)
         return self.mlp((1 + self.eps) * h + segment_sum(message, target, len(h)))
 
@@ -55,7 +56,7 @@ class GIN(nn.Module):
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Return the representation of each atom, (num_atoms, hidden_dim)."""
         kinds = batch.edge_attr.new_tensor([BOND_SIZES[1] * BOND_SIZES[2], BOND_SIZES[2], 1])
-        bond_code = (batch.edge_attr * kinds).sum(-1)  # (num_edges,) row of the bond tables
+        bond_code = (batch.edge_attr * kinds).sum(-1)  # (num_edges,) row of every_bond
         h = self.atom_embedding(batch.x)  # (num_atoms, hidden_dim)
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             h = norm(layer(h, batch.edge_index, bond_code))

@@ -3,7 +3,7 @@
 from msde.ops.reference import (
     Interpolation,
     edge_mlp,
-    edge_norm_mlp,
+    edge_norm,
     filter_conv,
     segment_mean,
     segment_softmax,
@@ -13,7 +13,7 @@ from msde.ops.reference import (
 __all__ = [
     "Interpolation",
     "edge_mlp",
-    "edge_norm_mlp",
+    "edge_norm",
     "filter_conv",
     "segment_mean",
     "segment_softmax",

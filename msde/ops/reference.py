@@ -159,25 +159,27 @@ class _EdgeMLP(torch.autograd.Function):
 def edge_mlp(
     a: Tensor,
     b: Tensor,
-    output: nn.Linear,
+    weight: Tensor,
+    bias: Tensor,
     edge_index: Tensor,
     activation: str,
     edge_attr: Tensor | None = None,
     edge_weight: Tensor | None = None,
 ) -> Tensor:
-    """Return output(activation(a_source + b_target [+ edge_weight edge_attr])) for each edge.
+    """Return weight activation(a_source + b_target [+ edge_weight edge_attr]) + bias for each edge.
 
     Nothing of the hidden layer's size at an edge is kept for the backward pass.
 
     Args:
         a, b: (num_atoms, width) what the source and the target contribute.
+        weight, bias: (outputs, width) and (outputs,).
         activation: "relu" or "silu".
         edge_attr, edge_weight: (num_edges, inputs) and (width, inputs), or neither.
 
     Returns:
         (num_edges, outputs) in the dtype of the weights.
     """
-    dtype = output.weight.dtype
+    dtype = weight.dtype
     with torch.autocast(a.device.type, enabled=False):
         edge_attr = None if edge_attr is None else edge_attr.to(dtype)
         return _EdgeMLP.apply(
@@ -185,8 +187,8 @@ def edge_mlp(
             b.to(dtype),
             edge_attr,
             edge_weight,
-            output.weight,
-            output.bias,
+            weight,
+            bias,
             edge_index,
             activation,
         )
@@ -225,13 +227,13 @@ def edge_statistics(a: Tensor, b: Tensor, edge_index: Tensor) -> tuple[Tensor, T
     return mean_a + mean_b, (squares + 2 * products) / num_edges
 
 
-def edge_norm_mlp(
-    a: Tensor, b: Tensor, norm: nn.BatchNorm1d, output: nn.Linear, edge_index: Tensor
-) -> Tensor:
-    """Return output(relu(norm(a_source + b_target))) for each edge, (num_edges, outputs).
+def edge_norm(
+    a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edge_index: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return a', b' with a'_source + b'_target = norm(a_source + b_target) for every edge.
 
-    The norm is an affine map that is made at the atoms. Its running statistics are updated as
-    BatchNorm1d does. With fewer than two edges there are no statistics of the batch, and the
+    Normalising is an affine map, so it can be made at the atoms. The running statistics are updated
+    as BatchNorm1d does. With fewer than two edges there are no statistics of the batch, and the
     running ones are used.
 
     Args:
@@ -250,8 +252,7 @@ def edge_norm_mlp(
         else:
             mean, variance = norm.running_mean, norm.running_var
         scale = norm.weight * torch.rsqrt(variance + norm.eps)
-        a, b = a * scale, torch.addcmul(norm.bias - mean * scale, b, scale)
-        return edge_mlp(a, b, output, edge_index, "relu")
+        return a * scale, torch.addcmul(norm.bias - mean * scale, b, scale)
 
 
 class Interpolation:

@@ -14,8 +14,24 @@ from torch import Tensor, nn
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import ConformerScoreConfig
-from msde.layers import MLP, GaussianFourier, split_linear
-from msde.ops import edge_mlp, edge_norm_mlp, segment_mean, segment_softmax, segment_sum
+from msde.layers import MLP, GaussianFourier, SplitLinear
+from msde.ops import edge_mlp, edge_norm, segment_mean, segment_softmax, segment_sum
+
+
+class EdgeNorm(nn.BatchNorm1d):
+    """BatchNorm over the edges of a_source + b_target, made at the atoms."""
+
+    def forward(self, a: Tensor, b: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a' and b', (num_atoms, width), with a'_source + b'_target normalised."""
+        return edge_norm(a, b, self, edge_index)
+
+
+class EdgeOutput(nn.Linear):
+    """The linear map of relu(a_source + b_target) for each edge."""
+
+    def forward(self, a: Tensor, b: Tensor, edge_index: Tensor) -> Tensor:
+        """Map a and b, (num_atoms, inputs), to edges, (num_edges, outputs)."""
+        return edge_mlp(a, b, self.weight, self.bias, edge_index, "relu")
 
 
 class TopologyEdges(nn.Module):
@@ -24,17 +40,15 @@ class TopologyEdges(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int) -> None:
         """Map pairs of `input_dim`-vectors to `hidden_dim`-vectors."""
         super().__init__()
-        self.input = nn.Linear(2 * input_dim, input_dim)
-        self.norm = nn.BatchNorm1d(input_dim)
-        self.output = nn.Linear(input_dim, hidden_dim)
+        self.input = SplitLinear(2 * input_dim, input_dim)
+        self.norm = EdgeNorm(input_dim)
+        self.output = EdgeOutput(input_dim, hidden_dim)
 
     def forward(self, h: Tensor, edge_index: Tensor) -> Tensor:
         """Return features of the edges source -> target, (num_edges, hidden_dim)."""
-        of_source, of_target = split_linear(self.input, (h.shape[1], h.shape[1]))
-        # A linear map of a concatenation is a sum: both products are made at the atoms.
-        a = nn.functional.linear(h, of_source, self.input.bias)  # (num_atoms, input_dim)
-        b = nn.functional.linear(h, of_target)  # (num_atoms, input_dim)
-        return edge_norm_mlp(a, b, self.norm, self.output, edge_index)
+        of_source, of_target = self.input(h, h)  # (num_atoms, input_dim) each
+        of_source, of_target = self.norm(of_source, of_target, edge_index)
+        return self.output(of_source, of_target, edge_index)
 
 
 class FrameEdges(nn.Module):
@@ -123,18 +137,27 @@ class EquivariantReadout(nn.Module):
     def __init__(self, hidden_dim: int, basis_dim: int) -> None:
         """Map edge features to the three coefficients through `basis_dim` hidden units."""
         super().__init__()
-        self.input = nn.Linear(2 * hidden_dim, basis_dim)
-        self.output = nn.Linear(basis_dim, 3)
+        hidden, output = nn.Linear(2 * hidden_dim, basis_dim), nn.Linear(basis_dim, 3)
+        # Held here, not by layers of their own, because one op uses all of them.
+        self.input_weight, self.input_bias = hidden.weight, hidden.bias
+        self.output_weight, self.output_bias = output.weight, output.bias
 
     def forward(
         self, n: Tensor, edge_attr: Tensor, frames: Tensor, edge_index: Tensor, in_degree: Tensor
     ) -> Tensor:
         """Return vectors, (num_atoms, 3)."""
-        of_nodes, of_edges = split_linear(self.input, (n.shape[1], edge_attr.shape[1]))
+        of_nodes, of_edges = self.input_weight.split(n.shape[1], dim=1)
         # A linear map of n_source + n_target is made at the atoms.
         u = nn.functional.linear(n, of_nodes)  # (num_atoms, basis_dim)
         b = edge_mlp(
-            u, u + self.input.bias, self.output, edge_index, "silu", edge_attr, of_edges
+            u,
+            u + self.input_bias,
+            self.output_weight,
+            self.output_bias,
+            edge_index,
+            "silu",
+            edge_attr,
+            of_edges,
         )  # (num_edges, 3)
         vectors = (b.unsqueeze(-1) * frames).sum(1)  # (num_edges, 3)
         return segment_mean(vectors, edge_index[1], in_degree)

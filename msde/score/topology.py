@@ -93,13 +93,23 @@ class ChannelLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x; (rows, inputs) is shared by all channels."""
+        return self.product(x) + self.bias.unsqueeze(1)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Map x without the biases."""
         if x.dim() == 2:
             # One product with the stacked weights instead of one a channel.
             y = nn.functional.linear(x, self.weight.flatten(0, 1))  # (rows, channels * outputs)
-            y = y.view(len(x), *self.bias.shape).transpose(0, 1)
-        else:
-            y = torch.bmm(x, self.weight.to(x.dtype).transpose(1, 2))
-        return y + self.bias.to(y.dtype).unsqueeze(1)
+            return y.view(len(x), *self.bias.shape).transpose(0, 1)
+        return torch.bmm(x, self.weight.transpose(1, 2))
+
+
+class GraphConvolution(ChannelLinear):
+    """A dense graph convolution a channel: a linear map, propagated, plus the bias."""
+
+    def forward(self, x: Tensor, weights: GraphWeights) -> Tensor:
+        """Map (num_atoms, inputs) to (channels, num_atoms, outputs)."""
+        return weights.propagate(self.product(x)) + self.bias.unsqueeze(1)
 
 
 class ChannelAttention(nn.Module):
@@ -138,7 +148,7 @@ class EdgeLayer(nn.Module):
         hidden = 2 * max(channels_in, channels_out)
         node = config.node_dim
         self.attention = ChannelAttention(channels_in, input_dim, config)
-        self.value = ChannelLinear(channels_in, input_dim, node)
+        self.value = GraphConvolution(channels_in, input_dim, node)
         self.pair_mlp = MLP(
             [2 * channels_in, *[hidden] * (config.num_linears - 1), channels_out],
             nn.functional.elu,
@@ -153,9 +163,7 @@ class EdgeLayer(nn.Module):
 
     def update_atoms(self, x: Tensor, weights: GraphWeights) -> Tensor:
         """Return new atom features, (num_atoms, node_dim)."""
-        # The convolution's bias comes after the propagation, so it is kept out of the linear map.
-        bias = self.value.bias.unsqueeze(1)  # (channels_in, 1, node_dim)
-        values = weights.propagate(self.value(x) - bias) + bias
+        values = self.value(x, weights)  # (channels_in, num_atoms, node_dim)
         return torch.tanh(self.node_mlp(values.transpose(0, 1).flatten(1)))
 
 
@@ -211,7 +219,7 @@ class NodeScore(nn.Module):
         super().__init__()
         dims = [input_dim, *[config.node_dim] * config.num_layers]
         self.convolutions = nn.ModuleList(
-            ChannelLinear(1, i, o) for i, o in zip(dims[:-1], dims[1:], strict=True)
+            GraphConvolution(1, i, o) for i, o in zip(dims[:-1], dims[1:], strict=True)
         )
         width = sum(dims)
         self.out = MLP([width, 2 * width, 2 * width, ATOM_SIZES[0]], nn.functional.silu)
@@ -220,9 +228,7 @@ class NodeScore(nn.Module):
         """Map (num_atoms, input_dim) to (num_atoms, 119)."""
         features = [x]
         for convolution in self.convolutions:
-            product = nn.functional.linear(features[-1], convolution.weight[0])
-            smoothed = weights.propagate(product.unsqueeze(0))[0]
-            features.append(torch.tanh(smoothed + convolution.bias))
+            features.append(torch.tanh(convolution(features[-1], weights)[0]))
         return self.out(torch.cat(features, dim=-1))
 
 
