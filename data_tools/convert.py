@@ -5,11 +5,12 @@ python -m data_tools.convert --format smiles INPUT... --output DIR
 
 from __future__ import annotations
 
-import argparse
 import collections
+import csv
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +19,7 @@ from pathlib import Path
 import rdkit
 from tqdm import tqdm
 
-from msde.errors import MsdeError, report_errors
+from msde.errors import MsdeError, OneLineParser, report_errors
 from msde.molecule import (
     MoleculeError,
     MoleculeRecord,
@@ -32,27 +33,34 @@ from .readers import RawMolecule, cxsmiles, sdf, smiles, source_name
 
 READERS = {"smiles": smiles, "sdf": sdf, "cxsmiles": cxsmiles}
 CHUNK = 16  # molecules a worker takes at a time
+MAX_ATOMS = 256  # memory of a slot grows with the square of its largest molecule
 
 
-def convert_one(raw: RawMolecule, format: str, keep_hydrogens: bool) -> MoleculeRecord | str:
+def convert_one(
+    raw: RawMolecule, format: str, keep_hydrogens: bool, max_atoms: int = MAX_ATOMS
+) -> MoleculeRecord | str:
     """Convert one molecule, or return the reason why it cannot be."""
     uid = molecule_uid(raw.source, raw.line)
     try:
         mol = READERS[format].to_mol(raw, keep_hydrogens, seed=uid)
+        if mol.GetNumAtoms() > max_atoms:
+            return f"more than {max_atoms} atoms: {mol.GetNumAtoms()}"
         return record_from_mol(mol, uid, raw.name)
     except MoleculeError as error:
         return str(error)
+    except Exception as error:  # whatever a molecule does to a library, the others go on
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _convert_chunk(
-    chunk: list[RawMolecule], format: str, keep_hydrogens: bool
+    chunk: list[RawMolecule], format: str, keep_hydrogens: bool, max_atoms: int
 ) -> list[MoleculeRecord | str]:
     silence_rdkit()
-    return [convert_one(raw, format, keep_hydrogens) for raw in chunk]
+    return [convert_one(raw, format, keep_hydrogens, max_atoms) for raw in chunk]
 
 
 def _converted(
-    raws: Iterable[RawMolecule], format: str, keep_hydrogens: bool, processes: int
+    raws: Iterable[RawMolecule], processes: int, options: tuple[str, bool, int]
 ) -> Iterator[tuple[RawMolecule, MoleculeRecord | str]]:
     """Convert in `processes` workers; results come in the order of the input."""
     raws = iter(raws)
@@ -63,8 +71,7 @@ def _converted(
                 chunk = list(itertools.islice(raws, CHUNK))
                 if not chunk:
                     break
-                future = pool.submit(_convert_chunk, chunk, format, keep_hydrogens)
-                pending.append((chunk, future))
+                pending.append((chunk, pool.submit(_convert_chunk, chunk, *options)))
             if not pending:
                 return
             chunk, future = pending.popleft()
@@ -84,6 +91,7 @@ def convert(
     processes: int = 1,
     limit: int | None = None,
     keep_hydrogens: bool = False,
+    max_atoms: int = MAX_ATOMS,
 ) -> dict[str, int]:
     """Convert files to shards and return the counts of what happened.
 
@@ -94,7 +102,9 @@ def convert(
         MsdeError: an input is missing, the output is taken, or nothing could be converted.
     """
     _check_inputs(inputs)
-    raws = itertools.chain.from_iterable(READERS[format].read(path) for path in inputs)
+    if processes < 1 or (limit is not None and limit < 1) or max_atoms < 1:
+        raise MsdeError("--processes, --limit and --max-atoms must be at least 1")
+    raws = _read(inputs, format, limit)
     source = {
         "files": [source_name(path) for path in inputs],
         "format": format,
@@ -108,8 +118,8 @@ def convert(
         open(output / "rejects.jsonl", "w") as rejects,
         tqdm(unit=" molecules", disable=None) as bar,
     ):
-        results = _converted(itertools.islice(raws, limit), format, keep_hydrogens, processes)
-        for raw, result in results:
+        options = (format, keep_hydrogens, max_atoms)
+        for raw, result in _converted(raws, processes, options):
             counts["read"] += 1
             if isinstance(result, MoleculeRecord):
                 counts["converted"] += 1
@@ -127,6 +137,26 @@ def convert(
             )
         writer.counts = {**counts, "rejects_by_reason": dict(sorted(reasons.items()))}
     return counts
+
+
+def _read(inputs: list[Path], format: str, limit: int | None) -> Iterator[RawMolecule]:
+    """Read the inputs one after the other; the first molecule is read at once.
+
+    So a file that cannot be read at all is noticed before anything is written.
+    """
+
+    def read_all() -> Iterator[RawMolecule]:
+        for path in inputs:
+            try:
+                yield from READERS[format].read(path)
+            except (OSError, EOFError, zlib.error, csv.Error) as error:
+                raise MsdeError(f"input {path} cannot be read: {error}") from error
+
+    raws = itertools.islice(read_all(), limit)
+    first = next(raws, None)
+    if first is None:
+        raise MsdeError(f"no molecules in {', '.join(map(str, inputs))}")
+    return itertools.chain([first], raws)
 
 
 def _reject(raw: RawMolecule, reason: str) -> dict[str, str | int]:
@@ -153,13 +183,15 @@ def _check_inputs(inputs: list[Path]) -> None:
 
 def main() -> None:
     """Parse the command line and convert."""
-    parser = argparse.ArgumentParser(prog="data_tools.convert", description=__doc__)
+    cores = len(os.sched_getaffinity(0))
+    parser = OneLineParser(prog="data_tools.convert", description=__doc__)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help=".gz is read too")
     parser.add_argument("--format", required=True, choices=READERS)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N")
+    parser.add_argument("--processes", type=int, default=cores, metavar="N")
     parser.add_argument("--limit", type=int, metavar="N", help="read only the first N molecules")
     parser.add_argument("--keep-hydrogens", action="store_true", help="default: remove them")
+    parser.add_argument("--max-atoms", type=int, default=MAX_ATOMS, metavar="N", help="reject more")
     arguments = parser.parse_args()
     counts = convert(**vars(arguments))
     print(

@@ -11,21 +11,12 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from msde import engine_config
 from msde.config import PRESETS, Config, make_config, to_dict
-from msde.errors import MsdeError, report_errors
+from msde.errors import MsdeError, OneLineParser, report_errors
 
 SHORTEST = "deepspeed launch/pretrain.py --data DIR --output DIR"
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, like all others of this project."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what `report_errors` prints."""
-        raise MsdeError(f"{message}; see --help")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -67,9 +58,21 @@ def dry_run(config: Config, ds_config: dict, arguments: argparse.Namespace) -> N
     print(f"model: {count:,} parameters\n{plan.describe()}")
 
 
+def check_environment() -> None:
+    """Refuse to run as one of several processes that do not know of each other."""
+    several = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
+    found = [name for name in several if int(os.environ.get(name) or 1) > 1]
+    if found and "RANK" not in os.environ:
+        raise MsdeError(
+            f"{found[0]} is {os.environ[found[0]]} but RANK is not set: start one process a node "
+            "with the deepspeed launcher or torchrun"
+        )
+
+
 def main() -> None:
     """Parse, check all that is cheap to check, and train."""
     arguments = parse(sys.argv[1:])
+    check_environment()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.save_every is not None:
         arguments.overrides.append(f"run.save_every={arguments.save_every}")

@@ -47,6 +47,11 @@ def load(path: Path, world_size: int) -> dict[str, Any]:
             raise MsdeError(f"{path}: {section}.enabled cannot be used: {reason}")
     slots = values.get("train_batch_size", "auto")
     accumulation = values.get("gradient_accumulation_steps", "auto")
+    if accumulation != "auto" and (type(accumulation) is not int or accumulation < 1):
+        raise MsdeError(
+            f"{path}: gradient_accumulation_steps is {accumulation!r}, expected a positive number "
+            "or 'auto'"
+        )
     if slots == "auto":
         slots = world_size * (1 if accumulation == "auto" else accumulation)
     if not isinstance(slots, int) or slots < 1:
@@ -56,6 +61,8 @@ def load(path: Path, world_size: int) -> dict[str, Any]:
             f"{path}: train_batch_size is {slots} slots, which {world_size} ranks cannot share "
             f"evenly; use a multiple of {world_size}"
         )
+    if zero_stage(values) not in (0, 1, 2, 3):
+        raise MsdeError(f"{path}: zero_optimization.stage is {zero_stage(values)}, expected 0 to 3")
     if accumulation not in ("auto", slots // world_size):
         raise MsdeError(
             f"{path}: gradient_accumulation_steps is {accumulation}, but {slots} slots "
@@ -66,11 +73,16 @@ def load(path: Path, world_size: int) -> dict[str, Any]:
             f"{path}: train_micro_batch_size_per_gpu must be 1, because a forward pass takes one "
             "slot; the size of a slot is data.molecules_per_slot"
         )
-    return values | {
-        "train_batch_size": slots,
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": slots // world_size,
-    }
+    # DeepSpeed would clip at 1.0 where nothing is said.
+    return (
+        {"gradient_clipping": 0.0}
+        | values
+        | {
+            "train_batch_size": slots,
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": slots // world_size,
+        }
+    )
 
 
 def molecules_per_slot(config: Config, slots_per_step: int) -> int:
@@ -93,7 +105,7 @@ def molecules_per_slot(config: Config, slots_per_step: int) -> int:
 
 def zero_stage(values: dict[str, Any]) -> int:
     """Return the ZeRO stage that a DeepSpeed configuration asks for."""
-    return int(values.get("zero_optimization", {}).get("stage", 0))
+    return values.get("zero_optimization", {}).get("stage", 0)
 
 
 def _check_keys(values: dict[str, Any], known: dict[str, Any], where: str) -> None:
@@ -102,5 +114,7 @@ def _check_keys(values: dict[str, Any], known: dict[str, Any], where: str) -> No
             raise MsdeError(f"{where}: {key!r} does not belong here: {_OURS[key]}")
         if key not in known:
             raise MsdeError(f"{where}: unknown key {key!r}{nearest(key, known)}")
-        if isinstance(value, dict) and known[key]:
+        if known[key] and not isinstance(value, dict):
+            raise MsdeError(f"{where}: {key} is {value!r}, expected a JSON object")
+        if known[key]:
             _check_keys(value, known[key], f"{where}: {key}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class MsdeError(Exception):
@@ -20,10 +22,24 @@ class DataDamaged(MsdeError):
     exit_code = 6
 
 
+class NotFinite(MsdeError):
+    """A loss that is not a finite number any more."""
+
+    exit_code = 5
+
+
 class NoCheckpoint(MsdeError):
     """No checkpoint to resume from although one is required."""
 
     exit_code = 3
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A command-line parser whose complaints are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `report_errors` prints."""
+        raise MsdeError(f"{message}; see --help")
 
 
 def report_errors(main: Callable[[], None]) -> None:

@@ -79,7 +79,11 @@ class ShardWriter:
         """Check that the folder is free and start the first shard."""
         if (root / "manifest.json").exists():
             raise MsdeError(f"{root} holds a data set already; choose another --output")
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._made_root = not root.exists()
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MsdeError(f"folder {root} cannot be made: {error.strerror}") from error
         self.root = root
         self.source = source
         self.counts: dict[str, Any] = {}  # what the manifest says of the conversion
@@ -170,6 +174,10 @@ class ShardWriter:
             self._write_manifest()
         else:
             self._discard_shard()
+            for shard in self._shards:  # without a manifest they are of no use
+                path = self.root / shard["file"]
+                path.unlink()
+                path.with_suffix(".idx.npy").unlink()
 
     def _discard_shard(self) -> None:
         self._env.close()
@@ -257,7 +265,6 @@ class ShardDataset:
                 for rows, first in zip(indices, first_block, strict=False)
             ]
         )  # (num_molecules,)
-        self.block_ptr = np.searchsorted(self.block, np.arange(first_block[-1] + 1))
         self._first_block = first_block
 
     def __len__(self) -> int:
@@ -285,8 +292,11 @@ class ShardDataset:
         try:
             manifest = json.loads(path.read_text())
             found = manifest["format"]
-        except (ValueError, KeyError, TypeError) as error:
+            missing = {"molecules", "digest", "shards"} - manifest.keys()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataDamaged(f"{path} is not a shard manifest ({error!r})") from error
+        if found == FORMAT and missing:
+            raise DataDamaged(f"{path} lacks {', '.join(sorted(missing))}")
         if found != FORMAT:
             raise MsdeError(
                 f"{path}: format {found!r} is not the format {FORMAT!r} of this release; "
@@ -306,13 +316,9 @@ class ShardDataset:
                 f"{shard['bytes']} bytes; copy or convert it again"
             )
         index_path = path.with_suffix(".idx.npy")
-        try:
-            index = np.load(index_path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataDamaged(f"{index_path} cannot be read: {error}") from error
-        if index.dtype != INDEX_DTYPE or len(index) != shard["molecules"]:
-            raise DataDamaged(f"{index_path} does not list {shard['molecules']} molecules")
-        return index
+        if not index_path.exists() or file_sha256(index_path) != shard["index_sha256"]:
+            raise DataDamaged(f"{index_path} is missing or damaged (SHA-256 differs)")
+        return np.load(index_path, allow_pickle=False)
 
     def read_block(self, block: int) -> MoleculeColumns:
         """Read and check one block, numbered through all shards.
@@ -323,13 +329,13 @@ class ShardDataset:
         shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
         path = self.root / self.manifest["shards"][shard]["file"]
         local = block - int(self._first_block[shard])
-        value = _transaction(path).get(_block_key(local))
         try:
+            value = _transaction(path).get(_block_key(local))
             if value is None:
                 raise codec.BlockError("block is missing")
             return codec.decode(bytes(value))  # a copy outlives the environment
-        except codec.BlockError as error:
+        except (codec.BlockError, lmdb.Error) as error:
             raise DataDamaged(f"{path}, block {local}: {error}") from error
 
 
-_CONVERT = "'python -m data_tools.convert --format smiles INPUT --output DIR'"
+_CONVERT = "'python -m msde.data_tools.convert --format smiles INPUT --output DIR'"

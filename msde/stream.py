@@ -176,6 +176,7 @@ class ShardStream:
         self.step = 0
         self._reader = MoleculeReader(dataset)
         self.plan = self._plan(0)
+        self.plan_digest = self._digest()
 
     def _plan(self, epoch: int) -> EpochPlan:
         order = epoch_order(self.dataset, self.members, Key(self.seed, epoch))
@@ -189,15 +190,16 @@ class ShardStream:
     def __iter__(self) -> Iterator[list[MoleculeBatch]]:
         """Yield this rank's slots of each step, from the current position on, for ever.
 
-        The position moves on when the next step is asked for, so that a checkpoint written after
-        a step resumes with the step that follows.
+        When a step is yielded the position is already that of the step which follows: a checkpoint
+        written after a step resumes with the next one.
         """
         while True:
-            yield [self.read_slot(self.step, slot) for slot in self.own_slots]
+            slots = [self.read_slot(self.step, slot) for slot in self.own_slots]
             self.step += 1
             if self.step == self.plan.num_steps:
                 self.epoch, self.step = self.epoch + 1, 0
                 self.plan = self._plan(self.epoch)
+            yield slots
 
     def read_slot(self, step: int, slot: int) -> MoleculeBatch:
         """Read one slot of the current epoch's plan as a batch."""
@@ -213,11 +215,8 @@ class ShardStream:
         )
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return the position after the step last yielded, and what it is valid for."""
-        epoch, step = self.epoch, self.step + 1
-        if step == self.plan.num_steps:
-            epoch, step = epoch + 1, 0
-        return {"epoch": epoch, "step_in_epoch": step, "plan": self.plan_digest()}
+        """Return the position, that of the next step, and what it is valid for."""
+        return {"epoch": self.epoch, "step_in_epoch": self.step, "plan": self.plan_digest}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Move to a saved position.
@@ -225,7 +224,7 @@ class ShardStream:
         Raises:
             MsdeError: the position was saved for other data, another seed or other slots.
         """
-        if state["plan"] != self.plan_digest():
+        if state["plan"] != self.plan_digest:
             raise MsdeError(
                 "the checkpoint was written with other data, another run.seed or other slots; "
                 "resume with the same ones or start a new run with --resume never"
@@ -233,9 +232,9 @@ class ShardStream:
         self.epoch, self.step = int(state["epoch"]), int(state["step_in_epoch"])
         self.plan = self._plan(self.epoch)
 
-    def plan_digest(self) -> str:
+    def _digest(self) -> str:
         """Return a digest of all that decides which molecules each slot holds."""
-        facts = (self.dataset.digest, self.seed, self.slots_per_step, self.molecules_per_slot)
-        digest = hashlib.sha256(repr(facts).encode())
+        sizes = (self.slots_per_step, self.molecules_per_slot, WINDOW_BLOCKS)
+        digest = hashlib.sha256(repr((self.dataset.digest, self.seed, *sizes)).encode())
         digest.update(self.members.tobytes())
         return digest.hexdigest()

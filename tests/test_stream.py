@@ -36,7 +36,7 @@ def epochs(stream, count):
     """The slots of `count` epochs as (epoch, slot number, ids)."""
     seen = []
     for step in stream:
-        if stream.epoch == count:
+        if step[0].key.epoch == count:
             return seen
         seen += [(batch.key.epoch, batch.slot, tuple(batch.uid.tolist())) for batch in step]
     return seen
@@ -90,6 +90,16 @@ def test_resume_goes_on_with_the_same_slots(dataset, stop):
         assert sorted(rest) == sorted(whole[4 * stop :])
 
 
+def test_saving_and_loading_a_position_does_not_move_it(dataset):
+    stream = make_stream(dataset)
+    assert stream.state_dict()["step_in_epoch"] == 0
+    next(iter(stream))
+    for _ in range(2):
+        state = stream.state_dict()
+        assert state["step_in_epoch"] == 1
+        stream.load_state_dict(state)
+
+
 def test_a_position_is_refused_for_another_plan(dataset):
     state = make_stream(dataset).state_dict()
     for other in (make_stream(dataset, seed=1), make_stream(dataset, per_slot=6)):
@@ -126,7 +136,7 @@ def test_world_sizes_that_do_not_divide_the_slots_are_refused(dataset):
 def test_weights_make_the_mean_over_molecules(dataset):
     stream = make_stream(dataset, slots=4, per_slot=7)
     for step in stream:
-        if stream.epoch:
+        if step[0].key.epoch:
             break
         sizes = torch.tensor([batch.num_graphs for batch in step], dtype=torch.float64)
         weights = torch.tensor([batch.weight for batch in step], dtype=torch.float64)

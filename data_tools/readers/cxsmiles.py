@@ -21,7 +21,7 @@ def read(path: Path) -> Iterator[RawMolecule]:
         if "smiles" not in (rows.fieldnames or ()):
             raise MsdeError(f"{path} has no column 'smiles', found {rows.fieldnames}")
         for row in rows:
-            yield RawMolecule(source_name(path), rows.line_num, "", row["smiles"])
+            yield RawMolecule(source_name(path), rows.line_num, "", row["smiles"] or "")
 
 
 def to_mol(raw: RawMolecule, keep_hydrogens: bool, seed: int) -> Chem.Mol:

@@ -224,7 +224,8 @@ def edge_statistics(a: Tensor, b: Tensor, edge_index: Tensor) -> tuple[Tensor, T
     a, b = a - mean_a, b - mean_b
     squares = out_degree @ a.square() + in_degree @ b.square()
     products = (_SumOverEdges.apply(a, edge_index) * b).sum(0)
-    return mean_a + mean_b, (squares + 2 * products) / num_edges
+    # Rounding may leave a variance of zero a little below it.
+    return mean_a + mean_b, ((squares + 2 * products) / num_edges).clamp(min=0)
 
 
 def edge_norm(
