@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 # What the demo converts and trains; any of these can be given on the command line.
 DEMO := demo
 MOLECULES ?= 2000
-RANKS ?= 2
+RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count() or 2)' 2>/dev/null || echo 2)
 STEPS ?= 250
 
 .PHONY: venv demo test lint clean
@@ -22,6 +22,7 @@ $(VENV)/.done: setup.py msde/__init__.py
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@
 
+# Everything; the files that start the deepspeed launcher last, because they take longest.
 test: venv
 	$(BIN)/python -m pytest
 
@@ -32,7 +33,7 @@ lint: venv
 	$(BIN)/mypy
 
 demo: venv
-	rm -rf $(DEMO)
+	rm -rf $(DEMO)/data $(DEMO)/run
 	$(BIN)/python -m data_tools.convert --format smiles \
 	    "$$($(BIN)/python -c 'from rdkit import RDConfig; print(RDConfig.RDDataDir)')/NCI/first_5K.smi" \
 	    --limit $(MOLECULES) --output $(DEMO)/data
@@ -43,4 +44,4 @@ demo: venv
 	    run.steps=$(STEPS) run.validate_every=20 run.save_every=125
 
 clean:
-	rm -rf $(DEMO) build dist *.egg-info
+	rm -rf $(DEMO)/data $(DEMO)/run build dist *.egg-info

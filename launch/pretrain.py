@@ -94,7 +94,7 @@ def main() -> None:
         return
 
     logging.basicConfig(format=f"[rank {rank}] %(message)s", level=logging.WARNING)
-    logging.getLogger("msde").setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    logging.getLogger("msde").setLevel(logging.INFO if rank == 0 else logging.ERROR)
     if chosen is None:
         logging.getLogger("msde").info("DeepSpeed configuration: %s", ds_path)
     from msde.train import pretrain

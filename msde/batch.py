@@ -181,10 +181,15 @@ class MoleculeBatch:
 
         Bonds may be stored in any order, in both directions. `uid` is taken where it is present,
         else the position in the list.
+
+        Raises:
+            ValueError: a molecule's bonds are not stored in both directions.
         """
         records = []
         for number, data in enumerate(molecules):
             forward = data.edge_index[0] < data.edge_index[1]
+            if 2 * int(forward.sum()) != data.edge_index.shape[1]:
+                raise ValueError(f"molecule {number}: edge_index lacks one direction of a bond")
             bond_index = data.edge_index[:, forward].T.numpy().astype("<u2")
             pos = data.pos.numpy().astype("<f4")
             records.append(

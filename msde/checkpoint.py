@@ -17,8 +17,9 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
@@ -26,16 +27,17 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from msde.config import Config, from_dict, read_json, to_dict
+from msde.config import Config, from_dict, leaves, read_json
 from msde.ema import ExponentialMovingAverage
 from msde.errors import MsdeError, NoCheckpoint
-from msde.model import MoleculeSDE
 from msde.shards import file_sha256
+from msde.weights import save_weights
 
 log = logging.getLogger("msde")
 
 FORMAT = "msde-checkpoint/1"
 MANIFEST = "MANIFEST.json"
+T = TypeVar("T")
 
 
 def folder_name(step: int) -> str:
@@ -63,19 +65,8 @@ def export_weights(module: nn.Module, config: Config, folder: Path) -> None:
     """Write model.safetensors and config.json to `folder`; every rank must call it."""
     state = full_state(module)
     if dist.get_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / ".model.safetensors.tmp"
-        save_file(state, temporary)
-        os.replace(temporary, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+        save_weights(state, config, folder)
     dist.barrier()
-
-
-def load_weights(folder: Path) -> MoleculeSDE:
-    """Rebuild the model that `export_weights` or `save` wrote, in evaluation mode."""
-    model = MoleculeSDE(from_dict(read_json(folder / "config.json")))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
 
 
 def save(
@@ -157,9 +148,11 @@ def newest_valid(root: Path) -> tuple[Path, dict[str, Any]] | None:
 def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
+        found, files = manifest["format"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({error})", {}
+    if found != FORMAT:
+        return f"its format is {found!r}, this release reads {FORMAT!r}", {}
     for name, facts in files.items():
         path = folder / name
         if not path.exists():
@@ -169,6 +162,23 @@ def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
         if file_sha256(path) != facts["sha256"]:
             return f"{name} is damaged (SHA-256 differs)", {}
     return None, manifest
+
+
+def on_first_rank(function: Callable[[], T]) -> T:
+    """Call a function on the first rank and give its result, or its MsdeError, to all.
+
+    So ranks that see different disks still do the same.
+    """
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = function()
+        except MsdeError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def find(root: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
@@ -182,20 +192,24 @@ def find(root: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
         NoCheckpoint: one is required and there is no valid one.
         MsdeError: there are checkpoints that this run would mix with its own.
     """
-    found = [newest_valid(root) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(found, src=0)
-    if found[0] is None and resume == "required":
-        raise NoCheckpoint(f"{root} holds no valid checkpoint, and --resume required was given")
-    if resume == "never" and any(root.glob("step-*")):
-        raise MsdeError(
-            f"{root} holds checkpoints of an earlier run; choose another --output, or go on with "
-            "--resume auto"
-        )
-    if found[0] is None and any(root.glob("step-*")):
-        raise NoCheckpoint(
-            f"{root} holds checkpoints, but none is valid; move them away to start from step 0"
-        )
-    return found[0]
+
+    def choose() -> tuple[Path, dict[str, Any]] | None:
+        present = any(root.glob("step-*"))
+        if resume == "never" and present:
+            raise MsdeError(
+                f"{root} holds checkpoints of an earlier run; choose another --output, or go on "
+                "with --resume auto"
+            )
+        found = newest_valid(root)
+        if found is None and resume == "required":
+            raise NoCheckpoint(f"{root} holds no valid checkpoint, and --resume required was given")
+        if found is None and present:
+            raise NoCheckpoint(
+                f"{root} holds checkpoints, but none is valid; move them away to start from step 0"
+            )
+        return found
+
+    return on_first_rank(choose)
 
 
 def check_compatible(
@@ -206,13 +220,12 @@ def check_compatible(
     Raises:
         MsdeError: naming what differs.
     """
-    stored = to_dict(from_dict(read_json(folder / "config.json")))["model"]
-    ours = to_dict(config)["model"]
-    if stored != ours:
-        key = next(key for key in ours if stored[key] != ours[key])
-        raise MsdeError(
-            f"{folder} was written with model.{key} = {stored[key]}, this run has {ours[key]}"
-        )
+    stored, ours = leaves(from_dict(read_json(folder / "config.json"))), leaves(config)
+    for key in (key for key in ours if stored[key] != ours[key]):
+        change = f"{key} = {stored[key]}, this run has {ours[key]}"
+        if key.startswith("model."):
+            raise MsdeError(f"{folder} was written with {change}")
+        log.warning("the checkpoint was written with %s", change)
     written = (manifest["world_size"], manifest["zero_stage"])
     if manifest["zero_stage"] != zero_stage or (zero_stage > 0 and written[0] != world_size):
         raise MsdeError(

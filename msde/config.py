@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ class DataConfig:
     validation_fraction: float = 0.02  # held out by a hash of the molecule id
     molecules_per_step: int = 256  # per optimizer step, shared by its slots ...
     molecules_per_slot: int | None = None  # ... unless the size of a slot is given here
+    max_validation_molecules: int = 10_000  # of the held-out ones, how many validation looks at
 
 
 @dataclass
@@ -208,13 +209,16 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[str]:
+def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the configuration as one flat mapping from dotted keys to values."""
+    flat: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{f.name}.")
+            flat |= leaves(value, f"{prefix}{f.name}.")
         else:
-            yield f"{prefix}{f.name}"
+            flat[f"{prefix}{f.name}"] = value
+    return flat
 
 
 def _apply(config: Config, values: dict[str, Any], where: str, prefix: str = "") -> None:
@@ -226,8 +230,8 @@ def _apply(config: Config, values: dict[str, Any], where: str, prefix: str = "")
 
 
 def _set(config: Config, key: str, value: Any, where: str) -> None:
-    if key not in set(_leaves(config)):
-        raise MsdeError(f"{where}: unknown key {key!r}{nearest(key, _leaves(config))}")
+    if key not in leaves(config):
+        raise MsdeError(f"{where}: unknown key {key!r}{nearest(key, leaves(config))}")
     node: Any = config
     *path, name = key.split(".")
     for part in path:
@@ -269,7 +273,13 @@ def _check(config: Config) -> None:
     Raises:
         MsdeError: naming the first rule that is broken.
     """
-    rules = {
+    rules: dict[str, bool] = {}
+    for key, size in leaves(config.model, "model.").items():
+        if type(size) is int:
+            rules[f"{key} must be positive"] = size > 0
+    if not all(rules.values()):
+        raise MsdeError(next(rule for rule, holds in rules.items() if not holds))
+    rules |= {
         "data.validation_fraction must be in [0, 1)": 0 <= config.data.validation_fraction < 1,
         "data.molecules_per_step must be at least 2": config.data.molecules_per_step >= 2,
         "data.molecules_per_slot must be at least 2": (config.data.molecules_per_slot or 2) >= 2,
@@ -280,7 +290,17 @@ def _check(config: Config) -> None:
         "run.save_every must be positive": config.run.save_every > 0,
         "run.validate_every must be positive": config.run.validate_every > 0,
         "run.ema_decay must be in [0, 1)": 0 <= config.run.ema_decay < 1,
+        "data.max_validation_molecules must be positive": config.data.max_validation_molecules > 0,
         "optim.lr must be positive": config.optim.lr > 0,
+        "optim.warmup_steps must not be negative": config.optim.warmup_steps >= 0,
+        "optim.weight_decay must not be negative": config.optim.weight_decay >= 0,
+        "optim.beta1 must be in [0, 1)": 0 <= config.optim.beta1 < 1,
+        "optim.beta2 must be in [0, 1)": 0 <= config.optim.beta2 < 1,
+        "loss.num_timesteps must be positive": config.loss.num_timesteps > 0,
+        "model.schnet.num_gaussians must be at least 2": config.model.schnet.num_gaussians >= 2,
+        "model.schnet.cutoff must be positive": config.model.schnet.cutoff > 0,
+        "model.gin.dropout must be in [0, 1)": 0 <= config.model.gin.dropout < 1,
+        "model.conformer.dropout must be in [0, 1)": 0 <= config.model.conformer.dropout < 1,
         "loss.temperature must be positive": config.loss.temperature > 0,
         "model.conformer.num_heads must divide model.conformer.hidden_dim": (
             config.model.conformer.hidden_dim % config.model.conformer.num_heads == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ class Monitor:
         kept = [row for row in read_metrics(self.path) if row["step"] <= first_step]
         if first_step == 0:
             kept = []
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, self.path)
         self._file = open(self.path, "a", buffering=1)
         self._tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(
@@ -93,7 +96,7 @@ def summary(output: Path) -> str:
     'Last' is the mean over the last tenth of the run.
     """
     rows = read_metrics(output / "metrics.jsonl")
-    last_step = rows[-1]["step"]
+    last_step = rows[-1]["step"] if rows else 0
 
     def first_and_last(name: str) -> tuple[float, float] | None:
         series = [(row["step"], row[name]) for row in rows if name in row]

@@ -50,6 +50,9 @@ def make_plan(
     """
     dataset = ShardDataset(data)
     training, validation = split_by_uid(dataset.uid, config.data.validation_fraction)
+    # Ids are hashes, so the smallest ones are a random choice that never changes.
+    by_uid = np.argsort(dataset.uid[validation])[: config.data.max_validation_molecules]
+    validation = np.sort(validation[by_uid])
     per_slot = engine_config.molecules_per_slot(config, slots_per_step)
     stream = ShardStream(
         dataset,

@@ -22,6 +22,7 @@ from msde import checkpoint, engine_config
 from msde.batch import MoleculeBatch
 from msde.config import Config, OptimConfig, to_dict
 from msde.ema import ExponentialMovingAverage
+from msde.errors import MsdeError, NotFinite
 from msde.model import MoleculeSDE, parameter_groups
 from msde.monitor import Monitor, peak_memory_mb, summary
 from msde.philox import Key, Stream, seed_for
@@ -46,13 +47,18 @@ def learning_rate_factor(step: int, total_steps: int, optim: OptimConfig) -> flo
     return 1.0
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float, base: list[float]) -> None:
-    """Set every group's learning rate to its base times `factor`.
+def set_hyper_parameters(
+    optimizer: torch.optim.Optimizer, factor: float, base_rates: list[float], optim: OptimConfig
+) -> None:
+    """Set what the optimizer's groups are configured to, learning rates times `factor`.
 
-    Done anew in every step, so that no state of a scheduler has to be saved or can be lost.
+    Done anew in every step: no state of a scheduler has to be saved or can be lost, and a resumed
+    run has its own configuration, not the checkpoint's.
     """
-    for group, lr in zip(optimizer.param_groups, base, strict=True):
+    for group, lr in zip(optimizer.param_groups, base_rates, strict=True):
         group["lr"] = lr * factor
+        group["betas"] = (optim.beta1, optim.beta2)
+        group["weight_decay"] = optim.weight_decay
 
 
 def start_process_group() -> None:
@@ -64,6 +70,8 @@ def start_process_group() -> None:
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in alone.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
+    # Before the first collective: DeepSpeed itself chooses the device only with the engine.
+    get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(get_accelerator().communication_backend_name(), verbose=False)
 
 
@@ -149,6 +157,92 @@ class Validator:
         return sums.read()[0]
 
 
+def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> None:
+    """Make the run's folder and write its configuration there; first rank only.
+
+    Raises:
+        MsdeError: the folder cannot be made or written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, values in (("config", to_dict(config)), ("deepspeed", ds_config)):
+            (output / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
+    except OSError as error:
+        raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
+
+
+class Run:
+    """One run: the engine, where it stands, and what happens around its steps."""
+
+    def __init__(
+        self, config: Config, data: Path, output: Path, ds_config: dict[str, Any], resume: str
+    ) -> None:
+        """Check everything, then build the engine and load the checkpoint to go on from."""
+        self.config, self.output = config, output
+        rank, world_size = (int(os.environ.get(*n)) for n in (("RANK", "0"), ("WORLD_SIZE", "1")))
+        self.plan = make_plan(config, data, ds_config["train_batch_size"], rank, world_size)
+        start_process_group()
+        self.checkpoints = output / "checkpoints"
+        found = checkpoint.find(self.checkpoints, resume)
+        if found:
+            stage = engine_config.zero_stage(ds_config)
+            checkpoint.check_compatible(*found, config, world_size, stage)
+            self.plan.stream.load_state_dict(found[1]["stream"])
+        checkpoint.on_first_rank(lambda: prepare_output(output, config, ds_config))
+
+        self.engine = make_engine(config, ds_config)
+        self.ema: ExponentialMovingAverage | None = None
+        self.step, self.best = 0, math.inf
+        decay = config.run.ema_decay
+        if found:
+            if decay:
+                self.ema = checkpoint.load_ema(self.engine, found[0], decay)
+            checkpoint.load(self.engine, found[0])
+            self.step = found[1]["step"]
+            self.best = found[1]["best_validation"] or math.inf
+            log.info("resuming from %s", found[0])
+        elif decay:
+            self.ema = ExponentialMovingAverage(self.engine, decay)
+        held_out = len(self.plan.validation)
+        self.validator = Validator(self.plan, rank, world_size) if held_out else None
+        self.monitor = None
+        if rank == 0:
+            self.monitor = Monitor(output, self.step, self.plan.total_steps)
+            self.monitor.text("config", to_dict(config))
+            self.monitor.text("deepspeed", ds_config)
+            log.info("%s", self.plan.describe())
+
+    def averaged_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Let the engine's weights be their moving average for a while, if one is kept."""
+        return self.ema.swapped_in() if self.ema else contextlib.nullcontext()
+
+    def report(self, scalars: dict[str, float]) -> None:
+        """Write one row of metrics for the present step."""
+        if self.monitor is not None:
+            self.monitor.scalars(self.step, scalars)
+
+    def validate(self) -> None:
+        """Report the losses on held-out molecules and keep the best weights."""
+        if self.validator is None:
+            return
+        with self.averaged_weights():
+            terms = self.validator(self.engine)
+            self.report(named_scalars(terms, "validation/"))
+            if self.step and terms["total"] < self.best:
+                self.best = terms["total"]
+                checkpoint.export_weights(self.engine.module, self.config, self.output / "best")
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step."""
+        average_buffers(self.engine.module)
+        facts = {
+            "stream": self.plan.stream.state_dict(),
+            "best_validation": self.best if math.isfinite(self.best) else None,
+            "data_digest": self.plan.stream.dataset.digest,
+        }
+        checkpoint.save(self.engine, self.checkpoints, self.step, self.config, self.ema, facts)
+
+
 def pretrain(
     config: Config, data: Path, output: Path, ds_config: dict[str, Any], resume: str = "auto"
 ) -> None:
@@ -156,108 +250,69 @@ def pretrain(
 
     Args:
         data: a folder of shards.
-        output: folder of the run: configuration, metrics, TensorBoard, checkpoints.
+        output: folder of the run, seen by all ranks: configuration, metrics, checkpoints.
         ds_config: DeepSpeed's configuration with its batch sizes filled in.
         resume: see `checkpoint.find`.
 
     Raises:
         MsdeError: something the user can mend, found before anything is written.
+        NotFinite: the loss is not a finite number any more.
     """
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    plan = make_plan(config, data, ds_config["train_batch_size"], rank, world_size)
-    stream, root = plan.stream, output / "checkpoints"
-    start_process_group()
-    found = checkpoint.find(root, resume)
-    if found:
-        stage = engine_config.zero_stage(ds_config)
-        checkpoint.check_compatible(*found, config, world_size, stage)
-        stream.load_state_dict(found[1]["stream"])
-    engine = make_engine(config, ds_config)
-    ema, step, best = None, 0, math.inf
-    if found:
-        if config.run.ema_decay:
-            ema = checkpoint.load_ema(engine, found[0], config.run.ema_decay)
-        checkpoint.load(engine, found[0])
-        step, best = found[1]["step"], found[1]["best_validation"]
-        log.info("resuming from %s", found[0])
-    elif config.run.ema_decay:
-        ema = ExponentialMovingAverage(engine, config.run.ema_decay)
+    run = Run(config, data, output, ds_config, resume)
+    engine, stream, total_steps = run.engine, run.plan.stream, run.plan.total_steps
     base_rates = [group["lr"] for group in parameter_groups(engine.module)]
-    validator = Validator(plan, rank, world_size) if len(plan.validation) else None
-    monitor = None
-    if rank == 0:
-        output.mkdir(parents=True, exist_ok=True)
-        resolved = json.dumps(to_dict(config), indent=2) + "\n"
-        (output / "config.json").write_text(resolved)
-        (output / "deepspeed.json").write_text(json.dumps(ds_config, indent=2) + "\n")
-        monitor = Monitor(output, step, plan.total_steps)
-        monitor.text("config", to_dict(config))
-        monitor.text("deepspeed", ds_config)
-        log.info("%s", plan.describe())
-
-    def validate() -> None:
-        nonlocal best
-        if validator is None:
-            return
-        if ema is None:
-            terms = validator(engine)
-        else:
-            with ema.swapped_in():
-                terms = validator(engine)
-        if monitor is not None:
-            monitor.scalars(step, named_scalars(terms, "validation/"))
-        if step and terms["total"] < best:
-            best = terms["total"]
-            with ema.swapped_in() if ema else contextlib.nullcontext():
-                checkpoint.export_weights(engine.module, config, output / "best")
-
-    def save() -> None:
-        average_buffers(engine.module)
-        facts = {
-            "stream": stream.state_dict(),
-            "best_validation": best,
-            "data_digest": stream.dataset.digest,
-        }
-        checkpoint.save(engine, root, step, config, ema, facts)
-
-    if step == 0:
-        validate()
-    sums, seconds = TermSums(engine.device), 0.0
+    sums, waited = TermSums(engine.device), 0.0
+    if run.step == 0:
+        run.validate()
     steps = iter(stream)
-    while step < plan.total_steps:
-        begin = time.perf_counter()
-        factor = learning_rate_factor(step, plan.total_steps, config.optim)
-        set_learning_rates(engine.optimizer, factor, base_rates)
-        for batch in next(steps):
+    since = time.perf_counter()
+    while run.step < total_steps:
+        factor = learning_rate_factor(run.step, total_steps, config.optim)
+        set_hyper_parameters(engine.optimizer, factor, base_rates, config.optim)
+        asked = time.perf_counter()
+        slots = next(steps)
+        waited += time.perf_counter() - asked
+        for batch in slots:
             torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
             loss, terms = engine(batch.to(engine.device))
             engine.backward(loss)
             engine.step()
             sums.add(terms)
-        if ema is not None:
-            ema.update()
-        step += 1
-        seconds += time.perf_counter() - begin
+        if run.ema is not None:
+            run.ema.update()
+        run.step += 1
+        if run.monitor is not None:
+            run.monitor.advance()
 
-        if monitor is not None:
-            monitor.advance()
-        if step == 1 or step % config.run.log_every == 0 or step == plan.total_steps:
-            means, molecules = sums.read()
-            if monitor is not None:
-                row = named_scalars(means)
-                row["throughput/molecules_per_s"] = molecules / seconds
-                row["optim/lr_factor"] = factor
-                row["data/epoch"] = stream.epoch + (stream.step + 1) / stream.plan.num_steps
-                row["memory/peak_mb"] = peak_memory_mb()
-                monitor.scalars(step, row)
-            seconds = 0.0
-        if step % config.run.validate_every == 0 or step == plan.total_steps:
-            validate()
-        if step % config.run.save_every == 0 or step == plan.total_steps:
-            save()
+        last = run.step == total_steps
+        saving = last or run.step % config.run.save_every == 0
+        validating = last or run.step % config.run.validate_every == 0
+        if run.step == 1 or saving or run.step % config.run.log_every == 0:
+            means, molecules = sums.read()  # the only place that waits for the device
+            if not math.isfinite(means["total"]):
+                raise NotFinite(
+                    f"the loss is {means['total']} after step {run.step}; the checkpoints before "
+                    "it are kept: lower optim.lr or clip gradients, and resume"
+                )
+            seconds = time.perf_counter() - since
+            row = named_scalars(means)
+            row["throughput/molecules_per_s"] = molecules / seconds
+            row["time/data_wait_share"] = waited / seconds
+            row |= {f"optim/lr/{g['name']}": g["lr"] for g in engine.optimizer.param_groups}
+            row["data/epoch"] = stream.epoch + stream.step / stream.plan.num_steps
+            row["memory/peak_mb"] = peak_memory_mb()
+            run.report(row)
+            since, waited = time.perf_counter(), 0.0
+        if validating or saving:
+            paused = time.perf_counter()
+            if validating:
+                run.validate()
+            if saving:
+                run.save()
+            since += time.perf_counter() - paused
 
     dist.barrier()
-    if monitor is not None:
-        monitor.close()
+    if run.monitor is not None:
+        run.monitor.close()
         log.info("finished\n%s", summary(output))
     dist.destroy_process_group()

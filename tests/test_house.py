@@ -29,6 +29,7 @@ ORDER = [
     "losses",
     "model",
     "published",
+    "weights",
     "monitor",
     "ema",
     "checkpoint",

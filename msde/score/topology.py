@@ -57,22 +57,23 @@ class PaddedLayout:
 class GraphWeights:
     """A weighted adjacency normalised by degree: D^-1/2 (A + I) D^-1/2, degrees at least one."""
 
-    def __init__(self, adj: Tensor, batch: MoleculeBatch, layout: PaddedLayout) -> None:
+    def __init__(self, pairs: Tensor, own: Tensor, layout: PaddedLayout) -> None:
+        """Hold the weights of pairs, (channels * num_graphs, size, size), and of the atoms' own."""
+        self.pairs, self.own, self.layout = pairs, own, layout
+
+    @classmethod
+    def normalise(cls, adj: Tensor, batch: MoleculeBatch, layout: PaddedLayout) -> GraphWeights:
         """Normalise `adj`, (num_pairs, channels), each channel on its own."""
         i, j = batch.pair_index
         degree = 1 + segment_sum(adj, i, batch.num_atoms) + segment_sum(adj, j, batch.num_atoms)
         root = degree.clamp(min=1).rsqrt()  # (num_atoms, channels)
-        self.layout = layout
-        self.pairs = layout.pad_pairs(root.index_select(0, i) * adj * root.index_select(0, j))
-        self.own = root.square().t().unsqueeze(-1)  # (channels, num_atoms, 1)
+        pairs = layout.pad_pairs(root.index_select(0, i) * adj * root.index_select(0, j))
+        return cls(pairs, root.square().t().unsqueeze(-1), layout)
 
     def channel(self, number: int) -> GraphWeights:
         """Return the weights of one channel."""
-        one = object.__new__(GraphWeights)
-        one.layout = self.layout
-        one.pairs = self.pairs.view(-1, self.layout.num_graphs, *self.pairs.shape[1:])[number]
-        one.own = self.own[number : number + 1]
-        return one
+        pairs = self.pairs.view(-1, self.layout.num_graphs, *self.pairs.shape[1:])[number]
+        return GraphWeights(pairs, self.own[number : number + 1], self.layout)
 
     def propagate(self, x: Tensor) -> Tensor:
         """Apply each channel's weights to its features, (channels, num_atoms, dim)."""
@@ -204,7 +205,7 @@ class EdgeScore(nn.Module):
         for number, layer in enumerate(self.layers):
             updated = layer.update_pairs(x, adj, layout)
             if number < len(self.layers) - 1:
-                weights = weights if number == 0 else GraphWeights(adj, batch, layout)
+                weights = weights if number == 0 else GraphWeights.normalise(adj, batch, layout)
                 x = layer.update_atoms(x, weights)
             adj = updated
             channels.append(adj)
@@ -260,7 +261,7 @@ class TopologyScore(nn.Module):
         dense = layout.pad_pairs(adj_t.unsqueeze(-1))  # (num_graphs, size, size)
         squared = layout.pack_pairs(torch.bmm(dense, dense))  # (num_pairs, 1)
         powers = torch.cat([adj_t.unsqueeze(-1), squared], dim=-1)
-        weights = GraphWeights(powers, batch, layout)
+        weights = GraphWeights.normalise(powers, batch, layout)
         adj_pred = self.edge_score(x, powers, weights, batch, layout)
         types_pred = self.node_score(x, weights.channel(0))
         if self.divide_by_std:
