@@ -305,8 +305,9 @@ def _check(config: Config) -> None:
         "model.conformer.num_heads must divide model.conformer.hidden_dim": (
             config.model.conformer.hidden_dim % config.model.conformer.num_heads == 0
         ),
-        "model.topology.num_heads must divide model.topology.attention_dim": (
+        "model.topology.num_heads must divide model.topology.attention_dim and node_dim": (
             config.model.topology.attention_dim % config.model.topology.num_heads == 0
+            and config.model.topology.node_dim % config.model.topology.num_heads == 0
         ),
     }
     for name, score in (("conformer", config.model.conformer), ("topology", config.model.topology)):

@@ -171,8 +171,8 @@ def infer_sizes(part: str, state: Mapping[str, Tensor], model: ModelConfig) -> N
         model.hidden_dim = state["embedding_3D.weight"].shape[0]
         topology.node_dim = state["node_score_network.layers.0.weight"].shape[1]
         first_layer = "edge_score_network.layers.0"
-        width = state[f"{first_layer}.attn.0.func_q.layers.0.weight"].shape[0]
-        topology.attention_dim = width // 2
+        second = "edge_score_network.layers.1.attn.0.func_q.layers.0.weight"
+        topology.attention_dim = state[second].shape[0] // 2
         topology.num_layers = count(r"edge_score_network\.layers\.(\d+)\.")
         topology.num_linears = count(r"edge_score_network\.layers\.0\.mlp\.layers\.(\d+)\.")
         last_linear = f"mlp.layers.{topology.num_linears - 1}.weight"

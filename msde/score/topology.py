@@ -116,11 +116,11 @@ class GraphConvolution(ChannelLinear):
 class ChannelAttention(nn.Module):
     """One attention map a channel of the adjacency, from the atoms' features alone."""
 
-    def __init__(self, channels: int, input_dim: int, config: TopologyScoreConfig) -> None:
+    def __init__(self, channels: int, input_dim: int, attention_dim: int, num_heads: int) -> None:
         """Make queries and keys of twice the attention width for each channel."""
         super().__init__()
-        width = 2 * config.attention_dim
-        self.chunk = config.attention_dim // config.num_heads
+        width = 2 * attention_dim
+        self.chunk = attention_dim // num_heads
         self.query_in = ChannelLinear(channels, input_dim, width)
         self.query_out = ChannelLinear(channels, width, width)
         self.key_in = ChannelLinear(channels, input_dim, width)
@@ -142,13 +142,19 @@ class EdgeLayer(nn.Module):
     """A joint update of atom features and of the channels of the adjacency."""
 
     def __init__(
-        self, input_dim: int, channels_in: int, channels_out: int, config: TopologyScoreConfig
+        self,
+        input_dim: int,
+        attention_dim: int,
+        channels_in: int,
+        channels_out: int,
+        config: TopologyScoreConfig,
     ) -> None:
         """Map `channels_in` adjacency channels to `channels_out`."""
         super().__init__()
         hidden = 2 * max(channels_in, channels_out)
         node = config.node_dim
-        self.attention = ChannelAttention(channels_in, input_dim, config)
+        heads = config.num_heads
+        self.attention = ChannelAttention(channels_in, input_dim, attention_dim, heads)
         self.value = GraphConvolution(channels_in, input_dim, node)
         self.pair_mlp = MLP(
             [2 * channels_in, *[hidden] * (config.num_linears - 1), channels_out],
@@ -177,11 +183,13 @@ class EdgeScore(nn.Module):
         hidden = [config.hidden_channels] * (config.num_layers - 1)
         channels = [2, *hidden, config.final_channels]
         dims = [input_dim, *[config.node_dim] * (config.num_layers - 1)]
+        # Published: the first layer's attention has the width of the atom features.
+        widths = [config.node_dim, *[config.attention_dim] * (config.num_layers - 1)]
         # The last layer's node branch feeds nothing. Its parameters stay, because the published
         # checkpoints have them; its computation is left out.
         self.layers = nn.ModuleList(
-            EdgeLayer(dim, c_in, c_out, config)
-            for dim, c_in, c_out in zip(dims, channels[:-1], channels[1:], strict=True)
+            EdgeLayer(*sizes, config)
+            for sizes in zip(dims, widths, channels[:-1], channels[1:], strict=True)
         )
         width = sum(channels)
         self.out = MLP([width, 2 * width, 2 * width, 1], nn.functional.silu)
