@@ -22,7 +22,6 @@ $(VENV)/.done: setup.py msde/__init__.py
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@
 
-# Everything; the files that start the deepspeed launcher last, because they take longest.
 test: venv
 	$(BIN)/python -m pytest
 

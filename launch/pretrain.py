@@ -60,12 +60,12 @@ def dry_run(config: Config, ds_config: dict, arguments: argparse.Namespace) -> N
 
 def check_environment() -> None:
     """Refuse to run as one of several processes that do not know of each other."""
-    several = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
+    several = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
     found = [name for name in several if int(os.environ.get(name) or 1) > 1]
     if found and "RANK" not in os.environ:
         raise MsdeError(
-            f"{found[0]} is {os.environ[found[0]]} but RANK is not set: start one process a node "
-            "with the deepspeed launcher or torchrun"
+            f"{found[0]} is {os.environ[found[0]]} but RANK is not set: use the deepspeed launcher "
+            "or torchrun, which set it"
         )
 
 

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from test_engine import launch
+from test_engine import ENVIRONMENT, OVERRIDES, launch
 
 pytestmark = pytest.mark.launcher
 
@@ -25,6 +25,26 @@ def test_no_arguments_name_the_shortest_command():
 
 def test_only_one_rank_speaks():
     assert_one_line(launch(ranks=2), "deepspeed launch/pretrain.py --data DIR --output DIR")
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch, shard_dir, tmp_path):
+    monkeypatch.setitem(ENVIRONMENT, "SLURM_STEP_NUM_TASKS", "8")
+    result = launch("--data", shard_dir, "--output", tmp_path / "run", ranks=0)
+    assert_one_line(result, "SLURM_STEP_NUM_TASKS is 8 but RANK is not set")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(shard_dir, tmp_path):
+    output = tmp_path / "run"
+    result = launch("--data", shard_dir, "--output", output, *OVERRIDES, "optim.lr=1e30", ranks=0)
+    assert result.returncode == 5, result.stderr
+    assert "the loss is" in result.stderr and "Traceback" not in result.stderr
+    assert not (output / "checkpoints").exists()
+
+
+def test_an_output_that_cannot_be_made_is_named(shard_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = launch("--data", shard_dir, "--output", tmp_path / "file/run", *OVERRIDES, ranks=0)
+    assert_one_line(result, "cannot be written")
 
 
 def test_help():

@@ -34,6 +34,10 @@ def test_round_trip_through_json():
         ("model.conformer.num_heads=5", "must divide"),
         ("model.topology.sde.sigma_min=2", "sigma_min < sigma_max"),
         ("steps", "not of the form key=value"),
+        ("model.hidden_dim=0", "model.hidden_dim must be positive"),
+        ("model.gin.dropout=2", "model.gin.dropout must be in [0, 1)"),
+        ("optim.beta1=2", "optim.beta1 must be in [0, 1)"),
+        ("model.schnet.num_gaussians=1", "must be at least 2"),
     ],
 )
 def test_bad_overrides_are_named(override, message):
@@ -69,6 +73,9 @@ def test_shipped_engine_configurations(name, world_size):
         ({"train_batch_size": 3}, "3 slots, which 2 ranks cannot share evenly"),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 1}, "write 'auto'"),
         ({"train_micro_batch_size_per_gpu": 4}, "must be 1"),
+        ({"torch_autocast": True}, "expected a JSON object"),
+        ({"gradient_accumulation_steps": None}, "expected a positive number"),
+        ({"zero_optimization": {"stage": 7}}, "expected 0 to 3"),
     ],
 )
 def test_bad_engine_configurations_are_named(tmp_path, changes, message):

@@ -89,3 +89,41 @@ def test_the_same_molecule_twice_is_an_error(tmp_path):
         (folder / "m.smi").write_text("CCO\n")
     with pytest.raises(MsdeError, match=r"two inputs are named m\.smi"):
         convert([tmp_path / "m.smi", tmp_path / "a/m.smi"], tmp_path / "out", "smiles")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--processes", "0"], "must be at least 1"),
+        (["--limit", "-1"], "must be at least 1"),
+        (["--format", "smile"], "invalid choice"),
+        (["TORN"], "cannot be read"),
+        (["EMPTY"], "no molecules in"),
+    ],
+)
+def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message):
+    (tmp_path / "good.smi").write_text("CCO\nCO\n")
+    torn = gzip.compress(b"CCO\n" * 1000)[:20]
+    (tmp_path / "torn.smi.gz").write_bytes(torn)
+    (tmp_path / "empty.smi").write_text("\n")
+    names = {"TORN": "torn.smi.gz", "EMPTY": "empty.smi"}
+    source = tmp_path / next((names[a] for a in arguments if a in names), "good.smi")
+    options = [a for a in arguments if a not in names]
+    result = run(source, "--format", "smiles", "--output", tmp_path / "out", *options)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_whatever_a_molecule_does_the_others_go_on(tmp_path):
+    (tmp_path / "m.csv").write_text('id,smiles\n1\n2,"[H]O[H] |(0,0,0;0,0,1;0,1,1)|"\n')
+    counts = convert([tmp_path / "m.csv"], tmp_path / "out", "cxsmiles")
+    assert counts == {"read": 2, "converted": 1, "rejected": 1}
+
+
+def test_large_molecules_are_rejected_by_name(tmp_path):
+    (tmp_path / "m.smi").write_text("CCO\nCCCCCC\n")
+    convert([tmp_path / "m.smi"], tmp_path / "out", "smiles", max_atoms=5)
+    rejects = (tmp_path / "out/rejects.jsonl").read_text()
+    assert "more than 5 atoms: 6" in rejects

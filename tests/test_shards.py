@@ -33,6 +33,15 @@ def test_index_and_blocks_agree(shard_dir):
     assert len(np.unique(dataset.uid)) == len(dataset)
 
 
+def test_a_flipped_bit_in_the_index_is_found(copied):
+    path = copied / "shard-00000.idx.npy"
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataDamaged, match="idx.npy is missing or damaged"):
+        ShardDataset(copied)
+
+
 def test_readers_leave_no_files_behind(shard_dir):
     before = set(os.listdir(shard_dir))
     ShardDataset(shard_dir).read_block(0)
