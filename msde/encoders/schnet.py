@@ -34,17 +34,15 @@ class Filters:
 
     def __init__(self, distance: Tensor, centres: Tensor) -> None:
         """Prepare for distances (num_pairs,) and Gaussians at `centres`, from 0 to the cutoff."""
-        self.centres = centres
-        cutoff = centres[-1]
+        cutoff, spacing = centres[-1], centres[1] - centres[0]
         within = distance <= cutoff  # the envelope's cosine would grow again beyond
-        step = (centres[1] - centres[0]) / self.KNOTS_PER_GAUSSIAN
+        step = spacing / self.KNOTS_PER_GAUSSIAN
         num_knots = self.KNOTS_PER_GAUSSIAN * (len(centres) - 1) + 3  # one before 0, one beyond
         if distance.requires_grad or len(distance) < num_knots:
             at, self._interpolate = distance, None
         else:
             at = (torch.arange(num_knots, device=distance.device) - 1) * step  # (num_knots,)
             self._interpolate = Interpolation(distance / step, within, num_knots)
-        spacing = centres[1] - centres[0]
         self._gaussians = torch.exp(-0.5 * ((at.unsqueeze(-1) - centres) / spacing).square())
         envelope = 0.5 * (torch.cos(at * (math.pi / cutoff)) + 1)
         self._envelope = envelope if self._interpolate else envelope * within
@@ -113,7 +111,7 @@ class SchNet(nn.Module):
         # All pairs of a molecule, weighted zero beyond the cutoff: no neighbour search, and exact.
         distance = geometry.distances(batch.pos if pos is None else pos, batch.pair_index)
         filters = Filters(distance, self.centres)
-        h = self.embedding((batch.z - 1).clamp(0, ATOM_SIZES[0] - 1))
+        h = self.embedding(batch.x[:, 0])  # the code of the atomic number, "other" included
         for interaction in self.interactions:
             h = h + interaction(h, filters, batch.pair_index)
         return self.out(h)
