@@ -80,7 +80,6 @@ class ShardWriter:
         if (root / "manifest.json").exists():
             raise MsdeError(f"{root} holds a data set already; choose another --output")
         try:
-            self._made_root = not root.exists()
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MsdeError(f"folder {root} cannot be made: {error.strerror}") from error
