@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from msde.config import Config, from_dict, leaves, read_json
 from msde.ema import ExponentialMovingAverage
 from msde.errors import MsdeError, NoCheckpoint
-from msde.shards import file_sha256
+from msde.files import file_sha256
 from msde.weights import save_weights
 
 log = logging.getLogger("msde")
@@ -45,16 +45,22 @@ def folder_name(step: int) -> str:
     return f"step-{step:09d}"
 
 
+def _gathered(
+    module: nn.Module, modifier_rank: int | None = None
+) -> contextlib.AbstractContextManager:
+    """Make all weights whole for a while; under ZeRO-3 what `modifier_rank` writes is kept."""
+    partitioned = [p for p in module.parameters() if hasattr(p, "ds_id")]
+    if not partitioned:
+        return contextlib.nullcontext()
+    return deepspeed.zero.GatheredParameters(partitioned, modifier_rank=modifier_rank)
+
+
 def full_state(module: nn.Module) -> dict[str, Tensor]:
     """Return all weights and buffers on the CPU, gathered from all ranks under ZeRO-3.
 
     Every rank must call it.
     """
-    partitioned = [p for p in module.parameters() if hasattr(p, "ds_id")]
-    gather = (
-        deepspeed.zero.GatheredParameters(partitioned) if partitioned else contextlib.nullcontext()
-    )
-    with gather:
+    with _gathered(module):
         return {
             name: tensor.detach().cpu().clone().contiguous()
             for name, tensor in module.state_dict().items()
@@ -241,19 +247,15 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
         raise NoCheckpoint(f"DeepSpeed could not load {folder}")
 
 
-def load_ema(engine: deepspeed.DeepSpeedEngine, folder: Path, decay: float) -> Any:
+def load_ema(
+    engine: deepspeed.DeepSpeedEngine, folder: Path, decay: float
+) -> ExponentialMovingAverage:
     """Restore the moving average by way of the engine's weights, so load those afterwards."""
     path = folder / "ema.safetensors"
     if not path.exists():
         raise MsdeError(f"{folder} holds no moving average of the weights; set run.ema_decay=0")
-    parameters = list(engine.module.parameters())
     state = load_file(path)
-    gather = (
-        deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
-        if hasattr(parameters[0], "ds_id")
-        else contextlib.nullcontext()
-    )
-    with gather, torch.no_grad():
+    with _gathered(engine.module, modifier_rank=0), torch.no_grad():
         for name, parameter in engine.module.named_parameters():
             parameter.copy_(state[name])
     return ExponentialMovingAverage(engine, decay)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import resource
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from msde.files import write_atomically
 
 log = logging.getLogger("msde")
 
@@ -32,9 +33,8 @@ class Monitor:
         kept = [row for row in read_metrics(self.path) if row["step"] <= first_step]
         if first_step == 0:
             kept = []
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, self.path)
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        write_atomically(self.path, lambda path: path.write_text(text))
         self._file = open(self.path, "a", buffering=1)
         self._tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(
@@ -50,13 +50,14 @@ class Monitor:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
-        prefix = "loss/validation/" if "loss/validation/total" in values else "loss/"
+        held_out = "loss/validation/total" in values
+        prefix = "loss/validation/" if held_out else "loss/"
         text = "  ".join(f"{name} {values[prefix + name]:.4f}" for name in OBJECTIVES)
         if "throughput/molecules_per_s" in values:
             text += f"  {values['throughput/molecules_per_s']:.0f} molecules/s"
         if self._bar.disable:
-            log.info("step %d  %s%s", step, "validation  " if "val" in prefix else "", text)
-        elif "val" not in prefix:
+            log.info("step %d  %s%s", step, "validation  " if held_out else "", text)
+        elif not held_out:
             self._bar.set_postfix_str(text, refresh=False)
 
     def text(self, name: str, value: Any) -> None:

@@ -21,20 +21,18 @@ class RunPlan:
     stream: ShardStream
     validation: np.ndarray  # positions of the held-out molecules
     total_steps: int
-    slots_per_step: int
-    molecules_per_slot: int
 
     def describe(self) -> str:
         """Say what the run will do, in lines for people."""
         data = self.stream.dataset
+        slots, per_slot = self.stream.slots_per_step, self.stream.molecules_per_slot
         return "\n".join(
             [
                 f"data: {data.root}, {len(data)} molecules in {len(data.manifest['shards'])} "
                 f"shards, {data.num_atoms.mean():.1f} atoms each on average, "
                 f"{data.num_atoms.max()} at most",
                 f"split: {len(self.stream.members)} for training, {len(self.validation)} held out",
-                f"step: {self.slots_per_step} slots of {self.molecules_per_slot} molecules = "
-                f"{self.slots_per_step * self.molecules_per_slot} molecules",
+                f"step: {slots} slots of {per_slot} molecules = {slots * per_slot} molecules",
                 f"steps: {self.stream.steps_per_epoch} an epoch, {self.total_steps} in all",
             ]
         )
@@ -64,4 +62,4 @@ def make_plan(
         world_size=world_size,
     )
     total = config.run.steps or math.ceil(config.run.epochs * stream.steps_per_epoch)
-    return RunPlan(stream, validation, total, slots_per_step, per_slot)
+    return RunPlan(stream, validation, total)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from msde import codec
 from msde.codec import MoleculeColumns
 from msde.errors import DataDamaged, MsdeError
+from msde.files import file_sha256, write_atomically
 from msde.molecule import MoleculeRecord
 
 FORMAT = "msde-shards/1"
@@ -47,24 +47,6 @@ _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[
 
 def _block_key(block: int) -> bytes:
     return block.to_bytes(4, "big")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it and move it into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class ShardWriter:
@@ -197,11 +179,7 @@ class ShardWriter:
             "shards": self._shards,
         }
         text = json.dumps(manifest, indent=1) + "\n"
-        write_atomically(self.root / "manifest.json", lambda path: _write_text(path, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
+        write_atomically(self.root / "manifest.json", lambda path: path.write_text(text))
 
 
 _environments: dict[tuple, tuple[lmdb.Environment, lmdb.Transaction]] = {}

@@ -24,7 +24,7 @@ from msde.config import Config, OptimConfig, to_dict
 from msde.ema import ExponentialMovingAverage
 from msde.errors import MsdeError, NotFinite
 from msde.model import MoleculeSDE, parameter_groups
-from msde.monitor import Monitor, peak_memory_mb, summary
+from msde.monitor import OBJECTIVES, Monitor, peak_memory_mb, summary
 from msde.philox import Key, Stream, seed_for
 from msde.plan import RunPlan, make_plan
 from msde.stream import MoleculeReader
@@ -92,7 +92,7 @@ def make_engine(config: Config, ds_config: dict[str, Any]) -> deepspeed.DeepSpee
 class TermSums:
     """Sums of the model's named terms over molecules, kept on the device until they are read."""
 
-    NAMES = ("total", "contrastive", "2d_to_3d", "3d_to_2d", "contrastive_accuracy")
+    NAMES = (*OBJECTIVES, "contrastive_accuracy")
 
     def __init__(self, device: torch.device) -> None:
         """Start from zero."""
@@ -132,7 +132,7 @@ class Validator:
 
     def __init__(self, plan: RunPlan, rank: int, world_size: int) -> None:
         """Deal the held-out slots to the ranks."""
-        count = max(1, round(len(plan.validation) / plan.molecules_per_slot))
+        count = max(1, round(len(plan.validation) / plan.stream.molecules_per_slot))
         slots = np.array_split(plan.validation, count)
         rounds = -(-len(slots) // world_size)
         # All ranks make the same number of forward passes; ZeRO-3 would hang otherwise.

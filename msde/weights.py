@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from msde.config import Config, from_dict, read_json, to_dict
+from msde.files import write_atomically
 from msde.model import MoleculeSDE
 
 
 def save_weights(state: dict[str, Tensor], config: Config, folder: Path) -> None:
     """Write weights and configuration to `folder`; each file appears in one move."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".model.safetensors.tmp"
-    save_file(state, temporary)
-    os.replace(temporary, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    text = json.dumps(to_dict(config), indent=2) + "\n"
+    write_atomically(folder / "model.safetensors", lambda path: save_file(state, path))
+    write_atomically(folder / "config.json", lambda path: path.write_text(text))
 
 
 def load_weights(folder: Path | str) -> MoleculeSDE:

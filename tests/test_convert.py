@@ -11,7 +11,8 @@ from rdkit import Chem
 
 from msde import molecule
 from msde.errors import MsdeError
-from msde.shards import ShardDataset, file_sha256
+from msde.files import file_sha256
+from msde.shards import ShardDataset
 
 
 def run(*arguments):

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 # Along the data's path: a module imports only from those above it.
 ORDER = [
     "errors",
+    "files",
     "philox",
     "config",
     "engine_config",
