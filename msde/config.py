@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from msde.errors import MsdeError
+from msde.presets import PRESETS
 
 
 @dataclass
@@ -25,6 +26,7 @@ class DataConfig:
     validation_fraction: float = 0.02  # held out by a hash of the molecule id
     molecules_per_step: int = 256  # per optimizer step, shared by its slots ...
     molecules_per_slot: int | None = None  # ... unless the size of a slot is given here
+    masking_ratio: float = 0.0  # share of atoms hidden: training sees a connected subgraph
     max_validation_molecules: int = 10_000  # of the held-out ones, how many validation looks at
 
 
@@ -34,11 +36,14 @@ class GINConfig:
 
     num_layers: int = 5
     dropout: float = 0.0
+    readout: Literal["last", "concat", "max", "sum"] = "last"  # over the layers, per atom
+    # `tag` is RDKit's mark, which depends on the order of the atoms; `cip` is R or S.
+    chirality: Literal["tag", "cip"] = "tag"
 
 
 @dataclass
 class SchNetConfig:
-    """The 3D encoder."""
+    """SchNet, a 3D encoder."""
 
     num_interactions: int = 6
     num_filters: int = 128
@@ -47,14 +52,25 @@ class SchNetConfig:
 
 
 @dataclass
-class SDEConfig:
-    """A forward SDE; the range of the other kind is not used."""
+class PaiNNConfig:
+    """PaiNN, a 3D encoder."""
 
-    kind: Literal["VE", "VP"] = "VE"
+    num_interactions: int = 3
+    num_gaussians: int = 20
+    cutoff: float = 5.0  # A
+    train_hydrogen: bool = False  # published: hydrogen's embedding is a padding row of zeros
+
+
+@dataclass
+class SDEConfig:
+    """A forward SDE; the range of the other kinds is not used."""
+
+    kind: Literal["VE", "VP", "subVP"] = "VE"
     sigma_min: float = 0.2  # VE, in the unit of the data
     sigma_max: float = 1.0
-    beta_min: float = 0.2  # VP
+    beta_min: float = 0.2  # VP and subVP
     beta_max: float = 1.0
+    scale: float = 1.0  # VP and subVP: std of the prior, in the unit of the data
 
 
 @dataclass
@@ -62,6 +78,11 @@ class ConformerScoreConfig:
     """The 2D -> 3D score network and its SDE on positions."""
 
     sde: SDEConfig = field(default_factory=SDEConfig)
+    edges: Literal["frame", "frame_distance"] = "frame_distance"  # how edges see the geometry
+    # `centred`: noise and positions live where each molecule's mean is zero.
+    positions: Literal["absolute", "centred"] = "absolute"
+    time_dim: int = 0  # Fourier features of t; 0: the network does not see t, as published
+    input_spread: float | None = None  # A; noised positions are brought to this spread
     hidden_dim: int = 32
     basis_dim: int = 128
     num_heads: int = 8
@@ -75,6 +96,8 @@ class TopologyScoreConfig:
     """The 3D -> 2D score network and its SDE on atom types and adjacency."""
 
     sde: SDEConfig = field(default_factory=lambda: SDEConfig(sigma_min=0.1))
+    time_dim: int = 0  # Fourier features of t; 0: the network does not see t, as published
+    input_spread: float | None = None  # noised types and bonds are brought to this spread
     node_dim: int = 16
     attention_dim: int = 16
     num_heads: int = 4
@@ -90,20 +113,29 @@ class ModelConfig:
     """Both encoders and both score networks."""
 
     hidden_dim: int = 300
+    encoder_3d: Literal["schnet", "painn"] = "schnet"
     gin: GINConfig = field(default_factory=GINConfig)
     schnet: SchNetConfig = field(default_factory=SchNetConfig)
+    painn: PaiNNConfig = field(default_factory=PaiNNConfig)
     conformer: ConformerScoreConfig = field(default_factory=ConformerScoreConfig)
     topology: TopologyScoreConfig = field(default_factory=TopologyScoreConfig)
 
 
 @dataclass
 class LossConfig:
-    """The coefficients of the three objectives."""
+    """The three objectives and their coefficients."""
 
-    contrastive: float = 1.0
+    coefficient_contrastive: float = 1.0
     coefficient_2d_to_3d: float = 1.0
     coefficient_3d_to_2d: float = 1.0
+    contrastive: Literal["node_ebm_nce", "graph_ebm_nce", "info_nce"] = "node_ebm_nce"
     temperature: float = 0.1  # of the contrastive logits
+    num_shifts: int = 1  # negatives of each molecule in graph_ebm_nce
+    negatives: Literal["slot", "ranks"] = "slot"  # whose atoms or molecules are drawn from
+    exclude_true_pairs: bool = False  # node_ebm_nce: never draw an atom as its own negative
+    anneal_power: float = 0.0  # score losses are weighted by std^anneal_power
+    # What pairs up antithetic times: neighbours in the slot (published), or two epochs.
+    times: Literal["antithetic_in_slot", "antithetic_over_epochs"] = "antithetic_in_slot"
     num_timesteps: int = 1000  # of the grid that training times are drawn from
 
 
@@ -147,14 +179,16 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-# `paper` is the published network and setting: the defaults above are its values.
-PRESETS: dict[str, dict[str, Any]] = {"paper": {}}
-
-
 def make_config(
-    preset: str = "paper", file: Path | None = None, overrides: Iterable[str] = ()
+    preset: str = "base",
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+    over: dict[str, Any] | None = None,
 ) -> Config:
     """Build a configuration: a preset, then a JSON file, then key=value overrides.
+
+    Args:
+        over: values that lie over the preset and under the file.
 
     Raises:
         MsdeError: an unknown preset or key (the nearest one is named), or a value of a wrong type.
@@ -162,7 +196,8 @@ def make_config(
     if preset not in PRESETS:
         raise MsdeError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
     config = Config()
-    _apply(config, PRESETS[preset], f"preset {preset}")
+    for layer in [*PRESETS[preset], over or {}]:
+        _apply(config, layer, f"preset {preset}")
     if file is not None:
         _apply(config, read_json(file), str(file))
     for override in overrides:
@@ -276,13 +311,15 @@ def _check(config: Config) -> None:
     rules: dict[str, bool] = {}
     for key, size in leaves(config.model, "model.").items():
         if type(size) is int:
-            rules[f"{key} must be positive"] = size > 0
+            least = 0 if key.endswith("time_dim") else 1
+            rules[f"{key} must be at least {least}"] = size >= least
     if not all(rules.values()):
         raise MsdeError(next(rule for rule, holds in rules.items() if not holds))
     rules |= {
         "data.validation_fraction must be in [0, 1)": 0 <= config.data.validation_fraction < 1,
         "data.molecules_per_step must be at least 2": config.data.molecules_per_step >= 2,
         "data.molecules_per_slot must be at least 2": (config.data.molecules_per_slot or 2) >= 2,
+        "data.masking_ratio must be in [0, 1)": 0 <= config.data.masking_ratio < 1,
         "run.seed must be in [0, 2^64)": 0 <= config.run.seed < 2**64,
         "run.steps must be positive": config.run.steps is None or config.run.steps > 0,
         "run.epochs must be positive": config.run.epochs > 0,
@@ -302,6 +339,9 @@ def _check(config: Config) -> None:
         "model.gin.dropout must be in [0, 1)": 0 <= config.model.gin.dropout < 1,
         "model.conformer.dropout must be in [0, 1)": 0 <= config.model.conformer.dropout < 1,
         "loss.temperature must be positive": config.loss.temperature > 0,
+        "loss.num_shifts must be positive": config.loss.num_shifts > 0,
+        "model.painn.num_gaussians must be at least 2": config.model.painn.num_gaussians >= 2,
+        "model.painn.cutoff must be positive": config.model.painn.cutoff > 0,
         "model.conformer.num_heads must divide model.conformer.hidden_dim": (
             config.model.conformer.hidden_dim % config.model.conformer.num_heads == 0
         ),
@@ -311,11 +351,14 @@ def _check(config: Config) -> None:
         ),
     }
     for name, score in (("conformer", config.model.conformer), ("topology", config.model.topology)):
-        sde = score.sde
-        rules[f"model.{name}.sde needs 0 < sigma_min < sigma_max"] = (
-            0 < sde.sigma_min < sde.sigma_max
-        )
-        rules[f"model.{name}.sde needs 0 < beta_min < beta_max"] = 0 < sde.beta_min < sde.beta_max
+        sde, spread = score.sde, score.input_spread
+        rules |= {
+            f"model.{name}.sde needs 0 < sigma_min < sigma_max": 0 < sde.sigma_min < sde.sigma_max,
+            f"model.{name}.sde needs 0 < beta_min < beta_max": 0 < sde.beta_min < sde.beta_max,
+            f"model.{name}.sde.scale must be positive": sde.scale > 0,
+            f"model.{name}.input_spread must be positive": spread is None or spread > 0,
+            f"model.{name}.time_dim must be even": score.time_dim % 2 == 0,
+        }
     for rule, holds in rules.items():
         if not holds:
             raise MsdeError(rule)

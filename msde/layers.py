@@ -13,6 +13,11 @@ import torch
 from torch import Tensor, nn
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32 if it is in a shorter format, else as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them; xavier-uniform weights, zero biases."""
 
@@ -49,6 +54,35 @@ class GaussianFourier(nn.Module):
         """Map scalars (...,) to features (..., 2 * num_frequencies)."""
         angle = v.unsqueeze(-1) * (2 * math.pi * self.w)  # (..., num_frequencies)
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """An embedding of the time: Gaussian Fourier features and an MLP (Song et al. 2021)."""
+
+    def __init__(self, num_features: int, output_dim: int) -> None:
+        """Map times to `output_dim`-vectors through `num_features` Fourier features."""
+        super().__init__()
+        self.fourier = GaussianFourier(num_features // 2)
+        self.mlp = MLP([num_features, output_dim, output_dim], nn.functional.silu)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times (rows,) to vectors (rows, output_dim)."""
+        return self.mlp(self.fourier(t))
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d that falls back on its running statistics where a batch has none.
+
+    Fewer than two rows have no variance; PyTorch would raise an error in training.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (rows, width)."""
+        if len(x) > 1:
+            return super().forward(x)
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 class CategoricalEmbedding(nn.Module):

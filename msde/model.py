@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from msde import losses, philox
 from msde.batch import MoleculeBatch
 from msde.config import Config
-from msde.encoders import GIN, SchNet
+from msde.contrastive import OBJECTIVES
+from msde.encoders import GIN, PaiNN, SchNet
 from msde.molecule import ATOM_SIZES
-from msde.philox import Stream
+from msde.philox import Key, Stream
 from msde.score import ConformerScore, TopologyScore
-from msde.sde import make_sde, per_row
+from msde.sde import SDE, perturb
 
 TIME_EPSILON = 1e-6  # training times stay this far from zero, where the scores diverge
 
@@ -31,8 +32,8 @@ class Noise:
     pos: Tensor  # (num_atoms, 3) standard normal, as are the next two
     types: Tensor  # (num_atoms, 119)
     adj: Tensor  # (num_pairs,)
-    negatives_of_2d: Tensor  # (num_atoms,) permutation: the negative of each atom's h_2d
-    negatives_of_3d: Tensor  # (num_atoms,)
+    negatives_of_2d: Tensor  # (num_atoms,) or none: what the contrastive objective drew for h_2d
+    negatives_of_3d: Tensor
 
 
 class MoleculeSDE(nn.Module):
@@ -46,12 +47,20 @@ class MoleculeSDE(nn.Module):
         super().__init__()
         model = config.model
         self.config = config
-        self.encoder_2d = GIN(model.hidden_dim, model.gin)
-        self.encoder_3d = SchNet(model.hidden_dim, model.schnet)
-        self.score_2d_to_3d = ConformerScore(model.hidden_dim, model.conformer)
-        self.score_3d_to_2d = TopologyScore(model.hidden_dim, model.topology)
-        self.sde_pos = make_sde(model.conformer.sde)
-        self.sde_topology = make_sde(model.topology.sde)
+        dim = model.hidden_dim
+        self.encoder_2d = GIN(dim, model.gin)
+        self.encoder_3d: SchNet | PaiNN
+        if model.encoder_3d == "schnet":
+            self.encoder_3d = SchNet(dim, model.schnet)
+        else:
+            self.encoder_3d = PaiNN(dim, model.painn)
+        self.score_2d_to_3d = ConformerScore(self.encoder_2d.output_dim, model.conformer)
+        self.score_3d_to_2d = TopologyScore(dim, model.topology)
+        # Concatenated layers are wider than the other view, which they are compared with.
+        self.projection_2d: nn.Linear | None = None
+        if self.encoder_2d.output_dim != dim:
+            self.projection_2d = nn.Linear(self.encoder_2d.output_dim, dim)
+        self.objective = OBJECTIVES[config.loss.contrastive](config.loss)
 
     @classmethod
     def from_seed(cls, config: Config) -> MoleculeSDE:
@@ -62,49 +71,50 @@ class MoleculeSDE(nn.Module):
 
     def draw_noise(self, batch: MoleculeBatch) -> Noise:
         """Draw the noise and times that belong to the batch's molecules under its key."""
-        key = batch.key
-        steps = self.config.loss.num_timesteps
+        key, loss = batch.key, self.config.loss
+        times = TIMES[loss.times]
         atom = torch.arange(batch.num_atoms, device=batch.ptr.device) - batch.ptr[batch.batch]
         pair = torch.arange(batch.pair_index.shape[1], device=batch.ptr.device)
         pair = pair - batch.pair_ptr[batch.pair_batch]  # (num_pairs,) number within the molecule
         atom_uid, pair_uid = batch.uid[batch.batch], batch.uid[batch.pair_batch]
-
-        def permutation(stream: Stream) -> Tensor:
-            drawn = philox.words(key, stream, atom_uid, atom, 2)
-            return torch.argsort(drawn[:, 0] * 2**31 + (drawn[:, 1] >> 1))
-
+        pos = philox.normal(key, Stream.POSITION_NOISE, atom_uid, atom, 3)
         return Noise(
-            t_2d_to_3d=antithetic_times(batch, Stream.TIME_2D_TO_3D, steps),
-            t_3d_to_2d=antithetic_times(batch, Stream.TIME_3D_TO_2D, steps),
-            pos=philox.normal(key, Stream.POSITION_NOISE, atom_uid, atom, 3),
+            t_2d_to_3d=times(batch, Stream.TIME_2D_TO_3D, loss.num_timesteps),
+            t_3d_to_2d=times(batch, Stream.TIME_3D_TO_2D, loss.num_timesteps),
+            pos=self.score_2d_to_3d.to_subspace(pos, batch),
             types=philox.normal(key, Stream.ATOM_TYPE_NOISE, atom_uid, atom, ATOM_SIZES[0]),
             adj=philox.normal(key, Stream.BOND_NOISE, pair_uid, pair, 1).squeeze(-1),
-            negatives_of_2d=permutation(Stream.NEGATIVES_OF_2D),
-            negatives_of_3d=permutation(Stream.NEGATIVES_OF_3D),
+            negatives_of_2d=self.objective.draw(batch, Stream.NEGATIVES_OF_2D),
+            negatives_of_3d=self.objective.draw(batch, Stream.NEGATIVES_OF_3D),
         )
 
     def contrastive(
         self, h_2d: Tensor, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """Return the node-level EBM-NCE loss and accuracy, both directions averaged.
+        """Return the contrastive loss and accuracy, both directions averaged.
 
         Args:
-            h_2d, h_3d: (num_atoms, hidden_dim) representations of the two views.
+            h_2d: (num_atoms, encoder_2d.output_dim) representations of the topology.
+            h_3d: (num_atoms, hidden_dim) representations of the geometry.
 
         Returns:
             Two tensors (num_graphs,).
         """
-        temperature = self.config.loss.temperature
-        forward = losses.ebm_nce(h_2d, h_3d, noise.negatives_of_2d, temperature, batch)
-        backward = losses.ebm_nce(h_3d, h_2d, noise.negatives_of_3d, temperature, batch)
+        if self.objective.level == "graph":
+            h_2d = self.encoder_2d.readout(h_2d, batch)
+            h_3d = self.encoder_3d.readout(h_3d, batch)
+        if self.projection_2d is not None:
+            h_2d = self.projection_2d(h_2d)
+        forward = self.objective(h_2d, h_3d, noise.negatives_of_2d, batch)
+        backward = self.objective(h_3d, h_2d, noise.negatives_of_3d, batch)
         return (forward[0] + backward[0]) / 2, (forward[1] + backward[1]) / 2
 
     def loss_2d_to_3d(self, h_2d: Tensor, batch: MoleculeBatch, noise: Noise) -> Tensor:
         """Return the denoising loss of positions given `h_2d`, (num_graphs,)."""
-        mean, std = self.sde_pos.marginal_prob(batch.pos, noise.t_2d_to_3d[batch.batch])
-        pos_t = mean + per_row(std, mean) * noise.pos  # (num_atoms, 3)
-        noise_pred = self.score_2d_to_3d(pos_t, h_2d, batch)
-        return losses.denoising_positions(noise_pred, noise.pos, batch)
+        score, t = self.score_2d_to_3d, noise.t_2d_to_3d
+        pos_t = perturb(score.sde, batch.pos, t[batch.batch], noise.pos)  # (num_atoms, 3)
+        noise_pred = score(pos_t, t, h_2d, batch)
+        return losses.denoising_positions(noise_pred, noise.pos, batch) * self._anneal(score.sde, t)
 
     def loss_3d_to_2d(
         self, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
@@ -114,18 +124,21 @@ class MoleculeSDE(nn.Module):
         Returns:
             Two tensors (num_graphs,).
         """
-        t = noise.t_3d_to_2d
+        score, t = self.score_3d_to_2d, noise.t_3d_to_2d
         types = nn.functional.one_hot(batch.x[:, 0], ATOM_SIZES[0]).to(noise.types.dtype)
-        mean_types, std_atom = self.sde_topology.marginal_prob(types, t[batch.batch])
-        mean_adj, std_pair = self.sde_topology.marginal_prob(adjacency(batch), t[batch.pair_batch])
-        types_t = mean_types + per_row(std_atom, mean_types) * noise.types  # (num_atoms, 119)
-        adj_t = mean_adj + std_pair * noise.adj  # (num_pairs,)
-        std = self.sde_topology.marginal_prob(t, t)[1]  # (num_graphs,)
-        types_pred, adj_pred = self.score_3d_to_2d(types_t, adj_t, std, h_3d, batch)
+        types_t = perturb(score.sde, types, t[batch.batch], noise.types)  # (num_atoms, 119)
+        adj = adjacency(batch).to(noise.adj.dtype)
+        adj_t = perturb(score.sde, adj, t[batch.pair_batch], noise.adj)  # (num_pairs,)
+        types_pred, adj_pred = score(types_t, adj_t, t, h_3d, batch)
+        weight = self._anneal(score.sde, t)
         return (
-            losses.denoising_atom_types(types_pred, noise.types, batch),
-            losses.denoising_adjacency(adj_pred, noise.adj, batch),
+            losses.denoising_atom_types(types_pred, noise.types, batch) * weight,
+            losses.denoising_adjacency(adj_pred, noise.adj, batch) * weight,
         )
+
+    def _anneal(self, sde: SDE, t: Tensor) -> Tensor:
+        """Return the weights std^anneal_power of the score losses at times t, (num_graphs,)."""
+        return sde.marginal_prob(t, t)[1] ** self.config.loss.anneal_power
 
     def forward(
         self, batch: MoleculeBatch, noise: Noise | None = None
@@ -148,7 +161,7 @@ class MoleculeSDE(nn.Module):
         of_types, of_adj = self.loss_3d_to_2d(h_3d, batch, noise)
         to_2d = (of_types + of_adj) / 2
         total = (
-            weights.contrastive * contrastive
+            weights.coefficient_contrastive * contrastive
             + weights.coefficient_2d_to_3d * to_3d
             + weights.coefficient_3d_to_2d * to_2d
         )  # (num_graphs,)
@@ -172,24 +185,50 @@ def adjacency(batch: MoleculeBatch) -> Tensor:
     return adj.index_copy_(0, batch.bond_pair, batch.edge_attr[::2, 0].float() + 1)
 
 
+def _time(step: Tensor, num_timesteps: int) -> Tensor:
+    """Return the time of a step of the grid, kept TIME_EPSILON away from zero."""
+    return step / num_timesteps * (1 - TIME_EPSILON) + TIME_EPSILON
+
+
 def antithetic_times(batch: MoleculeBatch, stream: Stream, num_timesteps: int) -> Tensor:
     """Draw the published antithetic times, (num_graphs,).
 
     The first half of the slot draws steps k of the grid, the second half takes
-    num_timesteps - 1 - k; then t = k / num_timesteps, kept TIME_EPSILON away from zero.
+    num_timesteps - 1 - k.
     """
     half = batch.num_graphs // 2 + 1
     drawn = philox.words(batch.key, stream, batch.uid[:half])[:, 0]
     step = drawn * num_timesteps >> 32  # (half,) uniform in [0, num_timesteps)
     step = torch.cat([step, num_timesteps - 1 - step])[: batch.num_graphs]
-    return step / num_timesteps * (1 - TIME_EPSILON) + TIME_EPSILON
+    return _time(step, num_timesteps)
+
+
+def antithetic_times_over_epochs(
+    batch: MoleculeBatch, stream: Stream, num_timesteps: int
+) -> Tensor:
+    """Draw times whose antithetic partner is the same molecule's in the next epoch, (num_graphs,).
+
+    A function of the molecule alone: neither its slot nor its neighbours matter.
+    """
+    key = Key(batch.key.seed, batch.key.epoch // 2)
+    step = philox.words(key, stream, batch.uid)[:, 0] * num_timesteps >> 32  # (num_graphs,)
+    if batch.key.epoch % 2:
+        step = num_timesteps - 1 - step
+    return _time(step, num_timesteps)
+
+
+TIMES = {
+    "antithetic_in_slot": antithetic_times,
+    "antithetic_over_epochs": antithetic_times_over_epochs,
+}
 
 
 def parameter_groups(model: MoleculeSDE) -> list[dict]:
     """Return the four optimizer groups, each with its `name` and learning rate `lr`."""
     optim = model.config.optim
+    encoder_2d = nn.ModuleList([m for m in (model.encoder_2d, model.projection_2d) if m])
     parts = {
-        "encoder_2d": (model.encoder_2d, optim.scale_encoder_2d),
+        "encoder_2d": (encoder_2d, optim.scale_encoder_2d),
         "encoder_3d": (model.encoder_3d, optim.scale_encoder_3d),
         "score_2d_to_3d": (model.score_2d_to_3d, optim.scale_2d_to_3d),
         "score_3d_to_2d": (model.score_3d_to_2d, optim.scale_3d_to_2d),

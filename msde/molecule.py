@@ -38,7 +38,8 @@ BOND_VOCABULARY: dict[str, list] = {
 }
 ATOM_SIZES = [len(values) for values in ATOM_VOCABULARY.values()]
 BOND_SIZES = [len(values) for values in BOND_VOCABULARY.values()]
-CIP_LABELS = ["", "R", "S"]
+# Centres that are pseudo-asymmetric have small letters. They take the rows of the chirality tags.
+CIP_LABELS = ["", "R", "S", "r", "s"]
 
 MAX_HOPS = 4  # pairs of atoms up to four bonds apart are the edges of the 2D -> 3D score network
 MIN_DISTANCE = 1e-2  # A; two atoms closer than this mark a broken geometry
@@ -211,6 +212,12 @@ def embed_conformer(mol: Chem.Mol, seed: int, keep_hydrogens: bool = False) -> C
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), "no message")
         raise MoleculeError(f"RDKit failed: {first.strip()}") from error
+
+
+def atomic_weights() -> np.ndarray:
+    """Return the standard atomic weights of Z = 0 (one, for no element) to 118, float64."""
+    table = Chem.GetPeriodicTable()
+    return np.array([1.0, *(table.GetAtomicWeight(z) for z in range(1, 119))])
 
 
 def silence_rdkit() -> None:

@@ -36,6 +36,7 @@ class Stream(enum.IntEnum):
     BOND_NOISE = 9
     NEGATIVES_OF_2D = 10
     NEGATIVES_OF_3D = 11
+    MASKING = 12
 
 
 class Key(NamedTuple):

@@ -60,6 +60,7 @@ def make_plan(
         seed=config.run.seed,
         rank=rank,
         world_size=world_size,
+        masking_ratio=config.data.masking_ratio,
     )
     total = config.run.steps or math.ceil(config.run.epochs * stream.steps_per_epoch)
     return RunPlan(stream, validation, total)

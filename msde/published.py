@@ -1,171 +1,368 @@
-"""The parameter layout of the published implementation, and its translation to ours.
+"""The checkpoint layout of the published implementation, to ours and back.
 
-A published checkpoint holds four state dicts, one for each part of the model. Their tensors are
-ours under other names, except that tables and weights which we keep stacked lie there one by one.
+A published checkpoint is a dict of four state dicts, one for each part of the model. Their tensors
+are ours under other names, except that tables and weights which we keep stacked lie there one by
+one, and that some constants are stored which we derive.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from msde.config import ModelConfig
+from msde.config import Config, ModelConfig, make_config
+from msde.errors import MsdeError
+from msde.model import MoleculeSDE
+from msde.molecule import ATOM_SIZES, BOND_SIZES, atomic_weights
 
-# published name -> our name; `#` stands for a number. Where several published names map to the
-# same name of ours, CONCATENATE or STACK says how their tensors become one.
+State = dict[str, Tensor]
+
+# our part -> its state dict in the file
+PARTS = {
+    "encoder_2d": "model_2D",
+    "encoder_3d": "model_3D",
+    "score_2d_to_3d": "SDE_2Dto3D_model",
+    "score_3d_to_2d": "SDE_3Dto2D_model",
+}
+
+# our name -> published names; `#` stands for a number and `*` for the last part of a name, the same
+# on both sides; `@` counts the tables or channels that our tensor holds together.
 _GIN = {
-    "atom_encoder.atom_embedding_list.#.weight": "atom_embedding.weight",
-    "gnns.#.eps": "layers.#.eps",
-    "gnns.#.mlp.#.*": "layers.#.mlp.#.*",
-    "gnns.#.bond_encoder.bond_embedding_list.#.weight": "layers.#.bond_embedding.weight",
-    "batch_norms.#.*": "norms.#.*",
+    "atom_embedding.weight": ["atom_encoder.atom_embedding_list.@.weight"],
+    "layers.#.eps": ["gnns.#.eps"],
+    "layers.#.mlp.#.*": ["gnns.#.mlp.#.*"],
+    "layers.#.bond_embedding.weight": ["gnns.#.bond_encoder.bond_embedding_list.@.weight"],
+    "norms.#.*": ["batch_norms.#.*"],
 }
 _SCHNET = {
-    "embedding.weight": "embedding.weight",
-    "interactions.#.mlp.#.*": "interactions.#.filter.#.*",
-    "interactions.#.conv.lin1.weight": "interactions.#.to_filters.weight",
-    "interactions.#.conv.lin2.*": "interactions.#.from_filters.*",
-    "interactions.#.lin.*": "interactions.#.out.*",
-    "lin1.*": "out.0.*",
-    "lin2.*": "out.2.*",
+    "embedding.weight": ["embedding.weight"],
+    # The filter networks have two names there.
+    "interactions.#.filter.#.*": ["interactions.#.mlp.#.*", "interactions.#.conv.nn.#.*"],
+    "interactions.#.to_filters.weight": ["interactions.#.conv.lin1.weight"],
+    "interactions.#.from_filters.*": ["interactions.#.conv.lin2.*"],
+    "interactions.#.out.*": ["interactions.#.lin.*"],
+    "out.0.*": ["lin1.*"],
+    "out.2.*": ["lin2.*"],
+}
+_PAINN = {
+    "embedding.weight": ["embedding.weight"],
+    "filter.layers.0.*": ["filter_net.*"],
+    "messages.#.context.layers.#.*": ["interactions.#.interatomic_context_net.#.*"],
+    "mixings.#.context.layers.#.*": ["mixing.#.intraatomic_context_net.#.*"],
+    "mixings.#.vectors.weight": ["mixing.#.mu_channel_mix.weight"],
 }
 _CONFORMER = {
-    "node_emb.layers.#.*": "node_embedding.layers.#.*",
-    "edge_2D_emb.0.*": "topology_edges.input.*",
-    "edge_2D_emb.1.*": "topology_edges.norm.*",
-    "edge_2D_emb.3.*": "topology_edges.output.*",
-    "dist_gaussian_fourier.W": "distance_fourier.w",
-    "input_mlp.layers.#.*": "distance_mlp.layers.#.*",
-    "coff_gaussian_fourier.W": "frame_edges.fourier.w",
-    "coff_mlp.*": "frame_edges.coordinates.*",
-    "project.layers.#.*": "frame_edges.mlp.layers.#.*",
-    "score_network.gnn_layers.#.#.MHA.lin_key.*": "blocks.#.#.attention.key.*",
-    "score_network.gnn_layers.#.#.MHA.lin_query.*": "blocks.#.#.attention.query.*",
-    "score_network.gnn_layers.#.#.MHA.lin_value.*": "blocks.#.#.attention.value.*",
-    "score_network.gnn_layers.#.#.MHA.lin_edge.*": "blocks.#.#.attention.edge.*",
-    "score_network.gnn_layers.#.#.MHA.lin_skip.*": "blocks.#.#.attention.root.*",
-    "score_network.gnn_layers.#.#.FFN.#.*": "blocks.#.#.feed_forward.#.*",
-    "score_network.gnn_layers.#.#.norm1.*": "blocks.#.#.norm_attention.*",
-    "score_network.gnn_layers.#.#.norm2.*": "blocks.#.#.norm_feed_forward.*",
-    "score_network.basis_mlp_modules.#.0.*": "readouts.#.input_*",
-    "score_network.basis_mlp_modules.#.2.*": "readouts.#.output_*",
+    "node_embedding.layers.#.*": ["node_emb.layers.#.*"],
+    "edge_features.topology.input.*": ["edge_2D_emb.0.*"],
+    "edge_features.topology.norm.*": ["edge_2D_emb.1.*"],
+    "edge_features.topology.output.*": ["edge_2D_emb.3.*"],
+    "edge_features.distance_fourier.w": ["dist_gaussian_fourier.W"],
+    "edge_features.distance_mlp.layers.#.*": ["input_mlp.layers.#.*"],
+    "edge_features.frame.fourier.w": ["coff_gaussian_fourier.W"],
+    "edge_features.frame.coordinates.*": ["coff_mlp.*"],
+    "edge_features.frame.mlp.layers.#.*": ["project.layers.#.*"],
+    "blocks.#.#.attention.key.*": ["score_network.gnn_layers.#.#.MHA.lin_key.*"],
+    "blocks.#.#.attention.query.*": ["score_network.gnn_layers.#.#.MHA.lin_query.*"],
+    "blocks.#.#.attention.value.*": ["score_network.gnn_layers.#.#.MHA.lin_value.*"],
+    "blocks.#.#.attention.edge.*": ["score_network.gnn_layers.#.#.MHA.lin_edge.*"],
+    "blocks.#.#.attention.root.*": ["score_network.gnn_layers.#.#.MHA.lin_skip.*"],
+    "blocks.#.#.feed_forward.#.*": ["score_network.gnn_layers.#.#.FFN.#.*"],
+    "blocks.#.#.norm_attention.*": ["score_network.gnn_layers.#.#.norm1.*"],
+    "blocks.#.#.norm_feed_forward.*": ["score_network.gnn_layers.#.#.norm2.*"],
+    "readouts.#.input_*": ["score_network.basis_mlp_modules.#.0.*"],
+    "readouts.#.output_*": ["score_network.basis_mlp_modules.#.2.*"],
 }
+_EDGE = "edge_score.layers.#"
+_PUBLISHED_EDGE = "edge_score_network.layers.#"
 _TOPOLOGY = {
-    "embedding_X.*": "atom_type_embedding.*",
-    "embedding_3D.*": "geometry_embedding.*",
-    "edge_score_network.layers.#.attn.#.func_q.layers.0.*": (
-        "edge_score.layers.#.attention.query_in.*"
-    ),
-    "edge_score_network.layers.#.attn.#.func_q.layers.1.*": (
-        "edge_score.layers.#.attention.query_out.*"
-    ),
-    "edge_score_network.layers.#.attn.#.func_k.layers.0.*": (
-        "edge_score.layers.#.attention.key_in.*"
-    ),
-    "edge_score_network.layers.#.attn.#.func_k.layers.1.*": (
-        "edge_score.layers.#.attention.key_out.*"
-    ),
-    "edge_score_network.layers.#.attn.#.func_v.*": "edge_score.layers.#.value.*",
-    "edge_score_network.layers.#.mlp.layers.#.*": "edge_score.layers.#.pair_mlp.layers.#.*",
-    "edge_score_network.layers.#.multi_channel.layers.#.*": (
-        "edge_score.layers.#.node_mlp.layers.#.*"
-    ),
-    "edge_score_network.final.layers.#.*": "edge_score.out.layers.#.*",
-    "node_score_network.layers.#.*": "node_score.convolutions.#.*",
-    "node_score_network.final.layers.#.*": "node_score.out.layers.#.*",
+    "atom_type_embedding.*": ["embedding_X.*"],
+    "geometry_embedding.*": ["embedding_3D.*"],
+    f"{_EDGE}.attention.query_in.*": [f"{_PUBLISHED_EDGE}.attn.@.func_q.layers.0.*"],
+    f"{_EDGE}.attention.query_out.*": [f"{_PUBLISHED_EDGE}.attn.@.func_q.layers.1.*"],
+    f"{_EDGE}.attention.key_in.*": [f"{_PUBLISHED_EDGE}.attn.@.func_k.layers.0.*"],
+    f"{_EDGE}.attention.key_out.*": [f"{_PUBLISHED_EDGE}.attn.@.func_k.layers.1.*"],
+    f"{_EDGE}.value.*": [f"{_PUBLISHED_EDGE}.attn.@.func_v.*"],
+    f"{_EDGE}.pair_mlp.layers.#.*": [f"{_PUBLISHED_EDGE}.mlp.layers.#.*"],
+    f"{_EDGE}.node_mlp.layers.#.*": [f"{_PUBLISHED_EDGE}.multi_channel.layers.#.*"],
+    "edge_score.out.layers.#.*": ["edge_score_network.final.layers.#.*"],
+    "node_score.convolutions.#.*": ["node_score_network.layers.#.*"],
+    "node_score.out.layers.#.*": ["node_score_network.final.layers.#.*"],
 }
-NAMES: dict[str, dict[str, str]] = {
+_NAMES = {
     "encoder_2d": _GIN,
-    "encoder_3d": _SCHNET,
+    "encoder_3d": _SCHNET | _PAINN,
     "score_2d_to_3d": _CONFORMER,
     "score_3d_to_2d": _TOPOLOGY,
 }
-# Buffers that follow from the configuration, a constant that is never used, and second names of the
-# filter networks.
-_IGNORED = re.compile(
-    r"atomic_mass|distance_expansion\.offset|.*equi_modules\.\d+\.eps|.*\.conv\.nn\..*"
-)
-_CONCATENATE = re.compile(r".*_embedding\.weight")  # tables of one embedding, along the rows
 _CONVOLUTION = r"edge_score\.layers\.\d+\.value|node_score\.convolutions\.\d+"
-_STACK = re.compile(rf"(.*\.(query|key)_(in|out)|{_CONVOLUTION})\.\w+")  # one tensor a channel
+_STACKED = re.compile(rf"(.*\.(query|key)_(in|out)|{_CONVOLUTION})\.\w+")  # one tensor a channel
 # Dense graph convolutions are published as (inputs, outputs).
-_TRANSPOSE = re.compile(rf"({_CONVOLUTION})\.weight")
+_TRANSPOSED = re.compile(rf"({_CONVOLUTION})\.weight")
+_CHIRALITY = "atom_encoder.atom_embedding_list.1.weight"
+
+# What leaves no trace in the tensors, and so must be said; the defaults are the published values.
+TRACELESS = [
+    "model.gin.readout",
+    "model.conformer.num_heads",
+    "model.topology.num_heads",
+    *(
+        f"model.{part}.sde.{key}"
+        for part in ("conformer", "topology")
+        for key in ("kind", "sigma_min", "sigma_max", "beta_min", "beta_max")
+    ),
+    "loss.contrastive",
+    "loss.temperature",
+    "loss.anneal_power",
+    "loss.num_timesteps",
+]
 
 
-def our_name(part: str, published: str) -> str | None:
-    """Return our name of a published tensor of one part, or None where we have no use for it.
+@dataclass(frozen=True)
+class Piece:
+    """A published tensor as a part of one of ours."""
+
+    published: str
+    ours: str
+    channel: int | None = None  # of a stacked tensor
+    rows: slice | None = None  # of a table of several columns
+    transposed: bool = False
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return the view of our tensor that is this piece, in the published orientation."""
+        if self.channel is not None:
+            tensor = tensor[self.channel]
+        elif self.rows is not None:
+            tensor = tensor[self.rows]
+        return tensor.t() if self.transposed else tensor
+
+
+def pieces(part: str, ours: str, tensor: Tensor) -> list[Piece]:
+    """Return the published tensors that one of our tensors is made of.
+
+    Args:
+        part: a key of PARTS.
 
     Raises:
-        KeyError: the name is not part of the published layout.
+        MsdeError: the published networks have no such tensor.
     """
-    if _IGNORED.fullmatch(published):
-        return None
-    for pattern, ours in NAMES[part].items():
+    for pattern, published in _NAMES[part].items():
         expression = re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", r"([a-z_]+)")
-        match = re.fullmatch(expression, published)
+        match = re.fullmatch(expression, ours)
         if match:
-            # Leftover groups are numbers that we stack over.
-            return re.sub(r"[#*]", "{}", ours).format(*_kept_groups(pattern, ours, match.groups()))
-    raise KeyError(published)
+            names = [re.sub(r"[#*]", "{}", name).format(*match.groups()) for name in published]
+            return [piece for name in names for piece in _split(name, ours, tensor)]
+    raise MsdeError(f"{part}.{ours} has no place in a published checkpoint")
 
 
-def _kept_groups(pattern: str, ours: str, groups: tuple[str, ...]) -> list[str]:
-    """Drop the numbers that count tables or channels: the last ones before the name's end."""
-    surplus = pattern.count("#") - ours.count("#")
-    numbers = [g for g in groups if g.isdigit()]
-    names = [g for g in groups if not g.isdigit()]
-    return [*numbers[: len(numbers) - surplus], *names]
+def _split(name: str, ours: str, tensor: Tensor) -> list[Piece]:
+    if _STACKED.fullmatch(ours):
+        transposed = bool(_TRANSPOSED.fullmatch(ours))
+        channels = range(len(tensor))
+        return [Piece(name.replace("@", str(c)), ours, c, transposed=transposed) for c in channels]
+    if "@" not in name:
+        return [Piece(name, ours)]
+    sizes = ATOM_SIZES if ours == "atom_embedding.weight" else BOND_SIZES
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    return [
+        Piece(name.replace("@", str(table)), ours, rows=slice(end - size, end))
+        for table, (size, end) in enumerate(zip(sizes, ends, strict=True))
+    ]
 
 
-def from_published(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def constants(part: str, model: ModelConfig) -> State:
+    """Return the published tensors of a part that we derive instead of storing them."""
+    if part == "score_2d_to_3d":
+        numbers = range(model.conformer.num_blocks)
+        return {f"score_network.equi_modules.{n}.eps": torch.zeros(1) for n in numbers}
+    if part != "encoder_3d":
+        return {}
+    if model.encoder_3d == "schnet":
+        offset = torch.linspace(0, model.schnet.cutoff, model.schnet.num_gaussians)
+        return {
+            "atomic_mass": torch.from_numpy(atomic_weights()),
+            "distance_expansion.offset": offset,
+        }
+    offsets = torch.linspace(0, model.painn.cutoff, model.painn.num_gaussians)
+    return {
+        "cutoff_fn.cutoff": torch.tensor([model.painn.cutoff]),
+        "radial_basis.offsets": offsets,
+        "radial_basis.widths": (offsets[1] - offsets[0]).abs() * torch.ones_like(offsets),
+    }
+
+
+def from_published(part: str, published: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
     """Translate the published state dict of one part to ours.
 
     Args:
-        part: our name of the part, a key of NAMES.
+        like: our state dict of that part at the same sizes; only shapes are looked at.
+
+    Raises:
+        MsdeError: naming a tensor that is missing, of another shape, or stored twice with two
+            values.
     """
-    gathered: dict[str, list[Tensor]] = {}
+    state: State = {}
+    for ours, shape_of in like.items():
+        whole = torch.zeros(0)
+        filled: set[tuple[int | None, str]] = set()
+        for piece in pieces(part, ours, shape_of):
+            name = f"{PARTS[part]}: {piece.published}"
+            if piece.published not in published:
+                raise MsdeError(f"{name} is missing")
+            found, expected = published[piece.published], piece.of(shape_of)
+            if found.shape != expected.shape:
+                shapes = f"{tuple(found.shape)}, expected {tuple(expected.shape)}"
+                raise MsdeError(f"{name} has shape {shapes}")
+            if not filled:
+                whole = torch.empty(shape_of.shape, dtype=found.dtype)
+            place = (piece.channel, str(piece.rows))
+            if place in filled and not torch.equal(piece.of(whole), found):
+                raise MsdeError(f"{name} differs from its other copy")
+            filled.add(place)
+            piece.of(whole).copy_(found)
+        state[ours] = whole
+    return state
+
+
+def _unused(
+    part: str, published: Mapping[str, Tensor], like: Mapping[str, Tensor], model: ModelConfig
+) -> State:
+    """Return the published tensors of one part that none of ours is made of.
+
+    Raises:
+        MsdeError: naming one that is not a constant of the network, or has another shape, or a
+            constant that is missing.
+    """
+    used = {p.published for name, tensor in like.items() for p in pieces(part, name, tensor)}
+    rest = {name: tensor for name, tensor in published.items() if name not in used}
+    known = constants(part, model)
+    for name, tensor in rest.items():
+        if name not in known:
+            raise MsdeError(f"{PARTS[part]}: {name} is not a tensor of this network")
+        if tensor.shape != known[name].shape:
+            shapes = f"{tuple(tensor.shape)}, expected {tuple(known[name].shape)}"
+            raise MsdeError(f"{PARTS[part]}: {name} has shape {shapes}")
+    for name in known.keys() - rest.keys():
+        raise MsdeError(f"{PARTS[part]}: {name} is missing")
+    return rest
+
+
+def import_checkpoint(
+    checkpoint: Mapping[str, Mapping[str, Tensor]], overrides: list[str]
+) -> tuple[State, Config, State, dict[str, str]]:
+    """Translate a whole published checkpoint.
+
+    Args:
+        overrides: key=value for what leaves no trace in the tensors, keys of TRACELESS.
+
+    Returns:
+        Our state dict, the configuration, and for the way back the tensors that we have no use for,
+        under `<part>.<name>`, with notes.
+
+    Raises:
+        MsdeError: an override that the tensors decide, or a tensor that is missing, extra or of
+            another shape, by its name.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key not in TRACELESS:
+            raise MsdeError(f"{key} is not an option here; options are {', '.join(TRACELESS)}")
+    config = make_config("paper", overrides=overrides)
+    for name in set(PARTS.values()) ^ set(checkpoint):
+        what = "is missing" if name in PARTS.values() else "is not known"
+        raise MsdeError(f"{name} {what}; expected {', '.join(PARTS.values())}")
+    published = {part: dict(checkpoint[theirs]) for part, theirs in PARTS.items()}
+    for part, theirs in PARTS.items():
+        try:
+            infer_sizes(part, published[part], config.model)
+        except KeyError as error:
+            raise MsdeError(f"{theirs}: {error.args[0]} is missing") from error
+    notes = {}
+    chirality = published["encoder_2d"][_CHIRALITY]
+    if len(chirality) == ATOM_SIZES[1] - 1:
+        # Older vocabularies lack the last row, for values not listed; the one before is nearest.
+        published["encoder_2d"][_CHIRALITY] = torch.cat([chirality, chirality[-1:]])
+        notes["chirality_rows"] = str(len(chirality))
+    with torch.device("meta"):
+        model = MoleculeSDE(config)
+    state: State = {}
+    kept: State = {}
+    for part, theirs in PARTS.items():
+        like = getattr(model, part).state_dict()
+        ours = from_published(part, published[part], like)
+        state |= {f"{part}.{name}": tensor for name, tensor in ours.items()}
+        rest = _unused(part, published[part], like, config.model)
+        kept |= {f"{theirs}.{name}": tensor for name, tensor in rest.items()}
+    return state, config, kept, notes
+
+
+def export_checkpoint(
+    state: Mapping[str, Tensor], config: Config, kept: Mapping[str, Tensor], notes: dict[str, str]
+) -> dict[str, State]:
+    """Translate our state dict to a published checkpoint.
+
+    Args:
+        kept, notes: what `import_checkpoint` returned, if the weights came from there.
+
+    Raises:
+        MsdeError: naming a tensor that the published networks do not have.
+    """
+    checkpoint: dict[str, State] = {}
+    for part, theirs in PARTS.items():
+        checkpoint[theirs] = constants(part, config.model)
+        for name in checkpoint[theirs]:
+            checkpoint[theirs][name] = kept.get(f"{theirs}.{name}", checkpoint[theirs][name])
     for name, tensor in state.items():
-        ours = our_name(part, name)
-        if ours is not None:
-            gathered.setdefault(ours, []).append(tensor)
-    return {name: _join(name, tensors) for name, tensors in gathered.items()}
-
-
-def _join(name: str, tensors: list[Tensor]) -> Tensor:
-    if _CONCATENATE.fullmatch(name) and len(tensors) > 1:
-        return torch.cat(tensors)
-    if _STACK.fullmatch(name):
-        if _TRANSPOSE.fullmatch(name):
-            tensors = [t.t() for t in tensors]
-        return torch.stack(tensors).contiguous()
-    (tensor,) = tensors
-    return tensor
+        part, _, ours = name.partition(".")
+        if part not in PARTS:
+            raise MsdeError(f"{name} has no place in a published checkpoint")
+        for piece in pieces(part, ours, tensor):
+            checkpoint[PARTS[part]][piece.published] = piece.of(tensor).contiguous()
+    rows = int(notes.get("chirality_rows", ATOM_SIZES[1]))
+    checkpoint["model_2D"][_CHIRALITY] = checkpoint["model_2D"][_CHIRALITY][:rows]
+    return checkpoint
 
 
 def infer_sizes(part: str, state: Mapping[str, Tensor], model: ModelConfig) -> None:
-    """Set the sizes in `model` to those of the published tensors of one part."""
+    """Set the sizes and variants in `model` to those of the published tensors of one part.
+
+    Raises:
+        KeyError: a tensor that must be there is not.
+    """
 
     def count(pattern: str) -> int:
         found = (re.match(pattern, name) for name in state)
-        return 1 + max(int(match[1]) for match in found if match)
+        numbers = [int(match[1]) for match in found if match]
+        if not numbers:
+            raise KeyError(pattern.replace(r"(\d+)", "0").replace("\\", ""))
+        return 1 + max(numbers)
 
     if part == "encoder_2d":
         model.hidden_dim = state["atom_encoder.atom_embedding_list.0.weight"].shape[1]
         model.gin.num_layers = count(r"gnns\.(\d+)\.eps")
+    elif part == "encoder_3d" and "filter_net.weight" in state:
+        model.encoder_3d = "painn"
+        model.hidden_dim = state["embedding.weight"].shape[1]
+        model.painn.num_interactions = count(r"interactions\.(\d+)\.")
+        model.painn.num_gaussians = state["filter_net.weight"].shape[1]
+        model.painn.cutoff = float(state["radial_basis.offsets"][-1])
     elif part == "encoder_3d":
+        model.encoder_3d = "schnet"
         model.hidden_dim = state["embedding.weight"].shape[1]
         filters, gaussians = state["interactions.0.mlp.0.weight"].shape
         model.schnet.num_filters, model.schnet.num_gaussians = filters, gaussians
         model.schnet.num_interactions = count(r"interactions\.(\d+)\.")
+        model.schnet.cutoff = float(state["distance_expansion.offset"][-1])
     elif part == "score_2d_to_3d":
-        model.conformer.hidden_dim, model.hidden_dim = state["node_emb.layers.0.weight"].shape
-        basis = state["score_network.basis_mlp_modules.0.0.weight"]
-        model.conformer.basis_dim = basis.shape[0]
-        model.conformer.num_blocks = count(r"score_network\.gnn_layers\.(\d+)\.")
-        model.conformer.num_layers = count(r"score_network\.gnn_layers\.0\.(\d+)\.")
+        conformer = model.conformer
+        conformer.hidden_dim, model.hidden_dim = state["node_emb.layers.0.weight"].shape
+        conformer.edges = "frame_distance" if "dist_gaussian_fourier.W" in state else "frame"
+        conformer.basis_dim = state["score_network.basis_mlp_modules.0.0.weight"].shape[0]
+        conformer.num_blocks = count(r"score_network\.gnn_layers\.(\d+)\.")
+        conformer.num_layers = count(r"score_network\.gnn_layers\.0\.(\d+)\.")
     else:
         topology = model.topology
         model.hidden_dim = state["embedding_3D.weight"].shape[0]

@@ -18,6 +18,7 @@ import torch
 from msde import codec, philox
 from msde.batch import MoleculeBatch
 from msde.errors import MsdeError
+from msde.masking import mask_columns
 from msde.philox import Key, Stream
 from msde.shards import ShardDataset
 
@@ -154,8 +155,12 @@ class ShardStream:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        masking_ratio: float = 0.0,
     ) -> None:
         """Start at the first step of epoch 0.
+
+        Args:
+            masking_ratio: see `masking.mask_columns`.
 
         Raises:
             MsdeError: the world size does not divide the slots, or there are too few molecules.
@@ -170,6 +175,7 @@ class ShardStream:
         self.slots_per_step = slots_per_step
         self.molecules_per_slot = molecules_per_slot
         self.seed = seed
+        self.masking_ratio = masking_ratio
         share = slots_per_step // world_size
         self.own_slots = range(rank * share, (rank + 1) * share)
         self.epoch = 0
@@ -204,12 +210,13 @@ class ShardStream:
     def read_slot(self, step: int, slot: int) -> MoleculeBatch:
         """Read one slot of the current epoch's plan as a batch."""
         positions = self.plan.slot(step, slot)
-        columns = self._reader.fetch(positions)
+        key = Key(self.seed, self.epoch)
+        columns = mask_columns(self._reader.fetch(positions), self.masking_ratio, key)
         # The mean over slots of (slot mean x weight) is the mean over the molecules of the step.
         weight = len(positions) * self.slots_per_step / self.plan.molecules_in_step(step)
         return MoleculeBatch.from_columns(
             columns,
-            key=Key(self.seed, self.epoch),
+            key=key,
             slot=step * self.slots_per_step + slot,
             weight=weight,
         )

@@ -68,7 +68,27 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+# Small models of every kind: the published network, ours, and each with the other variants.
+SMALL = ["model.hidden_dim=32", "model.conformer.hidden_dim=32", "model.conformer.basis_dim=64"]
+KINDS = {
+    "paper": ("paper", []),
+    "paper, frame": ("paper", ["model.conformer.edges=frame", "model.gin.readout=sum"]),
+    "paper, PaiNN": ("paper", ["model.encoder_3d=painn", "model.gin.readout=max"]),
+    "base": ("base", ["model.schnet.num_filters=32"]),
+    "base, PaiNN, frame": ("base", ["model.encoder_3d=painn", "model.conformer.edges=frame"]),
+    "base, concat": ("base", ["model.gin.readout=concat", "model.schnet.num_filters=32"]),
+}
+
+
+def make_small(kind: str, *overrides: str) -> MoleculeSDE:
+    """Build a small model of one of KINDS, in evaluation mode."""
+    preset, variants = KINDS[kind]
+    return MoleculeSDE.from_seed(
+        make_config(preset, overrides=[*SMALL, *variants, *overrides])
+    ).eval()
+
+
 @pytest.fixture
 def small_model() -> MoleculeSDE:
     """The paper's network at hidden 32, in evaluation mode."""
-    return MoleculeSDE.from_seed(make_config(overrides=["model.hidden_dim=32"])).eval()
+    return make_small("paper")

@@ -18,7 +18,9 @@ def test_overrides_win_over_files_and_files_over_presets(tmp_path):
 
 
 def test_round_trip_through_json():
-    config = make_config(overrides=["model.conformer.sde.kind=VP", "data.molecules_per_slot=9"])
+    config = make_config(
+        "paper", overrides=["model.conformer.sde.kind=VP", "data.molecules_per_slot=9"]
+    )
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -34,7 +36,7 @@ def test_round_trip_through_json():
         ("model.conformer.num_heads=5", "must divide"),
         ("model.topology.sde.sigma_min=2", "sigma_min < sigma_max"),
         ("steps", "not of the form key=value"),
-        ("model.hidden_dim=0", "model.hidden_dim must be positive"),
+        ("model.hidden_dim=0", "model.hidden_dim must be at least 1"),
         ("model.gin.dropout=2", "model.gin.dropout must be in [0, 1)"),
         ("optim.beta1=2", "optim.beta1 must be in [0, 1)"),
         ("model.schnet.num_gaussians=1", "must be at least 2"),
@@ -42,7 +44,7 @@ def test_round_trip_through_json():
 )
 def test_bad_overrides_are_named(override, message):
     with pytest.raises(MsdeError) as error:
-        make_config(overrides=[override])
+        make_config("paper", overrides=[override])
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -87,12 +89,12 @@ def test_bad_engine_configurations_are_named(tmp_path, changes, message):
 
 
 def test_slots_share_the_molecules_of_a_step():
-    config = make_config()
+    config = make_config("paper")
     assert engine_config.molecules_per_slot(config, 1) == 256
     assert engine_config.molecules_per_slot(config, 8) == 32
     with pytest.raises(MsdeError, match="use a multiple of 3"):
         engine_config.molecules_per_slot(config, 3)
-    config = make_config(overrides=["data.molecules_per_slot=10"])
+    config = make_config("paper", overrides=["data.molecules_per_slot=10"])
     assert engine_config.molecules_per_slot(config, 3) == 10
 
 

@@ -101,7 +101,7 @@ def losses(output):
 
 def plain_loop(data, slots=2):
     """The same training in plain PyTorch, in one process."""
-    config = make_config(overrides=OVERRIDES)
+    config = make_config("paper", overrides=OVERRIDES)
     model = MoleculeSDE.from_seed(config).train()
     optimizer = torch.optim.Adam(parameter_groups(model))
     stream = make_plan(config, data, slots).stream

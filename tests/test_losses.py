@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 
@@ -41,25 +39,3 @@ def test_predicting_zero_gives_the_stated_value(loss, batch):
 def test_one_atom_has_no_adjacency_loss(batch):
     noise = noise_for(losses.denoising_adjacency, batch)
     assert losses.denoising_adjacency(noise + 1, noise, batch)[0] == 0
-
-
-def test_ebm_nce_of_uninformative_and_of_perfect_representations(batch):
-    negative = torch.arange(batch.num_atoms).roll(1)
-    zero = torch.zeros(batch.num_atoms, 4)
-    loss, _ = losses.ebm_nce(zero, zero, negative, 0.1, batch)
-    assert torch.allclose(loss, torch.full_like(loss, 2 * math.log(2)))
-    identity = 10 * torch.eye(batch.num_atoms)
-    apart = identity - identity.roll(1, 1) / 2  # each atom is repelled by its negative
-    loss, accuracy = losses.ebm_nce(identity, apart, negative, 0.1, batch)
-    assert (loss < 1e-3).all() and (accuracy == 1).all()
-
-
-def test_gradient_of_ebm_nce(batch):
-    torch.manual_seed(0)
-    h, other = (torch.randn(batch.num_atoms, 2, dtype=torch.double) for _ in range(2))
-    negative = torch.randperm(batch.num_atoms)
-    h.requires_grad_()
-    other.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda a, b: losses.ebm_nce(a, b, negative, 1.0, batch)[0], (h, other)
-    )

@@ -13,7 +13,7 @@ from msde.philox import Key, Stream
 
 @pytest.fixture
 def model():
-    return MoleculeSDE.from_seed(make_config(overrides=["model.hidden_dim=32"])).train()
+    return MoleculeSDE.from_seed(make_config("paper", overrides=["model.hidden_dim=32"])).train()
 
 
 def test_loss_is_the_weighted_mean_of_the_named_terms(small_model, batch):
@@ -29,14 +29,14 @@ def test_loss_is_the_weighted_mean_of_the_named_terms(small_model, batch):
 def test_every_parameter_gets_a_gradient_but_the_unused_branch(kind, batch):
     overrides = ["model.hidden_dim=32"]
     overrides += [f"model.{score}.sde.kind={kind}" for score in ("conformer", "topology")]
-    model = MoleculeSDE.from_seed(make_config(overrides=overrides)).train()
+    model = MoleculeSDE.from_seed(make_config("paper", overrides=overrides)).train()
     loss, _ = model(batch)
     assert loss.isfinite()
     loss.backward()
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert all(name.startswith("score_3d_to_2d.edge_score.layers.3.") for name in without)
     unused = sum(model.get_parameter(name).numel() for name in without)
-    paper = MoleculeSDE.from_seed(make_config())
+    paper = MoleculeSDE.from_seed(make_config("paper"))
     assert sum(paper.get_parameter(name).numel() for name in without) == 4512
     assert unused == 4512  # the width of the last layer does not depend on hidden_dim
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
@@ -54,7 +54,9 @@ def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
     one, again, other = (
-        MoleculeSDE.from_seed(make_config(overrides=["model.hidden_dim=8", f"run.seed={seed}"]))
+        MoleculeSDE.from_seed(
+            make_config("paper", overrides=["model.hidden_dim=8", f"run.seed={seed}"])
+        )
         for seed in (0, 0, 1)
     )
     assert torch.equal(state, torch.random.get_rng_state())
@@ -127,7 +129,7 @@ def test_training_under_autocast_is_close_to_float32(model, batch):
 
 def test_a_small_batch_can_be_learnt_by_heart(batch):
     overrides = ["model.hidden_dim=32", "optim.lr=3e-3", "optim.scale_encoder_3d=1"]
-    model = MoleculeSDE.from_seed(make_config(overrides=overrides)).train()
+    model = MoleculeSDE.from_seed(make_config("paper", overrides=overrides)).train()
     optimizer = torch.optim.Adam(parameter_groups(model))
     noise = model.draw_noise(batch)
     losses = []

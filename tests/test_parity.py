@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from msde import geometry, losses, published
+from msde import geometry, published
 from msde.batch import MoleculeBatch
 from msde.config import SDEConfig, make_config
+from msde.contrastive import ebm_nce, info_nce
 from msde.model import MoleculeSDE, Noise, adjacency
-from msde.sde import make_sde, per_row, score_from_noise
+from msde.sde import make_sde, per_row, perturb, score_from_noise
 
 DIR = Path(os.environ.get("MSDE_PARITY_DIR", Path(__file__).parent / "data/parity"))
 TOLERANCE = 1e-5
@@ -41,32 +42,27 @@ def assert_close(ours, theirs, tolerance=TOLERANCE):
 
 def make_model(part, data, sde=None):
     """Build the whole model at the sizes of one part's arrays and load them into it."""
-    config = make_config()
+    config = make_config("paper")
     state = {k.removeprefix("param/"): v for k, v in data.items() if k.startswith("param/")}
     published.infer_sizes(part, state, config.model)
     if sde is not None:
         config.model.conformer.sde = config.model.topology.sde = sde
     model = MoleculeSDE.from_seed(config).eval()
-    loaded = getattr(model, part).load_state_dict(published.from_published(part, state))
-    assert not loaded.missing_keys and not loaded.unexpected_keys
+    module = getattr(model, part)
+    module.load_state_dict(published.from_published(part, state, module.state_dict()))
     return model
 
 
 def assert_gradients(model, part, data, tolerance=TOLERANCE):
-    """Compare every gradient in the file, each with the part of our tensor that it belongs to."""
-    names = [key.removeprefix("grad/") for key in data if key.startswith("grad/")]
-    assert names
-    unknown = {
-        key.removeprefix("param/"): torch.full_like(value, torch.nan, dtype=torch.float32)
-        for key, value in data.items()
-        if key.startswith("param/")
-    }
-    for name in names:
-        ours = published.our_name(part, name)
-        theirs = published.from_published(part, unknown | {name: data[f"grad/{name}"]})[ours]
-        known = ~theirs.isnan()
-        gradient = getattr(model, part).get_parameter(ours).grad
-        assert_close(gradient[known], theirs[known], tolerance)
+    """Compare every gradient in the file with the part of ours that it belongs to."""
+    theirs = {key.removeprefix("grad/"): data[key] for key in data if key.startswith("grad/")}
+    compared = set()
+    for name, parameter in getattr(model, part).named_parameters():
+        for piece in published.pieces(part, name, parameter):
+            if piece.published in theirs:
+                assert_close(piece.of(parameter.grad), theirs[piece.published], tolerance)
+                compared.add(piece.published)
+    assert theirs and compared == set(theirs)
 
 
 @pytest.fixture(scope="module")
@@ -145,17 +141,30 @@ def test_schnet(batch):
     assert_close(model.encoder_3d(batch), data["h"])  # interpolated filters
 
 
+def test_painn(batch):
+    data = arrays("painn")
+    model = make_model("encoder_3d", data)
+    pos = batch.pos.clone().requires_grad_()
+    h = model.encoder_3d(batch, pos)
+    assert_close(h, data["h"])
+    assert_close(model.encoder_3d.readout(h, batch), data["graph_repr"])
+    (gradient,) = torch.autograd.grad(h.square().mean(), pos)
+    assert_close(gradient, data["grad_pos"])
+
+
 @pytest.mark.parametrize("kind", ["VE", "VP"])
-def test_score_2d_to_3d(batch, kind):
-    data = arrays(f"score_2d_to_3d_frame_distance_{kind}")
+@pytest.mark.parametrize("edges", ["frame", "frame_distance"])
+def test_score_2d_to_3d(batch, edges, kind):
+    data = arrays(f"score_2d_to_3d_{edges}_{kind}")
     sde = SDES["score_2d_to_3d", kind]
     model = make_model("score_2d_to_3d", data, sde)
+    assert model.config.model.conformer.edges == edges
     t = data["t"][batch.batch]
-    mean, std = make_sde(sde).marginal_prob(batch.pos, t)
-    pos_t = mean + per_row(std, mean) * data["noise"]
+    std = make_sde(sde).marginal_prob(batch.pos, t)[1]
+    pos_t = perturb(make_sde(sde), batch.pos, t, data["noise"])
     assert_close(std, data["std"])
     assert_close(pos_t, data["pos_t"])
-    noise_pred = model.score_2d_to_3d(pos_t, data["h_2d"], batch)
+    noise_pred = model.score_2d_to_3d(pos_t, data["t"], data["h_2d"], batch)
     assert_close(noise_pred, data["noise_pred"])
     assert_close(score_from_noise(noise_pred, std), data["score"])
 
@@ -214,32 +223,51 @@ def test_network_3d_to_2d(batch, kind):
 
     score.divide_by_std = False
     adj_t = data["adj_t"][pair_at]
-    ones = torch.ones(batch.num_graphs)
-    types_out, adj_out = score(types_t, adj_t, ones, data["h_3d"], batch)
+    types_out, adj_out = score(types_t, adj_t, data["t"], data["h_3d"], batch)
     assert_close(types_out, data["net_out_x"][atom_at])
     assert_close(adj_out, data["net_out_adj"][pair_at])
 
 
-def test_node_ebm_nce(batch):
-    data = arrays("contrastive")
-    negative = data["EBM_node_dot_prod/perm"]
-    per_molecule = losses.ebm_nce(data["X"], data["Y"], negative, float(data["T"]), batch)
-    share = batch.atoms_per_graph / batch.num_atoms  # published: one mean over all atoms
-    loss, accuracy = ((values * share).sum() for values in per_molecule)
-    assert_close(loss, data["EBM_node_dot_prod/loss"])
-    assert_close(accuracy, data["EBM_node_dot_prod/acc"])
+def scaled_products(data, other):
+    return (data["X"] * other).sum(-1) / data["T"]
 
 
-def test_contrastive_of_the_model_averages_both_directions(batch):
+@pytest.mark.parametrize(
+    ("name", "negatives"),
+    [
+        ("EBM_node_dot_prod", lambda data: data["EBM_node_dot_prod/perm"]),
+        ("EBM_dot_prod", lambda data: torch.arange(len(data["Y"])).roll(-1)),
+    ],
+)
+def test_ebm_nce(name, negatives):
     data = arrays("contrastive")
-    config = make_config(overrides=[f"loss.temperature={float(data['T'])}"])
-    model = MoleculeSDE.from_seed(config)
+    positive = scaled_products(data, data["Y"])
+    negative = scaled_products(data, data["Y"][negatives(data)]).unsqueeze(-1)
+    loss, accuracy = ebm_nce(positive, negative)
+    assert_close(loss.mean(), data[f"{name}/loss"])
+    assert_close(accuracy.mean(), data[f"{name}/acc"])
+
+
+def test_info_nce():
+    data = arrays("contrastive")
+    logits = data["X"] @ data["Y"].T / data["T"]
+    loss, accuracy = info_nce(logits, torch.arange(len(logits)))
+    assert_close(loss.mean(), data["InfoNCE_dot_prod/loss"])
+    assert_close(accuracy.mean(), data["InfoNCE_dot_prod/acc"])
+
+
+def test_contrastive_of_the_model(batch):
+    data = arrays("contrastive")
+    overrides = [f"loss.temperature={float(data['T'])}"]
+    model = MoleculeSDE.from_seed(make_config("paper", overrides=overrides))
     negative = data["EBM_node_dot_prod/perm"]
     noise = make_noise(batch, negatives_of_2d=negative, negatives_of_3d=negative)
-    ours = model.contrastive(data["X"], data["Y"], batch, noise)[0]
-    one = losses.ebm_nce(data["X"], data["Y"], negative, float(data["T"]), batch)[0]
-    other = losses.ebm_nce(data["Y"], data["X"], negative, float(data["T"]), batch)[0]
-    assert_close(ours, (one + other) / 2)
+    share = batch.atoms_per_graph / batch.num_atoms  # published: one mean over all atoms
+    one_way = model.objective(data["X"], data["Y"], negative, batch)
+    assert_close((one_way[0] * share).sum(), data["EBM_node_dot_prod/loss"])
+    other_way = model.objective(data["Y"], data["X"], negative, batch)
+    both = model.contrastive(data["X"], data["Y"], batch, noise)
+    assert_close(both[0], (one_way[0] + other_way[0]) / 2)
 
 
 def test_paper_preset_has_the_published_number_of_parameters():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import GINConfig
-from msde.layers import CategoricalEmbedding
+from msde.layers import BatchNorm, CategoricalEmbedding
 from msde.molecule import ATOM_SIZES, BOND_SIZES
 from msde.ops import segment_mean, segment_sum
 
@@ -24,7 +26,7 @@ class GINLayer(nn.Module):
         self.eps = nn.Parameter(torch.zeros(1))
         self.mlp = nn.Sequential(
             nn.Linear(hidden_dim, 2 * hidden_dim),
-            nn.BatchNorm1d(2 * hidden_dim),
+            BatchNorm(2 * hidden_dim),
             nn.ReLU(),
             nn.Linear(2 * hidden_dim, hidden_dim),
         )
@@ -42,29 +44,46 @@ class GINLayer(nn.Module):
         return self.mlp((1 + self.eps) * h + segment_sum(message, target, len(h)))
 
 
+# The 2D readouts: what an atom's representation is made of, given it after each layer.
+# (layers + 1) x (num_atoms, hidden_dim) -> (num_atoms, output_dim)
+READOUTS: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "last": lambda layers: layers[-1],
+    "concat": lambda layers: torch.cat(layers, dim=-1),
+    "max": lambda layers: torch.stack(layers).amax(0),
+    "sum": lambda layers: torch.stack(layers).sum(0),
+}
+
+
 class GIN(nn.Module):
     """The 2D encoder; sees atoms and bonds, never positions."""
 
     def __init__(self, hidden_dim: int, config: GINConfig) -> None:
         """Build `config.num_layers` layers of width `hidden_dim`."""
         super().__init__()
+        self.cip = config.chirality == "cip"
+        self.over_layers = READOUTS[config.readout]
+        concatenated = config.num_layers + 1 if config.readout == "concat" else 1
+        self.output_dim = hidden_dim * concatenated
         self.atom_embedding = CategoricalEmbedding(ATOM_SIZES, hidden_dim)
         self.layers = nn.ModuleList(GINLayer(hidden_dim) for _ in range(config.num_layers))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden_dim) for _ in range(config.num_layers))
+        self.norms = nn.ModuleList(BatchNorm(hidden_dim) for _ in range(config.num_layers))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
-        """Return the representation of each atom, (num_atoms, hidden_dim)."""
+        """Return the representation of each atom, (num_atoms, output_dim)."""
         kinds = batch.edge_attr.new_tensor([BOND_SIZES[1] * BOND_SIZES[2], BOND_SIZES[2], 1])
         bond_code = (batch.edge_attr * kinds).sum(-1)  # (num_edges,) row of every_bond
-        h = self.atom_embedding(batch.x)  # (num_atoms, hidden_dim)
+        x = batch.x
+        if self.cip:
+            x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)
+        h = [self.atom_embedding(x)]  # (num_atoms, hidden_dim) each
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            h = norm(layer(h, batch.edge_index, bond_code))
+            updated = norm(layer(h[-1], batch.edge_index, bond_code))
             if number < len(self.layers) - 1:
-                h = torch.relu(h)
-            h = self.dropout(h)
-        return h
+                updated = torch.relu(updated)
+            h.append(self.dropout(updated))
+        return self.over_layers(h)
 
     def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:
-        """Return the representation of each molecule, (num_graphs, hidden_dim): the atoms' mean."""
+        """Return the representation of each molecule, (num_graphs, output_dim): the atoms' mean."""
         return segment_mean(h, batch.batch, batch.atoms_per_graph)

@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import ConformerScoreConfig
-from msde.layers import MLP, GaussianFourier, SplitLinear
+from msde.layers import MLP, GaussianFourier, SplitLinear, TimeEmbedding, at_least_float32
 from msde.ops import edge_mlp, edge_norm, segment_mean, segment_softmax, segment_sum
+from msde.sde import input_scale, make_sde, per_row
+
+# Centred molecules of two atoms, and linear ones, are collinear with the origin: see edge_frames.
+COLLINEAR = 1e-4
 
 
 class EdgeNorm(nn.BatchNorm1d):
@@ -77,9 +81,43 @@ def pseudo_angle(c_source: Tensor, c_target: Tensor) -> Tensor:
     """Return the sine and cosine of the angle between two coordinate triples, (num_edges, 2)."""
     norms = (c_source.norm(dim=-1) + geometry.EPSILON) * (c_target.norm(dim=-1) + geometry.EPSILON)
     cos = (c_source * c_target).sum(-1) / norms
-    # Rounding may push |cos| of a pair collinear with the origin past one.
-    sin = torch.sqrt((1 - cos.square()).clamp(min=0))
+    # Rounding may push |cos| of a pair collinear with the origin past one; at one the root's
+    # gradient would be infinite.
+    sin = torch.sqrt((1 - cos.square()).clamp(min=geometry.EPSILON**2))
     return torch.stack([sin, cos], dim=-1)
+
+
+class FrameFeatures(nn.Module):
+    """Edge features, variant `frame`: those of the topology plus those of the edge frames."""
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
+        """Map 2D representations of width `input_dim` and positions to `hidden_dim`-vectors."""
+        super().__init__()
+        self.topology = TopologyEdges(input_dim, hidden_dim)
+        self.frame = FrameEdges(hidden_dim)
+
+    def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edge_index: Tensor) -> Tensor:
+        """Return features of the edges, (num_edges, hidden_dim)."""
+        return self.topology(h_2d, edge_index) + self.frame(frames, pos, edge_index)
+
+
+class FrameDistanceFeatures(FrameFeatures):
+    """Edge features, variant `frame_distance`: the distance weighs those of the topology."""
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
+        """Map 2D representations of width `input_dim` and positions to `hidden_dim`-vectors."""
+        super().__init__(input_dim, hidden_dim)
+        self.distance_fourier = GaussianFourier(hidden_dim)
+        self.distance_mlp = MLP([2 * hidden_dim, hidden_dim], nn.functional.silu)
+
+    def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edge_index: Tensor) -> Tensor:
+        """Return features of the edges, (num_edges, hidden_dim)."""
+        distance = self.distance_fourier(geometry.distances(pos, edge_index))
+        of_topology = self.distance_mlp(distance) * self.topology(h_2d, edge_index)
+        return of_topology + self.frame(frames, pos, edge_index)
+
+
+EDGE_FEATURES = {"frame": FrameFeatures, "frame_distance": FrameDistanceFeatures}
 
 
 class EdgeAttention(nn.Module):
@@ -105,7 +143,7 @@ class EdgeAttention(nn.Module):
         v = self.value(n).index_select(0, source).add(e).view(heads)
         q = self.query(n).index_select(0, target).view(heads)
         logits = (q * k).sum(-1) / math.sqrt(heads[2])  # (num_edges, num_heads)
-        weight = segment_softmax(logits.float(), target, len(n))
+        weight = segment_softmax(at_least_float32(logits), target, len(n))
         weight = nn.functional.dropout(weight, self.dropout, self.training)
         message = (v * weight.unsqueeze(-1).to(v.dtype)).flatten(1)  # (num_edges, hidden_dim)
         return segment_sum(message, target, len(n)) + self.root(n)
@@ -164,17 +202,18 @@ class EquivariantReadout(nn.Module):
 
 
 class ConformerScore(nn.Module):
-    """The published `frame_distance` score network of positions given the topology."""
+    """The score network of positions given the topology, and the SDE that it is for."""
 
     def __init__(self, input_dim: int, config: ConformerScoreConfig) -> None:
         """Build the network for 2D representations of width `input_dim`."""
         super().__init__()
         dim = config.hidden_dim
+        self.sde = make_sde(config.sde)
+        self.centred = config.positions == "centred"
+        self.input_spread = config.input_spread
         self.node_embedding = MLP([input_dim, dim], nn.functional.silu)
-        self.topology_edges = TopologyEdges(input_dim, dim)
-        self.distance_fourier = GaussianFourier(dim)
-        self.distance_mlp = MLP([2 * dim, dim], nn.functional.silu)
-        self.frame_edges = FrameEdges(dim)
+        self.edge_features = EDGE_FEATURES[config.edges](input_dim, dim)
+        self.time = TimeEmbedding(config.time_dim, 2 * dim) if config.time_dim else None
         self.blocks = nn.ModuleList(
             nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
             for _ in range(config.num_blocks)
@@ -183,26 +222,40 @@ class ConformerScore(nn.Module):
             EquivariantReadout(dim, config.basis_dim) for _ in range(config.num_blocks)
         )
 
-    def forward(self, pos_t: Tensor, h_2d: Tensor, batch: MoleculeBatch) -> Tensor:
+    def to_subspace(self, rows: Tensor, batch: MoleculeBatch) -> Tensor:
+        """Project positions or noise, (num_atoms, 3), to where this network's live.
+
+        With centred positions that is where each molecule's mean is zero.
+        """
+        if not self.centred:
+            return rows
+        return geometry.centre(rows, batch.batch, batch.atoms_per_graph)
+
+    def forward(self, pos_t: Tensor, t: Tensor, h_2d: Tensor, batch: MoleculeBatch) -> Tensor:
         """Predict the standard-normal noise in the positions, (num_atoms, 3).
 
         Args:
             pos_t: (num_atoms, 3) noised positions, A.
+            t: (num_graphs,) times in (0, 1].
             h_2d: (num_atoms, input_dim) representations of the topology.
         """
         edge_index = batch.extended_edge_index
         in_degree = batch.extended_ptr[1:] - batch.extended_ptr[:-1]  # (num_atoms,)
-        frames = geometry.edge_frames(pos_t, edge_index)  # (num_edges, 3, 3)
-        distance = geometry.distances(pos_t, edge_index)  # (num_edges,)
-        of_distance = self.distance_mlp(self.distance_fourier(distance))
-        edge_attr = of_distance * self.topology_edges(h_2d, edge_index)  # (num_edges, hidden_dim)
-        edge_attr = edge_attr + self.frame_edges(frames, pos_t, edge_index)
+        scale = input_scale(self.sde, t, self.input_spread)[batch.batch]  # (num_atoms,)
+        pos = self.to_subspace(pos_t, batch) * per_row(scale, pos_t)
+        collinear = COLLINEAR if self.centred else 0.0
+        frames = geometry.edge_frames(pos, edge_index, collinear)  # (num_edges, 3, 3)
+        edge_attr = self.edge_features(h_2d, pos, frames, edge_index)  # (num_edges, hidden_dim)
         n = self.node_embedding(h_2d)  # (num_atoms, hidden_dim)
-        noise_pred = torch.zeros_like(pos_t)
+        if self.time is not None:
+            of_nodes, of_edges = self.time(t).chunk(2, dim=-1)  # (num_graphs, hidden_dim) each
+            n = n + of_nodes[batch.batch]
+            edge_attr = edge_attr + of_edges[batch.batch[edge_index[1]]]
+        noise_pred = torch.zeros_like(pos)
         for layers, readout in zip(self.blocks, self.readouts, strict=True):
             for number, layer in enumerate(layers):
                 n = layer(n, edge_attr, edge_index)
                 if number < len(layers) - 1:
                     n = nn.functional.silu(n)
             noise_pred = noise_pred + readout(n, edge_attr, frames, edge_index, in_degree)
-        return noise_pred
+        return self.to_subspace(noise_pred, batch)

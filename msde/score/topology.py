@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import TopologyScoreConfig
-from msde.layers import MLP
+from msde.layers import MLP, TimeEmbedding
 from msde.molecule import ATOM_SIZES
 from msde.ops import segment_sum
+from msde.sde import input_scale, make_sde, per_row
 
 
 class PaddedLayout:
@@ -192,6 +193,7 @@ class EdgeScore(nn.Module):
             for sizes in zip(dims, widths, channels[:-1], channels[1:], strict=True)
         )
         width = sum(channels)
+        self.time_of_edges = TimeEmbedding(config.time_dim, width) if config.time_dim else None
         self.out = MLP([width, 2 * width, 2 * width, 1], nn.functional.silu)
 
     def forward(
@@ -199,6 +201,7 @@ class EdgeScore(nn.Module):
         x: Tensor,
         powers: Tensor,
         weights: GraphWeights,
+        t: Tensor,
         batch: MoleculeBatch,
         layout: PaddedLayout,
     ) -> Tensor:
@@ -208,6 +211,7 @@ class EdgeScore(nn.Module):
             x: (num_atoms, input_dim) atom features.
             powers: (num_pairs, 2) the noised adjacency and its square.
             weights: the normalised `powers`.
+            t: (num_graphs,) times.
         """
         adj, channels = powers, [powers]
         for number, layer in enumerate(self.layers):
@@ -217,7 +221,10 @@ class EdgeScore(nn.Module):
                 x = layer.update_atoms(x, weights)
             adj = updated
             channels.append(adj)
-        return self.out(torch.cat(channels, dim=-1)).squeeze(-1)
+        features = torch.cat(channels, dim=-1)  # (num_pairs, width)
+        if self.time_of_edges is not None:
+            features = features + self.time_of_edges(t)[batch.pair_batch]
+        return self.out(features).squeeze(-1)
 
 
 class NodeScore(nn.Module):
@@ -242,36 +249,45 @@ class NodeScore(nn.Module):
 
 
 class TopologyScore(nn.Module):
-    """The published score network of atom types and adjacency given the geometry."""
+    """The score network of atom types and adjacency given the geometry, and the SDE it is for."""
 
     def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
         """Build the network for 3D representations of width `input_dim`."""
         super().__init__()
+        self.sde = make_sde(config.sde)
         self.divide_by_std = config.divide_by_std
+        self.input_spread = config.input_spread
+        self.time_of_nodes = TimeEmbedding(config.time_dim, input_dim) if config.time_dim else None
         self.atom_type_embedding = nn.Linear(ATOM_SIZES[0], input_dim)
         self.geometry_embedding = nn.Linear(input_dim, input_dim)
         self.edge_score = EdgeScore(input_dim, config)
         self.node_score = NodeScore(input_dim, config)
 
     def forward(
-        self, types_t: Tensor, adj_t: Tensor, std: Tensor, h_3d: Tensor, batch: MoleculeBatch
+        self, types_t: Tensor, adj_t: Tensor, t: Tensor, h_3d: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
         """Predict the standard-normal noise in atom types, (num_atoms, 119), and adjacency.
 
         Args:
             types_t: (num_atoms, 119) noised one-hot atom types.
             adj_t: (num_pairs,) noised bond types, 0 for no bond, 1 single, ... 4 aromatic.
-            std: (num_graphs,) std of the noise; the published network's output is divided by it.
+            t: (num_graphs,) times in (0, 1].
             h_3d: (num_atoms, input_dim) representations of the geometry.
         """
         layout = PaddedLayout(batch)
+        scale = input_scale(self.sde, t, self.input_spread)  # (num_graphs,)
+        types_t = types_t * per_row(scale[batch.batch], types_t)
+        adj_t = adj_t * scale[batch.pair_batch]
         x = self.geometry_embedding(h_3d) + self.atom_type_embedding(types_t)
+        if self.time_of_nodes is not None:
+            x = x + self.time_of_nodes(t)[batch.batch]  # (num_atoms, input_dim)
         dense = layout.pad_pairs(adj_t.unsqueeze(-1))  # (num_graphs, size, size)
         squared = layout.pack_pairs(torch.bmm(dense, dense))  # (num_pairs, 1)
         powers = torch.cat([adj_t.unsqueeze(-1), squared], dim=-1)
         weights = GraphWeights.normalise(powers, batch, layout)
-        adj_pred = self.edge_score(x, powers, weights, batch, layout)
+        adj_pred = self.edge_score(x, powers, weights, t, batch, layout)
         types_pred = self.node_score(x, weights.channel(0))
         if self.divide_by_std:
-            return types_pred / std[batch.batch].unsqueeze(-1), adj_pred / std[batch.pair_batch]
+            std = self.sde.marginal_prob(t, t)[1]  # (num_graphs,)
+            return types_pred / per_row(std[batch.batch], x), adj_pred / std[batch.pair_batch]
         return types_pred, adj_pred

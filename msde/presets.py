@@ -1,0 +1,70 @@
+"""Named configurations, each a list of layers over the defaults of `config.py`.
+
+The defaults are the published network and setting, so `paper` has no layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Every correction of the published code. Positions spread by about 1.7 A around a molecule's
+# centre (PCQM4Mv2, heavy atoms), one-hot atom types and bond types by about one.
+CORRECTED: dict[str, Any] = {
+    "model": {
+        "gin": {"chirality": "cip"},
+        "painn": {"train_hydrogen": True},
+        "conformer": {
+            "positions": "centred",
+            "time_dim": 64,
+            "input_spread": 1.7,
+            "sde": {
+                "sigma_min": 0.05,
+                "sigma_max": 10.0,
+                "beta_min": 0.1,
+                "beta_max": 20.0,
+                "scale": 1.7,
+            },
+        },
+        "topology": {
+            "time_dim": 64,
+            "input_spread": 1.0,
+            "divide_by_std": False,
+            "sde": {"sigma_min": 0.1, "sigma_max": 10.0, "beta_min": 0.1, "beta_max": 20.0},
+        },
+    },
+    "loss": {"exclude_true_pairs": True, "times": "antithetic_over_epochs"},
+}
+
+BASE: dict[str, Any] = {
+    "model": {
+        "hidden_dim": 384,
+        "schnet": {"num_filters": 192},
+        "conformer": {"hidden_dim": 96},
+        "topology": {"node_dim": 32, "attention_dim": 32, "hidden_channels": 16},
+    }
+}
+LARGE: dict[str, Any] = {
+    "model": {
+        "hidden_dim": 1024,
+        "gin": {"num_layers": 8},
+        "schnet": {"num_interactions": 8, "num_filters": 1024},
+        "conformer": {"hidden_dim": 256, "basis_dim": 512},
+        "topology": {"node_dim": 64, "attention_dim": 64, "hidden_channels": 32},
+    }
+}
+XL: dict[str, Any] = {
+    "model": {
+        "hidden_dim": 2560,
+        "gin": {"num_layers": 12},
+        "schnet": {"num_interactions": 12, "num_filters": 2560},
+        "conformer": {"hidden_dim": 512, "basis_dim": 1024},
+        "topology": {"node_dim": 128, "attention_dim": 128, "hidden_channels": 32},
+    }
+}
+
+PRESETS: dict[str, list[dict[str, Any]]] = {
+    "paper": [],
+    "base": [CORRECTED, BASE],
+    "large": [CORRECTED, LARGE],
+    "xl": [CORRECTED, XL],
+}
