@@ -1,14 +1,18 @@
 import dataclasses
+import math
 
 import pytest
 import torch
-from conftest import make_record
+from conftest import make_record, make_small
+from rdkit import Chem
 
-from msde.batch import MoleculeBatch
+from msde.batch import NO_KEY, MoleculeBatch
 from msde.codec import columns_from_records
 from msde.config import make_config
-from msde.model import MoleculeSDE, adjacency, antithetic_times, parameter_groups
+from msde.model import MoleculeSDE, Noise, adjacency, antithetic_times, parameter_groups
+from msde.molecule import record_from_mol
 from msde.philox import Key, Stream
+from msde.score.conformer import pseudo_angle
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def test_loss_is_the_weighted_mean_of_the_named_terms(small_model, batch):
     assert all(term.shape == (batch.num_graphs,) for term in terms.values())
 
 
-@pytest.mark.parametrize("kind", ["VE", "VP"])
+@pytest.mark.parametrize("kind", ["VE", "VP", "subVP"])
 def test_every_parameter_gets_a_gradient_but_the_unused_branch(kind, batch):
     overrides = ["model.hidden_dim=32"]
     overrides += [f"model.{score}.sde.kind={kind}" for score in ("conformer", "topology")]
@@ -104,16 +108,155 @@ def test_adjacency_counts_bond_types(records):
     assert sorted(adj[1:].tolist()) == [0, 0, 0, 1, 1, 2]
 
 
-@pytest.mark.parametrize("smiles", [["C"], ["C", "CC"], ["O=C=O"], ["[NH4+].CO", "CO"]])
-def test_tiny_and_linear_molecules_are_finite_in_evaluation(small_model, smiles):
-    batch = MoleculeBatch.from_columns(
-        columns_from_records([make_record(s, line) for line, s in enumerate(smiles)])
-    )
-    loss, terms = small_model(batch)
+# One and two atoms, alone too; linear ones, whose frames degenerate; salts; no element or charge
+# that the vocabularies know.
+EDGE_CASES = [
+    ["C"],
+    ["[Na+]", "C"],
+    ["C", "CC"],
+    ["CO"],
+    ["O=C=O"],
+    ["C#C", "N#N"],
+    ["[U].C[Si-7]", "CO"],
+    ["c1ccccc1C(=O)[O-].[K+].O"],
+]
+
+
+def from_smiles(smiles, key=NO_KEY):
+    records = [
+        make_record(s, line) if "U" not in s else exotic(line) for line, s in enumerate(smiles)
+    ]
+    return MoleculeBatch.from_columns(columns_from_records(records), key)
+
+
+def exotic(line):
+    """A dummy atom and a charge of -7: codes that catch what the vocabularies lack."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("*C"))
+    mol.GetAtomWithIdx(0).SetFormalCharge(-7)
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    for atom in range(mol.GetNumAtoms()):
+        conformer.SetAtomPosition(atom, (float(atom), 0.3 * atom, -0.2 * atom * atom))
+    mol.AddConformer(conformer)
+    return record_from_mol(mol, line)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("smiles", EDGE_CASES, ids=",".join)
+@pytest.mark.parametrize("kind", ["paper", "base", "base, PaiNN, frame"])
+def test_edge_cases_are_finite(kind, smiles, training):
+    batch = from_smiles(smiles)
+    model = make_small(kind).train(training)
+    pos = batch.pos.clone().requires_grad_()  # forces and guidance need its gradient
+    loss, terms = model(dataclasses.replace(batch, pos=pos))
     loss.backward()
     assert all(term.isfinite().all() for term in terms.values())
-    gradients = [p.grad for p in small_model.parameters() if p.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert pos.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    # Nothing noised: exactly linear, two atoms at opposite places.
+    h = model.encoder_2d(batch).detach()
+    t = torch.full((batch.num_graphs,), 0.1)
+    predicted = model.score_2d_to_3d(pos, t, h, batch)
+    predicted.square().sum().backward()
+    assert predicted.isfinite().all() and pos.grad.isfinite().all()
+
+
+def test_collinear_pairs_with_the_origin_are_finite(batch):
+    c = torch.tensor([[1.0, 0.0, 0.0], [0.3, 0.3, 0.3], [0.0, 0.0, 0.0]], requires_grad=True)
+    angle = pseudo_angle(c, 3 * c)
+    angle.sum().backward()
+    assert angle.isfinite().all() and c.grad.isfinite().all()
+    assert (angle[:2, 0] < 5e-3).all()  # the sine of no angle
+
+
+def test_a_molecule_of_200_atoms():
+    long = "C" * 150 + "O" * 50
+    mol = Chem.MolFromSmiles(long)
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    for atom in range(mol.GetNumAtoms()):
+        angle = 0.6 * atom
+        conformer.SetAtomPosition(atom, (2 * math.cos(angle), 2 * math.sin(angle), 0.3 * atom))
+    mol.AddConformer(conformer)
+    batch = MoleculeBatch.from_columns(columns_from_records([record_from_mol(mol, 1)]))
+    for kind in ("paper", "base", "base, PaiNN, frame"):
+        model = make_small(kind).train()
+        loss, _ = model(batch)
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("kind", ["paper", "paper, frame", "base"])
+@pytest.mark.parametrize("smiles", ["C", "CO", "CCC(=O)O", "Cc1ccccc1C=O"])
+def test_gradients_of_both_losses(kind, smiles):
+    """In float64, against finite differences, for the condition, positions and all weights."""
+    batch = from_smiles([smiles], Key(3, 0))
+    batch = dataclasses.replace(batch, pos=batch.pos.double())
+    small = ["model.hidden_dim=8", "model.conformer.hidden_dim=8", "model.conformer.num_heads=2"]
+    model = make_small(kind, *small, "model.conformer.basis_dim=8").double()
+    drawn = model.draw_noise(batch)
+    noise = Noise(
+        *(v.double() if v.is_floating_point() else v for v in vars(drawn).values()),
+    )
+    torch.manual_seed(0)
+    h = torch.randn(batch.num_atoms, 8, dtype=torch.double, requires_grad=True)
+
+    def check(part, loss, *inputs):
+        names = [n for n, p in part.named_parameters() if p.requires_grad]
+        weights = [part.get_parameter(n).detach() for n in names]
+        flat = torch.cat([w.flatten() for w in weights]).requires_grad_()
+
+        def function(*values):
+            *given, own = values
+            parts = own.split([w.numel() for w in weights])
+            own = {n: p.view_as(w) for n, p, w in zip(names, parts, weights, strict=True)}
+            with torch.nn.utils.stateless._reparametrize_module(part, own):
+                return loss(*given)
+
+        assert torch.autograd.gradcheck(function, (*inputs, flat), fast_mode=True)
+
+    def to_3d(h, pos):
+        return model.loss_2d_to_3d(h, dataclasses.replace(batch, pos=pos), noise)
+
+    pos = batch.pos.clone().requires_grad_(batch.num_atoms > 2)  # two atoms: no frame to follow
+    check(model.score_2d_to_3d, to_3d, h, pos)
+    check(model.score_3d_to_2d, lambda h: sum(model.loss_3d_to_2d(h, batch, noise)), h)
+
+
+@pytest.mark.parametrize("kind", ["paper", "base"])
+def test_anneal_power_weighs_each_molecule_by_its_std(kind, batch):
+    plain, annealed = make_small(kind), make_small(kind, "loss.anneal_power=2")
+    noise = plain.draw_noise(batch)
+    before, after = (model(batch, noise)[1] for model in (plain, annealed))
+    for name, score, t in [
+        ("2d_to_3d", plain.score_2d_to_3d, noise.t_2d_to_3d),
+        ("3d_to_2d", plain.score_3d_to_2d, noise.t_3d_to_2d),
+    ]:
+        std = score.sde.marginal_prob(t, t)[1]
+        assert torch.allclose(after[name], before[name] * std**2, rtol=1e-5)
+    assert torch.equal(before["contrastive"], after["contrastive"])
+
+
+@pytest.mark.parametrize("kind", ["paper", "base"])
+def test_a_perfect_network_has_no_loss_and_twice_the_error_four_times_the_loss(kind, batch):
+    model = make_small(kind)
+    noise = model.draw_noise(batch)
+    h = torch.zeros(batch.num_atoms, 32)
+    error = [torch.randn_like(v) for v in (noise.pos, noise.types, noise.adj)]
+
+    def losses_with(times):
+        pos, types, adj = (
+            v + times * e for v, e in zip((noise.pos, noise.types, noise.adj), error, strict=True)
+        )
+        model.score_2d_to_3d.forward = lambda *_: pos
+        model.score_3d_to_2d.forward = lambda *_: (types, adj)
+        to_2d = model.loss_3d_to_2d(h, batch, noise)
+        return torch.stack([model.loss_2d_to_3d(h, batch, noise), *to_2d])
+
+    perfect, once, twice = (losses_with(times) for times in (0, 1, 2))
+    assert (perfect == 0).all()
+    assert torch.allclose(twice, 4 * once, rtol=1e-4)
 
 
 def test_training_under_autocast_is_close_to_float32(model, batch):
