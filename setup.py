@@ -48,7 +48,8 @@ setup(
         "ninja",
     ],
     extras_require={
-        "test": ["pytest>=8", "ogb>=1.3.6"],
+        "sklearn": ["scikit-learn>=1.4"],
+        "test": ["pytest>=8", "ogb>=1.3.6", "scikit-learn>=1.4"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "matplotlib>=3.8"],
     },
 )

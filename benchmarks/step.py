@@ -83,6 +83,7 @@ def peak_memory_mb(device: torch.device) -> float:
 def measure(batches: list[MoleculeBatch], preset: str, steps: int, device: torch.device) -> dict:
     """Train for `steps` steps after two that are not counted, and report the medians."""
     model = MoleculeSDE.from_seed(make_config(preset)).to(device).train()
+    cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
     optimizer = torch.optim.Adam(parameter_groups(model), fused=True)
     before = peak_memory_mb(device)
     watch = Stopwatch(device)

@@ -24,13 +24,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = OneLineParser(usage=f"{SHORTEST} [options] [key=value ...]", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of shards")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the run")
-    parser.add_argument("--preset", default="paper", metavar="NAME", help=", ".join(PRESETS))
+    parser.add_argument("--preset", default="base", metavar="NAME", help=", ".join(PRESETS))
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON over the preset")
     parser.add_argument(
         "--deepspeed_config",
         type=Path,
         metavar="FILE",
         help="default: the one in ds_configs/ that suits the machine",
+    )
+    parser.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="DIR",
+        help="start from the weights, and with the model, of a run's best/, a checkpoint or a "
+        "converted one",
     )
     parser.add_argument("--resume", choices=("auto", "required", "never"), default="auto")
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="same as run.save_every=")
@@ -43,19 +50,36 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parsed
 
 
-def dry_run(config: Config, ds_config: dict, arguments: argparse.Namespace) -> None:
+def resolve(arguments: argparse.Namespace) -> Config:
+    """Build the configuration; with --init-from the model is that of the weights."""
+    over = None
+    if arguments.init_from is not None:
+        from msde.weights import read_config
+
+        over = {"model": to_dict(read_config(arguments.init_from).model)}
+    return make_config(arguments.preset, arguments.config, arguments.overrides, over)
+
+
+def dry_run(
+    config: Config, ds_config: dict, arguments: argparse.Namespace, world_size: int
+) -> None:
     """Print the resolved configuration and what a run with it would do."""
     import torch
 
     from msde.model import MoleculeSDE
-    from msde.plan import make_plan
+    from msde.plan import make_plan, state_memory
 
     plan = make_plan(config, arguments.data, ds_config["train_batch_size"])
     with torch.device("meta"):
         model = MoleculeSDE(config)
     count = sum(p.numel() for p in model.parameters())
     print(json.dumps({"config": to_dict(config), "deepspeed": ds_config}, indent=2))
-    print(f"model: {count:,} parameters\n{plan.describe()}")
+    states = state_memory(count, world_size, ds_config)
+    print(
+        f"model: {count:,} parameters; states without activations take, of each rank, "
+        f"{states.device / 1e9:.2f} GB on the device and {states.host / 1e9:.2f} GB on the host\n"
+        f"{plan.describe()}"
+    )
 
 
 def check_environment() -> None:
@@ -76,11 +100,10 @@ def main() -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.save_every is not None:
         arguments.overrides.append(f"run.save_every={arguments.save_every}")
-    config = make_config(arguments.preset, arguments.config, arguments.overrides)
-
     from msde import cpu
 
     cpu.prepare()
+    config = resolve(arguments)
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -90,7 +113,7 @@ def main() -> None:
     ds_config = engine_config.load(ds_path, world_size)
     if arguments.dry_run:
         if rank == 0:
-            dry_run(config, ds_config, arguments)
+            dry_run(config, ds_config, arguments, world_size)
         return
 
     logging.basicConfig(format=f"[rank {rank}] %(message)s", level=logging.WARNING)
@@ -99,7 +122,14 @@ def main() -> None:
         logging.getLogger("msde").info("DeepSpeed configuration: %s", ds_path)
     from msde.train import pretrain
 
-    pretrain(config, arguments.data, arguments.output, ds_config, arguments.resume)
+    pretrain(
+        config,
+        arguments.data,
+        arguments.output,
+        ds_config,
+        arguments.resume,
+        arguments.init_from,
+    )
 
 
 if __name__ == "__main__":

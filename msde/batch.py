@@ -185,26 +185,7 @@ class MoleculeBatch:
         Raises:
             ValueError: a molecule's bonds are not stored in both directions.
         """
-        records = []
-        for number, data in enumerate(molecules):
-            forward = data.edge_index[0] < data.edge_index[1]
-            if 2 * int(forward.sum()) != data.edge_index.shape[1]:
-                raise ValueError(f"molecule {number}: edge_index lacks one direction of a bond")
-            bond_index = data.edge_index[:, forward].T.numpy().astype("<u2")
-            pos = data.pos.numpy().astype("<f4")
-            records.append(
-                MoleculeRecord(
-                    uid=int(data.uid) & (2**64 - 1) if "uid" in data else number,
-                    name="",
-                    z=data.z.numpy().astype("u1"),
-                    x=data.x.numpy().astype("u1"),
-                    cip=(data.cip.numpy() if "cip" in data else 0 * data.z.numpy()).astype("u1"),
-                    bond_index=bond_index,
-                    bond_attr=data.edge_attr[forward].numpy().astype("u1"),
-                    extended_index=extended_pairs(bond_index, len(data.z)),
-                    pos=(pos - pos.mean(0, keepdims=True))[None],
-                )
-            )
+        records = [record_from_pyg(data, number) for number, data in enumerate(molecules)]
         return cls.from_columns(codec.columns_from_records(records))
 
     def to_pyg(self) -> list[Data]:
@@ -228,6 +209,38 @@ class MoleculeBatch:
                 )
             )
         return molecules
+
+
+def record_from_pyg(data: Data, number: int = 0, topology_only: bool = False) -> MoleculeRecord:
+    """Turn a PyTorch Geometric molecule into a record; see `MoleculeBatch.from_pyg`.
+
+    Args:
+        number: its id, unless it has a `uid`.
+        topology_only: do without `pos`; all positions are zero.
+
+    Raises:
+        ValueError: a field is missing, or bonds are not stored in both directions.
+    """
+    needed = {"z", "x", "edge_index", "edge_attr", *([] if topology_only else ["pos"])}
+    missing = sorted(name for name in needed if name not in data)
+    if missing:
+        raise ValueError(f"molecule {number} lacks {', '.join(missing)}")
+    forward = data.edge_index[0] < data.edge_index[1]
+    if 2 * int(forward.sum()) != data.edge_index.shape[1]:
+        raise ValueError(f"molecule {number}: edge_index lacks one direction of a bond")
+    bond_index = data.edge_index[:, forward].T.numpy().astype("<u2")
+    pos = np.zeros((len(data.z), 3), "<f4") if topology_only else data.pos.numpy().astype("<f4")
+    return MoleculeRecord(
+        uid=int(data.uid) & (2**64 - 1) if "uid" in data else number,
+        name="",
+        z=data.z.numpy().astype("u1"),
+        x=data.x.numpy().astype("u1"),
+        cip=(data.cip.numpy() if "cip" in data else 0 * data.z.numpy()).astype("u1"),
+        bond_index=bond_index,
+        bond_attr=data.edge_attr[forward].numpy().astype("u1"),
+        extended_index=extended_pairs(bond_index, len(data.z)),
+        pos=(pos - pos.mean(0, keepdims=True))[None],
+    )
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import os
 import torch
 
 # glibc's mallopt parameters (malloc.h)
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+LARGE_MODEL = 2**28  # bytes of weights
 
 
 def prepare() -> None:
@@ -17,20 +18,23 @@ def prepare() -> None:
     Gaussians of large distances underflow into denormals, on which many CPUs compute very slowly.
     """
     torch.set_flush_denormal(True)
-    _keep_freed_memory()
     if "OMP_NUM_THREADS" not in os.environ:
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors instead of handing it back in every step.
+def set_memory_policy(model_bytes: int) -> None:
+    """Let glibc keep the memory of freed tensors or hand it back, by the size of the model.
 
-    Fetching it anew costs a page fault for every 4 KiB, more than most of the arithmetic on it.
+    Fetching memory anew costs a page fault for every 4 KiB, more than most of the arithmetic on it;
+    but the heap of a large model would grow by as much again, for what lies unused between tensors.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    if model_bytes < LARGE_MODEL:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    else:
+        mallopt(_M_MMAP_THRESHOLD, 2**20)

@@ -21,6 +21,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it and move it into place."""
     temporary = path.with_name(f".{path.name}.tmp")
     write(temporary)
+    # Some libraries create files for their owner alone; others should read these.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -111,8 +111,13 @@ def extended_pairs(bond_index: np.ndarray, num_atoms: int) -> np.ndarray:
     return np.argwhere(np.triu(near, 1)).astype("<u2")
 
 
-def record_from_mol(mol: Chem.Mol, uid: int, name: str = "") -> MoleculeRecord:
-    """Turn a sanitised RDKit molecule with 3D conformers into a record.
+def record_from_mol(
+    mol: Chem.Mol, uid: int, name: str = "", topology_only: bool = False
+) -> MoleculeRecord:
+    """Turn a sanitised RDKit molecule into a record; the molecule is left as it is.
+
+    Args:
+        topology_only: do without 3D conformers; all positions are zero.
 
     Raises:
         MoleculeError: there are no atoms, no 3D conformer, or the geometry is broken.
@@ -122,13 +127,16 @@ def record_from_mol(mol: Chem.Mol, uid: int, name: str = "") -> MoleculeRecord:
         raise MoleculeError("no atoms")
     if num_atoms > np.iinfo(np.uint16).max:
         raise MoleculeError(f"{num_atoms} atoms, more than a record can hold")
-    conformers = [c.GetPositions() for c in mol.GetConformers() if c.Is3D()]
-    if not conformers:
-        raise MoleculeError("no 3D conformer")
-    pos = np.stack(conformers)  # (num_conformers, num_atoms, 3)
-    _check_geometry(pos)
-    pos = pos - pos.mean(axis=1, keepdims=True)
+    pos = np.zeros((1, num_atoms, 3))
+    if not topology_only:
+        conformers = [c.GetPositions() for c in mol.GetConformers() if c.Is3D()]
+        if not conformers:
+            raise MoleculeError("no 3D conformer")
+        pos = np.stack(conformers)  # (num_conformers, num_atoms, 3)
+        _check_geometry(pos)
+        pos = pos - pos.mean(axis=1, keepdims=True)
 
+    mol = Chem.Mol(mol)  # labels are written into it
     bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), *bond_features(b)) for b in mol.GetBonds()]
     bond_table = np.array(bonds, np.int64).reshape(-1, 5)
     bond_index = np.sort(bond_table[:, :2], axis=1)
@@ -145,6 +153,17 @@ def record_from_mol(mol: Chem.Mol, uid: int, name: str = "") -> MoleculeRecord:
         extended_index=extended_pairs(bond_index, num_atoms),
         pos=pos.astype("<f4"),
     )
+
+
+def outside_vocabulary(record: MoleculeRecord) -> list[str]:
+    """Say which atoms have a number, degree, charge, ... that ATOM_VOCABULARY does not list."""
+    found = []
+    for column, (name, values) in enumerate(ATOM_VOCABULARY.items()):
+        # Hybridisations that are not listed are common (every s orbital) and mean little.
+        if values[-1] == "misc" and name != "hybridization":
+            for atom in np.flatnonzero(record.x[:, column] == len(values) - 1):
+                found.append(f"{name} of atom {atom} (Z = {record.z[atom]})")
+    return found
 
 
 def _check_geometry(pos: np.ndarray) -> None:
@@ -212,6 +231,35 @@ def embed_conformer(mol: Chem.Mol, seed: int, keep_hydrogens: bool = False) -> C
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), "no message")
         raise MoleculeError(f"RDKit failed: {first.strip()}") from error
+
+
+def record_from(
+    molecule: str | Chem.Mol, topology_only: bool, keep_hydrogens: bool = False
+) -> MoleculeRecord:
+    """Turn a SMILES string or an RDKit molecule into a record, with a conformer where needed.
+
+    A conformer that the molecule brings along (of CXSMILES, too) is used; else RDKit makes one,
+    seeded by the SMILES.
+
+    Raises:
+        MoleculeError: it cannot be parsed or embedded; the message is the reason.
+        TypeError: it is neither.
+    """
+    if isinstance(molecule, str):
+        mol = mol_from_smiles(molecule)
+    elif isinstance(molecule, Chem.Mol):
+        mol = molecule if keep_hydrogens else Chem.RemoveHs(molecule)
+    else:
+        kinds = "a SMILES string, an RDKit Mol or a PyTorch Geometric Data"
+        raise TypeError(f"a molecule is of type {type(molecule).__name__}, expected {kinds}")
+    uid = molecule_uid("", molecule if isinstance(molecule, str) else Chem.MolToSmiles(mol))
+    name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
+    if topology_only:
+        full = Chem.AddHs(mol) if keep_hydrogens else mol
+        return record_from_mol(full, uid, name, topology_only=True)
+    if not any(c.Is3D() for c in mol.GetConformers()):
+        mol = embed_conformer(mol, uid, keep_hydrogens)
+    return record_from_mol(mol, uid, name)
 
 
 def atomic_weights() -> np.ndarray:

@@ -37,8 +37,8 @@ CORRECTED: dict[str, Any] = {
 
 BASE: dict[str, Any] = {
     "model": {
-        "hidden_dim": 384,
-        "schnet": {"num_filters": 192},
+        "hidden_dim": 400,
+        "schnet": {"num_filters": 200},
         "conformer": {"hidden_dim": 96},
         "topology": {"node_dim": 32, "attention_dim": 32, "hidden_channels": 16},
     }
@@ -47,16 +47,16 @@ LARGE: dict[str, Any] = {
     "model": {
         "hidden_dim": 1024,
         "gin": {"num_layers": 8},
-        "schnet": {"num_interactions": 8, "num_filters": 1024},
+        "schnet": {"num_interactions": 9, "num_filters": 1024},
         "conformer": {"hidden_dim": 256, "basis_dim": 512},
         "topology": {"node_dim": 64, "attention_dim": 64, "hidden_channels": 32},
     }
 }
 XL: dict[str, Any] = {
     "model": {
-        "hidden_dim": 2560,
+        "hidden_dim": 2944,
         "gin": {"num_layers": 12},
-        "schnet": {"num_interactions": 12, "num_filters": 2560},
+        "schnet": {"num_interactions": 12, "num_filters": 2944},
         "conformer": {"hidden_dim": 512, "basis_dim": 1024},
         "topology": {"node_dim": 128, "attention_dim": 128, "hidden_channels": 32},
     }

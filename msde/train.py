@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from msde import checkpoint, engine_config
+from msde import checkpoint, cpu, engine_config, weights
 from msde.batch import MoleculeBatch
 from msde.config import Config, OptimConfig, to_dict
 from msde.ema import ExponentialMovingAverage
@@ -75,10 +75,23 @@ def start_process_group() -> None:
     deepspeed.init_distributed(get_accelerator().communication_backend_name(), verbose=False)
 
 
-def make_engine(config: Config, ds_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
-    """Build the model, Adam with its four groups, and the engine around them."""
+def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
+    """Build the model with random weights or those in a folder.
+
+    Raises:
+        MsdeError: the folder's weights do not fit; the first wrong tensor is named.
+    """
     model = MoleculeSDE.from_seed(config)
-    optim = config.optim
+    if init_from is not None:
+        weights.fill(model, init_from)
+        log.info("weights from %s", init_from)
+    cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
+    return model
+
+
+def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
+    """Build Adam with its four groups and the engine around model and optimizer."""
+    optim = model.config.optim
     optimizer = torch.optim.Adam(
         parameter_groups(model),
         betas=(optim.beta1, optim.beta2),
@@ -175,7 +188,13 @@ class Run:
     """One run: the engine, where it stands, and what happens around its steps."""
 
     def __init__(
-        self, config: Config, data: Path, output: Path, ds_config: dict[str, Any], resume: str
+        self,
+        config: Config,
+        data: Path,
+        output: Path,
+        ds_config: dict[str, Any],
+        resume: str,
+        init_from: Path | None,
     ) -> None:
         """Check everything, then build the engine and load the checkpoint to go on from."""
         self.config, self.output = config, output
@@ -188,9 +207,10 @@ class Run:
             stage = engine_config.zero_stage(ds_config)
             checkpoint.check_compatible(*found, config, world_size, stage)
             self.plan.stream.load_state_dict(found[1]["stream"])
+        model = make_model(config, None if found else init_from)
         checkpoint.on_first_rank(lambda: prepare_output(output, config, ds_config))
 
-        self.engine = make_engine(config, ds_config)
+        self.engine = make_engine(model, ds_config)
         self.ema: ExponentialMovingAverage | None = None
         self.step, self.best = 0, math.inf
         decay = config.run.ema_decay
@@ -211,6 +231,11 @@ class Run:
             self.monitor.text("config", to_dict(config))
             self.monitor.text("deepspeed", ds_config)
             log.info("%s", self.plan.describe())
+        if config.loss.negatives == "ranks":
+            log.warning(
+                "loss.negatives=ranks: the contrastive loss depends on the number of ranks, and so "
+                "will the results"
+            )
 
     def averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         """Let the engine's weights be their moving average for a while, if one is kept."""
@@ -244,7 +269,12 @@ class Run:
 
 
 def pretrain(
-    config: Config, data: Path, output: Path, ds_config: dict[str, Any], resume: str = "auto"
+    config: Config,
+    data: Path,
+    output: Path,
+    ds_config: dict[str, Any],
+    resume: str = "auto",
+    init_from: Path | None = None,
 ) -> None:
     """Pretrain to the end of the configured run; every rank calls it.
 
@@ -253,12 +283,13 @@ def pretrain(
         output: folder of the run, seen by all ranks: configuration, metrics, checkpoints.
         ds_config: DeepSpeed's configuration with its batch sizes filled in.
         resume: see `checkpoint.find`.
+        init_from: folder of weights to start from where there is no checkpoint to resume.
 
     Raises:
         MsdeError: something the user can mend, found before anything is written.
         NotFinite: the loss is not a finite number any more.
     """
-    run = Run(config, data, output, ds_config, resume)
+    run = Run(config, data, output, ds_config, resume, init_from)
     engine, stream, total_steps = run.engine, run.plan.stream, run.plan.total_steps
     base_rates = [group["lr"] for group in parameter_groups(engine.module)]
     sums, waited = TermSums(engine.device), 0.0

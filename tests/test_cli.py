@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from test_engine import ENVIRONMENT, OVERRIDES, launch
+from test_engine import ENVIRONMENT, PAPER, launch
 
 pytestmark = pytest.mark.launcher
 
@@ -35,7 +35,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch, shard
 
 def test_a_loss_that_is_not_finite_ends_the_run(shard_dir, tmp_path):
     output = tmp_path / "run"
-    result = launch("--data", shard_dir, "--output", output, *OVERRIDES, "optim.lr=1e30", ranks=0)
+    result = launch("--data", shard_dir, "--output", output, *PAPER, "optim.lr=1e30", ranks=0)
     assert result.returncode == 5, result.stderr
     assert "the loss is" in result.stderr and "Traceback" not in result.stderr
     assert not (output / "checkpoints").exists()
@@ -43,7 +43,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(shard_dir, tmp_path):
 
 def test_an_output_that_cannot_be_made_is_named(shard_dir, tmp_path):
     (tmp_path / "file").write_text("")
-    result = launch("--data", shard_dir, "--output", tmp_path / "file/run", *OVERRIDES, ranks=0)
+    result = launch("--data", shard_dir, "--output", tmp_path / "file/run", *PAPER, ranks=0)
     assert_one_line(result, "cannot be written")
 
 
@@ -56,7 +56,7 @@ def test_help():
 
 def test_dry_run_says_what_would_be_done(shard_dir, tmp_path):
     result = launch("--data", shard_dir, "--output", tmp_path / "run", "--dry-run",
-                    "data.molecules_per_step=32", ranks=0)  # fmt: skip
+                    "--preset=paper", "data.molecules_per_step=32", ranks=0)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "4,668,591 parameters" in result.stdout
     assert re.search(r"1 slots of 32 molecules", result.stdout)

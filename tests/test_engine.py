@@ -1,7 +1,9 @@
 """The DeepSpeed engine on two gloo ranks; the real launcher starts some of them."""
 
 import json
+import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,20 +18,22 @@ from msde.config import make_config
 from msde.model import MoleculeSDE, parameter_groups
 from msde.monitor import read_metrics
 from msde.philox import Stream, seed_for
-from msde.plan import make_plan
+from msde.plan import make_plan, state_memory
 
 pytestmark = pytest.mark.launcher
 
 ROOT = Path(__file__).parent.parent
 PRETRAIN = ROOT / "launch/pretrain.py"
+PARITY = Path(__file__).parent / "data/parity"
 OVERRIDES = [
     "model.hidden_dim=64",
     "data.validation_fraction=0",
     "data.molecules_per_step=24",
     "run.log_every=1",
     "run.steps=5",
-    "optim.lr=1e-3",
+    "optim.lr=1e-4",
 ]
+PAPER = ["--preset=paper", *OVERRIDES]
 
 
 def ds_config(tmp_path, stage, slots=2, threshold=0):
@@ -92,6 +96,7 @@ def run_two_ranks(*arguments):
     outputs = [process.communicate(timeout=400)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output[-3000:]
+    return outputs[0]
 
 
 def losses(output):
@@ -100,7 +105,13 @@ def losses(output):
 
 
 def plain_loop(data, slots=2):
-    """The same training in plain PyTorch, in one process."""
+    """The same training in plain PyTorch, in one process.
+
+    With one thread, as the ranks have: Adam turns other rounding into other steps wherever a
+    gradient is zero but for rounding (biases before a BatchNorm).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     config = make_config("paper", overrides=OVERRIDES)
     model = MoleculeSDE.from_seed(config).train()
     optimizer = torch.optim.Adam(parameter_groups(model))
@@ -118,6 +129,7 @@ def plain_loop(data, slots=2):
         optimizer.zero_grad()
         means.append(total / molecules)
         if number == config.run.steps:
+            torch.set_num_threads(threads)
             return means
 
 
@@ -127,7 +139,7 @@ def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage):
     output = tmp_path / "run"
     path = ds_config(tmp_path, stage)
     start = run if stage == 2 else run_two_ranks  # one of them under the deepspeed launcher
-    start("--data", shard_dir, "--output", output, "--deepspeed_config", path, *OVERRIDES)
+    start("--data", shard_dir, "--output", output, "--deepspeed_config", path, *PAPER)
     found = torch.tensor(losses(output))
     assert found[0] != found[-1]
     assert torch.allclose(found, expected, rtol=1e-5), (found / expected - 1).abs().max()
@@ -136,7 +148,7 @@ def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage):
 @pytest.mark.parametrize("stage", [1, 3])
 def test_resume_equals_an_uninterrupted_run(shard_dir, tmp_path, stage):
     """To the bit, with gradient accumulation and a moving average of the weights."""
-    extra = [*OVERRIDES, "run.ema_decay=0.9", "run.save_every=2", "run.validate_every=2"]
+    extra = [*PAPER, "run.ema_decay=0.9", "run.save_every=2", "run.validate_every=2"]
     extra += ["data.validation_fraction=0.2"]
     path = ds_config(tmp_path, stage, slots=4, threshold=2000)
     common = ["--data", shard_dir, "--deepspeed_config", path, *extra]
@@ -164,7 +176,7 @@ def test_resume_equals_an_uninterrupted_run(shard_dir, tmp_path, stage):
 def test_without_a_launcher(shard_dir, tmp_path):
     """One process, with validation; the weights it leaves can be loaded."""
     output = tmp_path / "run"
-    overrides = [*OVERRIDES, "data.validation_fraction=0.2", "run.validate_every=2"]
+    overrides = [*PAPER, "data.validation_fraction=0.2", "run.validate_every=2"]
     result = run("--data", shard_dir, "--output", output, *overrides, ranks=0)
     assert "cpu_debug.json" in result.stderr
     rows = read_metrics(output / "metrics.jsonl")
@@ -180,6 +192,84 @@ def test_without_a_launcher(shard_dir, tmp_path):
         assert model.config.model.hidden_dim == 64
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_base_with_negatives_of_all_ranks_trains(shard_dir, tmp_path, stage):
+    """Under ZeRO: every module that the published network lacks, and collectives in the loss."""
+    output = tmp_path / "run"
+    small = ["--preset=base", *OVERRIDES, "model.conformer.hidden_dim=32"]
+    options = ["data.validation_fraction=0.1", "run.ema_decay=0.9", "run.steps=2"]
+    options += ["loss.contrastive=info_nce", "loss.negatives=ranks", "data.masking_ratio=0.1"]
+    options += ["model.gin.readout=concat", "model.encoder_3d=painn"][: 2 * (stage == 3)]
+    path = ds_config(tmp_path, stage)
+    common = ["--data", shard_dir, "--output", output, "--deepspeed_config", path]
+    printed = run_two_ranks(*common, *small, *options)
+    assert "loss.negatives=ranks: the contrastive loss depends on the number" in printed
+    found = losses(output)
+    assert len(found) == 2 and all(map(math.isfinite, found))
+    assert weights.load_weights(output / "best").config.loss.negatives == "ranks"
+
+
+def test_warm_start_from_weights_of_ours_and_published_ones(shard_dir, tmp_path):
+    converted = tmp_path / "converted"
+    command = [sys.executable, ROOT / "launch/convert_checkpoint.py", "--output", converted]
+    command += ["--from-published", PARITY / "model_complete.pth"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, env=ENVIRONMENT)
+    output = tmp_path / "run"
+    common = ["--data", shard_dir, "--output", output, "--init-from", converted, *OVERRIDES[1:]]
+    result = run(*common, "optim.lr=1e-12", "run.steps=1", ranks=0)
+    assert f"weights from {converted}" in result.stderr
+    before, after = (
+        load_file(converted / "model.safetensors"),
+        load_file(output / "checkpoints/step-000000001/model.safetensors"),
+    )
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        if "running_" not in name and "num_batches" not in name:
+            assert torch.allclose(tensor, after[name], atol=1e-9), name
+    # From there the run goes on by itself, and its own weights start another one.
+    result = run(*common, "run.steps=2", ranks=0)
+    assert "resuming from" in result.stderr and "weights from" not in result.stderr
+    other = ["--data", shard_dir, "--output", tmp_path / "other", *OVERRIDES[1:], "run.steps=1"]
+    run(*other, "--init-from", output / "checkpoints/step-000000002", ranks=0)
+    wrong = ["--init-from", converted, "model.schnet.num_filters=8"]
+    result = launch("--data", shard_dir, "--output", tmp_path / "third", *wrong, ranks=0)
+    assert result.returncode == 2 and not (tmp_path / "third").exists()
+    assert "encoder_3d.interactions.0.filter.0.weight has shape (32, 51), expected (8, 51)" in (
+        result.stderr
+    )
+
+
+def test_a_large_model_trains_in_the_memory_that_is_foretold(shard_dir, tmp_path):
+    """204 million parameters for three steps under ZeRO-3 with everything offloaded."""
+    values = json.loads(engine_config.shipped_config("zero3_offload").read_text())
+    values["torch_autocast"]["enabled"] = False  # CPUs emulate bfloat16, very slowly
+    for what in ("offload_optimizer", "offload_param"):
+        values["zero_optimization"][what]["pin_memory"] = False
+    path = tmp_path / "offload.json"
+    path.write_text(json.dumps(values))
+    common = ["--data", shard_dir, "--preset=xl", "--deepspeed_config", path]
+    common += ["data.validation_fraction=0", "data.molecules_per_slot=2"]
+    common += ["run.steps=3", "run.log_every=1"]
+    large = ["model.hidden_dim=1200", "model.schnet.num_filters=1200"]
+    small = ["model.hidden_dim=32", "model.schnet.num_filters=32", "model.topology.node_dim=16"]
+    small += ["model.conformer.hidden_dim=32", "model.conformer.basis_dim=32"]
+    peaks, counts = {}, {}
+    for name, size in (("large", large), ("small", small)):
+        run_two_ranks(*common, *size, "--output", tmp_path / name)
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        assert [row["step"] for row in rows] == [1, 2, 3]
+        assert all(math.isfinite(row["loss/total"]) for row in rows)
+        peaks[name] = rows[-1]["memory/peak_mb"] * 2**20
+        with torch.device("meta"):
+            model = MoleculeSDE(make_config("xl", overrides=size))
+        counts[name] = sum(p.numel() for p in model.parameters())
+        shutil.rmtree(tmp_path / name)  # gigabytes of checkpoint
+    assert counts["large"] > 200e6
+    foretold = state_memory(counts["large"], 2, values)
+    used = peaks["large"] - peaks["small"]  # without libraries and buffers of the process
+    assert abs(used / (foretold.device + foretold.host) - 1) < 0.15
+
+
 def test_the_plain_loop_of_the_examples_runs(shard_dir):
     command = [sys.executable, ROOT / "examples/plain_loop.py", shard_dir]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -188,7 +278,7 @@ def test_the_plain_loop_of_the_examples_runs(shard_dir):
 
 def test_damaged_checkpoints_are_passed_over_and_named(shard_dir, tmp_path):
     output = tmp_path / "run"
-    common = ["--data", shard_dir, "--output", output, *OVERRIDES, "run.save_every=2"]
+    common = ["--data", shard_dir, "--output", output, *PAPER, "run.save_every=2"]
     run(*common, "run.steps=4", ranks=0)
     newest = output / "checkpoints" / checkpoint.folder_name(4)
     damaged = newest / "mp_rank_00_model_states.pt"
@@ -203,7 +293,7 @@ def test_damaged_checkpoints_are_passed_over_and_named(shard_dir, tmp_path):
 
 def test_a_run_is_not_mixed_with_another(shard_dir, tmp_path):
     output = tmp_path / "run"
-    common = ["--data", shard_dir, "--output", output, *OVERRIDES]
+    common = ["--data", shard_dir, "--output", output, *PAPER]
     run(*common, "run.steps=1", ranks=0)
     for extra, message in [
         (["--resume", "never"], "holds checkpoints of an earlier run"),

@@ -34,6 +34,8 @@ ORDER = [
     "model",
     "published",
     "weights",
+    "pretrained",
+    "sklearn",
     "monitor",
     "ema",
     "checkpoint",
@@ -44,6 +46,7 @@ PLACES = {
     "rdkit": {"molecule"},
     "lmdb": {"shards"},
     "deepspeed": {"train", "checkpoint", "ema"},
+    "sklearn": {"sklearn"},
 }
 
 

@@ -1,0 +1,115 @@
+"""Embed the molecules of a file or of a folder of shards with a pretrained model.
+
+python launch/embed.py --checkpoint DIR --input FILE --output FILE.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msde import cpu
+from msde.errors import MsdeError, OneLineParser, report_errors
+
+# suffix -> reader; .gz may follow
+FORMATS = {
+    ".smi": "smiles",
+    ".smiles": "smiles",
+    ".txt": "smiles",
+    ".csv": "cxsmiles",
+    ".sdf": "sdf",
+    ".sd": "sdf",
+    ".mol": "sdf",
+}
+
+
+def read_file(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """Return the molecules of a file and where they stand in it.
+
+    Raises:
+        MsdeError: the file cannot be read, or its suffix is not known.
+    """
+    from msde.data_tools.readers import cxsmiles, sdf, smiles, source_name
+
+    from msde.molecule import MoleculeError, mol_from_molblock
+
+    suffix = Path(source_name(path)).suffix.lower()
+    if suffix not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise MsdeError(f"{path}: format not known by its name; expected a folder or {known}")
+    reader = {"smiles": smiles, "cxsmiles": cxsmiles, "sdf": sdf}[FORMATS[suffix]]
+    molecules: list[Any] = []
+    names, lines = [], []
+    try:
+        for raw in reader.read(path):
+            names.append(raw.name)
+            lines.append(raw.line)
+            if reader is not sdf:
+                molecules.append(raw.text)
+                continue
+            try:
+                molecules.append(mol_from_molblock(raw.text, keep_hydrogens))
+            except MoleculeError as error:
+                molecules.append(error)  # becomes the reason, in its place
+    except OSError as error:
+        raise MsdeError(f"input {path} cannot be read: {error}") from error
+    if not molecules:
+        raise MsdeError(f"no molecules in {path}")
+    return molecules, {"name": np.array(names), "line": np.array(lines)}
+
+
+def main() -> None:
+    """Parse, embed and write one .npz."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help=".smi .csv .sdf")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.npz")
+    parser.add_argument("--view", choices=("2d", "3d", "both"), default="both")
+    parser.add_argument("--level", choices=("graph", "node"), default="graph")
+    parser.add_argument("--keep-hydrogens", action="store_true", help="default: remove them")
+    arguments = parser.parse_args()
+    if arguments.output.suffix != ".npz":
+        raise MsdeError(f"--output {arguments.output} should end in .npz")
+    if not arguments.output.parent.is_dir():
+        raise MsdeError(f"--output {arguments.output}: the folder does not exist")
+
+    cpu.prepare()
+    import msde
+    from msde.files import write_atomically
+    from msde.molecule import silence_rdkit
+    from msde.shards import ShardDataset
+
+    silence_rdkit()
+    model = msde.load(arguments.checkpoint)
+    source = arguments.input
+    if source.is_dir():
+        molecules, where = source, {"uid": ShardDataset(source).uid}
+    else:
+        molecules, where = read_file(source, arguments.keep_hydrogens)
+    found = model.encode(molecules, arguments.view, arguments.level, arguments.keep_hydrogens)
+    (size,) = {len(column) for column in where.values()}
+    arrays = {f"h_{view}": h for view, h in found.h.items()} | where
+    arrays["reason"] = np.array([found.reasons.get(m, "") for m in range(size)])
+    if found.ptr is not None:
+        arrays["ptr"] = found.ptr
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+
+    write_atomically(arguments.output, write)
+    for kind, said in (("not embedded", found.reasons), ("embedded, but", found.notes)):
+        for number, text in list(said.items())[:10]:
+            sys.stderr.write(f"molecule {number} {kind}: {text}\n")
+        if len(said) > 10:
+            sys.stderr.write(f"... and {len(said) - 10} more\n")
+    shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items() if name.startswith("h_"))
+    print(f"{arguments.output}: {size - len(found.reasons)} of {size} molecules, {shapes}")
+
+
+if __name__ == "__main__":
+    report_errors(main)

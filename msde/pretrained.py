@@ -1,0 +1,262 @@
+"""A pretrained model in use: molecules in, arrays out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from msde import weights
+from msde.batch import MoleculeBatch, record_from_pyg
+from msde.codec import MoleculeColumns, columns_from_records
+from msde.config import Config
+from msde.errors import MsdeError
+from msde.model import MoleculeSDE
+from msde.molecule import MoleculeError, MoleculeRecord, outside_vocabulary, record_from
+from msde.shards import ShardDataset
+from msde.stream import MoleculeReader
+
+log = logging.getLogger("msde")
+
+View = Literal["2d", "3d", "both"]
+Level = Literal["graph", "node"]
+
+CHUNK_MOLECULES = 1024  # read together, then sorted by size
+BATCH_ATOMS = 4096  # limits of what the encoders see at once
+BATCH_PAIRS = 200_000
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Representations of molecules in the order they came in.
+
+    `h` maps each view to (num_molecules, width) or, at node level, (num_atoms, width) with the
+    atoms of molecule m in rows ptr[m] to ptr[m + 1]. A molecule that could not be read has NaN, or
+    no rows, and its reason in `reasons`; `notes` tells what is unusual about others.
+    """
+
+    h: dict[str, np.ndarray]
+    ptr: np.ndarray | None
+    reasons: dict[int, str]
+    notes: dict[int, str]
+
+
+class Pretrained:
+    """A pretrained model and what can be done with it."""
+
+    def __init__(self, model: MoleculeSDE) -> None:
+        """Wrap a model, which stays on its device."""
+        self.model = model.eval()
+
+    def width(self, view: str) -> int:
+        """Return how many numbers represent an atom or molecule in the view `2d` or `3d`."""
+        return self.model.encoder_2d.output_dim if view == "2d" else self.config.model.hidden_dim
+
+    @property
+    def config(self) -> Config:
+        """The configuration that the model was trained with."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def embed(
+        self,
+        molecules: Iterable[Any] | Path | str,
+        view: View = "2d",
+        level: Level = "graph",
+        keep_hydrogens: bool = False,
+    ) -> np.ndarray | list[np.ndarray | None]:
+        """Return representations as arrays, in the order of the input.
+
+        Args:
+            molecules: SMILES strings, RDKit Mols or PyTorch Geometric Data (fields z, x,
+                edge_index, edge_attr, for 3D pos in A), mixed at will, or a folder of shards.
+            view: `2d` (GIN, of the topology), `3d` (of the geometry; RDKit makes a conformer
+                where there is none) or `both`, side by side.
+            level: a vector for each molecule, or one for each atom.
+            keep_hydrogens: do not remove hydrogens; published models are pretrained without.
+
+        Returns:
+            At graph level (num_molecules, width) float32, a row of NaN for a molecule that could
+            not be read. At node level a list of (num_atoms, width) float32, with None for such a
+            molecule. A warning gives the reasons.
+
+        Raises:
+            MsdeError: the folder is not one of shards.
+            TypeError: something is not a molecule.
+
+        Source: Liu et al. 2023; SchNet's and GIN's molecules are means over atoms, PaiNN's sums.
+        """
+        found = self.encode(molecules, view, level, keep_hydrogens)
+        for number, reason in found.reasons.items():
+            log.warning("molecule %d could not be embedded: %s", number, reason)
+        h = np.concatenate(list(found.h.values()), axis=-1)
+        if found.ptr is None:
+            return h
+        parts = enumerate(np.split(h, found.ptr[1:-1]))
+        return [None if m in found.reasons else part for m, part in parts]
+
+    def encode(
+        self,
+        molecules: Iterable[Any] | Path | str,
+        view: View = "2d",
+        level: Level = "graph",
+        keep_hydrogens: bool = False,
+    ) -> Embeddings:
+        """Like `embed`, with the views apart and the reasons for failures."""
+        if view not in ("2d", "3d", "both") or level not in ("graph", "node"):
+            raise MsdeError(
+                f"view is {view!r} and level {level!r}, expected 2d, 3d or both and graph or node"
+            )
+        views = ["2d", "3d"] if view == "both" else [view]
+        source = _open(molecules, "3d" in views, keep_hydrogens)
+        rows: dict[str, list[np.ndarray]] = {v: [] for v in views}
+        counts: list[int] = []
+        reasons: dict[int, str] = {}
+        notes: dict[int, str] = {}
+        with tqdm(total=len(source), unit=" molecules", disable=None) as bar:
+            for chunk in source.chunks():
+                done = len(counts)
+                reasons |= {done + place: reason for place, reason in chunk.reasons.items()}
+                notes |= {done + place: note for place, note in chunk.notes.items()}
+                found = {v: self._rows(chunk, v, level) for v in views}
+                for v in views:
+                    rows[v] += found[v]
+                counts += [len(part) for part in found[views[0]]]
+                bar.update(chunk.size)
+        h = {v: np.concatenate([np.empty((0, self.width(v)), np.float32), *rows[v]]) for v in views}
+        ptr = np.concatenate([[0], np.cumsum(counts)]) if level == "node" else None
+        return Embeddings(h, ptr, reasons, notes)
+
+    @torch.inference_mode()
+    def _rows(self, chunk: _Chunk, view: str, level: str) -> list[np.ndarray]:
+        """Return the rows of each molecule of a chunk: one, or as many as it has atoms."""
+        failed = np.full((1, self.width(view)), np.nan, np.float32)
+        out = [failed if level == "graph" else failed[:0]] * chunk.size
+        if chunk.columns is None:
+            return out
+        encoder = self.model.encoder_2d if view == "2d" else self.model.encoder_3d
+        for places in _batches(chunk.columns):
+            batch = MoleculeBatch.from_columns(chunk.columns.take(places)).to(self.device)
+            h = encoder(batch)  # (num_atoms, width)
+            counts = batch.atoms_per_graph.tolist()
+            if level == "graph":
+                h, counts = encoder.readout(h, batch), [1] * len(places)
+            for place, part in zip(places, h.float().cpu().split(counts), strict=True):
+                out[chunk.places[place]] = part.numpy()
+        return out
+
+
+def load(folder: Path | str, device: torch.device | str | None = None) -> Pretrained:
+    """Load a pretrained model: a run's `best/`, one of its checkpoints, or a converted one.
+
+    Args:
+        device: by default a GPU if there is one.
+
+    Raises:
+        MsdeError: the folder holds no weights that can be read; what is wrong is named.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Pretrained(weights.load_weights(folder).to(device))
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some molecules of the input: those that could be read, and why others could not."""
+
+    size: int
+    columns: MoleculeColumns | None  # None where nothing could be read
+    places: list[int]  # where in the chunk each molecule of `columns` stood
+    reasons: dict[int, str]
+    notes: dict[int, str]
+
+
+class _Listed:
+    """Molecules in a list."""
+
+    def __init__(self, molecules: Sequence[Any], needs_3d: bool, keep_hydrogens: bool) -> None:
+        self._molecules, self._needs_3d, self._hydrogens = molecules, needs_3d, keep_hydrogens
+
+    def __len__(self) -> int:
+        return len(self._molecules)
+
+    def chunks(self) -> Iterator[_Chunk]:
+        for first in range(0, len(self), CHUNK_MOLECULES):
+            members = self._molecules[first : first + CHUNK_MOLECULES]
+            records: list[MoleculeRecord] = []
+            places: list[int] = []
+            reasons: dict[int, str] = {}
+            notes: dict[int, str] = {}
+            for place, molecule in enumerate(members):
+                try:
+                    record = self._record(molecule, first + place)
+                except (MoleculeError, ValueError) as error:
+                    reasons[place] = str(error)
+                    continue
+                records.append(record)
+                places.append(place)
+                unusual = outside_vocabulary(record)
+                if unusual:
+                    notes[place] = f"outside the vocabulary: {', '.join(unusual)}"
+            columns = columns_from_records(records) if records else None
+            yield _Chunk(len(members), columns, places, reasons, notes)
+
+    def _record(self, molecule: Any, number: int) -> MoleculeRecord:
+        if hasattr(molecule, "edge_index"):
+            return record_from_pyg(molecule, number, not self._needs_3d)
+        if isinstance(molecule, MoleculeError):  # a reader's, about what it could not parse
+            raise molecule
+        return record_from(molecule, not self._needs_3d, self._hydrogens)
+
+
+class _Shards:
+    """Molecules in a folder of shards."""
+
+    def __init__(self, dataset: ShardDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def chunks(self) -> Iterator[_Chunk]:
+        reader = MoleculeReader(self._dataset, max_blocks=2)
+        for first in range(0, len(self), CHUNK_MOLECULES):
+            positions = np.arange(first, min(first + CHUNK_MOLECULES, len(self)))
+            columns = reader.fetch(positions)
+            yield _Chunk(len(positions), columns, list(range(len(positions))), {}, {})
+
+
+def _open(molecules: Any, needs_3d: bool, keep_hydrogens: bool) -> _Listed | _Shards:
+    if isinstance(molecules, (str, Path)):
+        if not Path(molecules).is_dir():
+            raise MsdeError(
+                f"{molecules} is not a folder of shards; give several molecules as a list, also "
+                "if it is only one"
+            )
+        return _Shards(ShardDataset(Path(molecules)))
+    return _Listed(list(molecules), needs_3d, keep_hydrogens)
+
+
+def _batches(columns: MoleculeColumns) -> Iterator[np.ndarray]:
+    """Cut molecules, sorted by size, into batches of limited atoms and pairs."""
+    order = np.argsort(columns.num_atoms, kind="stable")
+    atoms = columns.num_atoms[order].astype(np.int64)
+    pairs = atoms * (atoms - 1) // 2
+    first = total_atoms = total_pairs = 0
+    for k in range(len(order)):
+        total_atoms, total_pairs = total_atoms + atoms[k], total_pairs + pairs[k]
+        if k > first and (total_atoms > BATCH_ATOMS or total_pairs > BATCH_PAIRS):
+            yield order[first:k]
+            first, total_atoms, total_pairs = k, atoms[k], pairs[k]
+    if first < len(order):
+        yield order[first:]

@@ -1,0 +1,66 @@
+"""Pretrained representations as a step of a scikit-learn pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from msde.errors import MsdeError
+from msde.pretrained import Pretrained, View, load
+
+
+class MoleculeEmbedding(TransformerMixin, BaseEstimator):
+    """Turn molecules into vectors of a pretrained model, one row a molecule.
+
+    `fit` learns nothing; it loads the model, so the transformer can be cloned and searched over.
+
+    Args:
+        checkpoint: folder of weights, as for `msde.load`.
+        view: `2d`, `3d` or `both`, as for `Pretrained.embed`.
+        on_failure: what a molecule that cannot be read does: `raise` an error, or leave a row of
+            `nan`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | str,
+        view: View = "2d",
+        on_failure: Literal["raise", "nan"] = "raise",
+    ) -> None:
+        """Keep the parameters, as scikit-learn wants it; nothing is loaded or checked yet."""
+        self.checkpoint = checkpoint
+        self.view = view
+        self.on_failure = on_failure
+
+    def fit(self, molecules: Iterable[Any], y: Any = None) -> MoleculeEmbedding:
+        """Load the model; molecules and targets are not looked at."""
+        self.model_: Pretrained = load(self.checkpoint)
+        return self
+
+    def transform(self, molecules: Iterable[Any]) -> np.ndarray:
+        """Return (num_molecules, width) float32.
+
+        Args:
+            molecules: SMILES strings, RDKit Mols or PyTorch Geometric Data.
+
+        Raises:
+            MsdeError: molecules could not be read, and `on_failure` is `raise`.
+        """
+        found = self.model_.encode(molecules, self.view)
+        if found.reasons and self.on_failure == "raise":
+            number, reason = next(iter(found.reasons.items()))
+            raise MsdeError(
+                f"{len(found.reasons)} molecules could not be embedded, the first is number "
+                f"{number}: {reason}; on_failure='nan' leaves them empty"
+            )
+        return np.concatenate(list(found.h.values()), axis=-1)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return a name for each column: view and number."""
+        views = ["2d", "3d"] if self.view == "both" else [self.view]
+        names = [f"msde_{v}_{k}" for v in views for k in range(self.model_.width(v))]
+        return np.array(names, dtype=object)
