@@ -24,6 +24,7 @@ from msde.molecule import (
     MoleculeError,
     MoleculeRecord,
     molecule_uid,
+    outside_vocabulary,
     record_from_mol,
     silence_rdkit,
 )
@@ -96,7 +97,7 @@ def convert(
     """Convert files to shards and return the counts of what happened.
 
     The result does not depend on the number of processes. Molecules that fail are listed in
-    `rejects.jsonl` with the reason.
+    `rejects.jsonl` with the reason, unusual ones that are kept in `notes.jsonl`.
 
     Raises:
         MsdeError: an input is missing, the output is taken, or nothing could be converted.
@@ -111,11 +112,12 @@ def convert(
         "hydrogens": "kept" if keep_hydrogens else "removed",
         "rdkit": rdkit.__version__,
     }
-    counts = {"read": 0, "converted": 0, "rejected": 0}
+    counts = {"read": 0, "converted": 0, "rejected": 0, "outside_vocabulary": 0}
     reasons: collections.Counter[str] = collections.Counter()
     with (
         ShardWriter(output, source) as writer,
         open(output / "rejects.jsonl", "w") as rejects,
+        open(output / "notes.jsonl", "w") as notes,
         tqdm(unit=" molecules", disable=None) as bar,
     ):
         options = (format, keep_hydrogens, max_atoms)
@@ -124,10 +126,15 @@ def convert(
             if isinstance(result, MoleculeRecord):
                 counts["converted"] += 1
                 writer.add(result)
+                unusual = outside_vocabulary(result)
+                if unusual:
+                    counts["outside_vocabulary"] += 1
+                    reason = f"outside the vocabulary: {', '.join(unusual)}"
+                    notes.write(json.dumps(_line(raw, reason)) + "\n")
             else:
                 counts["rejected"] += 1
                 reasons[result.partition(":")[0]] += 1
-                rejects.write(json.dumps(_reject(raw, result)) + "\n")
+                rejects.write(json.dumps(_line(raw, result)) + "\n")
                 bar.set_postfix(rejected=counts["rejected"], refresh=False)
             bar.update()
         if not counts["converted"]:
@@ -159,7 +166,8 @@ def _read(inputs: list[Path], format: str, limit: int | None) -> Iterator[RawMol
     return itertools.chain([first], raws)
 
 
-def _reject(raw: RawMolecule, reason: str) -> dict[str, str | int]:
+def _line(raw: RawMolecule, reason: str) -> dict[str, str | int]:
+    """Say where a molecule stands and what there is to say about it."""
     return {
         "source": raw.source,
         "line": raw.line,
@@ -198,6 +206,8 @@ def main() -> None:
         f"{arguments.output}: {counts['converted']} molecules converted, "
         f"{counts['rejected']} of {counts['read']} rejected (see rejects.jsonl)"
     )
+    if counts["outside_vocabulary"]:
+        print(f"{counts['outside_vocabulary']} hold atoms outside the vocabulary (see notes.jsonl)")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     DIR/shard-00000.lmdb    key: block number, big-endian u4; value: a block (msde.codec)
     DIR/shard-00000.idx.npy one row a molecule: uid, sizes, block and place in the block
     DIR/rejects.jsonl       what could not be converted, with reasons
+    DIR/notes.jsonl         what is unusual about molecules that were
 
 Shards never change once written: readers open them read-only without locks, lazily, once a
 process, so that neither fork nor a network file system can hurt them. This is the only module

@@ -8,6 +8,7 @@ from msde.batch import MoleculeBatch
 from msde.codec import columns_from_records
 from msde.config import LossConfig
 from msde.contrastive import OBJECTIVES, GraphEBMNCE, InfoNCE, NodeEBMNCE, ebm_nce, info_nce
+from msde.ops import segment_mean
 from msde.philox import Stream
 
 
@@ -94,3 +95,69 @@ def test_gradients(objective, batch):
     shape = (rows_of(made, batch), 2)
     h, other = (torch.randn(shape, dtype=torch.double, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(lambda a, b: evaluate(made, a, b, batch)[0], (h, other))
+
+
+def rank_of_two(rank, store, results):
+    """Slots of different sizes on two ranks; negatives from both."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    found = {}
+    for name, objective in OBJECTIVES.items():
+        config = LossConfig(temperature=0.5, num_shifts=3, negatives="ranks")
+        config.exclude_true_pairs = True
+        batch, h, weight = slot_of(rank, objective)
+        made = objective(config)
+        drawn = made.draw(batch, Stream.NEGATIVES_OF_2D)
+        loss, accuracy = made(h, torch.tanh(h @ weight), drawn, batch)
+        loss.mean().backward()
+        torch.distributed.all_reduce(weight.grad)  # as data-parallel training does
+        found[name] = [loss.detach(), weight.grad / 2, drawn, accuracy]
+    torch.save(found, f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def slot_of(rank, objective):
+    smiles = [["CCO", "c1ccccc1", "CN"], ["CC(=O)O", "C", "CCCl", "N#N"]][rank]
+    records = [make_record(s, line + 10 * rank) for line, s in enumerate(smiles)]
+    batch = MoleculeBatch.from_columns(columns_from_records(records))
+    generator = torch.Generator().manual_seed(rank)
+    h = torch.randn(rows_of(objective, batch), 4, generator=generator)
+    weight = torch.eye(4).add(0.1).requires_grad_()
+    return batch, h, weight
+
+
+def test_negatives_of_all_ranks_equal_one_process_that_sees_them_all(tmp_path):
+    """Losses, and gradients of the mean over ranks, in slots of different sizes."""
+    store = f"file://{tmp_path}/store"
+    torch.multiprocessing.spawn(rank_of_two, (store, str(tmp_path)), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, objective in OBJECTIVES.items():
+        slots = [slot_of(rank, objective) for rank in (0, 1)]
+        weight = slots[0][2]
+        h = [slot[1] for slot in slots]
+        other = [torch.tanh(rows @ weight) for rows in h]
+        pool, first = torch.cat(other), [0, len(h[0])]
+        losses = []
+        for rank in (0, 1):
+            own = first[rank] + torch.arange(len(h[rank]))
+            positive = (h[rank] * other[rank]).sum(-1) / 0.5
+            if name == "info_nce":
+                loss, _ = info_nce(h[rank] @ pool.T / 0.5, own)
+            elif name == "graph_ebm_nce":
+                shifted = [pool[(own + k) % len(pool)] for k in (1, 2, 3)]
+                against = torch.stack([(h[rank] * rows).sum(-1) for rows in shifted], dim=-1)
+                loss, _ = ebm_nce(positive, against / 0.5)
+            else:
+                drawn = found[rank][name][2]
+                negative = drawn * (len(pool) - 1) >> 32
+                negative = negative + (negative >= own)
+                assert not (negative == own).any()
+                against = (h[rank] * pool[negative]).sum(-1, keepdim=True) / 0.5
+                per_atom, _ = ebm_nce(positive, against)
+                batch = slots[rank][0]
+                loss = segment_mean(per_atom, batch.batch, batch.atoms_per_graph)
+            losses.append(loss)
+            assert torch.allclose(found[rank][name][0], loss, rtol=1e-5), name
+        (sum(loss.mean() for loss in losses) / 2).backward()
+        for rank in (0, 1):
+            assert torch.allclose(found[rank][name][1], weight.grad, rtol=1e-4, atol=1e-6), name

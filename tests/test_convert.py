@@ -34,7 +34,7 @@ def test_rejects_are_listed_with_reason_and_line(tmp_path):
     source = tmp_path / "mixed.smi"
     source.write_text("CCO ethanol\n\n# comment\nC(C broken\nCN(C)(C)(C)C\tpenta valent\nCO\n")
     counts = convert([source], tmp_path / "out", "smiles")
-    assert counts == {"read": 4, "converted": 2, "rejected": 2}
+    assert counts == {"read": 4, "converted": 2, "rejected": 2, "outside_vocabulary": 0}
     rejects = [json.loads(line) for line in open(tmp_path / "out/rejects.jsonl")]
     assert [(r["line"], r["name"]) for r in rejects] == [(4, "broken"), (5, "penta valent")]
     assert "valence" in rejects[1]["reason"]
@@ -50,7 +50,7 @@ def test_compressed_sdf_keeps_coordinates_stereo_and_title(tmp_path):
     with gzip.open(tmp_path / "m.sdf.gz", "wt") as file:
         file.write(block + flat + "nonsense\n$$$$\n" + block)
     counts = convert([tmp_path / "m.sdf.gz"], tmp_path / "out", "sdf")
-    assert counts == {"read": 4, "converted": 2, "rejected": 2}
+    assert counts == {"read": 4, "converted": 2, "rejected": 2, "outside_vocabulary": 0}
     dataset = ShardDataset(tmp_path / "out")
     record = dataset.read_block(0).record(0)
     assert record.name == "alanine"
@@ -120,7 +120,7 @@ def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message):
 def test_whatever_a_molecule_does_the_others_go_on(tmp_path):
     (tmp_path / "m.csv").write_text('id,smiles\n1\n2,"[H]O[H] |(0,0,0;0,0,1;0,1,1)|"\n')
     counts = convert([tmp_path / "m.csv"], tmp_path / "out", "cxsmiles")
-    assert counts == {"read": 2, "converted": 1, "rejected": 1}
+    assert counts == {"read": 2, "converted": 1, "rejected": 1, "outside_vocabulary": 0}
 
 
 def test_large_molecules_are_rejected_by_name(tmp_path):
@@ -128,3 +128,12 @@ def test_large_molecules_are_rejected_by_name(tmp_path):
     convert([tmp_path / "m.smi"], tmp_path / "out", "smiles", max_atoms=5)
     rejects = (tmp_path / "out/rejects.jsonl").read_text()
     assert "more than 5 atoms: 6" in rejects
+
+
+def test_elements_and_charges_outside_the_vocabulary_are_kept_and_told(tmp_path):
+    (tmp_path / "m.smi").write_text("CCO\n[Fe+6] ferrate\n")
+    counts = convert([tmp_path / "m.smi"], tmp_path / "out", "smiles")
+    assert counts == {"read": 2, "converted": 2, "rejected": 0, "outside_vocabulary": 1}
+    (note,) = [json.loads(line) for line in open(tmp_path / "out/notes.jsonl")]
+    assert note["line"] == 2 and note["name"] == "ferrate"
+    assert note["reason"] == "outside the vocabulary: formal_charge of atom 0 (Z = 26)"

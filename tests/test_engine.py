@@ -105,7 +105,7 @@ def losses(output):
 
 
 # Where a gradient is zero but for rounding, Adam turns other rounding into a step the other way.
-# ZeRO-3 rounds in its own way, since its weights lie elsewhere in memory. At a learning rate of 1e-4
+# ZeRO-3 rounds in its own way, since its weights lie elsewhere in memory. At a rate of 1e-4
 # the losses of five steps then differ by up to 1e-4, at this one by up to 5e-6.
 SMALL_STEPS = "optim.lr=2e-5"
 
