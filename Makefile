@@ -38,7 +38,10 @@ demo: venv
 	    --limit $(MOLECULES) --output $(DEMO)/data
 	$(BIN)/deepspeed --num_accelerators $(RANKS) launch/pretrain.py \
 	    --data $(DEMO)/data --output $(DEMO)/run \
-	    model.hidden_dim=96 data.molecules_per_step=64 data.validation_fraction=0.05 \
+	    model.hidden_dim=96 model.schnet.num_filters=96 model.conformer.hidden_dim=32 \
+	    model.topology.node_dim=16 model.topology.attention_dim=16 \
+	    model.topology.hidden_channels=8 \
+	    data.molecules_per_step=64 data.validation_fraction=0.05 \
 	    optim.lr=1e-3 optim.scale_encoder_3d=1 optim.scale_3d_to_2d=1 optim.schedule=cosine \
 	    run.steps=$(STEPS) run.validate_every=20 run.save_every=125
 

@@ -1,0 +1,66 @@
+"""Count parameters and the FLOPs of a training step a molecule, for each preset.
+
+python benchmarks/presets.py --input pcqm4mv2-2k.csv --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from step import make_batches
+from torch.utils.flop_counter import FlopCounterMode
+
+from msde import cpu
+from msde.config import make_config
+from msde.errors import report_errors
+from msde.model import MoleculeSDE
+from msde.presets import PRESETS
+
+
+def product_flops(out: Sequence[int], a: Sequence[int], b: Sequence[int], **_: Any) -> int:
+    """Return the FLOPs of out += a b, given the shapes."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+def count(preset: str, path: Path, size: int) -> dict[str, Any]:
+    """Run one training step of a preset and count; only matrix products are counted."""
+    model = MoleculeSDE.from_seed(make_config(preset)).train()
+    cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
+    (batch,) = make_batches(path, "cxsmiles", size, 1, keep_hydrogens=False)
+    in_place = {torch.ops.aten.addmm_: product_flops}  # torch counts it out of place only
+    with FlopCounterMode(display=False, custom_mapping=in_place) as forward:
+        loss, _ = model(batch)
+    with FlopCounterMode(display=False, custom_mapping=in_place) as backward:
+        loss.backward()
+    flops = [mode.get_total_flops() / size for mode in (forward, backward)]
+    return {
+        "preset": preset,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "forward_gflop_per_molecule": flops[0] / 1e9,
+        "step_gflop_per_molecule": sum(flops) / 1e9,
+        "batch_size": size,
+        "atoms_per_molecule": batch.num_atoms / size,
+    }
+
+
+def main() -> None:
+    """Count and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", type=Path, required=True, metavar="CSV", help="CXSMILES")
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    arguments = parser.parse_args()
+    cpu.prepare()
+    for preset in arguments.presets:
+        row = count(preset, arguments.input, arguments.batch_size)
+        print(json.dumps(row) if arguments.json else row)
+
+
+if __name__ == "__main__":
+    report_errors(main)
