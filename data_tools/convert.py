@@ -129,7 +129,7 @@ def convert(
                 unusual = outside_vocabulary(result)
                 if unusual:
                     counts["outside_vocabulary"] += 1
-                    reason = f"outside the vocabulary: {', '.join(unusual)}"
+                    reason = f"not seen by the model: {', '.join(unusual)}"
                     notes.write(json.dumps(_line(raw, reason)) + "\n")
             else:
                 counts["rejected"] += 1

@@ -7,6 +7,7 @@ python launch/convert_checkpoint.py --to-published DIR --output model_complete.p
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,13 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> None:
     from msde.files import write_atomically
     from msde.weights import save_weights
 
-    if output.exists() and any(output.iterdir()):
-        raise MsdeError(f"--output {output} is not empty; choose another folder")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise MsdeError(f"--output {output} is not an empty folder; choose another one")
     state, config, kept, notes = published.import_checkpoint(read_published(path), overrides)
-    save_weights(state, config, output)
+    try:
+        save_weights(state, config, output)
+    except OSError as error:
+        raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
     kept = {name: tensor.contiguous() for name, tensor in kept.items()}
     write_atomically(output / KEPT, lambda target: save_file(kept, target, metadata=notes))
     values = leaves(config)
@@ -70,21 +74,26 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> None:
 def to_published(folder: Path, output: Path) -> None:
     """Write weights of ours as a published checkpoint."""
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
 
     from msde import published
     from msde.files import write_atomically
-    from msde.weights import load_weights
+    from msde.weights import MODEL, read_config
 
-    if output.exists():
-        raise MsdeError(f"--output {output} exists; choose another name")
+    if output.exists() or not os.access(output.parent, os.W_OK):
+        raise MsdeError(f"--output {output} exists, or its folder is not there or not writable")
     kept, notes = {}, {}
     if (folder / KEPT).exists():
         with safe_open(folder / KEPT, "pt") as file:
             kept = {name: file.get_tensor(name) for name in file.keys()}
             notes = file.metadata() or {}
-    model = load_weights(folder)
-    checkpoint = published.export_checkpoint(model.state_dict(), model.config, kept, notes)
+    config = read_config(folder)
+    try:
+        state = load_file(folder / MODEL)
+    except (OSError, SafetensorError) as error:
+        raise MsdeError(f"{folder / MODEL} cannot be read: {error}") from error
+    checkpoint = published.export_checkpoint(state, config, kept, notes)
     write_atomically(output, lambda path: torch.save(checkpoint, path))
     print(f"{output}: {sum(map(len, checkpoint.values()))} tensors")
 

@@ -6,7 +6,10 @@ python launch/embed.py --checkpoint DIR --input FILE --output FILE.npz
 from __future__ import annotations
 
 import argparse
+import csv
+import os
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,7 @@ def read_file(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[str, np
                 molecules.append(mol_from_molblock(raw.text, keep_hydrogens))
             except MoleculeError as error:
                 molecules.append(error)  # becomes the reason, in its place
-    except OSError as error:
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise MsdeError(f"input {path} cannot be read: {error}") from error
     if not molecules:
         raise MsdeError(f"no molecules in {path}")
@@ -74,8 +77,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.output.suffix != ".npz":
         raise MsdeError(f"--output {arguments.output} should end in .npz")
-    if not arguments.output.parent.is_dir():
-        raise MsdeError(f"--output {arguments.output}: the folder does not exist")
+    if not os.access(arguments.output.parent, os.W_OK):
+        raise MsdeError(
+            f"--output {arguments.output}: its folder does not exist or is not writable"
+        )
 
     cpu.prepare()
     import msde

@@ -56,7 +56,11 @@ def resolve(arguments: argparse.Namespace) -> Config:
     if arguments.init_from is not None:
         from msde.weights import read_config
 
-        over = {"model": to_dict(read_config(arguments.init_from).model)}
+        theirs = read_config(arguments.init_from)
+        over = {
+            "model": to_dict(theirs.model),
+            "loss": {"anneal_power": theirs.loss.anneal_power},
+        }
     return make_config(arguments.preset, arguments.config, arguments.overrides, over)
 
 

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from msde import codec, geometry, philox
 from msde.codec import MoleculeColumns
-from msde.molecule import ATOM_SIZES, BOND_SIZES, MoleculeRecord, extended_pairs
+from msde.molecule import (
+    ATOM_SIZES,
+    BOND_SIZES,
+    CIP_LABELS,
+    MoleculeError,
+    MoleculeRecord,
+    check_geometry,
+    extended_pairs,
+)
 from msde.philox import Key, Stream
 
 if TYPE_CHECKING:
@@ -180,10 +188,10 @@ class MoleculeBatch:
         """Pack PyTorch Geometric molecules that carry z, x, edge_index, edge_attr and pos.
 
         Bonds may be stored in any order, in both directions. `uid` is taken where it is present,
-        else the position in the list.
+        else the position in the list; `cip`, codes of CIP_LABELS, else no label.
 
         Raises:
-            ValueError: a molecule's bonds are not stored in both directions.
+            MoleculeError: something is wrong with a molecule's fields; see `record_from_pyg`.
         """
         records = [record_from_pyg(data, number) for number, data in enumerate(molecules)]
         return cls.from_columns(codec.columns_from_records(records))
@@ -219,28 +227,60 @@ def record_from_pyg(data: Data, number: int = 0, topology_only: bool = False) ->
         topology_only: do without `pos`; all positions are zero.
 
     Raises:
-        ValueError: a field is missing, or bonds are not stored in both directions.
+        MoleculeError: a field is missing, has a wrong shape or values out of range, or bonds are
+            not stored in both directions.
     """
-    needed = {"z", "x", "edge_index", "edge_attr", *([] if topology_only else ["pos"])}
-    missing = sorted(name for name in needed if name not in data)
+    needed = ["z", "x", "edge_index", "edge_attr", *([] if topology_only else ["pos"])]
+    missing = [name for name in needed if name not in data]
     if missing:
-        raise ValueError(f"molecule {number} lacks {', '.join(missing)}")
-    forward = data.edge_index[0] < data.edge_index[1]
-    if 2 * int(forward.sum()) != data.edge_index.shape[1]:
-        raise ValueError(f"molecule {number}: edge_index lacks one direction of a bond")
-    bond_index = data.edge_index[:, forward].T.numpy().astype("<u2")
-    pos = np.zeros((len(data.z), 3), "<f4") if topology_only else data.pos.numpy().astype("<f4")
+        raise MoleculeError(f"its data lack {', '.join(missing)}")
+    fields = {name: data[name].detach().cpu().numpy() for name in needed}
+    num_atoms = len(fields["z"])
+    fields["cip"] = data.cip.cpu().numpy() if "cip" in data else np.zeros(num_atoms, np.int64)
+    if topology_only:
+        fields["pos"] = np.zeros((num_atoms, 3))
+    _check_fields(fields, num_atoms)
+    source, target = fields["edge_index"]
+    forward = source < target
+    pairs = set(zip(source.tolist(), target.tolist(), strict=True))
+    if len(pairs) != len(source) or pairs != {(j, i) for i, j in pairs} or (source == target).any():
+        raise MoleculeError("edge_index does not hold every bond once in each direction")
+    bond_index = fields["edge_index"][:, forward].T.astype("<u2")
+    if not topology_only:
+        check_geometry(fields["pos"][None])
+    pos = fields["pos"] - fields["pos"].mean(0, keepdims=True)
     return MoleculeRecord(
         uid=int(data.uid) & (2**64 - 1) if "uid" in data else number,
         name="",
-        z=data.z.numpy().astype("u1"),
-        x=data.x.numpy().astype("u1"),
-        cip=(data.cip.numpy() if "cip" in data else 0 * data.z.numpy()).astype("u1"),
+        z=fields["z"].astype("u1"),
+        x=fields["x"].astype("u1"),
+        cip=fields["cip"].astype("u1"),
         bond_index=bond_index,
-        bond_attr=data.edge_attr[forward].numpy().astype("u1"),
-        extended_index=extended_pairs(bond_index, len(data.z)),
-        pos=(pos - pos.mean(0, keepdims=True))[None],
+        bond_attr=fields["edge_attr"][forward].astype("u1"),
+        extended_index=extended_pairs(bond_index, num_atoms),
+        pos=pos.astype("<f4")[None],
     )
+
+
+def _check_fields(fields: dict[str, np.ndarray], num_atoms: int) -> None:
+    """Check shapes and ranges before anything is cast to small integers."""
+    num_edges = fields["edge_index"].shape[-1]
+    expected: dict[str, tuple[tuple[int, ...], list[int]]] = {
+        "z": ((num_atoms,), [256]),
+        "x": ((num_atoms, len(ATOM_SIZES)), ATOM_SIZES),
+        "cip": ((num_atoms,), [len(CIP_LABELS)]),
+        "edge_index": ((2, num_edges), [num_atoms]),
+        "edge_attr": ((num_edges, len(BOND_SIZES)), BOND_SIZES),
+        "pos": ((num_atoms, 3), []),
+    }
+    if num_atoms == 0:
+        raise MoleculeError("no atoms")
+    for name, (shape, sizes) in expected.items():
+        values = fields[name]
+        if values.shape != shape:
+            raise MoleculeError(f"{name} has shape {values.shape}, expected {shape}")
+        if sizes and ((values < 0) | (values >= np.array(sizes))).any():
+            raise MoleculeError(f"{name} holds a value that is out of range")
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:

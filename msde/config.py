@@ -214,10 +214,10 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(values: dict[str, Any]) -> Config:
+def from_dict(values: dict[str, Any], where: str = "stored configuration") -> Config:
     """Rebuild a configuration that `to_dict` wrote."""
     config = Config()
-    _apply(config, values, "stored configuration")
+    _apply(config, values, where)
     _check(config)
     return config
 

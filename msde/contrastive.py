@@ -64,7 +64,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         # Ranks average their gradients afterwards, so the sum is the gradient of the mean loss.
-        grad = grads[0].contiguous()
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         return grad.split(ctx.counts)[dist.get_rank()], None
 
@@ -153,7 +153,7 @@ class GraphEBMNCE(Objective):
     def __call__(
         self, h: Tensor, other: Tensor, drawn: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
-        """Return loss and accuracy of each molecule; the order of the slot is random already."""
+        """Return loss and accuracy of each molecule; in training a slot's order is random."""
         pool, own = self.pool(other)
         shifts = min(self.config.num_shifts, len(pool) - 1)  # the whole way round is the true pair
         against = h.new_empty(len(h), shifts)

@@ -14,7 +14,7 @@ from msde.ops import segment_mean
 def denoising_positions(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
     """Return the mean over atoms of |noise_pred - noise|^2, (num_graphs,).
 
-    Predicting zero gives 3.
+    Predicting zero gives 3, or 3 (n - 1) / n for centred noise on n atoms.
     """
     per_atom = (noise_pred - noise).square().sum(-1)  # (num_atoms,)
     return segment_mean(per_atom, batch.batch, batch.atoms_per_graph)

@@ -15,6 +15,7 @@ from msde.batch import MoleculeBatch
 from msde.config import Config
 from msde.contrastive import OBJECTIVES
 from msde.encoders import GIN, PaiNN, SchNet
+from msde.layers import at_least_float32
 from msde.molecule import ATOM_SIZES
 from msde.philox import Key, Stream
 from msde.score import ConformerScore, TopologyScore
@@ -105,8 +106,12 @@ class MoleculeSDE(nn.Module):
             h_3d = self.encoder_3d.readout(h_3d, batch)
         if self.projection_2d is not None:
             h_2d = self.projection_2d(h_2d)
-        forward = self.objective(h_2d, h_3d, noise.negatives_of_2d, batch)
-        backward = self.objective(h_3d, h_2d, noise.negatives_of_3d, batch)
+        with torch.autocast(
+            h_2d.device.type, enabled=False
+        ):  # logits are divided by a small number
+            h_2d, h_3d = at_least_float32(h_2d), at_least_float32(h_3d)
+            forward = self.objective(h_2d, h_3d, noise.negatives_of_2d, batch)
+            backward = self.objective(h_3d, h_2d, noise.negatives_of_3d, batch)
         return (forward[0] + backward[0]) / 2, (forward[1] + backward[1]) / 2
 
     def loss_2d_to_3d(self, h_2d: Tensor, batch: MoleculeBatch, noise: Noise) -> Tensor:

@@ -41,7 +41,9 @@ BOND_SIZES = [len(values) for values in BOND_VOCABULARY.values()]
 # Centres that are pseudo-asymmetric have small letters. They take the rows of the chirality tags.
 CIP_LABELS = ["", "R", "S", "r", "s"]
 
+CIP_ITERATIONS = 1_250_000  # what RDKit recommends: below a second
 MAX_HOPS = 4  # pairs of atoms up to four bonds apart are the edges of the 2D -> 3D score network
+MAX_ATOMS = 1024  # of a molecule that is embedded: all pairs of atoms are looked at
 MIN_DISTANCE = 1e-2  # A; two atoms closer than this mark a broken geometry
 
 _ATOM_CODES = [{v: i for i, v in enumerate(values)} for values in ATOM_VOCABULARY.values()]
@@ -133,14 +135,17 @@ def record_from_mol(
         if not conformers:
             raise MoleculeError("no 3D conformer")
         pos = np.stack(conformers)  # (num_conformers, num_atoms, 3)
-        _check_geometry(pos)
+        check_geometry(pos)
         pos = pos - pos.mean(axis=1, keepdims=True)
 
     mol = Chem.Mol(mol)  # labels are written into it
     bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), *bond_features(b)) for b in mol.GetBonds()]
     bond_table = np.array(bonds, np.int64).reshape(-1, 5)
     bond_index = np.sort(bond_table[:, :2], axis=1)
-    rdCIPLabeler.AssignCIPLabels(mol)
+    try:
+        rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=CIP_ITERATIONS)
+    except RuntimeError as error:  # a cage, in which the labels would take for ever
+        raise MoleculeError("its CIP labels take too long to find") from error
     cip = [a.GetProp("_CIPCode") if a.HasProp("_CIPCode") else "" for a in mol.GetAtoms()]
     return MoleculeRecord(
         uid=uid,
@@ -166,7 +171,8 @@ def outside_vocabulary(record: MoleculeRecord) -> list[str]:
     return found
 
 
-def _check_geometry(pos: np.ndarray) -> None:
+def check_geometry(pos: np.ndarray) -> None:
+    """Raise MoleculeError if a conformer of pos, (num_conformers, num_atoms, 3) in A, is broken."""
     if not np.isfinite(pos).all():
         raise MoleculeError("coordinates that are not finite numbers")
     for conformer in pos:
@@ -181,9 +187,11 @@ def _check_geometry(pos: np.ndarray) -> None:
                 raise MoleculeError(f"two atoms closer than {MIN_DISTANCE} A")
 
 
-def mol_from_smiles(smiles: str) -> Chem.Mol:
+def mol_from_smiles(smiles: str, keep_hydrogens: bool = False) -> Chem.Mol:
     """Parse a SMILES string, or raise MoleculeError with RDKit's reason."""
-    mol = Chem.MolFromSmiles(smiles)
+    parameters = Chem.SmilesParserParams()
+    parameters.removeHs = not keep_hydrogens
+    mol = Chem.MolFromSmiles(smiles, parameters)
     if mol is None:
         raw = Chem.MolFromSmiles(smiles, sanitize=False)
         raise MoleculeError(_parse_failure(raw, "SMILES syntax"))
@@ -238,28 +246,30 @@ def record_from(
 ) -> MoleculeRecord:
     """Turn a SMILES string or an RDKit molecule into a record, with a conformer where needed.
 
-    A conformer that the molecule brings along (of CXSMILES, too) is used; else RDKit makes one,
-    seeded by the SMILES.
+    Conformers that the molecule brings along (of CXSMILES, too) are used; else RDKit makes one,
+    seeded by the canonical SMILES. With `keep_hydrogens` implied hydrogens are added, too.
 
     Raises:
         MoleculeError: it cannot be parsed or embedded; the message is the reason.
         TypeError: it is neither.
     """
     if isinstance(molecule, str):
-        mol = mol_from_smiles(molecule)
+        mol = mol_from_smiles(molecule, keep_hydrogens)
     elif isinstance(molecule, Chem.Mol):
-        mol = molecule if keep_hydrogens else Chem.RemoveHs(molecule)
+        mol = Chem.Mol(molecule) if keep_hydrogens else Chem.RemoveHs(molecule)
     else:
         kinds = "a SMILES string, an RDKit Mol or a PyTorch Geometric Data"
         raise TypeError(f"a molecule is of type {type(molecule).__name__}, expected {kinds}")
-    uid = molecule_uid("", molecule if isinstance(molecule, str) else Chem.MolToSmiles(mol))
+    has_geometry = any(c.Is3D() for c in mol.GetConformers())
+    if keep_hydrogens:
+        mol = Chem.AddHs(mol, addCoords=has_geometry)
+    if mol.GetNumAtoms() > MAX_ATOMS:
+        raise MoleculeError(f"more than {MAX_ATOMS} atoms: {mol.GetNumAtoms()}")
+    uid = molecule_uid("", Chem.MolToSmiles(Chem.Mol(mol)))
     name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
-    if topology_only:
-        full = Chem.AddHs(mol) if keep_hydrogens else mol
-        return record_from_mol(full, uid, name, topology_only=True)
-    if not any(c.Is3D() for c in mol.GetConformers()):
+    if not topology_only and not has_geometry:
         mol = embed_conformer(mol, uid, keep_hydrogens)
-    return record_from_mol(mol, uid, name)
+    return record_from_mol(mol, uid, name, topology_only)
 
 
 def atomic_weights() -> np.ndarray:

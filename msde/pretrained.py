@@ -38,7 +38,8 @@ class Embeddings:
 
     `h` maps each view to (num_molecules, width) or, at node level, (num_atoms, width) with the
     atoms of molecule m in rows ptr[m] to ptr[m + 1]. A molecule that could not be read has NaN, or
-    no rows, and its reason in `reasons`; `notes` tells what is unusual about others.
+    no rows, and its reason in `reasons`; `notes` tells what is unusual about others, such as that
+    no conformer was found: then only the 3D view is NaN.
     """
 
     h: dict[str, np.ndarray]
@@ -79,11 +80,13 @@ class Pretrained:
 
         Args:
             molecules: SMILES strings, RDKit Mols or PyTorch Geometric Data (fields z, x,
-                edge_index, edge_attr, for 3D pos in A), mixed at will, or a folder of shards.
+                edge_index, edge_attr, for 3D pos in A, for chirality cip), mixed at will, or a
+                folder of shards. Of several conformers one is taken.
             view: `2d` (GIN, of the topology), `3d` (of the geometry; RDKit makes a conformer
-                where there is none) or `both`, side by side.
+                where there is none) or `both`, side by side, of molecules that have both.
             level: a vector for each molecule, or one for each atom.
-            keep_hydrogens: do not remove hydrogens; published models are pretrained without.
+            keep_hydrogens: add hydrogens instead of removing them; published models are pretrained
+                without. Data and shards are taken as they are.
 
         Returns:
             At graph level (num_molecules, width) float32, a row of NaN for a molecule that could
@@ -99,11 +102,13 @@ class Pretrained:
         found = self.encode(molecules, view, level, keep_hydrogens)
         for number, reason in found.reasons.items():
             log.warning("molecule %d could not be embedded: %s", number, reason)
+        for number, note in found.notes.items():
+            log.warning("molecule %d: %s", number, note)
         h = np.concatenate(list(found.h.values()), axis=-1)
         if found.ptr is None:
             return h
-        parts = enumerate(np.split(h, found.ptr[1:-1]))
-        return [None if m in found.reasons else part for m, part in parts]
+        limits = enumerate(zip(found.ptr[:-1], found.ptr[1:], strict=True))
+        return [None if m in found.reasons else h[a:b] for m, (a, b) in limits]
 
     def encode(
         self,
@@ -117,8 +122,8 @@ class Pretrained:
             raise MsdeError(
                 f"view is {view!r} and level {level!r}, expected 2d, 3d or both and graph or node"
             )
-        views = ["2d", "3d"] if view == "both" else [view]
-        source = _open(molecules, "3d" in views, keep_hydrogens)
+        views: list[str] = ["2d", "3d"] if view == "both" else [view]
+        source = _open(molecules, views, keep_hydrogens)
         rows: dict[str, list[np.ndarray]] = {v: [] for v in views}
         counts: list[int] = []
         reasons: dict[int, str] = {}
@@ -153,6 +158,8 @@ class Pretrained:
                 h, counts = encoder.readout(h, batch), [1] * len(places)
             for place, part in zip(places, h.float().cpu().split(counts), strict=True):
                 out[chunk.places[place]] = part.numpy()
+        for place in chunk.flat if view == "3d" else ():
+            out[place] = np.full_like(out[place], np.nan)
         return out
 
 
@@ -179,13 +186,14 @@ class _Chunk:
     places: list[int]  # where in the chunk each molecule of `columns` stood
     reasons: dict[int, str]
     notes: dict[int, str]
+    flat: list[int]  # places of molecules that have a topology only, although 3D is asked for
 
 
 class _Listed:
     """Molecules in a list."""
 
-    def __init__(self, molecules: Sequence[Any], needs_3d: bool, keep_hydrogens: bool) -> None:
-        self._molecules, self._needs_3d, self._hydrogens = molecules, needs_3d, keep_hydrogens
+    def __init__(self, molecules: Sequence[Any], views: list[str], keep_hydrogens: bool) -> None:
+        self._molecules, self._views, self._hydrogens = molecules, views, keep_hydrogens
 
     def __len__(self) -> int:
         return len(self._molecules)
@@ -197,26 +205,46 @@ class _Listed:
             places: list[int] = []
             reasons: dict[int, str] = {}
             notes: dict[int, str] = {}
+            flat: list[int] = []
             for place, molecule in enumerate(members):
-                try:
-                    record = self._record(molecule, first + place)
-                except (MoleculeError, ValueError) as error:
-                    reasons[place] = str(error)
+                record, problem = self._record(molecule, first + place, self._views == ["2d"])
+                if record is None and "2d" in self._views:
+                    record, _ = self._record(molecule, first + place, topology_only=True)
+                    if record is not None:
+                        flat.append(place)
+                        notes[place] = f"no 3D view: {problem}"
+                if record is None:
+                    reasons[place] = problem
                     continue
                 records.append(record)
                 places.append(place)
                 unusual = outside_vocabulary(record)
+                if hasattr(molecule, "edge_index") and "cip" not in molecule:
+                    tagged = (record.x[:, 1] > 0).any()
+                    unusual += ["chirality, since its data lack cip"] * bool(tagged)
                 if unusual:
-                    notes[place] = f"outside the vocabulary: {', '.join(unusual)}"
+                    said = [notes[place]] if place in notes else []
+                    said.append(f"not seen by the model: {', '.join(unusual)}")
+                    notes[place] = "; ".join(said)
             columns = columns_from_records(records) if records else None
-            yield _Chunk(len(members), columns, places, reasons, notes)
+            yield _Chunk(len(members), columns, places, reasons, notes, flat)
 
-    def _record(self, molecule: Any, number: int) -> MoleculeRecord:
-        if hasattr(molecule, "edge_index"):
-            return record_from_pyg(molecule, number, not self._needs_3d)
-        if isinstance(molecule, MoleculeError):  # a reader's, about what it could not parse
-            raise molecule
-        return record_from(molecule, not self._needs_3d, self._hydrogens)
+    def _record(
+        self, molecule: Any, number: int, topology_only: bool
+    ) -> tuple[MoleculeRecord | None, str]:
+        """Return a molecule as a record, or None and the reason why it cannot be one."""
+        try:
+            if molecule is None:  # what RDKit's parsers give for what they cannot parse
+                return None, "it is None"
+            if isinstance(molecule, MoleculeError):  # a reader's, about what it could not parse
+                raise molecule
+            if hasattr(molecule, "edge_index"):
+                return record_from_pyg(molecule, number, topology_only), ""
+            return record_from(molecule, topology_only, self._hydrogens), ""
+        except TypeError:
+            raise
+        except Exception as error:  # whatever a molecule does to a library, the others go on
+            return None, " ".join(str(error).split())[:200]
 
 
 class _Shards:
@@ -233,10 +261,10 @@ class _Shards:
         for first in range(0, len(self), CHUNK_MOLECULES):
             positions = np.arange(first, min(first + CHUNK_MOLECULES, len(self)))
             columns = reader.fetch(positions)
-            yield _Chunk(len(positions), columns, list(range(len(positions))), {}, {})
+            yield _Chunk(len(positions), columns, list(range(len(positions))), {}, {}, [])
 
 
-def _open(molecules: Any, needs_3d: bool, keep_hydrogens: bool) -> _Listed | _Shards:
+def _open(molecules: Any, views: list[str], keep_hydrogens: bool) -> _Listed | _Shards:
     if isinstance(molecules, (str, Path)):
         if not Path(molecules).is_dir():
             raise MsdeError(
@@ -244,7 +272,7 @@ def _open(molecules: Any, needs_3d: bool, keep_hydrogens: bool) -> _Listed | _Sh
                 "if it is only one"
             )
         return _Shards(ShardDataset(Path(molecules)))
-    return _Listed(list(molecules), needs_3d, keep_hydrogens)
+    return _Listed(list(molecules), views, keep_hydrogens)
 
 
 def _batches(columns: MoleculeColumns) -> Iterator[np.ndarray]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from msde.config import Config, ModelConfig, make_config
+from msde.config import Config, ModelConfig, from_dict, leaves, make_config, to_dict
 from msde.errors import MsdeError
 from msde.model import MoleculeSDE
 from msde.molecule import ATOM_SIZES, BOND_SIZES, atomic_weights
@@ -50,7 +50,7 @@ _SCHNET = {
 }
 _PAINN = {
     "embedding.weight": ["embedding.weight"],
-    "filter.layers.0.*": ["filter_net.*"],
+    "filter.*": ["filter_net.*"],
     "messages.#.context.layers.#.*": ["interactions.#.interatomic_context_net.#.*"],
     "mixings.#.context.layers.#.*": ["mixing.#.intraatomic_context_net.#.*"],
     "mixings.#.vectors.weight": ["mixing.#.mu_channel_mix.weight"],
@@ -114,10 +114,17 @@ TRACELESS = [
         for part in ("conformer", "topology")
         for key in ("kind", "sigma_min", "sigma_max", "beta_min", "beta_max")
     ),
-    "loss.contrastive",
-    "loss.temperature",
     "loss.anneal_power",
-    "loss.num_timesteps",
+]
+# What the published networks do not have, although its tensors might fit.
+_CORRECTIONS = [
+    "model.gin.chirality",
+    "model.conformer.positions",
+    "model.conformer.time_dim",
+    "model.conformer.input_spread",
+    "model.topology.time_dim",
+    "model.topology.input_spread",
+    "model.topology.divide_by_std",
 ]
 
 
@@ -280,6 +287,14 @@ def import_checkpoint(
             infer_sizes(part, published[part], config.model)
         except KeyError as error:
             raise MsdeError(f"{theirs}: {error.args[0]} is missing") from error
+        except (IndexError, ValueError) as error:
+            raise MsdeError(f"{theirs}: a tensor has another number of dimensions") from error
+    config = from_dict(to_dict(config), "the sizes of the tensors")  # checks what must hold
+    if config.model.gin.readout == "concat":
+        raise MsdeError(
+            "model.gin.readout=concat has no published contrastive objective: the views differ in "
+            "width; import with another readout"
+        )
     notes = {}
     chirality = published["encoder_2d"][_CHIRALITY]
     if len(chirality) == ATOM_SIZES[1] - 1:
@@ -308,8 +323,12 @@ def export_checkpoint(
         kept, notes: what `import_checkpoint` returned, if the weights came from there.
 
     Raises:
-        MsdeError: naming a tensor that the published networks do not have.
+        MsdeError: naming a setting or tensor that the published networks do not have.
     """
+    set_to, defaults = leaves(config), leaves(Config())
+    for key in _CORRECTIONS:
+        if set_to[key] != defaults[key]:
+            raise MsdeError(f"{key}={set_to[key]} is unknown to the published networks")
     checkpoint: dict[str, State] = {}
     for part, theirs in PARTS.items():
         checkpoint[theirs] = constants(part, config.model)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from msde.errors import MsdeError
 from msde.pretrained import Pretrained, View, load
@@ -38,6 +39,11 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
 
     def fit(self, molecules: Iterable[Any], y: Any = None) -> MoleculeEmbedding:
         """Load the model; molecules and targets are not looked at."""
+        if self.view not in get_args(View) or self.on_failure not in ("raise", "nan"):
+            raise MsdeError(
+                f"view is {self.view!r} and on_failure {self.on_failure!r}, expected 2d, 3d or "
+                "both and raise or nan"
+            )
         self.model_: Pretrained = load(self.checkpoint)
         return self
 
@@ -50,6 +56,7 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
         Raises:
             MsdeError: molecules could not be read, and `on_failure` is `raise`.
         """
+        check_is_fitted(self)
         found = self.model_.encode(molecules, self.view)
         if found.reasons and self.on_failure == "raise":
             number, reason = next(iter(found.reasons.items()))
@@ -61,6 +68,7 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return a name for each column: view and number."""
+        check_is_fitted(self)
         views = ["2d", "3d"] if self.view == "both" else [self.view]
         names = [f"msde_{v}_{k}" for v in views for k in range(self.model_.width(v))]
         return np.array(names, dtype=object)

@@ -32,7 +32,7 @@ def read_config(folder: Path) -> Config:
     Raises:
         MsdeError: there is none that can be read.
     """
-    return from_dict(read_json(folder / CONFIG))
+    return from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
 def fill(model: MoleculeSDE, folder: Path) -> None:
@@ -66,6 +66,6 @@ def load_weights(folder: Path | str) -> MoleculeSDE:
         MsdeError: the folder holds no weights that can be read; what is wrong is named.
     """
     folder = Path(folder)
-    model = MoleculeSDE(read_config(folder))
+    model = MoleculeSDE.from_seed(read_config(folder))  # leaves torch's generator alone
     fill(model, folder)
     return model.eval()

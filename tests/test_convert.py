@@ -136,4 +136,4 @@ def test_elements_and_charges_outside_the_vocabulary_are_kept_and_told(tmp_path)
     assert counts == {"read": 2, "converted": 2, "rejected": 0, "outside_vocabulary": 1}
     (note,) = [json.loads(line) for line in open(tmp_path / "out/notes.jsonl")]
     assert note["line"] == 2 and note["name"] == "ferrate"
-    assert note["reason"] == "outside the vocabulary: formal_charge of atom 0 (Z = 26)"
+    assert note["reason"] == "not seen by the model: formal_charge of atom 0 (Z = 26)"

@@ -241,6 +241,7 @@ def test_warm_start_from_weights_of_ours_and_published_ones(shard_dir, tmp_path)
     )
 
 
+@pytest.mark.large
 def test_a_large_model_trains_in_the_memory_that_is_foretold(shard_dir, tmp_path):
     """204 million parameters for three steps under ZeRO-3 with everything offloaded."""
     values = json.loads(engine_config.shipped_config("zero3_offload").read_text())

@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,8 @@ def test_hydrogens(model):
     assert len(model.embed([with_h], "2d", "node")[0]) == 3
     kept = model.embed([with_h, "CCO"], "2d", "node", keep_hydrogens=True)
     assert [len(part) for part in kept] == [9, 9]
+    both = model.embed([with_h, "CCO"], "both", "node", keep_hydrogens=True)
+    assert [len(part) for part in both] == [9, 9]
 
 
 BAD = ["CCO", "not a molecule", "C(C)(C)(C)(C)C", "CO", ""]
@@ -129,13 +132,75 @@ def test_what_cannot_be_read_is_marked_in_its_place(model, caplog):
     assert [part is None for part in nodes] == [False, True, True, False, True]
     assert len(nodes[0]) == 3 and len(nodes[3]) == 2
     assert np.isnan(model.embed(["x"], "2d")).all() and model.embed([], "2d").shape == (0, 32)
+    assert model.embed([], "2d", "node") == []
 
 
 def test_elements_and_charges_outside_the_vocabulary_are_told(model):
     found = model.encode(["CCO", "*C", "[Fe+6]"], "2d")
     assert not found.reasons and list(found.notes) == [1, 2]
-    assert found.notes[1] == "outside the vocabulary: atomic_num of atom 0 (Z = 0)"
-    assert found.notes[2] == "outside the vocabulary: formal_charge of atom 0 (Z = 26)"
+    assert found.notes[1] == "not seen by the model: atomic_num of atom 0 (Z = 0)"
+    assert found.notes[2] == "not seen by the model: formal_charge of atom 0 (Z = 26)"
+
+
+def test_broken_data_are_marked_and_named(model, records):
+    good = MoleculeBatch.from_columns(columns_from_records(records)).to_pyg()[2]
+
+    def broken(**changes):
+        return good.clone().update({k: v for k, v in changes.items()})
+
+    wide = torch.cat([good.x, good.x[:, :2]], dim=1)
+    far = good.edge_index + 65536
+    one_way = good.edge_index[:, ::2]
+    for data, reason in [
+        (broken(x=good.x + 300), "x holds a value that is out of range"),
+        (broken(x=wide), "x has shape (6, 11), expected (6, 9)"),
+        (broken(edge_index=far), "edge_index holds a value that is out of range"),
+        (broken(edge_index=one_way, edge_attr=good.edge_attr[::2]), "once in each direction"),
+        (broken(pos=good.pos * torch.nan), "coordinates that are not finite"),
+        (broken(pos=good.pos * 0), "two atoms closer than"),
+        (broken(pos=good.pos[:3]), "pos has shape (3, 3)"),
+        (type(good)(), "its data lack z, x, edge_index, edge_attr, pos"),
+        (None, "it is None"),
+    ]:
+        found = model.encode([data, good], "both")
+        only_2d = "pos" in reason or "atoms" in reason or "coordinates" in reason
+        said = found.notes if only_2d and data is not None and "z" in data else found.reasons
+        assert reason in said[0]
+        assert np.isnan(found.h["3d"][0]).all() and np.isfinite(found.h["3d"][1]).all()
+        assert reason in model.encode([data], "3d").reasons[0]
+
+
+def test_data_without_cip_are_told_of(model, records):
+    data = MoleculeBatch.from_columns(columns_from_records(records)).to_pyg()[2]
+    assert not model.encode([data], "2d").notes
+    del data.cip
+    assert "chirality, since its data lack cip" in model.encode([data], "2d").notes[0]
+
+
+def test_a_molecule_without_a_conformer_keeps_its_topology(model, caplog):
+    strained = "C1#CC#C1"  # RDKit finds no conformer
+    found = model.encode([strained, "CO"], "both")
+    assert not found.reasons and found.notes[0].startswith("no 3D view: ")
+    assert close(found.h["2d"][0], model.embed([strained], "2d")[0])
+    assert np.isnan(found.h["3d"][0]).all() and np.isfinite(found.h["3d"][1]).all()
+    nodes = model.embed([strained, "CO"], "both", "node")
+    assert nodes[0].shape == (4, 64) and np.isnan(nodes[0][:, 32:]).all()
+    assert "molecule 0: no 3D view" in caplog.text
+    assert "conformer" in model.encode([strained], "3d").reasons[0]
+
+
+def test_labels_that_take_for_ever_are_given_up(model):
+    cage = (
+        "C[C@]12[C@@H]3[C@H]4[C@H]5[C@H]6[C@H]7[C@@H]8[C@@H]5[C@H]3[C@@H]3[C@@H]8[C@H]5[C@H]7"
+        "[C@H]7[C@@H]6[C@H]4[C@@H]1[C@@H]7[C@@H]5[C@H]32"
+    )
+    assert "CIP labels take too long" in model.encode([cage], "2d").reasons[0]
+
+
+def test_models_and_pipelines_can_be_pickled(model, folder):
+    again = pickle.loads(pickle.dumps(model))
+    assert close(again.embed(["CCO"]), model.embed(["CCO"]))
+    pickle.dumps(make_pipeline(MoleculeEmbedding(folder), Ridge()).fit(["CCO", "C"], [1, 2]))
 
 
 def test_wrong_arguments(model, tmp_path):
@@ -185,7 +250,7 @@ def test_the_command_on_files_and_shards(folder, model, shard_dir, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "2 of 3 molecules, h_2d (3, 32)" in result.stdout
     assert "molecule 1 not embedded: cannot be parsed" in result.stderr
-    assert "molecule 2 embedded, but: outside the vocabulary: atomic_num" in result.stderr
+    assert "molecule 2 embedded, but: not seen by the model: atomic_num" in result.stderr
     with np.load(out, allow_pickle=False) as found:
         assert found["name"].tolist() == ["ethanol", "", "dummy"]
         assert found["line"].tolist() == [1, 2, 4]

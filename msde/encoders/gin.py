@@ -44,7 +44,7 @@ class GINLayer(nn.Module):
         return self.mlp((1 + self.eps) * h + segment_sum(message, target, len(h)))
 
 
-# The 2D readouts: what an atom's representation is made of, given it after each layer.
+# What an atom's representation is made of, given it after each layer:
 # (layers + 1) x (num_atoms, hidden_dim) -> (num_atoms, output_dim)
 READOUTS: dict[str, Callable[[list[Tensor]], Tensor]] = {
     "last": lambda layers: layers[-1],
@@ -61,7 +61,7 @@ class GIN(nn.Module):
         """Build `config.num_layers` layers of width `hidden_dim`."""
         super().__init__()
         self.cip = config.chirality == "cip"
-        self.over_layers = READOUTS[config.readout]
+        self.over_layers = config.readout
         concatenated = config.num_layers + 1 if config.readout == "concat" else 1
         self.output_dim = hidden_dim * concatenated
         self.atom_embedding = CategoricalEmbedding(ATOM_SIZES, hidden_dim)
@@ -82,7 +82,7 @@ class GIN(nn.Module):
             if number < len(self.layers) - 1:
                 updated = torch.relu(updated)
             h.append(self.dropout(updated))
-        return self.over_layers(h)
+        return READOUTS[self.over_layers](h)
 
     def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:
         """Return the representation of each molecule, (num_graphs, output_dim): the atoms' mean."""

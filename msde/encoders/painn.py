@@ -80,9 +80,9 @@ class PaiNN(nn.Module):
         centres = torch.linspace(0, config.cutoff, config.num_gaussians)
         self.register_buffer("centres", centres, persistent=False)
         numbers = range(config.num_interactions)
-        self.filter = MLP(
-            [config.num_gaussians, len(numbers) * 3 * hidden_dim], torch.nn.Identity()
-        )
+        self.filter = nn.Linear(config.num_gaussians, len(numbers) * 3 * hidden_dim)
+        nn.init.xavier_uniform_(self.filter.weight)
+        nn.init.zeros_(self.filter.bias)
         self.messages = nn.ModuleList(Message(hidden_dim) for _ in numbers)
         self.mixings = nn.ModuleList(Mixing(hidden_dim) for _ in numbers)
 
