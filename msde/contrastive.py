@@ -134,13 +134,13 @@ class NodeEBMNCE(Objective):
     ) -> tuple[Tensor, Tensor]:
         """Return loss and accuracy of the slot's atoms, averaged over each molecule."""
         pool, own = self.pool(other)
-        negative, exclude = drawn, self.config.exclude_true_pairs
-        if self.config.negatives == "ranks":
-            negative = drawn * (len(pool) - exclude) >> 32
-            negative = negative + exclude * (negative >= own)  # step over the true pair
-        against = _dot(h, pool.index_select(0, negative % len(pool))).unsqueeze(-1)
+        exclude = self.config.exclude_true_pairs
         if exclude and len(pool) == 1:
-            against = against[:, :0]  # a lone atom has nothing to be held against
+            against = h.new_empty(len(h), 0)  # a lone atom has nothing to be held against
+        else:
+            over_ranks = self.config.negatives == "ranks"
+            negative = _place_in(pool, own, drawn, exclude) if over_ranks else drawn
+            against = _dot(h, pool.index_select(0, negative)).unsqueeze(-1)
         temperature = self.config.temperature
         loss, right = ebm_nce(_dot(h, other) / temperature, against / temperature)
         counts = batch.atoms_per_graph
@@ -176,6 +176,14 @@ class InfoNCE(Objective):
 
 
 OBJECTIVES = {"node_ebm_nce": NodeEBMNCE, "graph_ebm_nce": GraphEBMNCE, "info_nce": InfoNCE}
+
+
+def _place_in(pool: Tensor, own: Tensor, drawn: Tensor, exclude_own: bool) -> Tensor:
+    """Scale 32-bit numbers to places in the pool, (rows,), stepping over the own ones or not."""
+    if not exclude_own:
+        return drawn * len(pool) >> 32
+    place = drawn * (len(pool) - 1) >> 32
+    return place + (place >= own)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
