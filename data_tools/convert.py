@@ -146,20 +146,26 @@ def convert(
     return counts
 
 
+def read_file(path: Path, format: str) -> Iterator[RawMolecule]:
+    """Yield the molecules of one file, not parsed yet.
+
+    Raises:
+        MsdeError: the file cannot be read, or not to its end.
+    """
+    try:
+        yield from READERS[format].read(path)
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise MsdeError(f"input {path} cannot be read: {error}") from error
+
+
 def _read(inputs: list[Path], format: str, limit: int | None) -> Iterator[RawMolecule]:
     """Read the inputs one after the other; the first molecule is read at once.
 
     So a file that cannot be read at all is noticed before anything is written.
     """
 
-    def read_all() -> Iterator[RawMolecule]:
-        for path in inputs:
-            try:
-                yield from READERS[format].read(path)
-            except (OSError, EOFError, zlib.error, csv.Error) as error:
-                raise MsdeError(f"input {path} cannot be read: {error}") from error
-
-    raws = itertools.islice(read_all(), limit)
+    in_turn = itertools.chain.from_iterable(read_file(path, format) for path in inputs)
+    raws = itertools.islice(in_turn, limit)
     first = next(raws, None)
     if first is None:
         raise MsdeError(f"no molecules in {', '.join(map(str, inputs))}")

@@ -74,12 +74,11 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> None:
 def to_published(folder: Path, output: Path) -> None:
     """Write weights of ours as a published checkpoint."""
     import torch
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     from msde import published
     from msde.files import write_atomically
-    from msde.weights import MODEL, read_config
+    from msde.weights import read_config, read_state
 
     if output.exists() or not os.access(output.parent, os.W_OK):
         raise MsdeError(f"--output {output} exists, or its folder is not there or not writable")
@@ -89,11 +88,7 @@ def to_published(folder: Path, output: Path) -> None:
             kept = {name: file.get_tensor(name) for name in file.keys()}
             notes = file.metadata() or {}
     config = read_config(folder)
-    try:
-        state = load_file(folder / MODEL)
-    except (OSError, SafetensorError) as error:
-        raise MsdeError(f"{folder / MODEL} cannot be read: {error}") from error
-    checkpoint = published.export_checkpoint(state, config, kept, notes)
+    checkpoint = published.export_checkpoint(read_state(folder), config, kept, notes)
     write_atomically(output, lambda path: torch.save(checkpoint, path))
     print(f"{output}: {sum(map(len, checkpoint.values()))} tensors")
 

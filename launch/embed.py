@@ -6,10 +6,8 @@ python launch/embed.py --checkpoint DIR --input FILE --output FILE.npz
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +28,14 @@ FORMATS = {
 }
 
 
-def read_file(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[str, np.ndarray]]:
+def read_molecules(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[str, np.ndarray]]:
     """Return the molecules of a file and where they stand in it.
 
     Raises:
         MsdeError: the file cannot be read, or its suffix is not known.
     """
-    from msde.data_tools.readers import cxsmiles, sdf, smiles, source_name
+    from msde.data_tools import convert
+    from msde.data_tools.readers import source_name
 
     from msde.molecule import MoleculeError, mol_from_molblock
 
@@ -44,22 +43,18 @@ def read_file(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[str, np
     if suffix not in FORMATS:
         known = ", ".join(FORMATS)
         raise MsdeError(f"{path}: format not known by its name; expected a folder or {known}")
-    reader = {"smiles": smiles, "cxsmiles": cxsmiles, "sdf": sdf}[FORMATS[suffix]]
     molecules: list[Any] = []
     names, lines = [], []
-    try:
-        for raw in reader.read(path):
-            names.append(raw.name)
-            lines.append(raw.line)
-            if reader is not sdf:
-                molecules.append(raw.text)
-                continue
-            try:
-                molecules.append(mol_from_molblock(raw.text, keep_hydrogens))
-            except MoleculeError as error:
-                molecules.append(error)  # becomes the reason, in its place
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise MsdeError(f"input {path} cannot be read: {error}") from error
+    for raw in convert.read_file(path, FORMATS[suffix]):
+        names.append(raw.name)
+        lines.append(raw.line)
+        if FORMATS[suffix] != "sdf":
+            molecules.append(raw.text)
+            continue
+        try:
+            molecules.append(mol_from_molblock(raw.text, keep_hydrogens))
+        except MoleculeError as error:
+            molecules.append(error)  # becomes the reason, in its place
     if not molecules:
         raise MsdeError(f"no molecules in {path}")
     return molecules, {"name": np.array(names), "line": np.array(lines)}
@@ -94,7 +89,7 @@ def main() -> None:
     if source.is_dir():
         molecules, where = source, {"uid": ShardDataset(source).uid}
     else:
-        molecules, where = read_file(source, arguments.keep_hydrogens)
+        molecules, where = read_molecules(source, arguments.keep_hydrogens)
     found = model.encode(molecules, arguments.view, arguments.level, arguments.keep_hydrogens)
     (size,) = {len(column) for column in where.values()}
     arrays = {f"h_{view}": h for view, h in found.h.items()} | where

@@ -71,6 +71,11 @@ class MoleculeBatch:
         return self.ptr[1:] - self.ptr[:-1]
 
     @property
+    def atom_in_graph(self) -> Tensor:
+        """The number of each atom within its molecule, (num_atoms,) int64."""
+        return torch.arange(self.num_atoms, device=self.ptr.device) - self.ptr[self.batch]
+
+    @property
     def pair_batch(self) -> Tensor:
         """The molecule of each pair, (num_pairs,) int64."""
         return self.batch[self.pair_index[0]]
@@ -82,7 +87,7 @@ class MoleculeBatch:
         """Assemble a batch; of several conformers, (key, uid) chooses one."""
         atoms = columns.num_atoms.astype(np.int64)
         ptr = _offsets(atoms)
-        uid = torch.from_numpy(columns.uid.astype("<u8").view("<i8"))
+        uid = philox.signed(columns.uid)
 
         bond_shift = np.repeat(ptr[:-1], columns.num_bonds).reshape(-1, 1)
         bond = columns.bond_index + bond_shift  # (num_bonds, 2), smaller atom first

@@ -119,11 +119,11 @@ class NodeEBMNCE(Objective):
         In the slot every atom is the negative of one other (a permutation); over the ranks, where
         the number of atoms is not known here, `__call__` scales the number.
         """
-        atom = torch.arange(batch.num_atoms, device=batch.ptr.device) - batch.ptr[batch.batch]
-        drawn = philox.words(batch.key, stream, batch.uid[batch.batch], atom, 2)  # (num_atoms, 2)
+        uid = batch.uid[batch.batch]
+        drawn = philox.words(batch.key, stream, uid, batch.atom_in_graph, 2)  # (num_atoms, 2)
         if self.config.negatives == "ranks":
             return drawn[:, 0]
-        order = torch.argsort(drawn[:, 0] * 2**31 + (drawn[:, 1] >> 1))  # (num_atoms,)
+        order = torch.argsort(philox.sort_key(drawn))  # (num_atoms,)
         if not self.config.exclude_true_pairs:
             return order
         # One random cycle through all atoms: a permutation that leaves none in its place.

@@ -18,6 +18,17 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def gaussians(distance: Tensor, centres: Tensor) -> Tensor:
+    """Expand distances (rows,) in Gaussians as wide as their spacing, (rows, num_centres)."""
+    spacing = centres[1] - centres[0]
+    return torch.exp(-0.5 * ((distance.unsqueeze(-1) - centres) / spacing).square())
+
+
+def cosine_envelope(distance: Tensor, cutoff: Tensor) -> Tensor:
+    """Return what falls from one at zero to zero at the cutoff; beyond it grows again."""
+    return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1)
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them; xavier-uniform weights, zero biases."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 
 from msde import philox
 from msde.codec import MoleculeColumns
@@ -71,9 +70,10 @@ def _grow(columns: MoleculeColumns, ratio: float, key: Key) -> np.ndarray:
     target = np.minimum((atoms * (1 - ratio)).astype(np.int64) + 1, atoms)
     bonds = columns.bond_index + np.repeat(first, columns.num_bonds)[:, None]
     source, neighbour = np.concatenate([bonds, bonds[:, ::-1]]).T  # (2 * num_bonds,) each
-    uid = torch.from_numpy(columns.uid.astype("<u8").view("<i8"))
     steps = int(target.max())
-    drawn = philox.words(key, Stream.MASKING, uid, 0, steps).numpy()  # (num_molecules, steps)
+    drawn = philox.words(
+        key, Stream.MASKING, philox.signed(columns.uid), 0, steps
+    ).numpy()  # (num_molecules, steps)
 
     taken = np.zeros(len(molecule), bool)
     reached = np.zeros(len(molecule), bool)

@@ -74,7 +74,7 @@ class MoleculeSDE(nn.Module):
         """Draw the noise and times that belong to the batch's molecules under its key."""
         key, loss = batch.key, self.config.loss
         times = TIMES[loss.times]
-        atom = torch.arange(batch.num_atoms, device=batch.ptr.device) - batch.ptr[batch.batch]
+        atom = batch.atom_in_graph
         pair = torch.arange(batch.pair_index.shape[1], device=batch.ptr.device)
         pair = pair - batch.pair_ptr[batch.pair_batch]  # (num_pairs,) number within the molecule
         atom_uid, pair_uid = batch.uid[batch.batch], batch.uid[batch.pair_batch]

@@ -12,6 +12,7 @@ import enum
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,6 +95,16 @@ def normal(key: Key, stream: Stream, uid: Tensor, item: Tensor | int, count: int
     angle = 2 * math.pi * drawn[:, 1::2]
     both = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
     return both.flatten(1)[:, :count]
+
+
+def signed(uid: np.ndarray) -> Tensor:
+    """Return unsigned 64-bit ids as the int64 tensor of the same bits, as `words` takes them."""
+    return torch.from_numpy(uid.astype("<u8").view("<i8"))
+
+
+def sort_key(drawn: Tensor) -> Tensor:
+    """Join the first two 32-bit words of each row to one number to sort by, (rows,) int64."""
+    return drawn[:, 0] * 2**31 + (drawn[:, 1] >> 1)
 
 
 def seed_for(key: Key, stream: Stream, number: int) -> int:

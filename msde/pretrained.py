@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -46,6 +46,15 @@ class Embeddings:
     ptr: np.ndarray | None
     reasons: dict[int, str]
     notes: dict[int, str]
+
+    def side_by_side(self) -> np.ndarray:
+        """Return the views as one array, concatenated along its last dimension."""
+        return np.concatenate(list(self.h.values()), axis=-1)
+
+
+def views_of(view: str) -> list[str]:
+    """Return the views that `2d`, `3d` or `both` stands for."""
+    return ["2d", "3d"] if view == "both" else [view]
 
 
 class Pretrained:
@@ -104,7 +113,7 @@ class Pretrained:
             log.warning("molecule %d could not be embedded: %s", number, reason)
         for number, note in found.notes.items():
             log.warning("molecule %d: %s", number, note)
-        h = np.concatenate(list(found.h.values()), axis=-1)
+        h = found.side_by_side()
         if found.ptr is None:
             return h
         limits = enumerate(zip(found.ptr[:-1], found.ptr[1:], strict=True))
@@ -118,11 +127,11 @@ class Pretrained:
         keep_hydrogens: bool = False,
     ) -> Embeddings:
         """Like `embed`, with the views apart and the reasons for failures."""
-        if view not in ("2d", "3d", "both") or level not in ("graph", "node"):
+        if view not in get_args(View) or level not in get_args(Level):
             raise MsdeError(
                 f"view is {view!r} and level {level!r}, expected 2d, 3d or both and graph or node"
             )
-        views: list[str] = ["2d", "3d"] if view == "both" else [view]
+        views = views_of(view)
         source = _open(molecules, views, keep_hydrogens)
         rows: dict[str, list[np.ndarray]] = {v: [] for v in views}
         counts: list[int] = []
@@ -133,7 +142,7 @@ class Pretrained:
                 done = len(counts)
                 reasons |= {done + place: reason for place, reason in chunk.reasons.items()}
                 notes |= {done + place: note for place, note in chunk.notes.items()}
-                found = {v: self._rows(chunk, v, level) for v in views}
+                found = self._rows(chunk, views, level)
                 for v in views:
                     rows[v] += found[v]
                 counts += [len(part) for part in found[views[0]]]
@@ -143,23 +152,26 @@ class Pretrained:
         return Embeddings(h, ptr, reasons, notes)
 
     @torch.inference_mode()
-    def _rows(self, chunk: _Chunk, view: str, level: str) -> list[np.ndarray]:
-        """Return the rows of each molecule of a chunk: one, or as many as it has atoms."""
-        failed = np.full((1, self.width(view)), np.nan, np.float32)
-        out = [failed if level == "graph" else failed[:0]] * chunk.size
+    def _rows(self, chunk: _Chunk, views: list[str], level: str) -> dict[str, list[np.ndarray]]:
+        """Return each view's rows of each molecule: one, or as many as it has atoms."""
+        encoders = {"2d": self.model.encoder_2d, "3d": self.model.encoder_3d}
+        out = {}
+        for view in views:
+            failed = np.full((1, self.width(view)), np.nan, np.float32)
+            out[view] = [failed if level == "graph" else failed[:0]] * chunk.size
         if chunk.columns is None:
             return out
-        encoder = self.model.encoder_2d if view == "2d" else self.model.encoder_3d
         for places in _batches(chunk.columns):
             batch = MoleculeBatch.from_columns(chunk.columns.take(places)).to(self.device)
-            h = encoder(batch)  # (num_atoms, width)
-            counts = batch.atoms_per_graph.tolist()
-            if level == "graph":
-                h, counts = encoder.readout(h, batch), [1] * len(places)
-            for place, part in zip(places, h.float().cpu().split(counts), strict=True):
-                out[chunk.places[place]] = part.numpy()
-        for place in chunk.flat if view == "3d" else ():
-            out[place] = np.full_like(out[place], np.nan)
+            counts = batch.atoms_per_graph.tolist() if level == "node" else [1] * len(places)
+            for view in views:
+                h = encoders[view](batch)  # (num_atoms, width)
+                if level == "graph":
+                    h = encoders[view].readout(h, batch)  # (num_graphs, width)
+                for place, part in zip(places, h.float().cpu().split(counts), strict=True):
+                    out[view][chunk.places[place]] = part.numpy()
+        for place in chunk.flat:
+            out["3d"][place] = np.full_like(out["3d"][place], np.nan)
         return out
 
 

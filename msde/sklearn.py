@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from msde.errors import MsdeError
-from msde.pretrained import Pretrained, View, load
+from msde.pretrained import Pretrained, View, load, views_of
 
 
 class MoleculeEmbedding(TransformerMixin, BaseEstimator):
@@ -64,11 +64,10 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
                 f"{len(found.reasons)} molecules could not be embedded, the first is number "
                 f"{number}: {reason}; on_failure='nan' leaves them empty"
             )
-        return np.concatenate(list(found.h.values()), axis=-1)
+        return found.side_by_side()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return a name for each column: view and number."""
         check_is_fitted(self)
-        views = ["2d", "3d"] if self.view == "both" else [self.view]
-        names = [f"msde_{v}_{k}" for v in views for k in range(self.model_.width(v))]
+        names = [f"msde_{v}_{k}" for v in views_of(self.view) for k in range(self.model_.width(v))]
         return np.array(names, dtype=object)

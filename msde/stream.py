@@ -52,7 +52,7 @@ class EpochPlan:
 
 def split_by_uid(uid: np.ndarray, validation_fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Split molecules into (training, validation) positions by a hash of their ids."""
-    hashed = philox.words(SPLIT_KEY, Stream.SPLIT, _signed(uid))[:, 0].numpy()
+    hashed = philox.words(SPLIT_KEY, Stream.SPLIT, philox.signed(uid))[:, 0].numpy()
     held_out = hashed < validation_fraction * 2**32
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -65,7 +65,7 @@ def epoch_order(dataset: ShardDataset, members: np.ndarray, key: Key) -> np.ndar
     blocks = torch.arange(dataset.num_blocks)
     block_rank = _argsort(philox.words(key, Stream.SHUFFLE_BLOCKS, blocks, 0, 2)).argsort()
     window = block_rank[dataset.block[members]] // WINDOW_BLOCKS  # (num_members,)
-    drawn = philox.words(key, Stream.SHUFFLE_MOLECULES, _signed(dataset.uid[members]), 0, 2)
+    drawn = philox.words(key, Stream.SHUFFLE_MOLECULES, philox.signed(dataset.uid[members]), 0, 2)
     within = _argsort(drawn)
     return members[within[np.argsort(window[within], kind="stable")]]
 
@@ -97,14 +97,9 @@ def plan_epoch(order: np.ndarray, slots_per_step: int, molecules_per_slot: int) 
     return EpochPlan(order, slot_ptr, slots_per_step)
 
 
-def _signed(uid: np.ndarray) -> torch.Tensor:
-    """Return unsigned 64-bit ids as the int64 tensor of the same bits."""
-    return torch.from_numpy(uid.astype("<u8").view("<i8"))
-
-
 def _argsort(drawn: torch.Tensor) -> np.ndarray:
     """Order rows of two 32-bit words as 64-bit numbers; ties keep the order they came in."""
-    return np.argsort((drawn[:, 0] * 2**31 + (drawn[:, 1] >> 1)).numpy(), kind="stable")
+    return np.argsort(philox.sort_key(drawn).numpy(), kind="stable")
 
 
 class MoleculeReader:

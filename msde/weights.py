@@ -35,6 +35,19 @@ def read_config(folder: Path) -> Config:
     return from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors in a folder as they are stored.
+
+    Raises:
+        MsdeError: the file cannot be read.
+    """
+    path = folder / MODEL
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise MsdeError(f"{path} cannot be read: {error}") from error
+
+
 def fill(model: MoleculeSDE, folder: Path) -> None:
     """Load the weights in a folder into a model.
 
@@ -42,11 +55,7 @@ def fill(model: MoleculeSDE, folder: Path) -> None:
         MsdeError: the file cannot be read, or a tensor is missing, extra or of another shape; the
             first one is named.
     """
-    path = folder / MODEL
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise MsdeError(f"{path} cannot be read: {error}") from error
+    path, found = folder / MODEL, read_state(folder)
     expected = model.state_dict()
     for name in expected:
         if name not in found:

@@ -129,27 +129,18 @@ def test_gin_with_batch_statistics(batch):
     assert_close(model.encoder_2d(batch), data["h_batchstats"])
 
 
-def test_schnet(batch):
-    data = arrays("schnet")
+@pytest.mark.parametrize("name", ["schnet", "painn"])
+def test_3d_encoder(batch, name):
+    data = arrays(name)
     model = make_model("encoder_3d", data)
+    assert model.config.model.encoder_3d == name
     pos = batch.pos.clone().requires_grad_()
     h = model.encoder_3d(batch, pos)
     assert_close(h, data["h"])
     assert_close(model.encoder_3d.readout(h, batch), data["graph_repr"])
     (gradient,) = torch.autograd.grad(h.square().mean(), pos)
     assert_close(gradient, data["grad_pos"])
-    assert_close(model.encoder_3d(batch), data["h"])  # interpolated filters
-
-
-def test_painn(batch):
-    data = arrays("painn")
-    model = make_model("encoder_3d", data)
-    pos = batch.pos.clone().requires_grad_()
-    h = model.encoder_3d(batch, pos)
-    assert_close(h, data["h"])
-    assert_close(model.encoder_3d.readout(h, batch), data["graph_repr"])
-    (gradient,) = torch.autograd.grad(h.square().mean(), pos)
-    assert_close(gradient, data["grad_pos"])
+    assert_close(model.encoder_3d(batch), data["h"])  # SchNet: interpolated filters
 
 
 @pytest.mark.parametrize("kind", ["VE", "VP"])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import PaiNNConfig
-from msde.layers import MLP
+from msde.layers import MLP, cosine_envelope, gaussians
 from msde.molecule import ATOM_SIZES
 from msde.ops import segment_sum
 
@@ -73,7 +71,6 @@ class PaiNN(nn.Module):
     def __init__(self, hidden_dim: int, config: PaiNNConfig) -> None:
         """Build `config.num_interactions` interactions of width `hidden_dim`."""
         super().__init__()
-        self.cutoff = config.cutoff
         # Hydrogen has code 0, which the published embedding pads with zeros for ever.
         padding = None if config.train_hydrogen else 0
         self.embedding = nn.Embedding(ATOM_SIZES[0], hidden_dim, padding_idx=padding)
@@ -96,12 +93,11 @@ class PaiNN(nn.Module):
         first, second = batch.pair_index
         # All pairs of a molecule, weighted zero beyond the cutoff: no neighbour search, and exact.
         difference = pos.index_select(0, first) - pos.index_select(0, second)  # (num_pairs, 3)
-        distance = difference.norm(dim=-1, keepdim=True)  # (num_pairs, 1)
-        direction = difference / distance.clamp(min=EPSILON)
-        spacing = self.centres[1] - self.centres[0]
-        gaussians = torch.exp(-0.5 * ((distance - self.centres) / spacing).square())
-        envelope = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1)
-        filters = self.filter(gaussians) * (envelope * (distance < self.cutoff))
+        distance = difference.norm(dim=-1)  # (num_pairs,)
+        direction = difference / distance.clamp(min=EPSILON).unsqueeze(-1)
+        cutoff = self.centres[-1]
+        envelope = cosine_envelope(distance, cutoff) * (distance < cutoff)
+        filters = self.filter(gaussians(distance, self.centres)) * envelope.unsqueeze(-1)
         q = self.embedding(batch.x[:, 0])  # (num_atoms, hidden_dim)
         mu = q.new_zeros(len(q), 3, q.shape[1])
         parts = filters.chunk(len(self.messages), dim=-1)  # (num_pairs, 3 * hidden_dim) each

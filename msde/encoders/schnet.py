@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import SchNetConfig
+from msde.layers import cosine_envelope, gaussians
 from msde.molecule import ATOM_SIZES
 from msde.ops import Interpolation, filter_conv, segment_mean
 
@@ -43,8 +44,8 @@ class Filters:
         else:
             at = (torch.arange(num_knots, device=distance.device) - 1) * step  # (num_knots,)
             self._interpolate = Interpolation(distance / step, within, num_knots)
-        self._gaussians = torch.exp(-0.5 * ((at.unsqueeze(-1) - centres) / spacing).square())
-        envelope = 0.5 * (torch.cos(at * (math.pi / cutoff)) + 1)
+        self._gaussians = gaussians(at, centres)
+        envelope = cosine_envelope(at, cutoff)
         self._envelope = envelope if self._interpolate else envelope * within
 
     def __call__(self, network: nn.Module) -> Tensor:

@@ -26,7 +26,7 @@ class PaddedLayout:
     def __init__(self, batch: MoleculeBatch) -> None:
         """Number the places of a batch's atoms and pairs."""
         self.num_graphs, self.size = batch.num_graphs, batch.max_num_atoms
-        row = torch.arange(batch.num_atoms, device=batch.ptr.device) - batch.ptr[batch.batch]
+        row = batch.atom_in_graph
         self.atom = batch.batch * self.size + row  # (num_atoms,)
         i, j = batch.pair_index
         self.upper = self.atom[i] * self.size + row[j]  # (num_pairs,)
