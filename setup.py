@@ -49,7 +49,9 @@ setup(
     ],
     extras_require={
         "sklearn": ["scikit-learn>=1.4"],
-        "test": ["pytest>=8", "ogb>=1.3.6", "scikit-learn>=1.4"],
+        # Of the readers, GEOM's needs msgpack; databases of ASE, those of its newest version.
+        "formats": ["ase>=3.24", "msgpack>=1.0"],
+        "test": ["pytest>=8", "ogb>=1.3.6", "scikit-learn>=1.4", "ase>=3.24", "msgpack>=1.0"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "matplotlib>=3.8"],
     },
 )

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from msde.data_tools.convert import READERS, convert_one
+from msde.data_tools.chunks import Task, convert_one
+from msde.data_tools.convert import choose_format, read_file
+from msde.data_tools.readers import FORMATS, Options
 from rdkit import RDConfig
 
 from msde import cpu
@@ -35,8 +37,9 @@ def make_batches(
     """Read `count` batches of `size` molecules from the start of a file."""
     silence_rdkit()
     records: list[MoleculeRecord] = []
-    for raw in READERS[format].read(path):
-        record = convert_one(raw, format, keep_hydrogens)
+    task = Task(format, Options(keep_hydrogens=keep_hydrogens, label_columns=()))
+    for raw in read_file(path, format, task.options):
+        record = convert_one(raw, task)
         if isinstance(record, MoleculeRecord):
             records.append(record)
         if len(records) == size * count:
@@ -124,7 +127,7 @@ def main() -> None:
     """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, default=NCI, help="default: rdkit's NCI SMILES")
-    parser.add_argument("--format", choices=READERS, help="default: by the name of the input")
+    parser.add_argument("--format", choices=FORMATS, help="default: what it looks like")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--batches", type=int, default=2, help="distinct batches, used in turn")
     parser.add_argument("--steps", type=int, default=8)
@@ -134,11 +137,9 @@ def main() -> None:
     arguments = parser.parse_args()
     cpu.prepare()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    by_suffix = {".csv": "cxsmiles", ".sdf": "sdf"}
-    suffix = Path(arguments.input.name.removesuffix(".gz")).suffix
     batches = make_batches(
         arguments.input,
-        arguments.format or by_suffix.get(suffix, "smiles"),
+        arguments.format or choose_format([arguments.input]),
         arguments.batch_size,
         arguments.batches,
         arguments.keep_hydrogens,

@@ -1,186 +1,243 @@
 """Convert files of molecules to a folder of shards that training streams from.
 
-python -m data_tools.convert --format smiles INPUT... --output DIR
+python -m data_tools.convert INPUT... --output DIR
+
+A conversion that was stopped goes on, when the same command is given again, after the last shard
+that was finished. Its result depends neither on that nor on the number of processes.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
+import contextlib
 import csv
+import dataclasses
 import itertools
 import json
+import logging
 import os
+import signal
 import zlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor
 from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
 
 import rdkit
-from tqdm import tqdm
 
+from msde import codec
 from msde.errors import MsdeError, OneLineParser, report_errors
-from msde.molecule import (
-    MoleculeError,
-    MoleculeRecord,
-    molecule_uid,
-    outside_vocabulary,
-    record_from_mol,
-    silence_rdkit,
-)
-from msde.shards import ShardWriter
+from msde.shards import FORMAT, read_manifest, write_manifest
 
-from .readers import RawMolecule, cxsmiles, sdf, smiles, source_name
+from . import parts as parts_module
+from .chunks import CHUNK, MAX_ATOMS, Task
+from .executors import Workers, converted, open_workers
+from .parts import Parts, open_parts
+from .progress import Progress
+from .readers import FORMATS, Facts, Options, RawMolecule, check_trusted, get_reader, source_name
 
-READERS = {"smiles": smiles, "sdf": sdf, "cxsmiles": cxsmiles}
-CHUNK = 16  # molecules a worker takes at a time
-MAX_ATOMS = 256  # memory of a slot grows with the square of its largest molecule
+AUTO = "auto"
+REMOTE_WORKERS = 64  # assumed of an executor that somebody else opened
+
+log = logging.getLogger(__name__)
 
 
-def convert_one(
-    raw: RawMolecule, format: str, keep_hydrogens: bool, max_atoms: int = MAX_ATOMS
-) -> MoleculeRecord | str:
-    """Convert one molecule, or return the reason why it cannot be."""
-    uid = molecule_uid(raw.source, raw.line)
-    try:
-        mol = READERS[format].to_mol(raw, keep_hydrogens, seed=uid)
-        if mol.GetNumAtoms() > max_atoms:
-            return f"more than {max_atoms} atoms: {mol.GetNumAtoms()}"
-        return record_from_mol(mol, uid, raw.name)
-    except MoleculeError as error:
-        return str(error)
-    except Exception as error:  # whatever a molecule does to a library, the others go on
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+class Stopped(MsdeError):
+    """Somebody asked the conversion to stop."""
 
-
-def _convert_chunk(
-    chunk: list[RawMolecule], format: str, keep_hydrogens: bool, max_atoms: int
-) -> list[MoleculeRecord | str]:
-    silence_rdkit()
-    return [convert_one(raw, format, keep_hydrogens, max_atoms) for raw in chunk]
-
-
-def _converted(
-    raws: Iterable[RawMolecule], processes: int, options: tuple[str, bool, int]
-) -> Iterator[tuple[RawMolecule, MoleculeRecord | str]]:
-    """Convert in `processes` workers; results come in the order of the input."""
-    raws = iter(raws)
-    pending: collections.deque[tuple[list[RawMolecule], Future]] = collections.deque()
-    with ProcessPoolExecutor(processes) as pool:
-        while True:
-            while len(pending) < 4 * processes:
-                chunk = list(itertools.islice(raws, CHUNK))
-                if not chunk:
-                    break
-                pending.append((chunk, pool.submit(_convert_chunk, chunk, *options)))
-            if not pending:
-                return
-            chunk, future = pending.popleft()
-            try:
-                yield from zip(chunk, future.result(), strict=True)
-            except BrokenProcessPool as error:
-                raise MsdeError(
-                    f"a worker process died, perhaps for lack of memory, near line "
-                    f"{chunk[0].line} of {chunk[0].source}; try fewer --processes"
-                ) from error
+    exit_code = 128 + signal.SIGTERM
 
 
 def convert(
     inputs: list[Path],
     output: Path,
-    format: str,
+    format: str = AUTO,
+    *,
+    options: Options | None = None,
     processes: int = 1,
+    executor: Executor | None = None,
     limit: int | None = None,
-    keep_hydrogens: bool = False,
     max_atoms: int = MAX_ATOMS,
+    max_rejects: float = 1.0,
 ) -> dict[str, int]:
     """Convert files to shards and return the counts of what happened.
 
-    The result does not depend on the number of processes. Molecules that fail are listed in
-    `rejects.jsonl` with the reason, unusual ones that are kept in `notes.jsonl`.
+    The result does not depend on processes, executor or interruptions. Molecules that fail are
+    listed in `rejects.jsonl` with the reason, unusual ones that are kept in `notes.jsonl`.
+
+    Args:
+        format: one of readers.FORMATS; `auto` asks the readers.
+        executor: where to convert; None for `processes` local ones.
+        max_rejects: the fraction of molecules that may be rejected.
 
     Raises:
-        MsdeError: an input is missing, the output is taken, or nothing could be converted.
+        MsdeError: an input is missing, the output is taken, or too little could be converted.
     """
+    if executor is not None:
+        workers = contextlib.nullcontext(Workers(executor, REMOTE_WORKERS))
+    else:
+        workers = open_workers("local", processes)
+    options = options or Options()
+    return _convert(inputs, output, format, options, workers, limit, max_atoms, max_rejects)
+
+
+def _convert(
+    inputs: list[Path],
+    output: Path,
+    format: str,
+    options: Options,
+    workers: contextlib.AbstractContextManager[Workers],
+    limit: int | None,
+    max_atoms: int,
+    max_rejects: float,
+) -> dict[str, int]:
     _check_inputs(inputs)
-    if processes < 1 or (limit is not None and limit < 1) or max_atoms < 1:
-        raise MsdeError("--processes, --limit and --max-atoms must be at least 1")
-    raws = _read(inputs, format, limit)
-    source = {
-        "files": [source_name(path) for path in inputs],
-        "format": format,
-        "hydrogens": "kept" if keep_hydrogens else "removed",
+    format = choose_format(inputs) if format == AUTO else format
+    reader = get_reader(format)
+    check_trusted(reader, inputs, options)
+    facts = reader.facts(inputs, options)
+    raws = _read(inputs, format, options, limit)
+    task = Task(format, options, len(facts.labels), max_atoms)
+    job = _job(inputs, task, facts, limit)
+    with open_parts(output, job) as parts:
+        if not parts.is_complete:
+            _convert_parts(raws, parts, task, workers)
+            _check_counts(parts, max_rejects)
+            write_manifest(output, parts.shards(), _facts(inputs, task, facts, reader, parts))
+        parts.remove()
+    return read_manifest(output)["counts"]
+
+
+def _convert_parts(
+    raws: Iterable[RawMolecule],
+    parts: Parts,
+    task: Task,
+    opened: contextlib.AbstractContextManager[Workers],
+) -> None:
+    """Write the parts that are not finished yet."""
+    if parts.finished:
+        done = parts.total("counts")["read"]
+        log.info(f"going on: {done:,} molecules in {len(parts.finished)} shards are finished")
+    with opened as workers, Progress() as progress:
+        chunks = parts.unfinished(raws)
+        for size, reasons in parts.write(converted(chunks, task, workers)):
+            progress.add(size, reasons)
+    parts.write_lists()
+
+
+def _check_counts(parts: Parts, max_rejects: float) -> None:
+    counts = parts.total("counts")
+    where = f"the reasons are in {parts.root / 'rejects.jsonl'}"
+    if not counts["converted"]:
+        parts.remove()
+        raise MsdeError(f"none of {counts['read']} molecules could be converted; {where}")
+    fraction = counts["rejected"] / counts["read"]
+    if fraction > max_rejects:
+        raise MsdeError(
+            f"{counts['rejected']} of {counts['read']} molecules were rejected, {fraction:.1%} "
+            f"where --max-rejects allows {max_rejects:.1%}; {where}; with a larger --max-rejects "
+            "the same command finishes what is there"
+        )
+
+
+def _job(inputs: list[Path], task: Task, facts: Facts, limit: int | None) -> dict[str, Any]:
+    """Describe all that the result depends on, so that nothing else goes on with its parts."""
+    stats = [path.stat() for path in inputs]
+    return {
+        "format": task.format,
+        "inputs": [
+            [source_name(path), stat.st_size, stat.st_mtime_ns]
+            for path, stat in zip(inputs, stats, strict=True)
+        ],
+        "limit": limit,
+        "max_atoms": task.max_atoms,
+        **dataclasses.asdict(task.options),
+        **dataclasses.asdict(facts),
         "rdkit": rdkit.__version__,
+        "shards": FORMAT,
+        "block_version": codec.VERSION,
+        "cuts": [CHUNK, parts_module.SHARD_MOLECULES, parts_module.SHARD_BYTES],
     }
-    counts = {"read": 0, "converted": 0, "rejected": 0, "outside_vocabulary": 0}
-    reasons: collections.Counter[str] = collections.Counter()
-    with (
-        ShardWriter(output, source) as writer,
-        open(output / "rejects.jsonl", "w") as rejects,
-        open(output / "notes.jsonl", "w") as notes,
-        tqdm(unit=" molecules", disable=None) as bar,
-    ):
-        options = (format, keep_hydrogens, max_atoms)
-        for raw, result in _converted(raws, processes, options):
-            counts["read"] += 1
-            if isinstance(result, MoleculeRecord):
-                counts["converted"] += 1
-                writer.add(result)
-                unusual = outside_vocabulary(result)
-                if unusual:
-                    counts["outside_vocabulary"] += 1
-                    reason = f"not seen by the model: {', '.join(unusual)}"
-                    notes.write(json.dumps(_line(raw, reason)) + "\n")
-            else:
-                counts["rejected"] += 1
-                reasons[result.partition(":")[0]] += 1
-                rejects.write(json.dumps(_line(raw, result)) + "\n")
-                bar.set_postfix(rejected=counts["rejected"], refresh=False)
-            bar.update()
-        if not counts["converted"]:
-            raise MsdeError(
-                f"none of {counts['read']} molecules could be converted; "
-                f"the reasons are in {output / 'rejects.jsonl'}"
-            )
-        writer.counts = {**counts, "rejects_by_reason": dict(sorted(reasons.items()))}
-    return counts
 
 
-def read_file(path: Path, format: str) -> Iterator[RawMolecule]:
+def _facts(
+    inputs: list[Path], task: Task, facts: Facts, reader: ModuleType, parts: Parts
+) -> dict[str, Any]:
+    """Say in the manifest where the molecules come from and what became of them."""
+    keep = task.options.hydrogens(reader.KEEP_HYDROGENS)
+    return {
+        "labels": [dataclasses.asdict(label) for label in facts.labels],
+        "forces_unit": facts.forces_unit,
+        "source": {
+            "files": [source_name(path) for path in inputs],
+            "format": task.format,
+            "hydrogens": "kept" if keep else "removed",
+            "rdkit": rdkit.__version__,
+            "notes": list(facts.notes),
+        },
+        "counts": parts.total("counts"),
+        "rejects_by_reason": parts.total("rejects_by_reason"),
+        "notes_by_reason": parts.total("notes_by_reason"),
+        "origin": parts.total("origin"),
+    }
+
+
+def choose_format(inputs: list[Path]) -> str:
+    """Return the format that all inputs look like.
+
+    Raises:
+        MsdeError: there is none, or not one for all.
+    """
+    found = []
+    for path in inputs:
+        with _failures_are_told(path):
+            format = next((name for name in FORMATS if get_reader(name).recognises(path)), None)
+        if format is None:
+            known = ", ".join(FORMATS)
+            raise MsdeError(f"{path} looks like no format that is known; give --format ({known})")
+        found.append(format)
+    if len(set(found)) > 1:
+        other = next(n for n, format in enumerate(found) if format != found[0])
+        raise MsdeError(
+            f"{inputs[0]} looks like {found[0]}, {inputs[other]} like {found[other]}; convert them "
+            "one by one and put them together with data_tools.merge, or give --format"
+        )
+    return found[0]
+
+
+def read_file(path: Path, format: str, options: Options | None = None) -> Iterator[RawMolecule]:
     """Yield the molecules of one file, not parsed yet.
 
     Raises:
         MsdeError: the file cannot be read, or not to its end.
     """
+    with _failures_are_told(path):
+        yield from get_reader(format).read(path, options or Options())
+
+
+@contextlib.contextmanager
+def _failures_are_told(path: Path) -> Iterator[None]:
     try:
-        yield from READERS[format].read(path)
+        yield
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise MsdeError(f"input {path} cannot be read: {error}") from error
 
 
-def _read(inputs: list[Path], format: str, limit: int | None) -> Iterator[RawMolecule]:
+def _read(
+    inputs: list[Path], format: str, options: Options, limit: int | None
+) -> Iterator[RawMolecule]:
     """Read the inputs one after the other; the first molecule is read at once.
 
     So a file that cannot be read at all is noticed before anything is written.
     """
-
-    in_turn = itertools.chain.from_iterable(read_file(path, format) for path in inputs)
+    in_turn = itertools.chain.from_iterable(read_file(path, format, options) for path in inputs)
     raws = itertools.islice(in_turn, limit)
     first = next(raws, None)
     if first is None:
         raise MsdeError(f"no molecules in {', '.join(map(str, inputs))}")
     return itertools.chain([first], raws)
-
-
-def _line(raw: RawMolecule, reason: str) -> dict[str, str | int]:
-    """Say where a molecule stands and what there is to say about it."""
-    return {
-        "source": raw.source,
-        "line": raw.line,
-        "name": raw.name,
-        "reason": reason,
-        "text": raw.text[:200],
-    }
 
 
 def _check_inputs(inputs: list[Path]) -> None:
@@ -195,26 +252,118 @@ def _check_inputs(inputs: list[Path]) -> None:
         )
 
 
-def main() -> None:
-    """Parse the command line and convert."""
+def _parse_arguments() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
-    parser = OneLineParser(prog="data_tools.convert", description=__doc__)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help=".gz is read too")
-    parser.add_argument("--format", required=True, choices=READERS)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--processes", type=int, default=cores, metavar="N")
-    parser.add_argument("--limit", type=int, metavar="N", help="read only the first N molecules")
-    parser.add_argument("--keep-hydrogens", action="store_true", help="default: remove them")
-    parser.add_argument("--max-atoms", type=int, default=MAX_ATOMS, metavar="N", help="reject more")
+    parser = OneLineParser(
+        prog="data_tools.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="INPUT", help=".gz is read too")
+    add("--output", required=True, type=Path, metavar="DIR")
+    add("--format", default=AUTO, choices=(AUTO, *FORMATS))
+    add("--processes", type=int, default=cores, metavar="N", help="local ones; default: all cores")
+    add("--executor", default="local", metavar="WHERE", help="local, dask:ADDRESS or mpi")
+    add("--limit", type=int, metavar="N", help="read only the first N molecules")
+    add(
+        "--keep-hydrogens", action=argparse.BooleanOptionalAction, help="default: as is usual there"
+    )
+    add("--max-atoms", type=int, default=MAX_ATOMS, metavar="N", help="reject larger molecules")
+    add(
+        "--conformers", type=int, default=1, metavar="N",
+        help="how many to make where there is no geometry; 0: topology only",
+    )  # fmt: skip
+    add(
+        "--group-conformers", action="store_true", help="neighbours with one title are one molecule"
+    )
+    add("--keep-radicals", action="store_true", help="where they are mostly mistakes of a format")
+    add("--smiles-column", metavar="NAME")
+    add("--name-column", metavar="NAME")
+    add("--label-columns", metavar="NAME[=UNIT],...", help="default: all that hold numbers")
+    add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
+    add(
+        "--max-rejects", type=float, default=1.0, metavar="FRACTION",
+        help="fail if more of the molecules are rejected; default: 1, never",
+    )  # fmt: skip
     arguments = parser.parse_args()
-    counts = convert(**vars(arguments))
+    _check_arguments(arguments)
+    return arguments
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    limit = arguments.limit
+    if arguments.processes < 1 or (limit is not None and limit < 1) or arguments.max_atoms < 1:
+        raise MsdeError("--processes, --limit and --max-atoms must be at least 1")
+    if arguments.conformers < 0:
+        raise MsdeError("--conformers must be at least 0")
+    if not 0 <= arguments.max_rejects <= 1:
+        raise MsdeError("--max-rejects is a fraction, from 0 to 1")
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    names = arguments.label_columns
+    columns = None if names is None else tuple(n.strip() for n in names.split(",") if n.strip())
+    return Options(
+        keep_hydrogens=arguments.keep_hydrogens,
+        conformers=arguments.conformers,
+        smiles_column=arguments.smiles_column,
+        name_column=arguments.name_column,
+        label_columns=columns,
+        group_conformers=arguments.group_conformers,
+        keep_radicals=arguments.keep_radicals,
+        trust_pickle=arguments.trust_pickle,
+    )
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt  # which nobody takes for the failure of a molecule
+
+
+def main() -> None:
+    """Parse the command line and convert; SIGTERM and Ctrl-C end it with one line."""
+    arguments = _parse_arguments()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; run the same command again to go on") from None
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    format, inputs = arguments.format, arguments.inputs
+    if format == AUTO:
+        _check_inputs(inputs)
+        format = choose_format(inputs)
+        print(f"{inputs[0]}{' and others' if len(inputs) > 1 else ''}: format {format}")
+    counts = _convert(
+        inputs,
+        arguments.output,
+        format,
+        _options(arguments),
+        open_workers(arguments.executor, arguments.processes),
+        arguments.limit,
+        arguments.max_atoms,
+        arguments.max_rejects,
+    )
     print(
         f"{arguments.output}: {counts['converted']} molecules converted, "
         f"{counts['rejected']} of {counts['read']} rejected (see rejects.jsonl)"
     )
     if counts["outside_vocabulary"]:
         print(f"{counts['outside_vocabulary']} hold atoms outside the vocabulary (see notes.jsonl)")
+    for reason, count in _common_reasons(arguments.output):
+        print(f"  {count} rejected: {reason}")
+
+
+def _common_reasons(output: Path) -> list[tuple[str, int]]:
+    reasons = json.loads((output / "manifest.json").read_text())["rejects_by_reason"]
+    return collections.Counter(reasons).most_common(5)
 
 
 if __name__ == "__main__":
-    report_errors(main)
+    # Workers on other machines know these modules by their installed name.
+    from msde.data_tools.convert import main as installed_main
+
+    report_errors(installed_main)

@@ -16,43 +16,32 @@ import numpy as np
 from msde import cpu
 from msde.errors import MsdeError, OneLineParser, report_errors
 
-# suffix -> reader; .gz may follow
-FORMATS = {
-    ".smi": "smiles",
-    ".smiles": "smiles",
-    ".txt": "smiles",
-    ".csv": "cxsmiles",
-    ".sdf": "sdf",
-    ".sd": "sdf",
-    ".mol": "sdf",
-}
-
 
 def read_molecules(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[str, np.ndarray]]:
     """Return the molecules of a file and where they stand in it.
 
     Raises:
-        MsdeError: the file cannot be read, or its suffix is not known.
+        MsdeError: the file cannot be read, or its format is not known.
     """
-    from msde.data_tools import convert
-    from msde.data_tools.readers import source_name
+    from msde.data_tools.convert import choose_format, read_file
+    from msde.data_tools.readers import Options, check_trusted, get_reader
 
-    from msde.molecule import MoleculeError, mol_from_molblock
+    from msde.molecule import MoleculeError
 
-    suffix = Path(source_name(path)).suffix.lower()
-    if suffix not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise MsdeError(f"{path}: format not known by its name; expected a folder or {known}")
+    if not path.is_file():
+        raise MsdeError(f"{path} is neither a file nor a folder of shards")
+    format = choose_format([path])
+    reader = get_reader(format)
+    # Conformers are made later, and only where a view needs them.
+    options = Options(keep_hydrogens=keep_hydrogens, conformers=0, keep_radicals=True)
+    check_trusted(reader, [path], options)
     molecules: list[Any] = []
     names, lines = [], []
-    for raw in convert.read_file(path, FORMATS[suffix]):
+    for raw in read_file(path, format, options):
         names.append(raw.name)
         lines.append(raw.line)
-        if FORMATS[suffix] != "sdf":
-            molecules.append(raw.text)
-            continue
         try:
-            molecules.append(mol_from_molblock(raw.text, keep_hydrogens))
+            molecules.append(reader.parse(raw, options).mol)
         except MoleculeError as error:
             molecules.append(error)  # becomes the reason, in its place
     if not molecules:
@@ -64,7 +53,7 @@ def main() -> None:
     """Parse, embed and write one .npz."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help=".smi .csv .sdf")
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="or a folder")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.npz")
     parser.add_argument("--view", choices=("2d", "3d", "both"), default="both")
     parser.add_argument("--level", choices=("graph", "node"), default="graph")
@@ -87,7 +76,9 @@ def main() -> None:
     model = msde.load(arguments.checkpoint)
     source = arguments.input
     if source.is_dir():
-        molecules, where = source, {"uid": ShardDataset(source).uid}
+        dataset = ShardDataset(source)
+        uid = [dataset.index(block)["uid"] for block in range(dataset.num_blocks)]
+        molecules, where = source, {"uid": np.concatenate(uid)}
     else:
         molecules, where = read_molecules(source, arguments.keep_hydrogens)
     found = model.encode(molecules, arguments.view, arguments.level, arguments.keep_hydrogens)

@@ -22,7 +22,12 @@ SHORTEST = "deepspeed launch/pretrain.py --data DIR --output DIR"
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; the launcher's own --local_rank is accepted and not needed."""
     parser = OneLineParser(usage=f"{SHORTEST} [options] [key=value ...]", description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of shards")
+    parser.add_argument(
+        "--data",
+        action="append",
+        metavar="DIR[=WEIGHT]",
+        help="folder or URL of shards; again for more, mixed by weight",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the run")
     parser.add_argument("--preset", default="base", metavar="NAME", help=", ".join(PRESETS))
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON over the preset")

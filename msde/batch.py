@@ -12,14 +12,16 @@ from torch import Tensor
 
 from msde import codec, geometry, philox
 from msde.codec import MoleculeColumns
+from msde.compact import Compact, numbers, offsets, repeat
 from msde.molecule import (
     ATOM_SIZES,
     BOND_SIZES,
     CIP_LABELS,
     MoleculeError,
     MoleculeRecord,
+    Origin,
     check_geometry,
-    extended_pairs,
+    extended_edges,
 )
 from msde.philox import Key, Stream
 
@@ -85,38 +87,50 @@ class MoleculeBatch:
         cls, columns: MoleculeColumns, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
     ) -> MoleculeBatch:
         """Assemble a batch; of several conformers, (key, uid) chooses one."""
-        atoms = columns.num_atoms.astype(np.int64)
-        ptr = _offsets(atoms)
-        uid = philox.signed(columns.uid)
+        return cls.expand(Compact.from_columns(columns), key, slot, weight)
 
-        bond_shift = np.repeat(ptr[:-1], columns.num_bonds).reshape(-1, 1)
-        bond = columns.bond_index + bond_shift  # (num_bonds, 2), smaller atom first
-        edge_index = np.stack([bond, bond[:, ::-1]], axis=1).reshape(-1, 2).T
-        edge_attr = np.repeat(columns.bond_attr, 2, axis=0)
+    @classmethod
+    def expand(
+        cls, compact: Compact, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
+    ) -> MoleculeBatch:
+        """Make all fields of a batch, on the device of the compact columns and without a sync."""
+        atoms, bonds, extended = (
+            compact.counts[name] for name in ("num_atoms", "num_bonds", "num_extended")
+        )  # (num_graphs,) each
+        num_atoms, num_edges, num_extended, num_pairs = compact.totals
+        ptr = offsets(atoms)
+        first = ptr[:-1]  # (num_graphs,)
 
-        extended_shift = np.repeat(ptr[:-1], columns.num_extended).reshape(-1, 1)
-        pair = (columns.extended_index + extended_shift).T  # (2, num_extended / 2)
-        both = np.concatenate([pair, pair[::-1]], axis=1)
-        both = both[:, np.lexsort((both[0], both[1]))]
-        in_degree = np.bincount(both[1], minlength=ptr[-1])
+        bond = compact.bond_index.long()  # (num_bonds, 2), smaller atom first
+        bond_pair = _pair_numbers(bond, atoms, bonds, num_edges)
+        bond = bond + repeat(first, bonds, num_edges).unsqueeze(1)
+        edge_index = torch.stack([bond.flatten(), bond.flip(1).flatten()])
+        edge_attr = compact.bond_attr.long().unsqueeze(1).expand(-1, 2, -1).reshape(-1, 3)
 
+        in_degree = compact.extended_degree.long()  # (num_atoms,)
+        extended_edge_index = torch.stack(
+            [
+                compact.extended_source.long() + repeat(first, extended, num_extended),
+                numbers(in_degree, num_extended),
+            ]
+        )
         pairs_per_graph = atoms * (atoms - 1) // 2
         return cls(
-            uid=uid,
-            z=_int64(columns.z),
-            x=_int64(columns.x),
-            cip=_int64(columns.cip),
-            pos=torch.from_numpy(_choose_conformers(columns, uid, key)),
-            batch=torch.from_numpy(np.repeat(np.arange(len(atoms)), atoms)),
-            ptr=torch.from_numpy(ptr),
-            edge_index=_int64(edge_index),
-            edge_attr=_int64(edge_attr),
-            bond_pair=torch.from_numpy(_pair_numbers(bond, ptr, columns.num_bonds)),
-            extended_edge_index=_int64(both),
-            extended_ptr=torch.from_numpy(_offsets(in_degree)),
-            pair_index=torch.from_numpy(geometry.complete_pairs(ptr)),
-            pair_ptr=torch.from_numpy(_offsets(pairs_per_graph)),
-            max_num_atoms=int(atoms.max()),
+            uid=compact.uid,
+            z=compact.z.long(),
+            x=compact.x.long(),
+            cip=compact.cip.long(),
+            pos=_choose_conformers(compact, atoms, first, key),
+            batch=numbers(atoms, num_atoms),
+            ptr=ptr,
+            edge_index=edge_index,
+            edge_attr=edge_attr,
+            bond_pair=bond_pair,
+            extended_edge_index=extended_edge_index,
+            extended_ptr=offsets(in_degree),
+            pair_index=geometry.complete_pairs(atoms, num_atoms, num_pairs),
+            pair_ptr=offsets(pairs_per_graph),
+            max_num_atoms=compact.max_num_atoms,
             key=key,
             slot=slot,
             weight=weight,
@@ -129,6 +143,11 @@ class MoleculeBatch:
             for name, value in self._tensors().items()
         }
         return dataclasses.replace(self, **moved)
+
+    def pin_memory(self) -> MoleculeBatch:
+        """Return the batch in memory that a device copies from without waiting."""
+        pinned: dict[str, Any] = {name: t.pin_memory() for name, t in self._tensors().items()}
+        return dataclasses.replace(self, **pinned)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
@@ -254,6 +273,7 @@ def record_from_pyg(data: Data, number: int = 0, topology_only: bool = False) ->
     if not topology_only:
         check_geometry(fields["pos"][None])
     pos = fields["pos"] - fields["pos"].mean(0, keepdims=True)
+    extended_source, extended_degree = extended_edges(bond_index, num_atoms)
     return MoleculeRecord(
         uid=int(data.uid) & (2**64 - 1) if "uid" in data else number,
         name="",
@@ -262,8 +282,12 @@ def record_from_pyg(data: Data, number: int = 0, topology_only: bool = False) ->
         cip=fields["cip"].astype("u1"),
         bond_index=bond_index,
         bond_attr=fields["edge_attr"][forward].astype("u1"),
-        extended_index=extended_pairs(bond_index, num_atoms),
+        extended_source=extended_source,
+        extended_degree=extended_degree,
         pos=pos.astype("<f4")[None],
+        forces=np.zeros((0, num_atoms, 3), "<f4"),
+        y=np.zeros(0, "<f8"),
+        origin=Origin.NO_GEOMETRY if topology_only else Origin.SOURCE,
     )
 
 
@@ -288,33 +312,26 @@ def _check_fields(fields: dict[str, np.ndarray], num_atoms: int) -> None:
             raise MoleculeError(f"{name} holds a value that is out of range")
 
 
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+def _pair_numbers(bond: Tensor, atoms: Tensor, bonds: Tensor, num_bonds: int) -> Tensor:
+    """Return the numbers of the bonds' pairs in geometry.complete_pairs, (num_bonds,).
+
+    Args:
+        bond: (num_bonds, 2) atoms within their molecules.
+        atoms: (num_graphs,) and `bonds`, how many there are in each molecule.
+    """
+    pairs = offsets(atoms * (atoms - 1) // 2)
+    i, j = bond.unbind(1)
+    n = repeat(atoms, bonds, num_bonds)
+    return repeat(pairs[:-1], bonds, num_bonds) + i * (2 * n - i - 1) // 2 + (j - i - 1)
 
 
-def _int64(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
-
-
-def _pair_numbers(bond: np.ndarray, ptr: np.ndarray, num_bonds: np.ndarray) -> np.ndarray:
-    """Return the numbers of the bonds' pairs in geometry.complete_pairs, (num_bonds,)."""
-    atoms = np.diff(ptr)
-    pairs = _offsets(atoms * (atoms - 1) // 2)
-    n, first_atom, first_pair = (
-        np.repeat(values, num_bonds) for values in (atoms, ptr[:-1], pairs[:-1])
-    )
-    i, j = bond[:, 0] - first_atom, bond[:, 1] - first_atom
-    return first_pair + i * (2 * n - i - 1) // 2 + (j - i - 1)
-
-
-def _choose_conformers(columns: MoleculeColumns, uid: Tensor, key: Key) -> np.ndarray:
+def _choose_conformers(compact: Compact, atoms: Tensor, first: Tensor, key: Key) -> Tensor:
     """Return the positions of one conformer a molecule, (num_atoms, 3) float32."""
-    conformers = columns.num_conformers.astype(np.int64)
-    if (conformers == 1).all():
-        return np.array(columns.pos, np.float32)
-    drawn = philox.words(key, Stream.CONFORMER, uid)[:, 0].numpy()
-    chosen = drawn * conformers >> 32  # (num_graphs,) below the number of conformers
-    atoms = columns.num_atoms.astype(np.int64)
-    start = _offsets(atoms * conformers)[:-1] + chosen * atoms
-    rows = np.arange(atoms.sum()) + np.repeat(start - _offsets(atoms)[:-1], atoms)
-    return columns.pos[rows].astype(np.float32)
+    if not compact.several_conformers:
+        return compact.pos
+    conformers = compact.counts["num_conformers"]
+    chosen = philox.words(key, Stream.CONFORMER, compact.uid)[:, 0] * conformers >> 32
+    start = offsets(atoms * conformers)[:-1] + chosen * atoms  # (num_graphs,)
+    num_atoms = compact.totals[0]
+    rows = torch.arange(num_atoms, device=atoms.device)
+    return compact.pos[rows + repeat(start - first, atoms, num_atoms)]

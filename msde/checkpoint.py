@@ -35,7 +35,7 @@ from msde.weights import save_weights
 
 log = logging.getLogger("msde")
 
-FORMAT = "msde-checkpoint/1"
+FORMAT = "msde-checkpoint/2"
 MANIFEST = "MANIFEST.json"
 T = TypeVar("T")
 

@@ -25,9 +25,13 @@ class DataConfig:
 
     validation_fraction: float = 0.02  # held out by a hash of the molecule id
     molecules_per_step: int = 256  # per optimizer step, shared by its slots ...
-    molecules_per_slot: int | None = None  # ... unless the size of a slot is given here
+    molecules_per_slot: int | None = None  # ... unless the size of a slot is given here ...
+    atoms_per_slot: int | None = None  # ... or here, by its atoms
     masking_ratio: float = 0.0  # share of atoms hidden: training sees a connected subgraph
     max_validation_molecules: int = 10_000  # of the held-out ones, how many validation looks at
+    workers: int = 1  # threads that read ahead; 0: read when a step asks for it
+    resident: bool = False  # keep all molecules on the device
+    stage_dir: str | None = None  # local folder to copy shards to before they are read
 
 
 @dataclass
@@ -315,24 +319,8 @@ def _check(config: Config) -> None:
             rules[f"{key} must be at least {least}"] = size >= least
     if not all(rules.values()):
         raise MsdeError(next(rule for rule, holds in rules.items() if not holds))
+    rules |= _data_rules(config.data) | _run_rules(config.run, config.optim)
     rules |= {
-        "data.validation_fraction must be in [0, 1)": 0 <= config.data.validation_fraction < 1,
-        "data.molecules_per_step must be at least 2": config.data.molecules_per_step >= 2,
-        "data.molecules_per_slot must be at least 2": (config.data.molecules_per_slot or 2) >= 2,
-        "data.masking_ratio must be in [0, 1)": 0 <= config.data.masking_ratio < 1,
-        "run.seed must be in [0, 2^64)": 0 <= config.run.seed < 2**64,
-        "run.steps must be positive": config.run.steps is None or config.run.steps > 0,
-        "run.epochs must be positive": config.run.epochs > 0,
-        "run.log_every must be positive": config.run.log_every > 0,
-        "run.save_every must be positive": config.run.save_every > 0,
-        "run.validate_every must be positive": config.run.validate_every > 0,
-        "run.ema_decay must be in [0, 1)": 0 <= config.run.ema_decay < 1,
-        "data.max_validation_molecules must be positive": config.data.max_validation_molecules > 0,
-        "optim.lr must be positive": config.optim.lr > 0,
-        "optim.warmup_steps must not be negative": config.optim.warmup_steps >= 0,
-        "optim.weight_decay must not be negative": config.optim.weight_decay >= 0,
-        "optim.beta1 must be in [0, 1)": 0 <= config.optim.beta1 < 1,
-        "optim.beta2 must be in [0, 1)": 0 <= config.optim.beta2 < 1,
         "loss.num_timesteps must be positive": config.loss.num_timesteps > 0,
         "model.schnet.num_gaussians must be at least 2": config.model.schnet.num_gaussians >= 2,
         "model.schnet.cutoff must be positive": config.model.schnet.cutoff > 0,
@@ -362,3 +350,38 @@ def _check(config: Config) -> None:
     for rule, holds in rules.items():
         if not holds:
             raise MsdeError(rule)
+
+
+def _data_rules(data: DataConfig) -> dict[str, bool]:
+    return {
+        "data.validation_fraction must be in [0, 1)": 0 <= data.validation_fraction < 1,
+        "data.molecules_per_step must be at least 2": data.molecules_per_step >= 2,
+        "data.molecules_per_slot must be at least 2": (data.molecules_per_slot or 2) >= 2,
+        "data.atoms_per_slot must be positive": (data.atoms_per_slot or 1) > 0,
+        "data.molecules_per_slot and data.atoms_per_slot cannot both be given": (
+            data.molecules_per_slot is None or data.atoms_per_slot is None
+        ),
+        "data.workers must not be negative": data.workers >= 0,
+        "data.resident works without data.masking_ratio only": (
+            not data.resident or not data.masking_ratio
+        ),
+        "data.masking_ratio must be in [0, 1)": 0 <= data.masking_ratio < 1,
+        "data.max_validation_molecules must be positive": data.max_validation_molecules > 0,
+    }
+
+
+def _run_rules(run: RunConfig, optim: OptimConfig) -> dict[str, bool]:
+    return {
+        "run.seed must be in [0, 2^64)": 0 <= run.seed < 2**64,
+        "run.steps must be positive": run.steps is None or run.steps > 0,
+        "run.epochs must be positive": run.epochs > 0,
+        "run.log_every must be positive": run.log_every > 0,
+        "run.save_every must be positive": run.save_every > 0,
+        "run.validate_every must be positive": run.validate_every > 0,
+        "run.ema_decay must be in [0, 1)": 0 <= run.ema_decay < 1,
+        "optim.lr must be positive": optim.lr > 0,
+        "optim.warmup_steps must not be negative": optim.warmup_steps >= 0,
+        "optim.weight_decay must not be negative": optim.weight_decay >= 0,
+        "optim.beta1 must be in [0, 1)": 0 <= optim.beta1 < 1,
+        "optim.beta2 must be in [0, 1)": 0 <= optim.beta2 < 1,
+    }

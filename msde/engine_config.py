@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from msde.config import Config, nearest, read_json
+from msde.config import nearest, read_json
 from msde.errors import MsdeError
 
 # What this project decides elsewhere; the same fact must not stand in two places.
@@ -83,24 +83,6 @@ def load(path: Path, world_size: int) -> dict[str, Any]:
             "gradient_accumulation_steps": slots // world_size,
         }
     )
-
-
-def molecules_per_slot(config: Config, slots_per_step: int) -> int:
-    """Return how many molecules one slot holds.
-
-    Raises:
-        MsdeError: the molecules of a step cannot be shared evenly by its slots.
-    """
-    if config.data.molecules_per_slot is not None:
-        return config.data.molecules_per_slot
-    share, rest = divmod(config.data.molecules_per_step, slots_per_step)
-    if rest or share < 2:
-        raise MsdeError(
-            f"data.molecules_per_step is {config.data.molecules_per_step}, which "
-            f"{slots_per_step} slots (train_batch_size) cannot share evenly with two or more each; "
-            f"use a multiple of {slots_per_step}, or set data.molecules_per_slot"
-        )
-    return share
 
 
 def zero_stage(values: dict[str, Any]) -> int:

@@ -22,6 +22,10 @@ class DataDamaged(MsdeError):
     exit_code = 6
 
 
+class DiskFull(MsdeError):
+    """There is no room for a file that has to be written."""
+
+
 class NotFinite(MsdeError):
     """A loss that is not a finite number any more."""
 

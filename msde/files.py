@@ -1,11 +1,15 @@
-"""Files that are whole or not there, and their hashes."""
+"""Files that are whole or not there, their hashes, and disks that are full."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from msde.errors import DiskFull
 
 
 def file_sha256(path: Path) -> str:
@@ -17,14 +21,46 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def full_disk_is_told(path: Path, needed: int) -> Iterator[None]:
+    """Turn a full disk, while `needed` bytes are written to `path`, into one clear line.
+
+    Raises:
+        DiskFull: there was no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"disk full: {path} needs {needed:,} bytes; free some and run the same command "
+                "again, nothing that was finished is lost"
+            ) from error
+        raise
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it and move it into place."""
     temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    # Some libraries create files for their owner alone; others should read these.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        # Some libraries create files for their owner alone; others should read these.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files survive a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,18 +10,22 @@ from msde.ops import segment_mean
 EPSILON = 1e-6  # added to every norm that divides, as in the published frames
 
 
-def complete_pairs(ptr: np.ndarray) -> np.ndarray:
+def complete_pairs(atoms: Tensor, num_atoms: int, num_pairs: int) -> Tensor:
     """Return all pairs i < j of atoms of the same molecule, (2, num_pairs), in lexicographic order.
 
     Args:
-        ptr: (num_graphs + 1,) offsets of the molecules' atoms.
+        atoms: (num_graphs,) number of atoms of each molecule; `num_atoms` and `num_pairs` are
+            those of all of them together.
     """
-    ends = np.repeat(ptr[1:], np.diff(ptr))  # (num_atoms,) one past the atom's molecule
-    later = ends - np.arange(len(ends)) - 1  # (num_atoms,) partners that come after the atom
-    first = np.repeat(np.arange(len(ends)), later)  # (num_pairs,)
-    starts = np.cumsum(later) - later
-    second = np.arange(len(first)) - np.repeat(starts, later) + first + 1
-    return np.stack([first, second])
+    at = torch.arange(num_atoms, device=atoms.device)
+    ends = atoms.cumsum(0).repeat_interleave(atoms, output_size=num_atoms)
+    later = ends - at - 1  # (num_atoms,) partners that come after the atom
+    before = later.cumsum(0) - later  # (num_atoms,) pairs of the atoms that come before
+    pairs = torch.empty(2, num_pairs, dtype=torch.int64, device=atoms.device)
+    pairs[0] = torch.repeat_interleave(later, output_size=num_pairs)
+    torch.arange(num_pairs, out=pairs[1])
+    pairs[1] -= (before - at - 1).repeat_interleave(later, output_size=num_pairs)
+    return pairs
 
 
 def centre(rows: Tensor, batch: Tensor, counts: Tensor) -> Tensor:

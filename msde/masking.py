@@ -41,12 +41,18 @@ def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeCo
         return survives, place[absolute[survives]].astype(index.dtype), number
 
     bonds, bond_index, num_bonds = restrict(columns.bond_index, columns.num_bonds)
-    _, extended_index, num_extended = restrict(columns.extended_index, columns.num_extended)
+    degree = columns.extended_degree
+    target = np.arange(len(degree)) - np.repeat(first, atoms)  # (num_atoms,) within the molecule
+    edges = np.stack([columns.extended_source, np.repeat(target, degree)], axis=1)
+    survive, extended_index, num_extended = restrict(edges, columns.num_extended)
+    all_targets = np.repeat(np.arange(len(degree)), degree)
+    extended_degree = np.bincount(all_targets[survive], minlength=len(degree))[kept]
     conformers = columns.num_conformers.astype(np.int64)
     # A molecule's conformers lie one after another, each with all its atoms.
     of_conformer = np.repeat(np.arange(len(columns)), conformers)
     rows = np.concatenate([np.arange(first[m], first[m] + atoms[m]) for m in of_conformer])
     pos = columns.pos[kept[rows]]
+    forces = columns.forces[:0]  # those of a part are not those of the whole
     return dataclasses.replace(
         columns,
         num_atoms=num_kept,
@@ -57,8 +63,11 @@ def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeCo
         cip=columns.cip[kept],
         bond_index=bond_index,
         bond_attr=columns.bond_attr[bonds],
-        extended_index=extended_index,
+        extended_source=extended_index[:, 0].astype(columns.extended_source.dtype),
+        extended_degree=extended_degree.astype(degree.dtype),
         pos=_centred(pos, np.repeat(num_kept, conformers)),
+        forces=forces,
+        num_forces=np.zeros_like(columns.num_forces),
     )
 
 

@@ -25,7 +25,6 @@ _ROUNDS = 10
 class Stream(enum.IntEnum):
     """What a number is for: two streams never share a number."""
 
-    SPLIT = 0
     SHUFFLE_BLOCKS = 1
     SHUFFLE_MOLECULES = 2
     CONFORMER = 3
@@ -38,6 +37,7 @@ class Stream(enum.IntEnum):
     NEGATIVES_OF_2D = 10
     NEGATIVES_OF_3D = 11
     MASKING = 12
+    MIXTURE = 13
 
 
 class Key(NamedTuple):

@@ -17,10 +17,10 @@ from msde.batch import MoleculeBatch, record_from_pyg
 from msde.codec import MoleculeColumns, columns_from_records
 from msde.config import Config
 from msde.errors import MsdeError
+from msde.mixture import Mixture
 from msde.model import MoleculeSDE
 from msde.molecule import MoleculeError, MoleculeRecord, outside_vocabulary, record_from
 from msde.shards import ShardDataset
-from msde.stream import MoleculeReader
 
 log = logging.getLogger("msde")
 
@@ -263,16 +263,15 @@ class _Shards:
     """Molecules in a folder of shards."""
 
     def __init__(self, dataset: ShardDataset) -> None:
-        self._dataset = dataset
+        self._data = Mixture([dataset])
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._data)
 
     def chunks(self) -> Iterator[_Chunk]:
-        reader = MoleculeReader(self._dataset, max_blocks=2)
         for first in range(0, len(self), CHUNK_MOLECULES):
             positions = np.arange(first, min(first + CHUNK_MOLECULES, len(self)))
-            columns = reader.fetch(positions)
+            columns = self._data.fetch(positions)
             yield _Chunk(len(positions), columns, list(range(len(positions))), {}, {}, [])
 
 

@@ -1,242 +1,242 @@
-"""From shards to batches: the plan of an epoch and the stream that follows it.
+"""From shards to batches: the stream that follows the partition of an epoch.
 
 The unit is the slot, a fixed list of molecules that one forward pass sees. An optimizer step is a
 fixed number of slots, dealt to whatever ranks there are. Which molecules a slot holds depends on
-the data set, the seed, the epoch and the number of slots in a step, never on the world size; so
+the data, the seed, the epoch and the number of slots in a step, never on the world size; so
 BatchNorm, negatives and noise do not depend on it either.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import collections
+import contextlib
+import functools
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
-import numpy as np
 import torch
 
-from msde import codec, philox
 from msde.batch import MoleculeBatch
+from msde.codec import MoleculeColumns
 from msde.errors import MsdeError
 from msde.masking import mask_columns
-from msde.philox import Key, Stream
-from msde.shards import ShardDataset
+from msde.mixture import Mixture
+from msde.partition import Partition, Slots, Window
+from msde.resident import ResidentMolecules
 
-WINDOW_BLOCKS = 64  # blocks shuffled together and held in memory: about 32 MB
-SPLIT_KEY = Key(seed=0, epoch=0)  # the split does not change with the seed of the run
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """The molecules of one epoch in order, cut into steps of `slots_per_step` slots each."""
-
-    order: np.ndarray  # (num_molecules,) int64, positions in the data set
-    slot_ptr: np.ndarray  # (num_steps * slots_per_step + 1,) int64, offsets into `order`
-    slots_per_step: int
-
-    @property
-    def num_steps(self) -> int:
-        """Number of optimizer steps in the epoch."""
-        return (len(self.slot_ptr) - 1) // self.slots_per_step
-
-    def slot(self, step: int, slot: int) -> np.ndarray:
-        """Return the molecules of one slot of one step."""
-        s = step * self.slots_per_step + slot
-        return self.order[self.slot_ptr[s] : self.slot_ptr[s + 1]]
-
-    def molecules_in_step(self, step: int) -> int:
-        """Return how many molecules the slots of one step hold together."""
-        first = step * self.slots_per_step
-        return int(self.slot_ptr[first + self.slots_per_step] - self.slot_ptr[first])
+STEPS_AHEAD = 4  # that are ready for the training thread
+T = TypeVar("T")
 
 
-def split_by_uid(uid: np.ndarray, validation_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split molecules into (training, validation) positions by a hash of their ids."""
-    hashed = philox.words(SPLIT_KEY, Stream.SPLIT, philox.signed(uid))[:, 0].numpy()
-    held_out = hashed < validation_fraction * 2**32
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+class Position(NamedTuple):
+    """Where a stream stands: the step that comes next."""
+
+    epoch: int
+    window: int
+    step: int  # in the window
 
 
-def epoch_order(dataset: ShardDataset, members: np.ndarray, key: Key) -> np.ndarray:
-    """Shuffle `members`: blocks at random into windows, molecules at random inside a window.
-
-    So an epoch reads every block once, and memory is bounded by the window, not by the data set.
-    """
-    blocks = torch.arange(dataset.num_blocks)
-    block_rank = _argsort(philox.words(key, Stream.SHUFFLE_BLOCKS, blocks, 0, 2)).argsort()
-    window = block_rank[dataset.block[members]] // WINDOW_BLOCKS  # (num_members,)
-    drawn = philox.words(key, Stream.SHUFFLE_MOLECULES, philox.signed(dataset.uid[members]), 0, 2)
-    within = _argsort(drawn)
-    return members[within[np.argsort(window[within], kind="stable")]]
+Steps = Generator[tuple[Position, float, list[MoleculeBatch]], None, None]
 
 
-def plan_epoch(order: np.ndarray, slots_per_step: int, molecules_per_slot: int) -> EpochPlan:
-    """Cut an epoch's molecules into steps; nothing is dropped and no slot is left almost empty.
+class _Prepared(NamedTuple):
+    """One window with the molecules of this rank's slots in order."""
 
-    Full steps come first. What remains makes a last, shorter step, shared evenly by its slots; if
-    that would leave slots with fewer than two molecules, the step before takes them in.
-
-    Raises:
-        MsdeError: there are fewer than two molecules for each slot of a step.
-    """
-    per_step = slots_per_step * molecules_per_slot
-    if len(order) < 2 * slots_per_step:
-        raise MsdeError(
-            f"{len(order)} molecules cannot fill {slots_per_step} slots with two or more each; "
-            f"use at most {len(order) // 2} slots a step (train_batch_size) or more data"
-        )
-    full, rest = divmod(len(order), per_step)
-    sizes = [molecules_per_slot] * (full * slots_per_step)
-    if rest and rest < 2 * slots_per_step and full:
-        rest += per_step
-        sizes = sizes[:-slots_per_step]
-    if rest:
-        share, more = divmod(rest, slots_per_step)
-        sizes += [share + (s < more) for s in range(slots_per_step)]
-    slot_ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return EpochPlan(order, slot_ptr, slots_per_step)
-
-
-def _argsort(drawn: torch.Tensor) -> np.ndarray:
-    """Order rows of two 32-bit words as 64-bit numbers; ties keep the order they came in."""
-    return np.argsort(philox.sort_key(drawn).numpy(), kind="stable")
-
-
-class MoleculeReader:
-    """Fetch molecules by position, keeping the blocks of recent windows decoded in memory."""
-
-    def __init__(self, dataset: ShardDataset, max_blocks: int = 2 * WINDOW_BLOCKS) -> None:
-        """Start with nothing in memory; at most `max_blocks` blocks are kept."""
-        self.dataset = dataset
-        self.max_blocks = max_blocks
-        self._blocks: dict[int, codec.MoleculeColumns] = {}
-
-    def fetch(self, positions: np.ndarray) -> codec.MoleculeColumns:
-        """Return the molecules at `positions`, grouped by block, as columns."""
-        block = self.dataset.block[positions]
-        order = np.argsort(block, kind="stable")
-        cuts = np.flatnonzero(np.diff(block[order])) + 1
-        parts = [
-            self._block(int(block[group[0]])).take(self.dataset.place[positions[group]])
-            for group in np.split(order, cuts)
-        ]
-        # Back to the order that was asked for: it decides which molecules share an antithetic pair.
-        return codec.concatenate(parts).take(np.argsort(order))
-
-    def _block(self, number: int) -> codec.MoleculeColumns:
-        columns = self._blocks.pop(number, None)
-        if columns is None:
-            columns = self.dataset.read_block(number)
-        self._blocks[number] = columns  # the most recently used block is last
-        if len(self._blocks) > self.max_blocks:
-            del self._blocks[next(iter(self._blocks))]
-        return columns
+    window: Window
+    slots: Slots
+    columns: MoleculeColumns | None  # None where the molecules are resident on the device
 
 
 class ShardStream:
-    """An endless stream of optimizer steps over a data set, for one rank of many.
+    """An endless stream of optimizer steps over the data, for one rank of many.
 
-    Its position is two integers, epoch and step in the epoch, equal on all ranks and valid for
-    any world size that divides the slots of a step.
+    Its position is three integers, equal on all ranks and valid for any world size that divides
+    the slots of a step, and for any number of workers.
     """
 
     def __init__(
         self,
-        dataset: ShardDataset,
-        members: np.ndarray,
+        partition: Partition,
         *,
-        slots_per_step: int,
-        molecules_per_slot: int,
-        seed: int,
         rank: int = 0,
         world_size: int = 1,
+        workers: int = 0,
         masking_ratio: float = 0.0,
     ) -> None:
         """Start at the first step of epoch 0.
 
         Args:
+            workers: threads that prepare windows in the background, and one that makes batches;
+                0 does both when a step is asked for. It changes nothing but the time it takes.
             masking_ratio: see `masking.mask_columns`.
 
         Raises:
-            MsdeError: the world size does not divide the slots, or there are too few molecules.
+            MsdeError: the world size does not divide the slots.
         """
+        slots_per_step = partition.slots_per_step
         if slots_per_step % world_size:
             raise MsdeError(
                 f"{slots_per_step} slots a step (train_batch_size) cannot be shared evenly by "
                 f"{world_size} ranks; use a multiple of {world_size}"
             )
-        self.dataset = dataset
-        self.members = members
-        self.slots_per_step = slots_per_step
-        self.molecules_per_slot = molecules_per_slot
-        self.seed = seed
+        self.partition = partition
+        self.workers = workers
         self.masking_ratio = masking_ratio
         share = slots_per_step // world_size
         self.own_slots = range(rank * share, (rank + 1) * share)
-        self.epoch = 0
-        self.step = 0
-        self._reader = MoleculeReader(dataset)
-        self.plan = self._plan(0)
-        self.plan_digest = self._digest()
-
-    def _plan(self, epoch: int) -> EpochPlan:
-        order = epoch_order(self.dataset, self.members, Key(self.seed, epoch))
-        return plan_epoch(order, self.slots_per_step, self.molecules_per_slot)
+        self.position = Position(0, 0, 0)
+        self.epochs_done = 0.0
+        self._resident: ResidentMolecules | None = None
+        self._digest = partition.digest()
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Number of optimizer steps in one epoch."""
-        return self.plan.num_steps
+    def data(self) -> Mixture:
+        """The data that are streamed."""
+        return self.partition.data
 
-    def __iter__(self) -> Iterator[list[MoleculeBatch]]:
+    def keep_on(self, device: torch.device) -> None:
+        """Load all molecules to a device now, and make batches there from then on."""
+        self._resident = ResidentMolecules(self.data, device)
+
+    def __iter__(self) -> Generator[list[MoleculeBatch], None, None]:
         """Yield this rank's slots of each step, from the current position on, for ever.
 
         When a step is yielded the position is already that of the step which follows: a checkpoint
-        written after a step resumes with the next one.
+        written after a step resumes with the next one. What has been prepared ahead of that does
+        not count.
         """
-        while True:
-            slots = [self.read_slot(self.step, slot) for slot in self.own_slots]
-            self.step += 1
-            if self.step == self.plan.num_steps:
-                self.epoch, self.step = self.epoch + 1, 0
-                self.plan = self._plan(self.epoch)
-            yield slots
+        steps = self._steps(self.position)
+        if self.workers:
+            steps = _ahead(steps, STEPS_AHEAD)
+        try:
+            for self.position, self.epochs_done, slots in steps:
+                yield slots
+        finally:
+            steps.close()
 
-    def read_slot(self, step: int, slot: int) -> MoleculeBatch:
-        """Read one slot of the current epoch's plan as a batch."""
-        positions = self.plan.slot(step, slot)
-        key = Key(self.seed, self.epoch)
-        columns = mask_columns(self._reader.fetch(positions), self.masking_ratio, key)
+    def _steps(self, start: Position) -> Steps:
+        """Yield each step with the position of the one that follows, and that in epochs."""
+        names = self._windows(start.epoch, start.window)
+        if self.workers:
+            prepared = _in_threads(self._prepare, names, self.workers)
+        else:
+            prepared = (self._prepare(*name) for name in names)
+        try:
+            first = start.step
+            for (epoch, number), part in zip(
+                self._windows(start.epoch, start.window), prepared, strict=False
+            ):
+                windows, num_steps = self.partition.num_windows(epoch), part.window.num_steps
+                for step in range(first, num_steps):
+                    after = Position(epoch, number, step + 1)
+                    if step + 1 == num_steps:
+                        last = number + 1 == windows
+                        after = Position(*((epoch + 1, 0) if last else (epoch, number + 1)), 0)
+                    done = epoch + (number + (step + 1) / num_steps) / windows
+                    yield after, done, [self._batch(part, step, lane) for lane in self.own_slots]
+                first = 0
+        finally:
+            prepared.close()
+
+    def _windows(self, epoch: int, number: int) -> Iterator[tuple[int, int]]:
+        """Name all windows from one on."""
+        while True:
+            yield epoch, number
+            number += 1
+            if number == self.partition.num_windows(epoch):
+                epoch, number = epoch + 1, 0
+
+    def _prepare(self, epoch: int, number: int) -> _Prepared:
+        """Plan a window and read the molecules of this rank's slots, in their order."""
+        window = self.partition.window(epoch, number)
+        slots = window.slots(self.own_slots)
+        columns = None if self._resident else self.data.fetch(slots.numbers)
+        return _Prepared(window, slots, columns)
+
+    def _batch(self, part: _Prepared, step: int, lane: int) -> MoleculeBatch:
+        """Make the batch of one slot."""
+        window, (numbers, ptr) = part.window, (part.slots.numbers, part.slots.ptr)
+        own = step * len(self.own_slots) + lane - self.own_slots.start
+        first, last = int(ptr[own]), int(ptr[own + 1])
         # The mean over slots of (slot mean x weight) is the mean over the molecules of the step.
-        weight = len(positions) * self.slots_per_step / self.plan.molecules_in_step(step)
-        return MoleculeBatch.from_columns(
-            columns,
-            key=key,
-            slot=step * self.slots_per_step + slot,
-            weight=weight,
-        )
+        weight = (last - first) * window.slots_per_step / int(window.molecules_in_step[step])
+        slot = window.first_slot + step * window.slots_per_step + lane
+        if part.columns is None:
+            assert self._resident is not None
+            compact = self._resident.take(numbers[first:last])
+            return MoleculeBatch.expand(compact, window.key, slot, weight)
+        columns = mask_columns(part.columns.part(first, last), self.masking_ratio, window.key)
+        batch = MoleculeBatch.from_columns(columns, window.key, slot, weight)
+        return batch.pin_memory() if torch.cuda.is_available() and self.workers else batch
 
     def state_dict(self) -> dict[str, int | str]:
         """Return the position, that of the next step, and what it is valid for."""
-        return {"epoch": self.epoch, "step_in_epoch": self.step, "plan": self.plan_digest}
+        return {**self.position._asdict(), "plan": self._digest}
 
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Move to a saved position.
 
         Raises:
             MsdeError: the position was saved for other data, another seed or other slots.
         """
-        if state["plan"] != self.plan_digest:
+        if state["plan"] != self._digest:
             raise MsdeError(
                 "the checkpoint was written with other data, another run.seed or other slots; "
                 "resume with the same ones or start a new run with --resume never"
             )
-        self.epoch, self.step = int(state["epoch"]), int(state["step_in_epoch"])
-        self.plan = self._plan(self.epoch)
+        self.position = Position(*(int(state[name]) for name in Position._fields))
 
-    def _digest(self) -> str:
-        """Return a digest of all that decides which molecules each slot holds."""
-        sizes = (self.slots_per_step, self.molecules_per_slot, WINDOW_BLOCKS)
-        digest = hashlib.sha256(repr((self.dataset.digest, self.seed, *sizes)).encode())
-        digest.update(self.members.tobytes())
-        return digest.hexdigest()
+
+def _in_threads(
+    prepare: Callable[..., T], tasks: Iterator[tuple[int, int]], workers: int
+) -> Generator[T, None, None]:
+    """Yield prepare(*task) for each task in order, worked out by `workers` threads ahead."""
+    # Threads, not processes: NumPy, zlib and LMDB release the interpreter for all that takes time,
+    # nothing has to be copied or pickled, and no signal can end a worker alone.
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="window")
+    pending: collections.deque[Future[T]] = collections.deque()
+    try:
+        while True:
+            while len(pending) <= workers:
+                pending.append(pool.submit(prepare, *next(tasks)))
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
+    """Yield the items, of which a thread works out up to `depth` ahead."""
+    ready: queue.Queue[Callable[[], T]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def offer(item: Callable[[], T]) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                item = next(items)
+                offer(lambda item=item: item)  # type: ignore[misc]
+        except BaseException as error:  # the training thread raises it
+            offer(functools.partial(_raise, error))
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            yield ready.get()()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

@@ -9,6 +9,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from msde.model import MoleculeSDE, parameter_groups
 from msde.monitor import OBJECTIVES, Monitor, peak_memory_mb, summary
 from msde.philox import Key, Stream, seed_for
 from msde.plan import RunPlan, make_plan
-from msde.stream import MoleculeReader
 
 log = logging.getLogger("msde")
 
@@ -145,13 +145,12 @@ class Validator:
 
     def __init__(self, plan: RunPlan, rank: int, world_size: int) -> None:
         """Deal the held-out slots to the ranks."""
-        count = max(1, round(len(plan.validation) / plan.stream.molecules_per_slot))
+        count = max(1, round(len(plan.validation) / plan.molecules_per_slot))
         slots = np.array_split(plan.validation, count)
-        rounds = -(-len(slots) // world_size)
         # All ranks make the same number of forward passes; ZeRO-3 would hang otherwise.
-        self._numbers = [(r * world_size + rank) for r in range(rounds)]
-        self._slots = slots
-        self._reader = MoleculeReader(plan.stream.dataset)
+        numbers = range(rank, -(-count // world_size) * world_size, world_size)
+        self._count = count
+        self._slots = {n: plan.stream.data.fetch(slots[n % count]) for n in numbers}
 
     @torch.no_grad()
     def __call__(self, engine: deepspeed.DeepSpeedEngine) -> dict[str, float]:
@@ -159,12 +158,10 @@ class Validator:
         average_buffers(engine.module)
         sums = TermSums(engine.device)
         engine.eval()
-        for number in self._numbers:
-            positions = self._slots[number % len(self._slots)]
-            columns = self._reader.fetch(positions)
+        for number, columns in self._slots.items():
             batch = MoleculeBatch.from_columns(columns, VALIDATION_KEY, slot=number)
             _, terms = engine(batch.to(engine.device))
-            if number < len(self._slots):
+            if number < self._count:
                 sums.add(terms)
         engine.train()
         return sums.read()[0]
@@ -190,7 +187,7 @@ class Run:
     def __init__(
         self,
         config: Config,
-        data: Path,
+        data: Sequence[str | Path],
         output: Path,
         ds_config: dict[str, Any],
         resume: str,
@@ -211,6 +208,8 @@ class Run:
         checkpoint.on_first_rank(lambda: prepare_output(output, config, ds_config))
 
         self.engine = make_engine(model, ds_config)
+        if config.data.resident:
+            self.plan.stream.keep_on(self.engine.device)
         self.ema: ExponentialMovingAverage | None = None
         self.step, self.best = 0, math.inf
         decay = config.run.ema_decay
@@ -263,14 +262,14 @@ class Run:
         facts = {
             "stream": self.plan.stream.state_dict(),
             "best_validation": self.best if math.isfinite(self.best) else None,
-            "data_digest": self.plan.stream.dataset.digest,
+            "data_digest": self.plan.stream.data.digest,
         }
         checkpoint.save(self.engine, self.checkpoints, self.step, self.config, self.ema, facts)
 
 
 def pretrain(
     config: Config,
-    data: Path,
+    data: Sequence[str | Path],
     output: Path,
     ds_config: dict[str, Any],
     resume: str = "auto",
@@ -279,7 +278,7 @@ def pretrain(
     """Pretrain to the end of the configured run; every rank calls it.
 
     Args:
-        data: a folder of shards.
+        data: folders of shards, or URLs; see `plan.open_data`.
         output: folder of the run, seen by all ranks: configuration, metrics, checkpoints.
         ds_config: DeepSpeed's configuration with its batch sizes filled in.
         resume: see `checkpoint.find`.
@@ -330,7 +329,7 @@ def pretrain(
             row["throughput/molecules_per_s"] = molecules / seconds
             row["time/data_wait_share"] = waited / seconds
             row |= {f"optim/lr/{g['name']}": g["lr"] for g in engine.optimizer.param_groups}
-            row["data/epoch"] = stream.epoch + stream.step / stream.plan.num_steps
+            row["data/epoch"] = stream.epochs_done
             row["memory/peak_mb"] = peak_memory_mb()
             run.report(row)
             since, waited = time.perf_counter(), 0.0
@@ -342,6 +341,7 @@ def pretrain(
                 run.save()
             since += time.perf_counter() - paused
 
+    steps.close()
     dist.barrier()
     if run.monitor is not None:
         run.monitor.close()

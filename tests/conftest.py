@@ -9,8 +9,9 @@ from msde import cpu
 
 cpu.prepare()
 
-from msde.data_tools.convert import convert, convert_one  # noqa: E402
-from msde.data_tools.readers import RawMolecule  # noqa: E402
+from msde.data_tools.chunks import Task, convert_one  # noqa: E402
+from msde.data_tools.convert import convert  # noqa: E402
+from msde.data_tools.readers import Options, RawMolecule  # noqa: E402
 
 from msde.batch import MoleculeBatch  # noqa: E402
 from msde.codec import columns_from_records  # noqa: E402
@@ -39,7 +40,8 @@ SMILES = [
 def make_record(smiles: str, line: int = 1, keep_hydrogens: bool = False) -> MoleculeRecord:
     """Convert one SMILES as the converter does; failures are errors here."""
     silence_rdkit()
-    record = convert_one(RawMolecule("test.smi", line, "", smiles), "smiles", keep_hydrogens)
+    task = Task("smiles", Options(keep_hydrogens=keep_hydrogens))
+    record = convert_one(RawMolecule("test.smi", line, "", smiles), task)
     assert isinstance(record, MoleculeRecord), record
     return record
 

@@ -6,7 +6,7 @@ import torch
 from torch_geometric.data import Batch
 
 from msde.batch import MoleculeBatch
-from msde.codec import MoleculeRecord, columns_from_records
+from msde.codec import columns_from_records
 from msde.philox import Key
 
 
@@ -55,15 +55,11 @@ def test_round_trip_through_pytorch_geometric(batch):
         assert torch.allclose(getattr(again, name).double(), tensor.double(), atol=1e-6), name
 
 
-def test_one_conformer_is_drawn_by_molecule_and_epoch():
+def test_one_conformer_is_drawn_by_molecule_and_epoch(records):
     def record(uid):
         pos = np.zeros((3, 1, 3), "<f4")
         pos[:, 0, 0] = [0, 1, 2]
-        empty = np.zeros((0, 2), "<u2")
-        return MoleculeRecord(
-            uid, "", np.ones(1, "u1"), np.zeros((1, 9), "u1"), np.zeros(1, "u1"), empty,
-            np.zeros((0, 3), "u1"), empty, pos,
-        )  # fmt: skip
+        return dataclasses.replace(records[0], uid=uid, pos=pos)
 
     columns = columns_from_records([record(uid) for uid in range(300)])
     drawn = MoleculeBatch.from_columns(columns, Key(0, 0)).pos[:, 0]

@@ -5,6 +5,8 @@ import pytest
 from msde import engine_config
 from msde.config import from_dict, make_config, to_dict
 from msde.errors import MsdeError
+from msde.partition import SlotSize
+from msde.plan import slot_size
 
 
 def test_overrides_win_over_files_and_files_over_presets(tmp_path):
@@ -90,12 +92,14 @@ def test_bad_engine_configurations_are_named(tmp_path, changes, message):
 
 def test_slots_share_the_molecules_of_a_step():
     config = make_config("paper")
-    assert engine_config.molecules_per_slot(config, 1) == 256
-    assert engine_config.molecules_per_slot(config, 8) == 32
+    assert slot_size(config, 1) == SlotSize(molecules=256)
+    assert slot_size(config, 8) == SlotSize(molecules=32)
     with pytest.raises(MsdeError, match="use a multiple of 3"):
-        engine_config.molecules_per_slot(config, 3)
+        slot_size(config, 3)
     config = make_config("paper", overrides=["data.molecules_per_slot=10"])
-    assert engine_config.molecules_per_slot(config, 3) == 10
+    assert slot_size(config, 3) == SlotSize(molecules=10)
+    config = make_config("paper", overrides=["data.atoms_per_slot=4000"])
+    assert slot_size(config, 3) == SlotSize(atoms=4000)
 
 
 def test_known_keys_are_those_of_the_installed_deepspeed():

@@ -135,6 +135,35 @@ def plain_loop(data, slots=2):
             return means
 
 
+NO_PICKLE = """
+import sys, threading, traceback
+found = []
+def listen(event, arguments):
+    if event == "pickle.find_class":
+        files = [frame.filename for frame in traceback.extract_stack()]
+        ours = [f for f in files if f.endswith(DATA_PATH)]
+        if ours or threading.current_thread().name.startswith(("window", "batches")):
+            found.append((arguments, ours))
+DATA_PATH = tuple(f"msde/{name}.py" for name in
+                  ("shards", "codec", "mixture", "partition", "stream", "resident", "staging"))
+sys.addaudithook(listen)
+import runpy
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+assert not found, found
+"""
+
+
+def test_no_pickle_comes_from_the_data_path_during_training(shard_dir, tmp_path):
+    overrides = [*OVERRIDES, "data.workers=2", "data.validation_fraction=0.2", "run.steps=3"]
+    arguments = ["--data", shard_dir, "--output", tmp_path / "run", "--preset=paper", *overrides]
+    command = [sys.executable, "-c", NO_PICKLE, PRETRAIN, *arguments]
+    result = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, timeout=400
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage):
     expected = torch.tensor(plain_loop(shard_dir))

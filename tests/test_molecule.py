@@ -9,6 +9,7 @@ from ogb.utils.features import (
     get_bond_feature_dims,
 )
 from rdkit import Chem
+from rdkit.Chem import rdCIPLabeler
 
 from msde import molecule
 from msde.molecule import MoleculeError
@@ -20,39 +21,95 @@ def test_vocabulary_sizes_are_those_of_ogb():
     assert allowable_features["possible_chirality_list"] == molecule.ATOM_VOCABULARY["chirality"]
 
 
-def test_features_are_those_of_ogb_on_real_molecules():
+# What real molecules lack: metals, dative bonds, radicals, charges and geometries out of the
+# ordinary, dummies, aromatic rings so large that they have double bonds with stereo before.
+UNUSUAL = [
+    "[NH3]->[Pt](Cl)(Cl)<-[NH3]",
+    "[Fe+2]",
+    "[U+6]",
+    "[O][O]",
+    "[CH3]",
+    "*",
+    "FS(F)(F)(F)(F)F",
+    "F[P@SP1](Cl)(Br)I",
+    "[H][H]",
+    "C1=C/C=C/C=C\\C=C\\C=C/C=C/C=C/C=C/C=C\\1",
+    "CC=CC |w:1.0|",
+]
+
+
+def real_molecules(every=5):
     molecule.silence_rdkit()
-    lines = NCI.read_text().splitlines()[:1000:5]
+    lines = NCI.read_text().splitlines()[:1000:every]
     mols = [Chem.MolFromSmiles(line.split()[0]) for line in [*lines, *SMILES]]
-    for mol in filter(None, mols):
-        for atom in mol.GetAtoms():
-            assert molecule.atom_features(atom) == atom_to_feature_vector(atom)
-        for bond in mol.GetBonds():
-            assert molecule.bond_features(bond) == bond_to_feature_vector(bond)
+    return [*filter(None, mols), *map(Chem.MolFromSmiles, UNUSUAL)]
 
 
-def test_extended_pairs_are_those_up_to_four_bonds_apart():
-    for smiles in SMILES:
-        mol = Chem.MolFromSmiles(smiles)
-        bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()]
-        bond_index = np.array(bonds, np.int64).reshape(-1, 2)
+def topology(mol):
+    return molecule.record_from_mol(mol, uid=0, topology_only=True)
+
+
+def assert_ogb(mol):
+    record = topology(mol)
+    assert record.z.tolist() == [a.GetAtomicNum() for a in mol.GetAtoms()]
+    assert record.x.tolist() == [atom_to_feature_vector(a) for a in mol.GetAtoms()]
+    assert record.bond_attr.tolist() == [bond_to_feature_vector(b) for b in mol.GetBonds()]
+    ends = [sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())) for b in mol.GetBonds()]
+    assert record.bond_index.tolist() == ends
+
+
+def test_features_are_those_of_ogb_on_real_molecules():
+    for mol in real_molecules():
+        assert_ogb(mol)
+        assert_ogb(Chem.AddHs(mol))
+
+
+@pytest.mark.parametrize("stereo", ["STEREOATROPCW", "STEREOATROPCCW"])
+def test_axes_of_atropisomers_have_the_last_code(stereo):  # OGB fails on them
+    mol = Chem.MolFromSmiles("Cc1cccc(F)c1-c1c(Cl)cccc1Br")
+    axis = mol.GetBondBetweenAtoms(7, 8)
+    axis.SetStereo(Chem.BondStereo.names[stereo])
+    codes = topology(mol).bond_attr[:, 1]
+    assert codes[axis.GetIdx()] == molecule.BOND_SIZES[1] - 1
+    assert np.count_nonzero(codes) == 1
+
+
+def test_an_atom_with_too_many_neighbours_is_refused():
+    with pytest.raises(MoleculeError, match="degree above 255"):
+        topology(Chem.MolFromSmiles("*" + "(C)" * 300))
+
+
+def test_cip_labels_are_those_of_the_new_algorithm():
+    seen = set()
+    pseudo = ["C[C@H](O)[C@@H](O)[C@@H](C)O", "O[C@H]1CC[C@@H](C)CC1", "O[C@H]1CC[C@H](C)CC1"]
+    centres = ["C[C@H](N)O", "C[C@@H](N)O"]
+    for mol in [*real_molecules(), *map(Chem.MolFromSmiles, pseudo + centres)]:
+        labelled = Chem.Mol(mol)
+        rdCIPLabeler.AssignCIPLabels(labelled)
+        props = [atom.GetPropsAsDict(autoConvertStrings=False) for atom in labelled.GetAtoms()]
+        labels = [p.get("_CIPCode", "") for p in props]
+        assert [molecule.CIP_LABELS[code] for code in topology(mol).cip] == labels
+        seen.update(labels)
+    assert seen == set(molecule.CIP_LABELS)
+
+
+def test_extended_edges_are_those_up_to_four_bonds_apart():
+    for mol in real_molecules(every=50):
+        record = topology(mol)
         distance = Chem.GetDistanceMatrix(mol)
-        i, j = np.triu_indices(mol.GetNumAtoms(), 1)
-        near = distance[i, j] <= 4
-        expected = np.stack([i[near], j[near]], axis=1)
-        found = molecule.extended_pairs(bond_index, mol.GetNumAtoms())
-        assert np.array_equal(found, expected)
+        near = (distance > 0) & (distance <= 4)
+        assert np.array_equal(record.extended_source, np.nonzero(near)[1])
+        assert np.array_equal(record.extended_degree, near.sum(axis=1))
 
 
-def test_extended_pairs_are_the_published_edges():
+def test_extended_edges_are_the_published_ones():
     from test_parity import arrays
 
     data = arrays("batch")
-    edges = data["edge_index"].T.numpy()
-    pairs = molecule.extended_pairs(edges, len(data["batch"])).tolist()
-    published = data["extended_edge_index"].T
-    published = published[published[:, 0] < published[:, 1]].tolist()
-    assert sorted(pairs) == sorted(published)
+    num_atoms = len(data["batch"])
+    source, degree = molecule.extended_edges(data["edge_index"].T.numpy(), num_atoms)
+    edges = zip(source.tolist(), np.repeat(np.arange(num_atoms), degree).tolist(), strict=True)
+    assert sorted(edges) == sorted(map(tuple, data["extended_edge_index"].T.tolist()))
 
 
 def test_features_of_a_published_batch():
@@ -103,6 +160,20 @@ def test_broken_geometries_are_refused(block_edit, reason):
     block_edit(mol)
     with pytest.raises(MoleculeError, match=reason):
         molecule.record_from_mol(mol, uid=0)
+
+
+@pytest.mark.parametrize("num_atoms", [12, 1200])  # all pairs at once, and sorted
+@pytest.mark.parametrize(("gap", "broken"), [(0.009, True), (0.011, False), (0.2, False)])
+def test_close_atoms_are_found_in_any_conformer(num_atoms, gap, broken):
+    pos = np.random.default_rng(0).permuted(np.arange(3.0 * num_atoms)).reshape(-1, 3)
+    pos = np.stack([pos, pos])
+    pos[1, 5] = pos[1, num_atoms - 2] + [0, 0, gap]
+    for shifted in (pos, pos + 1e4, pos.astype(np.float32)):
+        if broken:
+            with pytest.raises(MoleculeError, match="closer than"):
+                molecule.check_geometry(shifted)
+        else:
+            molecule.check_geometry(shifted)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def assert_gradients(model, part, data, tolerance=TOLERANCE):
 def batch():
     data = arrays("batch")
     ptr = np.concatenate([[0], np.bincount(data["batch"]).cumsum()])
-    pair_index = geometry.complete_pairs(ptr)
+    counts = torch.from_numpy(np.diff(ptr))
+    num_pairs = int((counts * (counts - 1) // 2).sum())
+    pair_index = geometry.complete_pairs(counts, int(ptr[-1]), num_pairs)
     number = {tuple(p): k for k, p in enumerate(pair_index.T.tolist())}
     edges, attributes = data["edge_index"], data["edge_attr"]
     forward = edges[0] < edges[1]
@@ -91,7 +93,7 @@ def batch():
         bond_pair=torch.tensor([number[tuple(b)] for b in bonds.T.tolist()]),
         extended_edge_index=extended,
         extended_ptr=torch.cat([torch.zeros(1, dtype=torch.int64), in_degree.cumsum(0)]),
-        pair_index=torch.from_numpy(pair_index),
+        pair_index=pair_index,
         pair_ptr=torch.from_numpy(np.concatenate([[0], (atoms * (atoms - 1) // 2).cumsum()])),
         max_num_atoms=int(atoms.max()),
     )

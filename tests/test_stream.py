@@ -1,155 +1,181 @@
 import collections
+import hashlib
+import itertools
+import threading
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_small
 
-from msde.errors import MsdeError
-from msde.philox import Key
+from msde.errors import DataDamaged, MsdeError
+from msde.mixture import Mixture
+from msde.partition import Partition, SlotSize
 from msde.shards import ShardDataset
-from msde.stream import ShardStream, epoch_order, plan_epoch, split_by_uid
+from msde.stream import ShardStream
 
 
 @pytest.fixture(scope="module")
-def dataset(shard_dir):
-    return ShardDataset(shard_dir)
+def data(shard_dir):
+    return Mixture([ShardDataset(shard_dir)])
 
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-    monkeypatch.setattr("msde.stream.WINDOW_BLOCKS", 3)
+    monkeypatch.setattr("msde.partition.WINDOW_BLOCKS", 3)
+    monkeypatch.setattr("msde.partition.WINDOW_STEPS", 1)
+    monkeypatch.setattr("msde.partition.GROUP_BLOCKS", 2)
 
 
-def make_stream(dataset, rank=0, world_size=1, slots=4, per_slot=5, seed=0):
-    return ShardStream(
-        dataset,
-        np.arange(len(dataset)),
-        slots_per_step=slots,
-        molecules_per_slot=per_slot,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
+def make_stream(data, rank=0, world_size=1, slots=4, per_slot=5, seed=0, **options):
+    partition = Partition(
+        data, seed=seed, slots_per_step=slots, slot_size=SlotSize(molecules=per_slot)
     )
+    return ShardStream(partition, rank=rank, world_size=world_size, **options)
 
 
 def epochs(stream, count):
-    """The slots of `count` epochs as (epoch, slot number, ids)."""
-    seen = []
-    for step in stream:
-        if step[0].key.epoch == count:
-            return seen
-        seen += [(batch.key.epoch, batch.slot, tuple(batch.uid.tolist())) for batch in step]
+    """All slots of `count` epochs."""
+    steps = iter(stream)
+    seen = list(itertools.chain(*itertools.takewhile(lambda s: s[0].key.epoch < count, steps)))
+    steps.close()
     return seen
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_every_molecule_once_an_epoch_at_any_world_size(dataset, world_size):
-    counts = [collections.Counter() for _ in range(2)]
-    for rank in range(world_size):
-        for epoch, _, uids in epochs(make_stream(dataset, rank, world_size), 2):
-            counts[epoch].update(uids)
-    signed = set(dataset.uid.astype("<u8").view("<i8").tolist())
-    for count in counts:
-        assert set(count) == signed and set(count.values()) == {1}
+def ids(slots):
+    return sorted((batch.key.epoch, batch.slot, tuple(batch.uid.tolist())) for batch in slots)
 
 
-def test_slots_do_not_depend_on_the_world_size(dataset):
-    alone = sorted(epochs(make_stream(dataset), 2))
-    shared = [epochs(make_stream(dataset, rank, 4), 2) for rank in range(4)]
-    assert sorted(slot for part in shared for slot in part) == alone
+def digest(batch, model):
+    """A digest of the molecules of a slot with their noise and times."""
+    noise = model.draw_noise(batch)
+    digest = hashlib.sha256()
+    for tensor in (batch.uid, batch.pos, *vars(noise).values()):
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
-def test_order_depends_on_seed_and_epoch_only(dataset):
-    members = np.arange(len(dataset))
-    order = epoch_order(dataset, members, Key(0, 0))
-    assert sorted(order) == list(members)
-    assert np.array_equal(order, epoch_order(dataset, members, Key(0, 0)))
-    assert not np.array_equal(order, epoch_order(dataset, members, Key(0, 1)))
-    assert not np.array_equal(order, epoch_order(dataset, members, Key(1, 0)))
-    # A window's molecules come from its three blocks only, and are mixed among them.
-    blocks = dataset.block[order]
-    first_window = blocks[: 3 * 16]
-    assert len(set(first_window)) <= 4
-    assert len(set(first_window[:16])) > 1
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_every_molecule_once_an_epoch_with_the_same_noise(data, world_size, workers, reference):
+    options = {"slots": 24, "per_slot": 3, "world_size": world_size, "workers": workers}
+    slots = [b for r in range(world_size) for b in epochs(make_stream(data, r, **options), 2)]
+    everyone = collections.Counter(u for b in slots for u in b.uid.tolist())
+    assert len(everyone) == len(data) and set(everyone.values()) == {2}
+    model = make_small("base")
+    assert {(b.key.epoch, b.slot): digest(b, model) for b in slots} == reference
+
+
+@pytest.fixture(scope="module")
+def reference(data):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in (("WINDOW_BLOCKS", 3), ("WINDOW_STEPS", 1), ("GROUP_BLOCKS", 2)):
+            patch.setattr(f"msde.partition.{name}", size)
+        slots = epochs(make_stream(data, slots=24, per_slot=3), 2)
+        model = make_small("base")
+        return {(b.key.epoch, b.slot): digest(b, model) for b in slots}
 
 
 @pytest.mark.parametrize("stop", [1, 3, 7, 8, 11])
-def test_resume_goes_on_with_the_same_slots(dataset, stop):
-    whole = epochs(make_stream(dataset), 3)
-    stream = make_stream(dataset)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_goes_on_with_the_same_slots(data, stop, workers):
+    whole = epochs(make_stream(data), 3)
+    stream = make_stream(data, workers=workers)
     steps = iter(stream)
     for _ in range(stop):
         next(steps)
-    state = stream.state_dict()
+    state = stream.state_dict()  # what was prepared ahead does not count
+    steps.close()
     for world_size in (1, 2):
         rest = []
         for rank in range(world_size):
-            resumed = make_stream(dataset, rank, world_size)
+            resumed = make_stream(data, rank, world_size, workers=2 - workers)
             resumed.load_state_dict(state)
             rest += epochs(resumed, 3)
-        assert sorted(rest) == sorted(whole[4 * stop :])
+        assert ids(rest) == ids(whole[4 * stop :])
 
 
-def test_saving_and_loading_a_position_does_not_move_it(dataset):
-    stream = make_stream(dataset)
-    assert stream.state_dict()["step_in_epoch"] == 0
+def test_saving_and_loading_a_position_does_not_move_it(data):
+    stream = make_stream(data)
+    assert stream.state_dict()["step"] == 0
     next(iter(stream))
     for _ in range(2):
         state = stream.state_dict()
-        assert state["step_in_epoch"] == 1
+        assert state["step"] == 1
         stream.load_state_dict(state)
 
 
-def test_a_position_is_refused_for_another_plan(dataset):
-    state = make_stream(dataset).state_dict()
-    for other in (make_stream(dataset, seed=1), make_stream(dataset, per_slot=6)):
+def test_a_position_is_refused_for_another_plan(data):
+    state = make_stream(data).state_dict()
+    for other in (make_stream(data, seed=1), make_stream(data, per_slot=6)):
         with pytest.raises(MsdeError, match="other data, another run.seed or other slots"):
             other.load_state_dict(state)
 
 
-@pytest.mark.parametrize(
-    ("molecules", "slots", "per_slot"),
-    [(40, 4, 5), (41, 4, 5), (47, 4, 5), (48, 4, 5), (59, 4, 5), (8, 4, 5), (13, 4, 50), (9, 1, 2)],
-)
-def test_plans_drop_nothing_and_leave_no_slot_almost_empty(molecules, slots, per_slot):
-    plan = plan_epoch(np.arange(molecules), slots, per_slot)
-    parts = [plan.slot(step, slot) for step in range(plan.num_steps) for slot in range(slots)]
-    assert np.array_equal(np.concatenate(parts), np.arange(molecules))
-    assert min(map(len, parts)) >= 2
-    assert max(map(len, parts)) <= per_slot + 2
-    for step in range(plan.num_steps):
-        sizes = [len(plan.slot(step, slot)) for slot in range(slots)]
-        assert max(sizes) - min(sizes) <= 1
-        assert plan.molecules_in_step(step) == sum(sizes)
-
-
-def test_too_few_molecules_are_refused():
-    with pytest.raises(MsdeError, match="use at most 3 slots"):
-        plan_epoch(np.arange(7), 4, 5)
-
-
-def test_world_sizes_that_do_not_divide_the_slots_are_refused(dataset):
+def test_world_sizes_that_do_not_divide_the_slots_are_refused(data):
     with pytest.raises(MsdeError, match="multiple of 3"):
-        make_stream(dataset, world_size=3)
+        make_stream(data, world_size=3)
 
 
-def test_weights_make_the_mean_over_molecules(dataset):
-    stream = make_stream(dataset, slots=4, per_slot=7)
-    for step in stream:
-        if step[0].key.epoch:
-            break
+def test_weights_make_the_mean_over_molecules(data):
+    for step in itertools.islice(make_stream(data, slots=4, per_slot=7), 12):
         sizes = torch.tensor([batch.num_graphs for batch in step], dtype=torch.float64)
         weights = torch.tensor([batch.weight for batch in step], dtype=torch.float64)
         values = torch.rand(4, dtype=torch.float64)  # the slots' means
         assert torch.isclose((values * weights).mean(), (values * sizes).sum() / sizes.sum())
 
 
-def test_split_is_by_molecule_and_close_to_the_fraction():
-    uid = np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64)
-    training, validation = split_by_uid(uid, 0.1)
-    assert len(training) + len(validation) == len(uid)
-    assert 0.09 < len(validation) / len(uid) < 0.11
-    shuffled = np.random.default_rng(1).permutation(len(uid))
-    again = split_by_uid(uid[shuffled], 0.1)[1]
-    assert set(uid[shuffled][again]) == set(uid[validation])
-    assert len(split_by_uid(uid, 0.0)[1]) == 0
+def test_batches_are_valid_and_hold_what_the_shards_hold(data):
+    for step in itertools.islice(make_stream(data, masking_ratio=0.2, workers=1), 5):
+        for batch in step:
+            batch.validate()
+    by_uid = {}
+    for columns in data.sources[0].blocks():
+        by_uid |= {record.uid: record for record in map(columns.record, range(len(columns)))}
+    (batch, *_) = next(iter(make_stream(data)))
+    for g, uid in enumerate(batch.uid.numpy().view("u8").tolist()):
+        atoms = slice(int(batch.ptr[g]), int(batch.ptr[g + 1]))
+        assert np.array_equal(batch.z[atoms], by_uid[uid].z)
+        assert np.array_equal(batch.pos[atoms], by_uid[uid].pos[0])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_resident_molecules_give_the_same_batches(data, several, tmp_path, records):
+    if several:  # conformers
+        import dataclasses
+
+        from msde.codec import columns_from_records
+        from msde.shards import write_manifest, write_shard
+
+        more = [
+            dataclasses.replace(r, pos=np.concatenate([r.pos * (1 + k) for k in range(1 + n % 3)]))
+            for n, r in enumerate(records)
+        ]
+        write_manifest(tmp_path, [write_shard(tmp_path, 0, columns_from_records(more))], {})
+        data = Mixture([ShardDataset(tmp_path)])
+    options = {"slots": 2, "per_slot": 3}
+    resident = make_stream(data, **options)
+    resident.keep_on(torch.device("cpu"))
+    pairs = zip(epochs(make_stream(data, **options), 2), epochs(resident, 2), strict=True)
+    for streamed, kept in pairs:
+        kept.validate()
+        assert (streamed.slot, streamed.weight, streamed.key) == (kept.slot, kept.weight, kept.key)
+        for name, tensor in streamed._tensors().items():
+            assert torch.equal(tensor, getattr(kept, name)), name
+
+
+def test_damage_reaches_the_training_thread_and_no_thread_is_left(data, monkeypatch):
+    before = threading.active_count()
+
+    def damaged(block):
+        raise DataDamaged(f"block {block}")
+
+    monkeypatch.setattr(data.sources[0], "read_block", damaged, raising=False)
+    for workers in (0, 1, 3):
+        with pytest.raises(DataDamaged, match="block"):
+            next(iter(make_stream(data, workers=workers)))
+    monkeypatch.undo()
+    steps = iter(make_stream(data, workers=3))
+    next(steps)
+    steps.close()
+    assert threading.active_count() == before

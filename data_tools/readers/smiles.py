@@ -1,29 +1,84 @@
-"""SMILES files: a line is a SMILES, white space and, if it has one, a name.
+"""SMILES: a line is a SMILES, white space and a name (.smi, .txt), or a row of a CSV or TSV table.
 
-The files hold no geometry; RDKit makes one conformer for each molecule.
+The files hold no geometry; RDKit makes it, `options.conformers` of them for each molecule. Which
+columns of a table are which, `tables` says; a table without a header is read like .smi.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
-from msde.molecule import embed_conformer, mol_from_smiles
+from msde.molecule import (
+    MAX_ATOMS,
+    MoleculeError,
+    Origin,
+    embed_conformers,
+    mol_from_smiles,
+    molecule_uid,
+)
 
-from . import RawMolecule, open_text, source_name
+from . import Facts, Options, Parsed, RawMolecule, content, open_text, same_for_all, source_name
+from .tables import delimiter_of, layout, read_table
+
+KEEP_HYDROGENS = False
+SUFFIXES = (".smi", ".smiles", ".ism", ".txt", ".csv", ".tsv", ".tab")
 
 
-def read(path: Path) -> Iterator[RawMolecule]:
-    """Yield each line that is neither blank nor a comment (#)."""
+def recognises(path: Path) -> bool:
+    """Tell by the name, and of a table by whether it has SMILES."""
+    name = source_name(path).lower()
+    if not name.endswith(SUFFIXES):
+        return False
+    with open_text(path) as file:
+        first = next((line for line in file if line.strip() and line[0] != "#"), "")
+    delimiter = delimiter_of(path)
+    if "smiles" in first.lower():
+        return True
+    token = first.split(delimiter)[0].strip() if first.strip() else ""
+    with rdBase.BlockLogs():
+        return bool(token) and Chem.MolFromSmiles(token, sanitize=False) is not None
+
+
+def facts(paths: Sequence[Path], options: Options) -> Facts:
+    """Find the labels; all tables have to have the same."""
+
+    def labels(path: Path) -> tuple:
+        delimiter = delimiter_of(path)
+        return layout(path, options, delimiter).labels if delimiter else ()
+
+    return Facts(labels=same_for_all(paths, labels))
+
+
+def read(path: Path, options: Options) -> Iterator[RawMolecule]:
+    """Yield each line or row that is neither blank nor a comment (#)."""
+    delimiter = delimiter_of(path)
+    if delimiter:
+        yield from read_table(path, options, delimiter)
+        return
+    source = source_name(path)
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             smiles, _, name = line.strip().partition("\t" if "\t" in line else " ")
+            if number == 1 and smiles.lower() == "smiles":
+                continue
             if smiles and not smiles.startswith("#"):
-                yield RawMolecule(source_name(path), number, name.strip(), smiles)
+                yield RawMolecule(source, number, name.strip(), smiles)
 
 
-def to_mol(raw: RawMolecule, keep_hydrogens: bool, seed: int) -> Chem.Mol:
-    """Parse the SMILES and embed one conformer, seeded by `seed` alone."""
-    return embed_conformer(mol_from_smiles(raw.text), seed, keep_hydrogens)
+def parse(raw: RawMolecule, options: Options) -> Parsed:
+    """Parse the SMILES and make conformers, seeded by the place of the molecule in its file."""
+    mol = mol_from_smiles(content(raw))
+    keep_hydrogens = options.hydrogens(KEEP_HYDROGENS)
+    if mol.GetNumAtoms() == 0:
+        raise MoleculeError("no atoms")
+    if mol.GetNumAtoms() > MAX_ATOMS:
+        raise MoleculeError(f"more than {MAX_ATOMS} atoms: {mol.GetNumAtoms()}")
+    if options.conformers == 0:
+        mol = Chem.AddHs(mol) if keep_hydrogens else mol
+        return Parsed(mol, raw.y, origin=Origin.NO_GEOMETRY)
+    seed = molecule_uid(raw.source, raw.line)
+    mol = embed_conformers(mol, seed, options.conformers, keep_hydrogens)
+    return Parsed(mol, raw.y, origin=Origin.CONFORMERS_MADE)

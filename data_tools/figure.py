@@ -1,0 +1,129 @@
+"""The picture of a data set that `describe` draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from msde.errors import MsdeError
+from msde.files import full_disk_is_told, write_atomically
+
+if TYPE_CHECKING:
+    from .describe import Statistics
+
+BLUE, GREY, INK = "#3b6ea8", "#c8ced6", "#333a44"
+# One hue each for the most common kinds of bonds; distinct for readers who see few colours, too.
+HUES = ("#3b6ea8", "#d1762b", "#4f9d69", "#b3446c", "#7b6cb0", "#8a8f98")
+MAX_LABELS = 6  # that get a panel
+ROOM = 1 << 20  # bytes that a picture takes at most
+
+
+def draw(stats: Statistics, title: str, output: Path) -> None:
+    """Draw numbers of atoms, elements, bond lengths, distances and labels to a PNG file.
+
+    Raises:
+        MsdeError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MsdeError("--output needs matplotlib: pip install 'msde[plot]'") from error
+    labels = stats.manifest["labels"][:MAX_LABELS]
+    columns = 3
+    rows = -(-(4 + len(labels)) // columns)
+    with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": INK, "text.color": INK}):
+        figure = Figure(figsize=(11, 2.9 * rows + 0.5), layout="constrained", dpi=150)
+        axes = figure.subplots(rows, columns).ravel()
+        _draw_atoms(axes[0], stats)
+        _draw_elements(axes[1], stats)
+        _draw_bonds(axes[2], stats)
+        _draw_distances(axes[3], stats)
+        for axis, label, y in zip(axes[4:], labels, stats.labels.T, strict=False):
+            _draw_label(axis, label, y)
+        for axis in axes[4 + len(labels) :]:
+            axis.set_axis_off()
+        of_all = f" ({stats.sampled:,} looked at)" if stats.sampled < _total(stats) else ""
+        figure.suptitle(f"{title}: {_total(stats):,} molecules{of_all}", fontweight="bold")
+        with full_disk_is_told(output, ROOM):
+            write_atomically(output, lambda path: figure.savefig(path, format="png"))
+
+
+def _total(stats: Statistics) -> int:
+    return stats.manifest["molecules"]
+
+
+def _dress(axis: Any, title: str, x: str, y: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_atoms(axis: Any, stats: Statistics) -> None:
+    atoms = stats.counts["atoms"]
+    step = max(1, -(-int(np.ptp(atoms)) // 60))
+    bins = np.arange(atoms.min(), atoms.max() + step + 1, step) - 0.5
+    axis.hist(atoms, bins, color=BLUE)
+    axis.axvline(atoms.mean(), color=INK, linewidth=0.8, linestyle="--")
+    _dress(axis, f"Atoms, mean {atoms.mean():.1f}", "atoms of a molecule", "molecules")
+
+
+def _draw_elements(axis: Any, stats: Statistics) -> None:
+    names = list(stats.elements)[:12]
+    axis.bar(names, [stats.elements[name] for name in names], color=BLUE)
+    axis.set_yscale("log")
+    _dress(axis, f"Elements, {len(stats.elements)}", "", "atoms")
+
+
+def _draw_bonds(axis: Any, stats: Statistics) -> None:
+    if not stats.bond_lengths:
+        _say(axis, "Bond lengths", "no geometry")
+        return
+    chosen = list(stats.bond_lengths.items())[: len(HUES)]
+    low = min(np.quantile(length, 0.001) for _, length in chosen)
+    high = max(np.quantile(length, 0.999) for _, length in chosen)
+    bins = np.linspace(low - 0.02, high + 0.02, 120)
+    for (name, length), hue in zip(chosen, HUES, strict=False):
+        axis.hist(length, bins, color=hue, alpha=0.75, label=name)
+    axis.legend(frameon=False, fontsize=8)
+    _dress(axis, "Bond lengths", "A", "bonds")
+
+
+def _draw_distances(axis: Any, stats: Statistics) -> None:
+    if not len(stats.distances):
+        _say(axis, "Distances", "no geometry")
+        return
+    axis.hist(stats.distances, 100, color=BLUE)
+    axis.axvline(10, color=INK, linewidth=0.8, linestyle="--")
+    _dress(axis, f"Distances, {stats.far_share:.1%} above 10 A", "A", "pairs of atoms")
+
+
+def _draw_label(axis: Any, label: dict[str, str], y: np.ndarray) -> None:
+    known = y[np.isfinite(y)]
+    name = label["name"] if len(label["name"]) <= 36 else f"{label['name'][:35]}..."
+    if not len(known):
+        _say(axis, name, "missing everywhere")
+        return
+    if len(np.unique(known)) <= 2:  # classes
+        values, counts = np.unique(known, return_counts=True)
+        axis.bar([f"{value:g}" for value in values], counts, color=BLUE, width=0.6)
+    else:
+        # A few outliers would leave one bar of the rest.
+        low, high = np.quantile(known, [0.002, 0.998])
+        axis.hist(known, np.linspace(low, high, 61) if high > low else 10, color=BLUE)
+    missing = len(y) - len(known)
+    _dress(axis, name, label["unit"], "molecules")
+    if missing:
+        axis.text(
+            0.98, 0.95, f"{missing / len(y):.0%} missing", transform=axis.transAxes, ha="right",
+            va="top", color=INK, fontsize=8,
+        )  # fmt: skip
+
+
+def _say(axis: Any, title: str, text: str) -> None:
+    axis.set_axis_off()
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", color=INK)

@@ -1,0 +1,58 @@
+"""How far a conversion is: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS = 30.0  # between two lines in a log
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Counts molecules and rejects by reason, and shows both with the rate."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self.read = 0
+        self.rejects: collections.Counter[str] = collections.Counter()
+        self._bar = tqdm(unit=" molecules", disable=None)
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def add(self, read: int, reasons: list[str]) -> None:
+        """Count a chunk and the reasons of its rejects."""
+        self.read += read
+        self.rejects.update(kind_of(reason) for reason in reasons)
+        if reasons:
+            self._bar.set_postfix_str(self._rejects(), refresh=False)
+        self._bar.update(read)
+        now = time.monotonic()
+        if self._bar.disable and now - self._said >= SECONDS:
+            self._said = now
+            rate = self.read / (now - self._began)
+            log.info(f"{self.read:,} molecules, {rate:,.0f}/s{self._rejects('; rejected: ')}")
+
+    def _rejects(self, before: str = "rejected: ") -> str:
+        said = ", ".join(f"{count:,} {kind}" for kind, count in self.rejects.most_common(3))
+        return f"{before}{said}" if said else ""
+
+
+def kind_of(reason: str) -> str:
+    """Return what rejects are counted by: the reason without what is special to the molecule."""
+    return reason.partition(":")[0]

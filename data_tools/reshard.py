@@ -1,0 +1,51 @@
+"""Cut a data set anew: the same molecules in the same order, in shards of another size.
+
+python -m data_tools.reshard DIR --output DIR --shard-molecules N
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msde.errors import MsdeError, OneLineParser, report_errors
+from msde.shards import ShardDataset
+
+from .packing import check_space, facts_of, prepare_output, write_data_set
+from .parts import SHARD_MOLECULES
+
+
+def reshard(
+    root: Path,
+    output: Path,
+    shard_molecules: int = SHARD_MOLECULES,
+    block_molecules: int | None = None,
+) -> int:
+    """Write the molecules of `root` to `output` and return how many there are.
+
+    Raises:
+        MsdeError: the data set is missing or damaged, or the output is taken.
+    """
+    if shard_molecules < 1 or (block_molecules is not None and block_molecules < 1):
+        raise MsdeError("--shard-molecules and --block-molecules must be at least 1")
+    dataset = ShardDataset(root)
+    prepare_output(output, [root])
+    check_space(output, [root])
+    facts = facts_of(dataset.manifest)
+    return write_data_set(output, dataset.blocks(), facts, [root], shard_molecules, block_molecules)
+
+
+def main() -> None:
+    """Parse the command line and cut."""
+    parser = OneLineParser(prog="data_tools.reshard", description=__doc__)
+    parser.add_argument("root", type=Path, metavar="DIR")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--shard-molecules", type=int, default=SHARD_MOLECULES, metavar="N")
+    parser.add_argument("--block-molecules", type=int, metavar="N", help="default: as always")
+    arguments = parser.parse_args()
+    count = reshard(**vars(arguments))
+    shards = len(ShardDataset(arguments.output).manifest["shards"])
+    print(f"{arguments.output}: {count} molecules in {shards} shards")
+
+
+if __name__ == "__main__":
+    report_errors(main)

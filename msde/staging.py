@@ -1,0 +1,98 @@
+"""Where the files of a data set are read from: their folder, or copies on a local disk."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from msde.errors import DataDamaged, MsdeError
+from msde.files import full_disk_is_told, write_atomically
+
+
+class Folder:
+    """Files that are read where they are."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder."""
+        self.root = root
+
+    def path(self, name: str, _: int) -> Path:
+        """Return where a file lies."""
+        return self.root / name
+
+
+class StagedFolder:
+    """Files elsewhere, object storage included, that are copied to a local disk when first needed.
+
+    All processes of a machine share the copies: one copies, the others wait.
+
+    Args:
+        url: what fsspec understands: a path, `s3://bucket/folder`, ...
+        local: folder of the copies.
+    """
+
+    def __init__(self, url: str, local: Path) -> None:
+        """Make the folder of the copies."""
+        self._filesystem, self._remote = open_url(url)
+        self.url, self.root = url, local
+        try:
+            local.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MsdeError(f"data.stage_dir {local} cannot be made: {error.strerror}") from error
+
+    def path(self, name: str, size: int) -> Path:
+        """Return where the copy of a file of `size` bytes lies, and make it if there is none.
+
+        Raises:
+            DiskFull: there is no room for it.
+            DataDamaged: the original is missing or has another size.
+        """
+        path = self.root / name
+        if not path.exists():
+            with open(self.root / f".{name}.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():  # another process may have copied it meanwhile
+                    with full_disk_is_told(path, size):
+                        write_atomically(path, lambda temporary: self._copy(name, size, temporary))
+        return path
+
+    def _copy(self, name: str, size: int, to: Path) -> None:
+        try:
+            with (
+                self._filesystem.open(f"{self._remote}/{name}", "rb") as source,
+                open(to, "wb") as f,
+            ):
+                shutil.copyfileobj(source, f, 1 << 24)
+        except FileNotFoundError as error:
+            raise DataDamaged(f"{self.url}/{name} is missing") from error
+        if to.stat().st_size != size:
+            raise DataDamaged(
+                f"{self.url}/{name} has {to.stat().st_size} bytes, the manifest says {size} bytes"
+            )
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL and the path in it.
+
+    Raises:
+        MsdeError: the URL is of a kind that nothing installed can read.
+    """
+    try:
+        return fsspec.core.url_to_fs(url.rstrip("/"))
+    except (ImportError, ValueError) as error:
+        raise MsdeError(f"{url} cannot be opened: {' '.join(str(error).split())}") from error
+
+
+def read_text(url: str, name: str) -> str | None:
+    """Return the text of a file under a URL, or None if there is no such file."""
+    filesystem, remote = open_url(url)
+    try:
+        return filesystem.cat_file(f"{remote}/{name}").decode()
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # each kind of storage has errors of its own
+        raise MsdeError(f"{url}/{name} cannot be read: {' '.join(str(error).split())}") from error
