@@ -32,7 +32,7 @@ setup(
         "msde.launch": "launch",
         "msde.ds_configs": "ds_configs",
     },
-    package_data={"msde": ["deepspeed_keys.json"], "msde.ds_configs": ["*.json"]},
+    package_data={"msde": ["deepspeed_keys.json", "csrc/*.cpp"], "msde.ds_configs": ["*.json"]},
     install_requires=[
         "torch>=2.6",
         # The engine's behaviour is pinned down by tests; another release must pass them first.
@@ -51,7 +51,17 @@ setup(
         "sklearn": ["scikit-learn>=1.4"],
         # Of the readers, GEOM's needs msgpack; databases of ASE, those of its newest version.
         "formats": ["ase>=3.24", "msgpack>=1.0"],
-        "test": ["pytest>=8", "ogb>=1.3.6", "scikit-learn>=1.4", "ase>=3.24", "msgpack>=1.0"],
+        "test": [
+            "pytest>=8",
+            "ogb>=1.3.6",
+            "scikit-learn>=1.4",
+            "ase>=3.24",
+            "msgpack>=1.0",
+            "distributed>=2024.1",
+        ],
+        "plot": ["matplotlib>=3.8"],
+        "dask": ["distributed>=2024.1"],
+        "mpi": ["mpi4py>=4"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "matplotlib>=3.8"],
     },
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from msde.codec import MoleculeColumns
 from msde.molecule import (
     MoleculeError,
     MoleculeRecord,
+    any_outside_vocabulary,
     molecule_uid,
     outside_vocabulary,
     record_from_mol,
@@ -22,8 +25,12 @@ from msde.molecule import (
 from .readers import Options, Parsed, RawMolecule, get_reader
 
 CHUNK = 64  # raw molecules that a worker takes at a time; shards end between chunks
+BATCH = 32  # of them parsed one after another: code and molecules stay in the processor's caches
 OUTSIDE_VOCABULARY = "not seen by the model"  # begins the notes on atoms of such molecules
 MAX_ATOMS = 256  # memory of a slot grows with the square of its largest molecule
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,22 +54,31 @@ class Converted:
 
 def convert_one(raw: RawMolecule, task: Task) -> MoleculeRecord | str:
     """Convert one molecule, or return the reason why it cannot be."""
-    return _convert_one(raw, task, get_reader(task.format))[0]
+    return _convert_batch([raw], task, get_reader(task.format))[0][0]
 
 
-def _convert_one(
-    raw: RawMolecule, task: Task, reader: ModuleType
-) -> tuple[MoleculeRecord | str, Sequence[tuple[int, str]]]:
-    """Convert one molecule or say why it cannot be, and which of its conformers were left out."""
+def _convert_batch(
+    raws: Sequence[RawMolecule], task: Task, reader: ModuleType
+) -> list[tuple[MoleculeRecord | str, Sequence[tuple[int, str]]]]:
+    """Convert molecules or say why they cannot be, and which of their conformers were left out."""
+    parsed = [_or_reason(reader.parse, raw, task.options) for raw in raws]
+    results = []
+    for raw, found in zip(raws, parsed, strict=True):
+        result = found if isinstance(found, str) else _or_reason(_record, raw, found, task)
+        results.append((result, () if isinstance(result, str) else found.dropped))
+    return results
+
+
+def _or_reason(work: Callable[..., Result], *arguments: Any) -> Result | str:
+    """Return what `work` does of a molecule, or the reason why it cannot."""
     try:
-        parsed = reader.parse(raw, task.options)
-        return _record(raw, parsed, task), parsed.dropped
+        return work(*arguments)
     except MoleculeError as error:
-        return str(error), ()
+        return str(error)
     except MemoryError:  # of the machine's making, not the molecule's: it might do on another one
         raise
     except Exception as error:  # whatever a molecule does to a library, the others go on
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", ()
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _record(raw: RawMolecule, parsed: Parsed, task: Task) -> MoleculeRecord:
@@ -108,18 +124,23 @@ def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
     silence_rdkit()
     reader = get_reader(task.format)
     records: list[MoleculeRecord] = []
-    rejects, notes = [], []
-    for place, raw in enumerate(raws):
-        result, dropped = _convert_one(raw, task, reader)
-        notes += [(place, f"{reason} ({where})") for where, reason in dropped]
-        if isinstance(result, str):
-            rejects.append((place, result))
-            continue
-        records.append(result)
-        unusual = outside_vocabulary(result)
-        if unusual:
-            notes.append((place, f"{OUTSIDE_VOCABULARY}: {', '.join(unusual)}"))
+    places, rejects, notes = [], [], []
+    for first in range(0, len(raws), BATCH):
+        results = _convert_batch(raws[first : first + BATCH], task, reader)
+        for place, (result, dropped) in enumerate(results, start=first):
+            notes += [(place, f"{reason} ({where})") for where, reason in dropped]
+            if isinstance(result, str):
+                rejects.append((place, result))
+                continue
+            records.append(result)
+            places.append(place)
     columns = codec.columns_from_records(records) if records else None
+    if columns is not None and any_outside_vocabulary(columns.x):  # of most chunks none is
+        for place, record in zip(places, records, strict=True):
+            unusual = outside_vocabulary(record)
+            if unusual:
+                notes.append((place, f"{OUTSIDE_VOCABULARY}: {', '.join(unusual)}"))
+        notes.sort(key=operator.itemgetter(0))
     return Converted(columns, rejects, notes)
 
 

@@ -16,6 +16,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import zlib
@@ -79,7 +80,7 @@ def convert(
         workers = contextlib.nullcontext(Workers(executor, REMOTE_WORKERS))
     else:
         workers = open_workers("local", processes)
-    options = options or Options()
+    options = dataclasses.replace(options or Options(), max_atoms=max_atoms)
     return _convert(inputs, output, format, options, workers, limit, max_atoms, max_rejects)
 
 
@@ -184,6 +185,18 @@ def _facts(
     }
 
 
+def recognise(path: Path) -> str | None:
+    """Return the format that a file looks like, or None.
+
+    Raises:
+        MsdeError: the file cannot be read, or is empty.
+    """
+    with _failures_are_told(path):
+        if not path.stat().st_size:
+            raise MsdeError(f"no molecules in {path}: it is empty")
+        return next((name for name in FORMATS if get_reader(name).recognises(path)), None)
+
+
 def choose_format(inputs: list[Path]) -> str:
     """Return the format that all inputs look like.
 
@@ -192,8 +205,7 @@ def choose_format(inputs: list[Path]) -> str:
     """
     found = []
     for path in inputs:
-        with _failures_are_told(path):
-            format = next((name for name in FORMATS if get_reader(name).recognises(path)), None)
+        format = recognise(path)
         if format is None:
             known = ", ".join(FORMATS)
             raise MsdeError(f"{path} looks like no format that is known; give --format ({known})")
@@ -313,10 +325,13 @@ def _options(arguments: argparse.Namespace) -> Options:
         group_conformers=arguments.group_conformers,
         keep_radicals=arguments.keep_radicals,
         trust_pickle=arguments.trust_pickle,
+        max_atoms=arguments.max_atoms,
     )
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    if multiprocessing.parent_process() is not None:
+        os._exit(128 + number)  # a worker that had no time to choose its own way to end
     raise KeyboardInterrupt  # which nobody takes for the failure of a molecule
 
 

@@ -116,7 +116,8 @@ def _bond_lengths(columns: MoleculeColumns) -> dict[str, np.ndarray]:
     lengths = {}
     for value in found[np.argsort(-count, kind="stable")]:
         pair, mark = int(value) // 8, "-=#:?"[min(int(value) % 8, 4)]
-        name = f"{_symbol(pair // 256)}{mark}{_symbol(pair % 256)}"
+        ends = _symbol(pair // 256), _symbol(pair % 256)
+        name = mark.join(ends[::-1] if ends[0] == "H" else ends)
         lengths[name] = length[code == value]
     return lengths
 
@@ -150,7 +151,9 @@ def describe(stats: Statistics) -> list[str]:
     for name, values in stats.counts.items():
         summary = [np.mean(values), np.min(values), np.median(values), np.max(values)]
         lines.append(_row(name, [f"{value:,.6g}" for value in summary]))
-    lines += ["", f"{stats.far_share:.1%} of pairs of atoms are more than {FAR:g} A apart"]
+    lines.append("")
+    if len(stats.distances):
+        lines.append(f"{stats.far_share:.1%} of pairs of atoms are more than {FAR:g} A apart")
     atoms = sum(stats.elements.values())
     shares = [f"{symbol} {count / atoms:.2%}" for symbol, count in stats.elements.items()]
     lines.append(f"elements    {', '.join(shares[:COMMON])}{_and_more(len(shares))}")

@@ -18,6 +18,7 @@ from .chunks import Converted, Task, convert_chunk, convert_elsewhere, unpack
 from .readers import RawMolecule
 
 AHEAD = 4  # chunks under way for each worker: none waits, and memory stays bounded
+CONNECT_SECONDS = 10  # that a cluster's scheduler may take to answer
 _PR_SET_PDEATHSIG = 1
 
 
@@ -82,9 +83,9 @@ def _dask(address: str) -> Iterator[Workers]:
     try:
         import distributed
     except ImportError as error:
-        raise MsdeError("--executor dask needs a package: pip install distributed") from error
+        raise MsdeError("--executor dask needs a package: pip install 'msde[dask]'") from error
     try:
-        client = distributed.Client(address, timeout=30, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise MsdeError(f"no Dask scheduler answers at {address}: {_first_line(error)}") from error
     with client:
@@ -112,7 +113,7 @@ def _mpi() -> Iterator[Workers]:
         from mpi4py.futures import MPIPoolExecutor
     except ImportError as error:
         raise MsdeError(
-            "--executor mpi needs a package and an MPI library: pip install mpi4py mpich"
+            "--executor mpi needs a package and an MPI library: pip install 'msde[mpi]' mpich"
         ) from error
     with _shut_down(MPIPoolExecutor()) as executor:
         if executor.num_workers < 1:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BLUE, GREY, INK = "#3b6ea8", "#c8ced6", "#333a44"
 # One hue each for the most common kinds of bonds; distinct for readers who see few colours, too.
 HUES = ("#3b6ea8", "#d1762b", "#4f9d69", "#b3446c", "#7b6cb0", "#8a8f98")
-MAX_LABELS = 6  # that get a panel
+PANELS = 9  # at most; labels take what the others leave
 ROOM = 1 << 20  # bytes that a picture takes at most
 
 
@@ -31,19 +31,21 @@ def draw(stats: Statistics, title: str, output: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MsdeError("--output needs matplotlib: pip install 'msde[plot]'") from error
-    labels = stats.manifest["labels"][:MAX_LABELS]
+    painters = [_draw_atoms, _draw_elements]
+    if len(stats.distances):
+        painters += [_draw_bonds, _draw_distances]
+    labels = stats.manifest["labels"][: PANELS - len(painters)]
     columns = 3
-    rows = -(-(4 + len(labels)) // columns)
+    rows = -(-(len(painters) + len(labels)) // columns)
     with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": INK, "text.color": INK}):
         figure = Figure(figsize=(11, 2.9 * rows + 0.5), layout="constrained", dpi=150)
         axes = figure.subplots(rows, columns).ravel()
-        _draw_atoms(axes[0], stats)
-        _draw_elements(axes[1], stats)
-        _draw_bonds(axes[2], stats)
-        _draw_distances(axes[3], stats)
-        for axis, label, y in zip(axes[4:], labels, stats.labels.T, strict=False):
+        for axis, paint in zip(axes, painters, strict=False):
+            paint(axis, stats)
+        free = axes[len(painters) :]
+        for axis, label, y in zip(free, labels, stats.labels.T, strict=False):
             _draw_label(axis, label, y)
-        for axis in axes[4 + len(labels) :]:
+        for axis in free[len(labels) :]:
             axis.set_axis_off()
         of_all = f" ({stats.sampled:,} looked at)" if stats.sampled < _total(stats) else ""
         figure.suptitle(f"{title}: {_total(stats):,} molecules{of_all}", fontweight="bold")
@@ -67,6 +69,8 @@ def _draw_atoms(axis: Any, stats: Statistics) -> None:
     step = max(1, -(-int(np.ptp(atoms)) // 60))
     bins = np.arange(atoms.min(), atoms.max() + step + 1, step) - 0.5
     axis.hist(atoms, bins, color=BLUE)
+    middle, half = (bins[0] + bins[-1]) / 2, max(3.5, (bins[-1] - bins[0]) / 2 * 1.05)
+    axis.set_xlim(middle - half, middle + half)
     axis.axvline(atoms.mean(), color=INK, linewidth=0.8, linestyle="--")
     _dress(axis, f"Atoms, mean {atoms.mean():.1f}", "atoms of a molecule", "molecules")
 
@@ -75,16 +79,14 @@ def _draw_elements(axis: Any, stats: Statistics) -> None:
     names = list(stats.elements)[:12]
     axis.bar(names, [stats.elements[name] for name in names], color=BLUE)
     axis.set_yscale("log")
+    axis.set_ylim(bottom=0.8)
     _dress(axis, f"Elements, {len(stats.elements)}", "", "atoms")
 
 
 def _draw_bonds(axis: Any, stats: Statistics) -> None:
-    if not stats.bond_lengths:
-        _say(axis, "Bond lengths", "no geometry")
-        return
     chosen = list(stats.bond_lengths.items())[: len(HUES)]
-    low = min(np.quantile(length, 0.001) for _, length in chosen)
-    high = max(np.quantile(length, 0.999) for _, length in chosen)
+    low = min((np.quantile(length, 0.001) for _, length in chosen), default=1.0)
+    high = max((np.quantile(length, 0.999) for _, length in chosen), default=2.0)
     bins = np.linspace(low - 0.02, high + 0.02, 120)
     for (name, length), hue in zip(chosen, HUES, strict=False):
         axis.hist(length, bins, color=hue, alpha=0.75, label=name)
@@ -93,9 +95,6 @@ def _draw_bonds(axis: Any, stats: Statistics) -> None:
 
 
 def _draw_distances(axis: Any, stats: Statistics) -> None:
-    if not len(stats.distances):
-        _say(axis, "Distances", "no geometry")
-        return
     axis.hist(stats.distances, 100, color=BLUE)
     axis.axvline(10, color=INK, linewidth=0.8, linestyle="--")
     _dress(axis, f"Distances, {stats.far_share:.1%} above 10 A", "A", "pairs of atoms")
@@ -105,7 +104,8 @@ def _draw_label(axis: Any, label: dict[str, str], y: np.ndarray) -> None:
     known = y[np.isfinite(y)]
     name = label["name"] if len(label["name"]) <= 36 else f"{label['name'][:35]}..."
     if not len(known):
-        _say(axis, name, "missing everywhere")
+        axis.set_axis_off()
+        axis.set_title(f"{name}: missing everywhere", loc="left", fontsize=10)
         return
     if len(np.unique(known)) <= 2:  # classes
         values, counts = np.unique(known, return_counts=True)
@@ -121,9 +121,3 @@ def _draw_label(axis: Any, label: dict[str, str], y: np.ndarray) -> None:
             0.98, 0.95, f"{missing / len(y):.0%} missing", transform=axis.transAxes, ha="right",
             va="top", color=INK, fontsize=8,
         )  # fmt: skip
-
-
-def _say(axis: Any, title: str, text: str) -> None:
-    axis.set_axis_off()
-    axis.set_title(title, loc="left", fontsize=10)
-    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", color=INK)

@@ -96,10 +96,13 @@ class Parts:
         self._refuse_others(job)
         if self.is_complete:
             return
-        with full_disk_is_told(self.folder, 1 << 16):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._job_path.exists():
-                self._write(self._job_path, json.dumps(job, indent=1) + "\n")
+        try:
+            with full_disk_is_told(self.folder, 1 << 16):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if not self._job_path.exists():
+                    self._write(self._job_path, json.dumps(job, indent=1) + "\n")
+        except OSError as error:
+            raise MsdeError(f"{root} cannot be written: {error}") from error
         self._lock = self._locked()
         for folder in (self.root, self.folder):
             for left_over in folder.glob(".*.tmp"):

@@ -23,14 +23,17 @@ def read_molecules(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[st
     Raises:
         MsdeError: the file cannot be read, or its format is not known.
     """
-    from msde.data_tools.convert import choose_format, read_file
-    from msde.data_tools.readers import Options, check_trusted, get_reader
+    from msde.data_tools.convert import read_file, recognise
+    from msde.data_tools.readers import FORMATS, Options, check_trusted, get_reader
 
     from msde.molecule import MoleculeError
 
     if not path.is_file():
-        raise MsdeError(f"{path} is neither a file nor a folder of shards")
-    format = choose_format([path])
+        raise MsdeError(f"input {path} cannot be read: it is neither a file nor a folder of shards")
+    format = recognise(path)
+    if format is None:
+        known = ", ".join(FORMATS)
+        raise MsdeError(f"{path}: format not known by its name; expected a folder or {known}")
     reader = get_reader(format)
     # Conformers are made later, and only where a view needs them.
     options = Options(keep_hydrogens=keep_hydrogens, conformers=0, keep_radicals=True)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from msde.errors import DataDamaged
 from msde.files import file_sha256
 
 PAGE = 4096  # bytes of a page of LMDB
+_PAGE_HEADER = struct.Struct("<QHHI")  # its number, padding, flags, pages that follow it
+_LARGE_VALUE = 4  # the flag of pages that hold one value, P_OVERFLOW in mdb.c
 
 
 def check_shard(path: Path, shard: dict[str, Any]) -> None:
@@ -60,22 +63,36 @@ def _note_of_the_machine(name: str) -> Iterator[Any]:
 def damaged_blocks(path: Path) -> list[tuple[int, str]]:
     """Return which blocks of a shard are damaged, and how, without trusting LMDB's structure.
 
-    LMDB keeps a large value in pages of its own, behind a header of 16 bytes, in the order in
-    which values were written. A block whose first bytes are damaged is not seen.
+    LMDB keeps a large value in pages of its own, in the order in which values were written, behind
+    a header of 16 bytes. Either that header or the block's own first bytes tell where a block
+    begins, so that one of them may be damaged. Blocks below half a page are not seen.
     """
     found = []
     data = path.read_bytes()
-    at, block = 16, 0
+    at, block = 0, 0
     while at < len(data):
-        length = codec.block_length(data[at : at + 64])
-        if length is not None:
-            try:
-                codec.decode(data[at : at + length])
-            except codec.BlockError as error:
-                found.append((block, str(error)))
-            block += 1
-        at += PAGE
+        begin = at + _PAGE_HEADER.size
+        length = codec.block_length(data[begin : begin + 64])
+        pages = _pages_of_value(data[at:begin], at // PAGE)
+        if length is None and pages is None:
+            at += PAGE
+            continue
+        try:
+            codec.decode(data[begin : begin + (length or 0)])
+            pages = -(-(_PAGE_HEADER.size + (length or 0)) // PAGE)
+        except codec.BlockError as error:
+            found.append((block, str(error)))
+        block += 1
+        at += PAGE * (pages or 1)
     return found
+
+
+def _pages_of_value(header: bytes, page: int) -> int | None:
+    """Return how many pages a large value has that begins on this page, or None: none does."""
+    if len(header) < _PAGE_HEADER.size:
+        return None
+    number, _, flags, pages = _PAGE_HEADER.unpack(header)
+    return pages if (number, flags) == (page, _LARGE_VALUE) and pages else None
 
 
 def check_size(path: Path, expected: int) -> None:

@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -23,12 +24,12 @@ from msde.shards import ShardDataset
 
 # Shards of two chunks, so that a conversion has many parts.
 SMALL_SHARDS = """
-import sys
 from msde.data_tools import parts
 from msde.data_tools.convert import main
 from msde.errors import report_errors
 parts.SHARD_MOLECULES = 128
-report_errors(main)
+if __name__ == "__main__":
+    report_errors(main)
 """
 
 
@@ -46,6 +47,13 @@ def hashes(folder):
     return {str(p.relative_to(folder)): file_sha256(p) for p in folder.rglob("*") if p.is_file()}
 
 
+def wait_for(*paths):
+    deadline = time.monotonic() + 30
+    while not any(path.exists() for path in paths):
+        assert time.monotonic() < deadline, "nothing happens"
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr(parts, "SHARD_MOLECULES", 128)
@@ -56,7 +64,7 @@ def flat(tmp_path_factory):
     """SMILES that are converted without geometry in a second, and what becomes of them."""
     folder = tmp_path_factory.mktemp("flat")
     lines = NCI.read_text().splitlines()[:1500]
-    lines[::50] = ["C(C broken"] * len(lines[::50])
+    lines[7::50] = ["C(C broken"] * len(lines[7::50])
     (folder / "flat.smi").write_text("\n".join(lines) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "SHARD_MOLECULES", 128)
@@ -129,9 +137,7 @@ def test_killed_conversions_go_on_and_end_the_same(flat, tmp_path, processes):
     kills = 0
     for _ in range(60):
         process = start(*arguments)
-        deadline = time.monotonic() + 10
-        while not (out / "parts").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for(out / "parts", out / "manifest.json")
         time.sleep(rng.uniform(0, 0.25))
         process.kill()
         _, stderr = process.communicate()
@@ -174,13 +180,48 @@ def test_a_part_that_was_damaged_is_made_again(flat, tmp_path, small_shards, mon
 def test_asked_to_stop_it_says_one_line_and_can_go_on(flat, tmp_path, number):
     arguments = [flat / "flat.smi", "--output", tmp_path / "out", "--processes", 2, "--limit", 300]
     process = start(*arguments)
-    while not (tmp_path / "out/parts/job.json").exists():
-        time.sleep(0.02)
+    wait_for(tmp_path / "out/parts/job.json")
     time.sleep(0.5)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=5)
     assert process.returncode == 143
     assert stderr == "error: stopped; run the same command again to go on\n"
+
+
+def test_the_death_of_a_worker_is_one_line_and_the_conversion_can_go_on(flat, tmp_path):
+    arguments = [flat / "flat.smi", "--output", tmp_path / "out", "--processes", 2, "--limit", 300]
+    process = start(*arguments)
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    wait_for(tmp_path / "out/parts/job.json")
+    while len(workers := open(children).read().split()) < 2:
+        time.sleep(0.01)
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert stderr.startswith("error: a worker process died, perhaps for lack of memory, near line")
+    assert stderr.count("\n") == 1
+
+
+def test_a_log_gets_a_line_now_and_then(flat, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("msde.data_tools.progress.SECONDS", 0)
+    with caplog.at_level("INFO"):
+        convert([flat / "flat.smi"], tmp_path / "out", options=Options(conformers=0))
+    assert re.fullmatch(
+        r"1,500 molecules, [\d,]+/s; rejected: 30 cannot be parsed.*", caplog.messages[-1]
+    )
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_gets_one_line(flat, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(MsdeError, match="cannot be written"):
+        convert([flat / "flat.smi"], tmp_path / "out", options=Options(conformers=0))
+
+
+def test_an_output_that_is_a_file_gets_one_line(flat, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(MsdeError, match="out cannot be written: "):
+        convert([flat / "flat.smi"], tmp_path / "out", options=Options(conformers=0))
 
 
 def test_the_unfinished_folder_of_another_job_is_refused(flat, tmp_path):
@@ -196,8 +237,7 @@ def test_the_unfinished_folder_of_another_job_is_refused(flat, tmp_path):
 def test_a_conversion_that_is_under_way_keeps_others_out(flat, tmp_path):
     options = ["--output", tmp_path / "out", "--processes", 1, "--limit", 1500]
     first = start(flat / "flat.smi", *options)
-    while not (tmp_path / "out/parts/job.json").exists():
-        time.sleep(0.02)
+    wait_for(tmp_path / "out/parts/job.json")
     second = start(flat / "flat.smi", *options)
     _, stderr = second.communicate(timeout=60)
     first.kill()
@@ -290,9 +330,7 @@ def test_nothing_convertible_leaves_no_data_set(tmp_path):
     (tmp_path / "bad.smi").write_text("C(C\n")
     with pytest.raises(MsdeError, match="none of 1 molecules"):
         convert([tmp_path / "bad.smi"], tmp_path / "out", "smiles")
-    assert os.listdir(tmp_path / "out") == ["rejects.jsonl"] or "manifest.json" not in os.listdir(
-        tmp_path / "out"
-    )
+    assert sorted(os.listdir(tmp_path / "out")) == ["notes.jsonl", "rejects.jsonl"]
 
 
 def test_the_same_molecule_twice_is_an_error(tmp_path):
@@ -332,7 +370,7 @@ def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message):
 
 def test_the_format_is_found_and_said(tmp_path):
     (tmp_path / "m.smi").write_text("CCO\n")
-    (tmp_path / "m.sdf").write_text("")
+    (tmp_path / "m.sdf").write_text("\n")
     (tmp_path / "m.what").write_text("CCO\n")
     result = run(tmp_path / "m.smi", "--output", tmp_path / "out")
     assert result.stdout.splitlines()[0] == f"{tmp_path / 'm.smi'}: format smiles"
@@ -340,6 +378,9 @@ def test_the_format_is_found_and_said(tmp_path):
     assert result.returncode == 2 and "m.smi looks like smiles, " in result.stderr
     result = run(tmp_path / "m.what", "--output", tmp_path / "unknown")
     assert result.returncode == 2 and "looks like no format that is known" in result.stderr
+    (tmp_path / "m.smi").write_text("")
+    result = run(tmp_path / "m.smi", "--output", tmp_path / "empty")
+    assert result.returncode == 2 and "it is empty" in result.stderr
 
 
 def test_pickles_are_refused_unless_trusted(tmp_path):
@@ -365,6 +406,13 @@ def test_large_molecules_are_rejected_by_name(tmp_path):
     convert([tmp_path / "m.smi"], tmp_path / "out", "smiles", max_atoms=5)
     rejects = (tmp_path / "out/rejects.jsonl").read_text()
     assert "more than 5 atoms: 6" in rejects
+
+
+def test_no_time_is_spent_on_conformers_of_molecules_that_are_too_large(tmp_path):
+    (tmp_path / "m.smi").write_text(f"CCO\n{'C' * 900}\n")
+    began = time.monotonic()
+    counts = convert([tmp_path / "m.smi"], tmp_path / "out", "smiles")
+    assert counts["rejected"] == 1 and time.monotonic() - began < 5
 
 
 def test_elements_and_charges_outside_the_vocabulary_are_kept_and_told(tmp_path):

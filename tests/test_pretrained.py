@@ -279,15 +279,15 @@ def test_the_command_on_files_and_shards(folder, model, shard_dir, tmp_path):
 
 
 def test_bad_calls_of_the_command(folder, tmp_path, monkeypatch):
-    (tmp_path / "a.xyz").touch()
+    (tmp_path / "a.what").write_text("?\n")
     (tmp_path / "empty.smi").touch()
     good = ["--checkpoint", folder, "--output", tmp_path / "out.npz", "--input"]
     for arguments, message in [
-        ([*good, tmp_path / "a.xyz"], "format not known by its name"),
+        ([*good, tmp_path / "a.what"], "format not known by its name"),
         ([*good, tmp_path / "none.smi"], "cannot be read"),
         ([*good, tmp_path / "empty.smi"], "no molecules in"),
         ([*good, tmp_path, "--output", "x.txt"], "should end in .npz"),
-        (["--checkpoint", tmp_path, *good[2:], tmp_path / "a.xyz"], "config.json cannot be read"),
+        (["--checkpoint", tmp_path, *good[2:], tmp_path / "a.what"], "config.json cannot be read"),
     ]:
         monkeypatch.setattr(sys, "argv", ["embed.py", *map(str, arguments)])
         with pytest.raises(MsdeError, match=message):

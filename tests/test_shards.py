@@ -1,19 +1,25 @@
+import dataclasses
 import json
 import multiprocessing
 import os
 import pickle
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
+from msde import shards
+from msde.codec import columns_from_records
 from msde.errors import DataDamaged, MsdeError
-from msde.shards import ShardDataset
+from msde.shards import INDEX_DTYPE, ShardDataset
 
 
 @pytest.fixture
 def copied(shard_dir, tmp_path):
-    return shutil.copytree(shard_dir, tmp_path / "data")
+    data = shutil.copytree(shard_dir, tmp_path / "data")
+    (data / "shard-00000.lmdb").chmod(0o644)
+    return data
 
 
 def edit_manifest(folder, **changes):
@@ -21,25 +27,80 @@ def edit_manifest(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def flip(path, at, bit=0):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(bytes(data))
+
+
+def read_all(folder):
+    dataset = ShardDataset(folder)
+    for block in range(dataset.num_blocks):
+        dataset.index(block)
+        dataset.read_block(block)
+
+
 def test_index_and_blocks_agree(shard_dir):
     dataset = ShardDataset(shard_dir)
     assert dataset.num_blocks == -(-len(dataset) // 16)
+    seen = []
     for block in range(dataset.num_blocks):
-        own = np.flatnonzero(dataset.block == block)
-        columns = dataset.read_block(block)
-        assert np.array_equal(columns.uid, dataset.uid[own])
-        assert np.array_equal(columns.num_atoms, dataset.num_atoms[own])
-        assert np.array_equal(dataset.place[own], np.arange(len(own)))
-    assert len(np.unique(dataset.uid)) == len(dataset)
+        columns, rows = dataset.read_block(block), dataset.index(block)
+        assert rows.dtype == INDEX_DTYPE
+        assert np.array_equal(columns.uid, rows["uid"])
+        assert np.array_equal(columns.num_atoms, rows["num_atoms"])
+        assert dataset.first_molecule(block) == len(seen)
+        seen += columns.uid.tolist()
+    assert len(set(seen)) == len(seen) == len(dataset)
+
+
+def test_molecules_are_found_by_number(shard_dir):
+    dataset = ShardDataset(shard_dir)
+    numbers = np.array([0, 15, 16, 33, len(dataset) - 1])
+    block, place = dataset.locate(numbers)
+    assert block.tolist()[:4] == [0, 0, 1, 2] and place.tolist()[:4] == [0, 15, 0, 1]
+    uid = np.concatenate([dataset.read_block(b).uid for b in range(dataset.num_blocks)])
+    for number, b, p in zip(numbers, block, place, strict=True):
+        assert dataset.read_block(int(b)).uid[p] == uid[number]
 
 
 def test_a_flipped_bit_in_the_index_is_found(copied):
-    path = copied / "shard-00000.idx.npy"
-    data = bytearray(path.read_bytes())
-    data[-10] ^= 1
-    path.write_bytes(bytes(data))
-    with pytest.raises(DataDamaged, match="idx.npy is missing or damaged"):
-        ShardDataset(copied)
+    path = copied / "shard-00000.idx"
+    rng = np.random.default_rng(0)
+    intact = path.read_bytes()
+    for at in rng.integers(0, len(intact), 50):
+        flip(path, at, int(rng.integers(8)))
+        with pytest.raises(DataDamaged, match=r"shard-00000\.idx, block \d+ is damaged"):
+            read_all(copied)
+        path.write_bytes(intact)
+
+
+def test_any_flipped_bit_of_a_shard_is_found_and_named(copied):
+    """One bit at 200 places: never wrong molecules, and never a signal that ends the process."""
+    path = copied / "shard-00000.lmdb"
+    intact = path.read_bytes()
+    starts = block_starts(intact)
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(intact), 200).tolist():
+        flip(path, at, int(rng.integers(8)))
+        with pytest.raises(DataDamaged, match=r"shard-00000\.lmdb is damaged") as error:
+            read_all(copied)
+        for block, (first, last) in enumerate(starts):
+            if first <= at < last:
+                assert f"block {block}: " in str(error.value), (at, first)
+                break
+        else:
+            assert "outside its blocks" in str(error.value), at
+        path.write_bytes(intact)
+
+
+def block_starts(data):
+    found, at = [], data.find(b"MSDB")
+    while at >= 0:
+        length = int.from_bytes(data[at + 16 : at + 24], "little")
+        found.append((at, at + length))
+        at = data.find(b"MSDB", at + length)
+    return found
 
 
 def test_readers_leave_no_files_behind(shard_dir):
@@ -75,37 +136,49 @@ def test_datasets_cross_process_boundaries(shard_dir, method):
         (lambda d: (d / "manifest.json").write_text("{"), DataDamaged, "not a shard manifest"),
         (lambda d: (d / "shard-00000.lmdb").unlink(), DataDamaged, "no file"),
         (lambda d: os.truncate(d / "shard-00000.lmdb", 8192), DataDamaged, "8192 bytes"),
-        (lambda d: os.truncate(d / "shard-00000.idx.npy", 100), DataDamaged, "idx.npy"),
+        (lambda d: (d / "shard-00000.idx").unlink(), DataDamaged, "idx"),
+        (lambda d: os.truncate(d / "shard-00000.idx", 100), DataDamaged, "idx"),
     ],
 )
 def test_unusable_folders_are_named(copied, damage, error, message):
-    (copied / "shard-00000.lmdb").chmod(0o644)
     damage(copied)
     with pytest.raises(error, match=message):
         ShardDataset(copied)
 
 
-def test_a_flipped_byte_is_found_when_its_block_is_read(copied):
-    path = copied / "shard-00000.lmdb"
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    at = data.rindex(b"MSDB") + 3000
-    data[at] ^= 1
-    path.write_bytes(bytes(data))
-    dataset = ShardDataset(copied)
-    with pytest.raises(DataDamaged, match=r"shard-00000\.lmdb, block \d+: block is damaged"):
-        for block in range(dataset.num_blocks):
-            dataset.read_block(block)
+def test_swapped_and_stale_shards_are_caught_before_they_are_mapped(records, tmp_path):
+    others = [dataclasses.replace(record, uid=number) for number, record in enumerate(records)]
+    entries = []
+    for number, part in enumerate((records, others)):
+        entries.append(shards.write_shard(tmp_path, number, columns_from_records(part)))
+    shards.write_manifest(tmp_path, entries, {})
+    first, second = tmp_path / "shard-00000.lmdb", tmp_path / "shard-00001.lmdb"
+    assert first.stat().st_size == second.stat().st_size  # so that sizes do not tell
+    first.rename(tmp_path / "kept")
+    second.rename(first)
+    (tmp_path / "kept").rename(second)
+    with pytest.raises(DataDamaged, match=r"shard-0000\d\.lmdb is damaged \(SHA-256 differs"):
+        read_all(tmp_path)
+
+
+def test_bytes_of_shards_follow_from_the_molecules(records, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shards.write_shard(tmp_path / folder, 0, columns_from_records(records), 3)
+    for name in ("shard-00000.lmdb", "shard-00000.idx"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_same_id_twice_is_an_error(records, tmp_path):
+    entries = [shards.write_shard(tmp_path, n, columns_from_records(records)) for n in (0, 1)]
+    with pytest.raises(MsdeError, match="10 molecules have the id of another one"):
+        shards.write_manifest(tmp_path, entries, {})
 
 
 def test_data_is_never_unpickled(shard_dir):
-    import sys
-
     found = []
     active = [True]
     sys.addaudithook(lambda event, _: event == "pickle.find_class" and active and found.append(1))
-    dataset = ShardDataset(shard_dir)
-    for block in range(dataset.num_blocks):
-        dataset.read_block(block)
+    read_all(shard_dir)
     active.clear()
     assert not found

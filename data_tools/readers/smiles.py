@@ -74,8 +74,9 @@ def parse(raw: RawMolecule, options: Options) -> Parsed:
     keep_hydrogens = options.hydrogens(KEEP_HYDROGENS)
     if mol.GetNumAtoms() == 0:
         raise MoleculeError("no atoms")
-    if mol.GetNumAtoms() > MAX_ATOMS:
-        raise MoleculeError(f"more than {MAX_ATOMS} atoms: {mol.GetNumAtoms()}")
+    largest = min(options.max_atoms, MAX_ATOMS if options.conformers else options.max_atoms)
+    if mol.GetNumAtoms() > largest:
+        raise MoleculeError(f"more than {largest} atoms: {mol.GetNumAtoms()}")
     if options.conformers == 0:
         mol = Chem.AddHs(mol) if keep_hydrogens else mol
         return Parsed(mol, raw.y, origin=Origin.NO_GEOMETRY)
