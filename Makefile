@@ -12,7 +12,7 @@ MOLECULES ?= 2000
 RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count() or 2)' 2>/dev/null || echo 2)
 STEPS ?= 250
 
-.PHONY: venv demo test test-data test-large lint clean
+.PHONY: venv demo test test-dist test-data test-large lint clean
 
 venv: $(VENV)/.done
 
@@ -24,6 +24,9 @@ $(VENV)/.done: setup.py msde/__init__.py
 
 test: venv
 	$(BIN)/python -m pytest
+
+test-dist: venv
+	$(BIN)/python -m pytest -m dist
 
 test-data: venv
 	$(BIN)/python -m pytest -m data

@@ -38,7 +38,7 @@ setup(
         # The engine's behaviour is pinned down by tests; another release must pass them first.
         "deepspeed==0.19.8",
         "torch-geometric>=2.6",
-        "rdkit>=2024.3",
+        "rdkit>=2024.9",
         "lmdb>=1.4",
         "numpy>=1.26",
         "tensorboard>=2.15",

@@ -100,7 +100,7 @@ class Parts:
             with full_disk_is_told(self.folder, 1 << 16):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if not self._job_path.exists():
-                    self._write(self._job_path, json.dumps(job, indent=1) + "\n")
+                    self._write(self._job_path, json.dumps(job, indent=1) + "\n", durable=True)
         except OSError as error:
             raise MsdeError(f"{root} cannot be written: {error}") from error
         self._lock = self._locked()
@@ -151,11 +151,12 @@ class Parts:
 
     def _find_finished(self) -> None:
         for path in sorted(self.folder.glob("shard-*.json")):
-            part = json.loads(path.read_text())
-            if self._is_intact(part):
-                self.finished[part["number"]] = part
-            else:
-                path.unlink()
+            with contextlib.suppress(ValueError):  # a crash of the machine may have emptied it
+                part = json.loads(path.read_text())
+                if self._is_intact(part):
+                    self.finished[part["number"]] = part
+                    continue
+            path.unlink()
 
     def _is_intact(self, part: dict[str, Any]) -> bool:
         hashes = {self._list_path(part["number"], name): part[name] for name in LISTS}
@@ -227,9 +228,10 @@ class Parts:
         self._write(path, json.dumps(facts) + "\n")
         self.finished[part.number] = facts
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, text: str, durable: bool = False) -> None:
+        # Hashes tell whether a part is intact: what a crash of the machine loses is done again.
         with full_disk_is_told(path, len(text)):
-            write_atomically(path, lambda temporary: temporary.write_text(text))
+            write_atomically(path, lambda temporary: temporary.write_text(text), durable)
 
     def shards(self) -> list[dict[str, Any]]:
         """Return the manifest's entries of all shards, in order."""

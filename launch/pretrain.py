@@ -12,9 +12,10 @@ import os
 import sys
 from pathlib import Path
 
-from msde import engine_config
+from msde import engine_config, ranks
 from msde.config import PRESETS, Config, make_config, to_dict
 from msde.errors import MsdeError, OneLineParser, report_errors
+from msde.orphans import Launcher
 
 SHORTEST = "deepspeed launch/pretrain.py --data DIR --output DIR"
 
@@ -46,6 +47,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--resume", choices=("auto", "required", "never"), default="auto")
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="same as run.save_every=")
+    parser.add_argument(
+        "--profile", type=int, default=0, metavar="N", help="write a trace of N steps"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="over all the others")
@@ -91,22 +95,12 @@ def dry_run(
     )
 
 
-def check_environment() -> None:
-    """Refuse to run as one of several processes that do not know of each other."""
-    several = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
-    found = [name for name in several if int(os.environ.get(name) or 1) > 1]
-    if found and "RANK" not in os.environ:
-        raise MsdeError(
-            f"{found[0]} is {os.environ[found[0]]} but RANK is not set: use the deepspeed launcher "
-            "or torchrun, which set it"
-        )
-
-
 def main() -> None:
     """Parse, check all that is cheap to check, and train."""
+    launcher = Launcher()
     arguments = parse(sys.argv[1:])
-    check_environment()
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    os.environ.update(ranks.map_environment(os.environ))
+    rank, world_size = ranks.rank(), ranks.world_size()
     if arguments.save_every is not None:
         arguments.overrides.append(f"run.save_every={arguments.save_every}")
     from msde import cpu
@@ -138,6 +132,8 @@ def main() -> None:
         ds_config,
         arguments.resume,
         arguments.init_from,
+        arguments.profile,
+        launcher,
     )
 
 

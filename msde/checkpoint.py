@@ -1,22 +1,22 @@
 """Checkpoints that are complete or not there, and weights for use elsewhere.
 
     checkpoints/step-000001000/
-        MANIFEST.json       written last: step, position in the data, sizes and hashes of all files
+        MANIFEST.json       see `snapshots`
         model.safetensors   the weights        ema.safetensors   their moving average, if kept
         config.json         the run's configuration
         *.pt                DeepSpeed's state
 
-A folder without MANIFEST.json is not a checkpoint. DeepSpeed's files are pickles: only files that
+DeepSpeed's files are pickles: only files that
 carry the hashes of a run's own manifest are loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,19 +30,19 @@ from torch import Tensor, nn
 from msde.config import Config, from_dict, leaves, read_json
 from msde.ema import ExponentialMovingAverage
 from msde.errors import MsdeError, NoCheckpoint
-from msde.files import file_sha256
+from msde.snapshots import (
+    folder_name,
+    full_disk_is_told,
+    hash_files,
+    make_room,
+    newest_valid,
+    publish,
+)
 from msde.weights import save_weights
 
 log = logging.getLogger("msde")
 
-FORMAT = "msde-checkpoint/2"
-MANIFEST = "MANIFEST.json"
 T = TypeVar("T")
-
-
-def folder_name(step: int) -> str:
-    """Return the name of the checkpoint of a step; names sort by step."""
-    return f"step-{step:09d}"
 
 
 def _gathered(
@@ -89,85 +89,47 @@ def save(
 
     Args:
         facts: what the run needs to go on and what a later run is held against; for the manifest.
+
+    Raises:
+        DiskFull: there is no room for it; nothing has been written.
     """
     final, temporary = root / folder_name(step), root / f".{folder_name(step)}.tmp"
+    # Weights twice, the optimizer's three, and the moving average, all float32.
+    needed = 4 * sum(_size(p) for p in engine.module.parameters()) * (5 + (ema is not None))
+    on_first_rank(lambda: make_room(root, final, needed))
+    with full_disk_is_told(final, temporary, needed):
+        engine.save_checkpoint(str(root), tag=temporary.name, save_latest=False)
+        export_weights(engine.module, config, temporary)
+        if ema is not None:
+            with ema.swapped_in():
+                state = full_state(engine.module)
+            if dist.get_rank() == 0:
+                save_file(state, temporary / "ema.safetensors")
+        dist.barrier()
+        files = _hash_together(temporary)
     if dist.get_rank() == 0:
-        root.mkdir(parents=True, exist_ok=True)
-        for stale in (final, temporary):
-            shutil.rmtree(stale, ignore_errors=True)
-    dist.barrier()
-    engine.save_checkpoint(str(root), tag=temporary.name, save_latest=False)
-    export_weights(engine.module, config, temporary)
-    if ema is not None:
-        with ema.swapped_in():
-            state = full_state(engine.module)
-        if dist.get_rank() == 0:
-            save_file(state, temporary / "ema.safetensors")
-    dist.barrier()
-    if dist.get_rank() == 0:
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        for path in files:
-            _sync(path)
         manifest = {
-            "format": FORMAT,
             "step": step,
             "world_size": dist.get_world_size(),
             "zero_stage": engine.zero_optimization_stage(),
             **facts,
-            "files": {
-                str(path.relative_to(temporary)): {
-                    "bytes": path.stat().st_size,
-                    "sha256": file_sha256(path),
-                }
-                for path in files
-            },
+            "files": files,
         }
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        _sync(temporary / MANIFEST)
-        os.replace(temporary, final)
-        _sync(root)
-        log.info("checkpoint %s", final)
+        publish(temporary, final, manifest)
     dist.barrier()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _size(parameter: nn.Parameter) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
-def newest_valid(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest complete, undamaged checkpoint and its manifest, or None.
-
-    A damaged one is passed over with a warning that names what is wrong.
-    """
-    for folder in sorted(root.glob("step-*"), reverse=True):
-        problem, manifest = _verify(folder)
-        if problem is None:
-            return folder, manifest
-        log.warning("passing over checkpoint %s: %s", folder, problem)
-    return None
-
-
-def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        found, files = manifest["format"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST} cannot be read ({error})", {}
-    if found != FORMAT:
-        return f"its format is {found!r}, this release reads {FORMAT!r}", {}
-    for name, facts in files.items():
-        path = folder / name
-        if not path.exists():
-            return f"{name} is missing", {}
-        if path.stat().st_size != facts["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, expected {facts['bytes']}", {}
-        if file_sha256(path) != facts["sha256"]:
-            return f"{name} is damaged (SHA-256 differs)", {}
-    return None, manifest
+def _hash_together(folder: Path) -> dict[str, dict[str, Any]]:
+    """Sync and hash a folder's files, shared by the ranks."""
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    mine = hash_files(folder, names[dist.get_rank() :: dist.get_world_size()])
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return dict(sorted((name, facts) for part in parts for name, facts in part.items()))
 
 
 def on_first_rank(function: Callable[[], T]) -> T:
@@ -220,8 +182,11 @@ def find(root: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
 
 def check_compatible(
     folder: Path, manifest: dict[str, Any], config: Config, world_size: int, zero_stage: int
-) -> None:
+) -> bool:
     """Check that a checkpoint can continue under this configuration, before anything is loaded.
+
+    Returns:
+        Whether it has to be converted first, because ZeRO has cut it for another number of ranks.
 
     Raises:
         MsdeError: naming what differs.
@@ -232,19 +197,73 @@ def check_compatible(
         if key.startswith("model."):
             raise MsdeError(f"{folder} was written with {change}")
         log.warning("the checkpoint was written with %s", change)
-    written = (manifest["world_size"], manifest["zero_stage"])
-    if manifest["zero_stage"] != zero_stage or (zero_stage > 0 and written[0] != world_size):
+    if manifest["zero_stage"] != zero_stage:
         raise MsdeError(
-            f"{folder} was written by {written[0]} ranks under ZeRO {written[1]}, this run has "
-            f"{world_size} ranks under ZeRO {zero_stage}; resume with what it was written with"
+            f"{folder} was written under ZeRO {manifest['zero_stage']}, this run has ZeRO "
+            f"{zero_stage}; resume with what it was written with, or start a new run from its "
+            "weights with --init-from"
         )
+    return zero_stage > 0 and manifest["world_size"] != world_size
 
 
-def load(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
-    """Load a checkpoint chosen by `find` into the engine; every rank must call it."""
-    loaded, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+def for_universal(ds_config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of an engine that loads a converted checkpoint."""
+    return ds_config | {"checkpoint": ds_config.get("checkpoint", {}) | {"load_universal": True}}
+
+
+def load(engine: deepspeed.DeepSpeedEngine, folder: Path, universal: bool) -> None:
+    """Load a checkpoint chosen by `find` into the engine; every rank must call it.
+
+    Args:
+        universal: it was written by another number of ranks; the engine was made for that.
+    """
+    source = folder
+    if universal:
+        source = folder.with_name(f".{folder.name}.universal")
+        on_first_rank(lambda: _convert(folder, source))
+    loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name)
     if loaded is None:
         raise NoCheckpoint(f"DeepSpeed could not load {folder}")
+    if universal:
+        state = load_file(folder / "model.safetensors")
+        _load_what_is_not_trained(engine.module, state)
+        _insist_on(engine.module, state, folder)
+        if dist.get_rank() == 0:
+            shutil.rmtree(source, ignore_errors=True)
+
+
+def _convert(folder: Path, to: Path) -> None:
+    """Let DeepSpeed's own tool convert a checkpoint so that any number of ranks can load it."""
+    shutil.rmtree(to, ignore_errors=True)
+    module = "deepspeed.checkpoint.ds_to_universal"
+    command = [sys.executable, "-m", module, "--input_folder", folder, "--output_folder", to]
+    command += ["--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise NoCheckpoint(f"{folder} cannot be converted for another number of ranks: {last}")
+    log.info("%s converted for another number of ranks", folder)
+
+
+@torch.no_grad()
+def _load_what_is_not_trained(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load buffers and frozen weights, which converted checkpoints may lack."""
+    frozen = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
+    with _gathered(module, modifier_rank=0):
+        for name, tensor in (*frozen, *module.named_buffers()):
+            if name in state:
+                tensor.copy_(state[name])
+
+
+def _insist_on(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    """Check that a conversion has lost nothing of the weights and buffers.
+
+    Raises:
+        NoCheckpoint: it has; the first tensor that differs is named.
+    """
+    for name, tensor in full_state(module).items():
+        if not torch.equal(tensor, state[name]):
+            raise NoCheckpoint(f"{folder} was converted for other ranks, but {name} differs")
 
 
 def load_ema(

@@ -169,6 +169,11 @@ class RunConfig:
     log_every: int = 10  # steps
     save_every: int = 1000  # steps
     validate_every: int = 500  # steps
+    keep_last: int = 3  # checkpoints ...
+    keep_every: int | None = None  # ... and those of every so many steps
+    comm_timeout: float = 600.0  # seconds that ranks wait for each other
+    max_left_out: int = 5  # steps in a row with losses or gradients that are not finite
+    spike_factor: float = 0.0  # leave out steps with a loss so many times its mean; 0 is off
     ema_decay: float = 0.0  # of an exponential moving average of the weights; 0 is off
 
 
@@ -378,6 +383,11 @@ def _run_rules(run: RunConfig, optim: OptimConfig) -> dict[str, bool]:
         "run.log_every must be positive": run.log_every > 0,
         "run.save_every must be positive": run.save_every > 0,
         "run.validate_every must be positive": run.validate_every > 0,
+        "run.keep_last must be positive": run.keep_last > 0,
+        "run.keep_every must be positive": run.keep_every is None or run.keep_every > 0,
+        "run.comm_timeout must be at least 5": run.comm_timeout >= 5,
+        "run.max_left_out must be positive": run.max_left_out > 0,
+        "run.spike_factor must be 0 or more than 1": not run.spike_factor or run.spike_factor > 1,
         "run.ema_decay must be in [0, 1)": 0 <= run.ema_decay < 1,
         "optim.lr must be positive": optim.lr > 0,
         "optim.warmup_steps must not be negative": optim.warmup_steps >= 0,

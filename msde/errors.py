@@ -14,6 +14,7 @@ class MsdeError(Exception):
     """Something the user can mend; the message says what was found, expected and to do."""
 
     exit_code = 2
+    at_once = False  # whether it must be told, and the process end, without waiting for anything
 
 
 class DataDamaged(MsdeError):
@@ -56,8 +57,10 @@ def report_errors(main: Callable[[], None]) -> None:
         main()
     except MsdeError as error:
         rank = int(os.environ.get("RANK", "0"))
-        if rank:
+        if rank and not error.at_once:
             time.sleep(5)
         sys.stderr.write(f"error: {error}\n" if not rank else f"error on rank {rank}: {error}\n")
         sys.stderr.flush()
+        if error.at_once:
+            os._exit(error.exit_code)  # at its end Python would wait for threads of collectives
         sys.exit(error.exit_code)

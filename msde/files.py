@@ -39,8 +39,12 @@ def full_disk_is_told(path: Path, needed: int) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it and move it into place."""
+def write_atomically(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
+    """Let `write` fill a temporary file beside `path`, sync it and move it into place.
+
+    Args:
+        durable: the file must survive a crash of the machine; else the sync is left out.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
@@ -48,10 +52,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

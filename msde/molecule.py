@@ -1,76 +1,50 @@
-"""RDKit molecules to plain arrays: features, vocabularies and conformers.
+"""RDKit molecules to plain arrays: records, CIP labels, parsing and conformers.
 
-This is the only module on the training path that imports rdkit.
+Of the training path only this module and `msde.features` import rdkit.
 """
 
 from __future__ import annotations
 
 import enum
 import hashlib
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import Atom, Bond, rdCIPLabeler, rdDistGeom, rdForceFieldHelpers, rdqueries
+from rdkit.Chem import rdCIPLabeler, rdDistGeom, rdForceFieldHelpers
 
-# The vocabularies of the Open Graph Benchmark (Hu et al. 2020, ogb.utils.features). The last entry
-# of a column catches every value that the column does not list.
-ATOM_VOCABULARY: dict[str, list] = {
-    "atomic_num": [*range(1, 119), "misc"],
-    "chirality": [
-        "CHI_UNSPECIFIED",
-        "CHI_TETRAHEDRAL_CW",
-        "CHI_TETRAHEDRAL_CCW",
-        "CHI_OTHER",
-        "misc",
-    ],
-    "degree": [*range(11), "misc"],
-    "formal_charge": [*range(-5, 6), "misc"],
-    "num_hs": [*range(9), "misc"],
-    "num_radical_electrons": [*range(5), "misc"],
-    "hybridization": ["SP", "SP2", "SP3", "SP3D", "SP3D2", "misc"],
-    "is_aromatic": [False, True],
-    "is_in_ring": [False, True],
-}
-BOND_VOCABULARY: dict[str, list] = {
-    "type": ["SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "misc"],
-    "stereo": ["STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY"],
-    "is_conjugated": [False, True],
-}
-ATOM_SIZES = [len(values) for values in ATOM_VOCABULARY.values()]
-BOND_SIZES = [len(values) for values in BOND_VOCABULARY.values()]
+from msde import native
+from msde.features import (  # noqa: F401  some are here for those who import them from here
+    ATOM_SIZES,
+    ATOM_VOCABULARY,
+    BOND_SIZES,
+    BOND_VOCABULARY,
+    Features,
+    MoleculeError,
+    check_geometry,
+    extended_edges,
+    features_by_getters,
+)
+
 # Centres that are pseudo-asymmetric have small letters. They take the rows of the chirality tags.
 CIP_LABELS = ["", "R", "S", "r", "s"]
 
+# How RDKit writes a molecule's binary form: without properties, and how exactly its positions.
+_IN_DOUBLE, _NO_CONFORMERS = 0x10000, 0x20000
 CIP_ITERATIONS = 1_250_000  # what RDKit recommends: below a second
-MAX_HOPS = 4  # pairs of atoms up to four bonds apart are the edges of the 2D -> 3D score network
+FRAGMENT_GAP = 3.0  # A, between fragments of a salt before MMFF moves them
 MAX_ATOMS = 1024  # of a molecule that is embedded: all pairs of atoms are looked at
-MIN_DISTANCE = 1e-2  # A; two atoms closer than this mark a broken geometry
-_CLOSE = 0.3  # A; atoms that are all further apart than this need no second look
 
-
-def _codes(values: list, named: Mapping) -> dict:
-    """Return the code of each value of an enumeration of RDKit, given as name -> value."""
-    return {v: values.index(n) if n in values else len(values) - 1 for n, v in named.items()}
-
-
-# Enumerations are looked up as they are: to make a name of one takes longer than all else. Numbers
-# become codes a molecule at a time, by bytes.translate.
-_BYTES = {number: number for number in range(256)}
-_NUMBERS = {name: bytes(_codes(v, _BYTES).values()) for name, v in ATOM_VOCABULARY.items()}
-_CHARGES = _codes(ATOM_VOCABULARY["formal_charge"], {q: q for q in range(-128, 128)})
-_CHIRALITIES = _codes(ATOM_VOCABULARY["chirality"], Chem.ChiralType.names)
-_HYBRIDIZATIONS = _codes(ATOM_VOCABULARY["hybridization"], Chem.HybridizationType.names)
-_BOND_TYPES = _codes(BOND_VOCABULARY["type"], Chem.BondType.names)
-_BOND_STEREO = _codes(BOND_VOCABULARY["stereo"], Chem.BondStereo.names)
-_TAGGED = Chem.RWMol(Chem.MolFromSmarts("*"))  # matches atoms that have a chirality tag
-_TAGGED.ReplaceAtom(0, rdqueries.HasChiralTagQueryAtom())
-
-
-class MoleculeError(ValueError):
-    """A molecule that cannot be used; the message is the reason that users read."""
+# Codes that say "misc", for each column of x; 255 where there is none, or where it means little:
+# hybridisations that are not listed are common (every s orbital).
+_MISC = np.array(
+    [
+        len(values) - 1 if values[-1] == "misc" and name != "hybridization" else 255
+        for name, values in ATOM_VOCABULARY.items()
+    ],
+    "u1",
+)
 
 
 class Origin(enum.IntFlag):
@@ -110,56 +84,6 @@ def molecule_uid(source: str, position: int | str) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def atom_features(mol: Chem.Mol, tagged: Sequence[int]) -> np.ndarray:
-    """Return codes of ATOM_VOCABULARY, (num_atoms, 9) u1; `tagged` have a chirality tag."""
-    # RDKit's own iterator takes three times as long.
-    atoms = [mol.GetAtomWithIdx(i) for i in range(mol.GetNumAtoms())]
-
-    def numbers(column: str, getter: Callable[[Atom], int]) -> bytes:
-        try:
-            return bytes(map(getter, atoms)).translate(_NUMBERS[column])
-        except ValueError as error:  # dummies can have any number of neighbours
-            raise MoleculeError(f"an atom with a {column} above 255") from error
-
-    chirality = bytearray(len(atoms))
-    for i in tagged:
-        chirality[i] = _CHIRALITIES[atoms[i].GetChiralTag()]
-    columns = (
-        numbers("atomic_num", Atom.GetAtomicNum),
-        chirality,
-        numbers("degree", Atom.GetTotalDegree),
-        bytes([_CHARGES[charge] for charge in map(Atom.GetFormalCharge, atoms)]),
-        numbers("num_hs", Atom.GetTotalNumHs),
-        numbers("num_radical_electrons", Atom.GetNumRadicalElectrons),
-        bytes([_HYBRIDIZATIONS[kind] for kind in map(Atom.GetHybridization, atoms)]),
-        bytes(map(Atom.GetIsAromatic, atoms)),
-        bytes(map(Atom.IsInRing, atoms)),
-    )
-    return np.frombuffer(b"".join(columns), "u1").reshape(9, -1).T.copy()
-
-
-def bond_features(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
-    """Return atoms of bonds, smaller first, (num_bonds, 2) u2, and BOND_VOCABULARY's codes."""
-    bonds = [mol.GetBondWithIdx(i) for i in range(mol.GetNumBonds())]
-    both = itertools.chain(map(Bond.GetBeginAtomIdx, bonds), map(Bond.GetEndAtomIdx, bonds))
-    ends = np.fromiter(both, "<u2", 2 * len(bonds)).reshape(2, -1)
-    ends.sort(axis=0)
-    types = bytes([_BOND_TYPES[kind] for kind in map(Bond.GetBondType, bonds)])
-    conjugated = bytes(map(Bond.GetIsConjugated, bonds))
-    stereo = bytearray(len(bonds))
-    for i, (kind, planar) in enumerate(zip(types, conjugated, strict=True)):
-        # Double bonds, and the axes of atropisomers, which are single and conjugated.
-        if kind == 1 or (kind == 0 and planar):
-            stereo[i] = _BOND_STEREO[bonds[i].GetStereo()]
-    codes = np.frombuffer(types + stereo + conjugated, "u1").reshape(3, -1)
-    return ends.T.copy(), codes.T.copy()  # (num_bonds, 2), (num_bonds, 3)
-
-
-def tagged_atoms(mol: Chem.Mol) -> list[int]:
-    """Return the atoms that have a chirality tag."""
-    return [atom for (atom,) in mol.GetSubstructMatches(_TAGGED, maxMatches=mol.GetNumAtoms())]
-
-
 def cip_codes(mol: Chem.Mol, tagged: Sequence[int]) -> np.ndarray:
     """Write CIP labels into a molecule; return codes, (num_atoms,) u1, zero unless `tagged`."""
     codes = np.zeros(mol.GetNumAtoms(), "u1")
@@ -175,24 +99,14 @@ def cip_codes(mol: Chem.Mol, tagged: Sequence[int]) -> np.ndarray:
     return codes
 
 
-def extended_edges(bond_index: np.ndarray, num_atoms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the edges between atoms that are one to MAX_HOPS = 4 bonds apart.
+def features_from_mol(mol: Chem.Mol, topology_only: bool = False) -> Features:
+    """Return what a record holds of a sanitised molecule besides its CIP labels.
 
-    The adjacency matrix, with every atom next to itself, is squared twice.
-
-    Returns:
-        The sources of all edges, sorted by target and source, (num_extended,) u2, and the number
-        of edges of each target, (num_atoms,) u2.
+    Raises:
+        MoleculeError: there is no 3D conformer, or the geometry is broken.
     """
-    begin, end = bond_index.T.astype(np.intp)
-    near = np.zeros((num_atoms, num_atoms), np.float32)  # numbers of walks: only zeros matter
-    near[begin, end] = near[end, begin] = 1
-    near.ravel()[:: num_atoms + 1] = 1
-    for _ in range(2):
-        near = near @ near
-    near.ravel()[:: num_atoms + 1] = 0
-    target, source = near.nonzero()
-    return source.astype("<u2"), np.bincount(target, minlength=num_atoms).astype("<u2")
+    found = native.features(mol.ToBinary(_NO_CONFORMERS if topology_only else _IN_DOUBLE))
+    return features_by_getters(mol, topology_only) if found is None else found
 
 
 def record_from_mol(
@@ -217,78 +131,34 @@ def record_from_mol(
     num_atoms = mol.GetNumAtoms()
     if num_atoms == 0:
         raise MoleculeError("no atoms")
-    if num_atoms > np.iinfo(np.uint16).max:
+    if num_atoms > 0xFFFF:
         raise MoleculeError(f"{num_atoms} atoms, more than a record can hold")
-    pos = np.zeros((1, num_atoms, 3))
     if topology_only:
         origin |= Origin.NO_GEOMETRY
-    else:
-        one = mol.GetNumConformers() == 1  # not worth the exception that ends an iteration
-        conformers = (mol.GetConformer(),) if one else mol.GetConformers()
-        pos = np.array([c.GetPositions() for c in conformers if c.Is3D()])
-        if len(pos) == 0:
-            raise MoleculeError("no 3D conformer")
-        check_geometry(pos)
-        pos -= np.add.reduce(pos, axis=1, keepdims=True) / num_atoms
-
-    tagged = tagged_atoms(mol)
-    x = atom_features(mol, tagged)
-    bond_index, bond_attr = bond_features(mol)
-    extended_source, extended_degree = extended_edges(bond_index, num_atoms)
+    features = features_from_mol(mol, topology_only)
     return MoleculeRecord(
         uid=uid,
         name=name,
-        z=(x[:, 0] + 1) % 119,  # code 118 is atomic number 0, RDKit's dummy
-        x=x,
-        cip=cip_codes(mol, tagged),
-        bond_index=bond_index,
-        bond_attr=bond_attr,
-        extended_source=extended_source,
-        extended_degree=extended_degree,
-        pos=pos.astype("<f4"),
+        cip=cip_codes(mol, features.x[:, 1].nonzero()[0].tolist()),
+        **features._asdict(),
         forces=np.zeros((0, num_atoms, 3), "<f4") if forces is None else forces.astype("<f4"),
         y=np.array(y, "<f8"),
         origin=origin,
     )
 
 
+def any_outside_vocabulary(x: np.ndarray) -> bool:
+    """Tell whether any of x, (num_atoms, 9), is a value that ATOM_VOCABULARY does not list."""
+    return bool((x == _MISC).any())
+
+
 def outside_vocabulary(record: MoleculeRecord) -> list[str]:
     """Say which atoms have a number, degree, charge, ... that ATOM_VOCABULARY does not list."""
-    found = []
-    for column, (name, values) in enumerate(ATOM_VOCABULARY.items()):
-        # Hybridisations that are not listed are common (every s orbital) and mean little.
-        if values[-1] == "misc" and name != "hybridization":
-            # Bytes are searched faster than an array of so few numbers is compared.
-            if len(values) - 1 in record.x[:, column].tobytes():
-                for atom in np.flatnonzero(record.x[:, column] == len(values) - 1):
-                    found.append(f"{name} of atom {atom} (Z = {record.z[atom]})")
-    return found
-
-
-def check_geometry(pos: np.ndarray) -> None:
-    """Raise MoleculeError if a conformer of pos, (num_conformers, num_atoms, 3) in A, is broken."""
-    if np.count_nonzero(np.isfinite(pos)) != pos.size:
-        raise MoleculeError("coordinates that are not finite numbers")
-    num_conformers, num_atoms, _ = pos.shape
-    if num_conformers * num_atoms**2 < 2**20:
-        pos = np.asarray(pos, np.float64)
-        half = pos @ pos.transpose(0, 2, 1)  # (num_conformers, num_atoms, num_atoms)
-        squares = half.diagonal(axis1=1, axis2=2) / 2
-        half -= squares[:, None]
-        half -= squares[..., None]  # minus half of the squared distances
-        # The atoms themselves are counted, too. What is left may be close, or just far away.
-        if np.count_nonzero(half > -(_CLOSE**2) / 2) == num_conformers * num_atoms:
-            return
-    for conformer in pos:
-        # Sorting along one axis first keeps this linear in practice for large molecules.
-        order = np.argsort(conformer[:, 0], kind="stable")
-        ordered = conformer[order]
-        for shift in range(1, len(ordered)):
-            gap = ordered[shift:] - ordered[:-shift]
-            if (gap[:, 0] > MIN_DISTANCE).all():
-                break
-            if (np.square(gap).sum(-1) < MIN_DISTANCE**2).any():
-                raise MoleculeError(f"two atoms closer than {MIN_DISTANCE} A")
+    names = list(ATOM_VOCABULARY)
+    return [
+        f"{names[column]} of atom {atom} (Z = {record.z[atom]})"
+        for column, atom in zip(*(record.x == _MISC).T.nonzero(), strict=True)
+    ]
 
 
 def mol_from_smiles(smiles: str, keep_hydrogens: bool = False) -> Chem.Mol:
@@ -343,6 +213,7 @@ def embed_conformers(
             parameters.useRandomCoords = True
             if not len(rdDistGeom.EmbedMultipleConfs(full, count, parameters)):
                 raise MoleculeError("no conformer found")
+        _set_fragments_apart(full)
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
             relaxed = Chem.Mol(full)  # a copy, since MMFF writes its own aromaticity into it
             rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(relaxed, numThreads=1, maxIters=200)
@@ -354,6 +225,21 @@ def embed_conformers(
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), "no message")
         raise MoleculeError(f"RDKit failed: {first.strip()}") from error
+
+
+def _set_fragments_apart(mol: Chem.Mol) -> None:
+    """Put the fragments of a salt side by side; they were embedded one over another."""
+    fragments = [list(fragment) for fragment in Chem.GetMolFrags(mol)]
+    if len(fragments) == 1:
+        return
+    for conformer in mol.GetConformers():
+        pos = conformer.GetPositions()  # (num_atoms, 3)
+        edge = -FRAGMENT_GAP
+        for fragment in fragments:
+            pos[fragment] -= pos[fragment].mean(0)
+            pos[fragment, 0] += edge + FRAGMENT_GAP - pos[fragment, 0].min()
+            edge = pos[fragment, 0].max()
+        conformer.SetPositions(pos)
 
 
 def record_from(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import sys
 from pathlib import Path
@@ -23,18 +24,15 @@ OBJECTIVES = ("total", "contrastive", "2d_to_3d", "3d_to_2d")
 class Monitor:
     """Writes one run's scalars; made on the first rank only.
 
-    On resuming, rows of steps that will be made again are dropped, so that neither file has a gap
-    or a duplicate.
+    On resuming, rows of steps that will be made again are dropped, so that no file has a gap or a
+    duplicate.
     """
 
     def __init__(self, output: Path, first_step: int, total_steps: int) -> None:
         """Continue the files in `output` after step `first_step`."""
         self.path = output / "metrics.jsonl"
-        kept = [row for row in read_metrics(self.path) if row["step"] <= first_step]
-        if first_step == 0:
-            kept = []
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_atomically(self.path, lambda path: path.write_text(text))
+        for path in (self.path, output / "events.jsonl"):
+            _drop_later_rows(path, first_step)
         self._file = open(self.path, "a", buffering=1)
         self._tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(
@@ -52,13 +50,26 @@ class Monitor:
             self._tensorboard.add_scalar(name, value, step)
         held_out = "loss/validation/total" in values
         prefix = "loss/validation/" if held_out else "loss/"
-        text = "  ".join(f"{name} {values[prefix + name]:.4f}" for name in OBJECTIVES)
+        known = (name for name in OBJECTIVES if prefix + name in values)
+        text = "  ".join(f"{name} {values[prefix + name]:.4f}" for name in known)
         if "throughput/molecules_per_s" in values:
             text += f"  {values['throughput/molecules_per_s']:.0f} molecules/s"
         if self._bar.disable:
             log.info("step %d  %s%s", step, "validation  " if held_out else "", text)
         elif not held_out:
             self._bar.set_postfix_str(text, refresh=False)
+
+    def event(self, step: int, what: str, facts: dict[str, Any]) -> None:
+        """Write down something out of the ordinary, in events.jsonl and as a warning."""
+        row = json.dumps({"step": step, "event": what, **facts})
+        with open(self.path.with_name("events.jsonl"), "a") as file:
+            file.write(row + "\n")
+        log.warning("step %d: %s: %s", step, what, json.dumps(facts)[:500])
+
+    def sync(self) -> None:
+        """Bring all rows to the disk: before a checkpoint that a later run goes on from."""
+        self._tensorboard.flush()
+        os.fsync(self._file.fileno())
 
     def text(self, name: str, value: Any) -> None:
         """Show a JSON value as text in TensorBoard."""
@@ -69,6 +80,14 @@ class Monitor:
         self._bar.close()
         self._file.close()
         self._tensorboard.close()
+
+
+def _drop_later_rows(path: Path, first_step: int) -> None:
+    """Drop the rows of steps that will be made after `first_step`; all of them if it is 0."""
+    if path.exists():
+        kept = [row for row in read_metrics(path) if 0 < first_step >= row["step"]]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -1,7 +1,6 @@
 """What users see of launch/pretrain.py: dry runs, and one line for each mistake."""
 
 import json
-import re
 
 import pytest
 from test_engine import ENVIRONMENT, PAPER, launch
@@ -35,10 +34,13 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch, shard
 
 def test_a_loss_that_is_not_finite_ends_the_run(shard_dir, tmp_path):
     output = tmp_path / "run"
-    result = launch("--data", shard_dir, "--output", output, *PAPER, "optim.lr=1e30", ranks=0)
+    arguments = ["--data", shard_dir, "--output", output, *PAPER, "optim.lr=1e30"]
+    result = launch(*arguments, "run.max_left_out=3", ranks=0)
     assert result.returncode == 5, result.stderr
-    assert "the loss is" in result.stderr and "Traceback" not in result.stderr
+    assert "3 steps in a row were left out" in result.stderr and "Traceback" not in result.stderr
     assert not (output / "checkpoints").exists()
+    events = [json.loads(line) for line in open(output / "events.jsonl")]
+    assert [event["step"] for event in events] == [2, 3, 4]
 
 
 def test_an_output_that_cannot_be_made_is_named(shard_dir, tmp_path):

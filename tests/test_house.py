@@ -11,11 +11,16 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors",
     "files",
+    "ranks",
+    "orphans",
+    "preemption",
     "philox",
     "presets",
     "config",
     "engine_config",
     "cpu",
+    "features",
+    "native",
     "molecule",
     "codec",
     "masking",
@@ -43,15 +48,22 @@ ORDER = [
     "pretrained",
     "sklearn",
     "monitor",
+    "profiling",
     "ema",
+    "snapshots",
     "checkpoint",
+    "engine",
+    "statistics",
+    "guard",
+    "validation",
+    "watchdog",
     "train",
 ]
 # Each heavy dependency has its place.
 PLACES = {
-    "rdkit": {"molecule"},
+    "rdkit": {"features", "molecule"},
     "lmdb": {"shards"},
-    "deepspeed": {"train", "checkpoint", "ema"},
+    "deepspeed": {"engine", "checkpoint", "ema", "guard", "validation"},
     "sklearn": {"sklearn"},
 }
 

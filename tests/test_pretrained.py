@@ -59,13 +59,13 @@ def test_kinds_of_input_agree(model, records):
 
 
 def test_a_folder_of_shards(model, shard_dir):
+    from msde.mixture import Mixture
     from msde.shards import ShardDataset
-    from msde.stream import MoleculeReader
 
     h = model.embed(shard_dir, "both")
     dataset = ShardDataset(shard_dir)
     assert h.shape == (len(dataset), 64) and np.isfinite(h).all()
-    columns = MoleculeReader(dataset).fetch(np.array([140, 3]))
+    columns = Mixture([dataset]).fetch(np.array([140, 3]))
     some = MoleculeBatch.from_columns(columns).to_pyg()
     assert close(model.embed(some, "both"), h[[140, 3]])
 

@@ -560,7 +560,7 @@ def test_plain_xyz(tmp_path):
     frames = [
         xyz_frame(embedded("CCO"), "ethanol"),
         xyz_frame(embedded("CC(=O)[O-]"), "charge=-1"),
-        xyz_frame(embedded("[Na+].[Cl-]"), ""),
+        xyz_frame(embedded("O.O"), ""),
         xyz_frame(embedded("CO"), 'Lattice="9 0 0 0 9 0 0 0 9"'),
         "1\n\nXx 0 0 0\n",
     ]

@@ -24,7 +24,6 @@ RADICAL = "radical"
 UNPARSABLE = "cannot be parsed"
 LARGE = "more than 256 atoms"
 NO_CONFORMER = "no conformer found"
-OVERLAP = "two atoms closer than 0.01 A"
 
 # file -> molecules, rejects by reason
 WITH_GEOMETRY = {
@@ -82,17 +81,16 @@ SMILES_IN_FULL = {
     "moleculenet/malaria.csv": (9999, {}),
     "moleculenet/cep.csv.gz": (29_978, {}),
 }
-# file -> rejects by reason of the first 500, each with a conformer of RDKit's. Fragments, those of
-# salts for instance, are embedded one over another, which the check of distances notices.
+# file -> rejects by reason of the first 500, each with a conformer of RDKit's.
 FIRST_500_EMBEDDED = {
-    "smiles/pubchem_100k.tsv.gz": {NO_CONFORMER: 1, OVERLAP: 3},
+    "smiles/pubchem_100k.tsv.gz": {NO_CONFORMER: 1},
     "smiles/qm9_133885.csv.gz": {},
     "qm9/micro_qm9.csv": {NO_CONFORMER: 7},
-    "moleculenet/bbbp.csv": {UNPARSABLE: 3, OVERLAP: 13},
-    "moleculenet/tox21.csv": {NO_CONFORMER: 1, OVERLAP: 12},
-    "moleculenet/toxcast.csv.gz": {OVERLAP: 24},
-    "moleculenet/sider.csv": {LARGE: 12, OVERLAP: 15},
-    "moleculenet/clintox.csv": {NO_CONFORMER: 2, OVERLAP: 1},
+    "moleculenet/bbbp.csv": {UNPARSABLE: 3},
+    "moleculenet/tox21.csv": {NO_CONFORMER: 1},
+    "moleculenet/toxcast.csv.gz": {},
+    "moleculenet/sider.csv": {LARGE: 12},
+    "moleculenet/clintox.csv": {NO_CONFORMER: 2},
     "moleculenet/muv.csv.gz": {},
     "moleculenet/hiv.csv.gz": {UNPARSABLE: 1},
     "moleculenet/esol.csv": {},

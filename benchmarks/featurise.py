@@ -1,0 +1,209 @@
+"""Measure featurising and converting, each beside its rival in one run; prints one JSON object.
+
+python benchmarks/featurise.py --input pcqm4mv2-2k.csv --sdf dft8k.sdf.gz
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import rivals
+import torch
+from msde.data_tools.chunks import CHUNK
+from msde.data_tools.convert import choose_format, convert, read_file
+from msde.data_tools.readers import Options, get_reader
+from rdkit import Chem, RDConfig
+
+from msde import codec, molecule
+from msde.errors import report_errors
+from msde.features import features_by_getters
+from msde.molecule import MoleculeError, silence_rdkit
+
+NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
+REPEATS = 5
+
+
+def molecules(path: Path, limit: int | None = None) -> list[Chem.Mol]:
+    """Return the molecules of a file that have a geometry, as the converter parses them."""
+    silence_rdkit()
+    format, options = choose_format([path]), Options()
+    reader = get_reader(format)
+
+    def parsed() -> Iterator[Chem.Mol]:
+        for raw in read_file(path, format, options):
+            try:
+                mol = reader.parse(raw, options).mol
+                molecule.record_from_mol(mol, uid=0)
+            except (MoleculeError, RuntimeError):
+                continue
+            yield mol
+
+    return list(itertools.islice(parsed(), limit))
+
+
+def seconds(repeats: int = REPEATS, **works: Callable[[], Any]) -> dict[str, float]:
+    """Return the median seconds of each work; all are done in turn, `repeats` times."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            begin = time.perf_counter()
+            work()
+            taken[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def featuriser(path: Path, limit: int | None = 1000) -> dict[str, Any]:
+    """Time parsed molecules -> records beside the published featuriser, on one thread.
+
+    A record holds CIP labels, extended edges and centred, checked positions. The published code
+    extends and centres whenever it gets an item, so the same work is its featuriser and that.
+    `features` leaves CIP labels out, and of the published code what it does to get an item;
+    `getters` is the same without the compiled library.
+    """
+    torch.set_num_threads(1)
+    mols = molecules(path, limit)
+
+    def for_all(work: Callable[[Chem.Mol], Any]) -> Callable[[], None]:
+        def run() -> None:
+            for mol in mols:
+                work(mol)
+
+        return run
+
+    taken = seconds(
+        record=for_all(lambda mol: molecule.record_from_mol(mol, uid=0)),
+        features=for_all(molecule.features_from_mol),
+        getters=for_all(lambda mol: features_by_getters(mol, topology_only=False)),
+        rival_features=for_all(rivals.published_featuriser),
+        rival=for_all(lambda mol: rivals.published_get(rivals.published_featuriser(mol))),
+    )
+    rates = {name: len(mols) / value for name, value in taken.items()}
+    return {
+        "molecules_per_s": rates["record"],
+        "rival_molecules_per_s": rates["rival"],
+        "ratio": rates["record"] / rates["rival"],
+        "features_per_s": rates["features"],
+        "getters_per_s": rates["getters"],
+        "rival_features_per_s": rates["rival_features"],
+        "ratio_of_features": rates["features"] / rates["rival_features"],
+        "ratio_of_record_to_rival_features": rates["record"] / rates["rival_features"],
+        "molecules": len(mols),
+        "atoms_per_molecule": sum(mol.GetNumAtoms() for mol in mols) / len(mols),
+        "threads": 1,
+    }
+
+
+def sdf_to_shard(path: Path, limit: int | None = None) -> dict[str, Any]:
+    """Time an SD file -> shards, on all cores and in one process, beside RDKit reading the file.
+
+    `featurised` does what has to follow the parsing: records, columns, a block of bytes.
+    """
+    silence_rdkit()
+    cores = len(os.sched_getaffinity(0))
+
+    def converted(processes: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            convert([path], Path(folder) / "shards", "sdf", processes=processes, limit=limit)
+
+    def read() -> None:
+        with _open(path) as file:
+            for _ in itertools.islice(Chem.ForwardSDMolSupplier(file), limit):
+                pass
+
+    # First, for molecules that fill the memory make all of it slower; converting holds only few.
+    taken = seconds(
+        converted=lambda: converted(cores), in_one_process=lambda: converted(1), read=read
+    )
+    blocks = list(itertools.islice(_mol_blocks(path), limit))
+
+    def parsed() -> None:
+        for block in blocks:
+            Chem.MolFromMolBlock(block)
+
+    taken |= seconds(3, parsed=parsed)
+    mols = [mol for mol in map(Chem.MolFromMolBlock, blocks) if mol is not None]
+    mols = [mol for mol in mols if mol.GetNumConformers() and mol.GetConformer().Is3D()]
+
+    def featurised() -> None:
+        for first in range(0, len(mols), 1024):
+            part = mols[first : first + 1024]
+            codec.encode(codec.columns_from_records([molecule.record_from_mol(m, 0) for m in part]))
+
+    taken |= seconds(3, featurised=featurised)
+    rates = {name: len(blocks) / value for name, value in taken.items()}
+    return {
+        "molecules_per_s": rates["converted"],
+        "rival_molecules_per_s": rates["read"],
+        "ratio": rates["converted"] / rates["read"],
+        "processes": cores,
+        "in_one_process_per_s": rates["in_one_process"],
+        "ratio_in_one_process": rates["in_one_process"] / rates["read"],
+        "rival_blocks_per_s": rates["parsed"],
+        "featurised_per_s": rates["featurised"],
+        "molecules": len(blocks),
+    }
+
+
+def _open(path: Path) -> BinaryIO:
+    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
+
+
+def _mol_blocks(path: Path) -> Iterator[str]:
+    with _open(path) as file:
+        for record in file.read().decode().replace("\r\n", "\n").split("$$$$\n"):
+            if record.strip():
+                yield record
+
+
+def conformer_scaling(count: int) -> dict[str, Any]:
+    """Time conformers of NCI's SMILES made by two processes beside one, their start included.
+
+    At least four chunks are converted, for a chunk is what a process takes at a time.
+    """
+    count = max(count, 4 * CHUNK)
+
+    def convert_with(processes: int) -> Callable[[], None]:
+        def run() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                convert([NCI], Path(folder) / "shards", "smiles", processes=processes, limit=count)
+
+        return run
+
+    taken = seconds(3, two=convert_with(2), one=convert_with(1))
+    return {
+        "molecules_per_s": count / taken["two"],
+        "rival_molecules_per_s": count / taken["one"],
+        "ratio": taken["one"] / taken["two"],
+        "molecules": count,
+    }
+
+
+def main() -> None:
+    """Parse the command line, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", type=Path, help="molecules to featurise; default: NCI's SMILES")
+    parser.add_argument("--sdf", type=Path, help="SD file; without it nothing is converted")
+    parser.add_argument("--limit", type=int, help="molecules of each file; default: all")
+    parser.add_argument("--conformers", type=int, default=60, metavar="N", help="0: none")
+    arguments = parser.parse_args()
+    path, limit = arguments.input or NCI, arguments.limit
+    results = {"featuriser": featuriser(path, limit if arguments.input else limit or 200)}
+    if arguments.sdf:
+        results["sdf_to_shard"] = sdf_to_shard(arguments.sdf, limit)
+    if arguments.conformers:
+        results["conformer_scaling"] = conformer_scaling(arguments.conformers)
+    print(json.dumps({"torch": torch.__version__, **results}, indent=1))
+
+
+if __name__ == "__main__":
+    report_errors(main)

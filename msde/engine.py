@@ -1,0 +1,41 @@
+"""Joining the other ranks and building the DeepSpeed engine."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+
+from msde.model import MoleculeSDE, parameter_groups
+
+
+def start_process_group(timeout: float) -> None:
+    """Join the other ranks, which `ranks.map_environment` knows of.
+
+    Args:
+        timeout: seconds that the ranks wait for each other.
+    """
+    # Before the first collective: DeepSpeed itself chooses the device only with the engine.
+    get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(
+        get_accelerator().communication_backend_name(),
+        verbose=False,
+        timeout=datetime.timedelta(seconds=timeout),
+    )
+
+
+def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
+    """Build Adam with its four groups and the engine around model and optimizer."""
+    optim = model.config.optim
+    optimizer = torch.optim.Adam(
+        parameter_groups(model),
+        betas=(optim.beta1, optim.beta2),
+        weight_decay=optim.weight_decay,
+        fused=get_accelerator().device_name() == "cuda",
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+    return engine

@@ -1,0 +1,105 @@
+"""Which of how many processes this is: every launcher's environment mapped to one."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+
+from msde.errors import MsdeError
+
+# launcher -> its names of rank, local rank, number of ranks, number of ranks on this machine
+_LAUNCHERS = {
+    "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
+    "mpirun": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    "mpiexec": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", "MPI_LOCALNRANKS"),
+}
+
+
+def map_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
+    deepspeed and torchrun set them themselves; srun and mpirun have names of their own. A process
+    that was started alone is the only rank.
+
+    Raises:
+        MsdeError: there are several ranks, and it is not known where they meet.
+    """
+    if "RANK" in environment:
+        return {}
+    for launcher, names in _LAUNCHERS.items():
+        rank, local_rank, world_size, local_size = (environment.get(name) for name in names)
+        if world_size is None or int(world_size) == 1:
+            continue
+        if rank is None or local_rank is None:
+            raise _unknown_rank(names[2], world_size)
+        return {
+            "RANK": rank,
+            "LOCAL_RANK": local_rank,
+            "WORLD_SIZE": world_size,
+            "LOCAL_WORLD_SIZE": (local_size or "1").partition("(")[0].partition(",")[0],
+            **_meeting_place(environment, launcher),
+        }
+    if int(environment.get("WORLD_SIZE") or 1) > 1:
+        raise _unknown_rank("WORLD_SIZE", environment["WORLD_SIZE"])
+    return {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+
+
+def _unknown_rank(name: str, world_size: str) -> MsdeError:
+    return MsdeError(
+        f"{name} is {world_size} but RANK is not set: use the deepspeed launcher, torchrun or "
+        "srun, which set it"
+    )
+
+
+def _meeting_place(environment: Mapping[str, str], launcher: str) -> dict[str, str]:
+    """Return where the ranks find each other: what is set, else what SLURM tells of the job."""
+    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    nodes, job = environment.get("SLURM_STEP_NODELIST"), environment.get("SLURM_JOB_ID")
+    if address is None and nodes:
+        address = first_host(nodes)
+    if port is None and job:
+        port = str(20_000 + int(job) % 20_000)
+    if address is None or port is None:
+        raise MsdeError(
+            f"{launcher} does not say where the ranks meet; set MASTER_ADDR to the first node and "
+            "MASTER_PORT to a free port"
+        )
+    return {"MASTER_ADDR": address, "MASTER_PORT": port}
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of a SLURM list such as node[003-005,9],other."""
+    found = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\])?([^\[,]*)", nodes)
+    if found is None:
+        raise MsdeError(f"SLURM_STEP_NODELIST {nodes!r} cannot be read; set MASTER_ADDR")
+    return "".join(part or "" for part in found.groups())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rank() -> int:
+    """Return the number of this process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

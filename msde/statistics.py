@@ -1,0 +1,78 @@
+"""BatchNorm's running statistics, the same on all ranks and for any number of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningStatistics:
+    """Applies a step's slots to the running statistics, in the order of the slots, as one process
+    would: r <- (1 - m) r + m s for the statistics s of each.
+
+    While a slot is in its forward pass the layers' momentum is one, so that they leave the slot's
+    own statistics in their buffers; at all other times the buffers hold the running ones.
+    """
+
+    def __init__(self, module: nn.Module, slots_per_step: int) -> None:
+        """Take over the layers of a module."""
+        self._norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
+        (self._momentum,) = {float(norm.momentum or 0) for norm in self._norms}  # all the same
+        for norm in self._norms:
+            norm.momentum = 1.0
+        self._buffers: list[Tensor] = [
+            norm.get_buffer(name)
+            for norm in self._norms
+            for name in ("running_mean", "running_var")
+        ]
+        self._counters = [norm.get_buffer("num_batches_tracked") for norm in self._norms]
+        self._slots_per_step = slots_per_step
+        self._running = self._flat()
+        self._sum = torch.zeros_like(self._running, dtype=torch.float64)
+        self._batches = [counter.clone() for counter in self._counters]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the statistics are."""
+        return self._running.device
+
+    def _flat(self) -> Tensor:
+        return torch.cat([buffer.flatten() for buffer in self._buffers])
+
+    def _fill(self, flat: Tensor) -> None:
+        for buffer, values in zip(
+            self._buffers, flat.split([b.numel() for b in self._buffers]), strict=True
+        ):
+            # By way of `data`: autograd has saved the buffers of a training forward, and would
+            # refuse its backward, which does not use them.
+            buffer.data.copy_(values)
+
+    @torch.no_grad()
+    def collect(self, slot: int) -> None:
+        """Take in the statistics of a slot, by its number in the step, after its forward pass."""
+        share = self._momentum * (1 - self._momentum) ** (self._slots_per_step - 1 - slot)
+        self._sum += share * self._flat().double()
+        self._restore()
+
+    def _restore(self) -> None:
+        self._fill(self._running)
+        for counter, batches in zip(self._counters, self._batches, strict=True):
+            counter.copy_(batches)
+
+    def take_sum(self) -> Tensor:
+        """Return this rank's share of the step's sum, to be added up over ranks; start anew."""
+        taken, self._sum = self._sum, torch.zeros_like(self._sum)
+        return taken
+
+    @torch.no_grad()
+    def commit(self, total: Tensor) -> None:
+        """Take the step's slots in, given the sum over ranks."""
+        kept = (1 - self._momentum) ** self._slots_per_step
+        self._running = (kept * self._running.double() + total).to(self._running.dtype)
+        self._batches = [batches + self._slots_per_step for batches in self._batches]
+        self._restore()
+
+    def reload(self) -> None:
+        """Start from the buffers as a checkpoint has left them."""
+        self._running = self._flat()
+        self._batches = [counter.clone() for counter in self._counters]

@@ -1,0 +1,168 @@
+"""launch/pretrain.py with something going wrong in the middle.
+
+The environment variable HARM says what: a JSON object {"what": ..., "step": N, "rank": R}. Steps
+are those of the run, so that a resumed run meets the same harm in the same step.
+"""
+
+import hashlib
+import io
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+from msde import cpu
+
+cpu.prepare()  # before torch's threads
+
+import torch  # noqa: E402
+from deepspeed.utils import safe_get_full_optimizer_state  # noqa: E402
+
+from msde import checkpoint, train  # noqa: E402
+
+harm = json.loads(os.environ["HARM"])
+mine = harm.get("rank", 0) in (int(os.environ.get("RANK", "0")), "all")
+now, run = 0, None  # the step being made, and whose it is
+
+
+def due():
+    return mine and now >= harm["step"] and now < harm["step"] + harm.get("steps", 1)
+
+
+def before_each_step(function):
+    """Call a function with the batches of each step's slots before they are trained on."""
+    take_step = train.Run.take_step
+
+    def taking(self, slots, sums):
+        global now, run
+        now, run = self.step + 1, self
+        function(slots)
+        return take_step(self, slots, sums)
+
+    train.Run.take_step = taking
+
+
+def nothing(slots):
+    pass
+
+
+def nan_position(slots):
+    if due():
+        slots[0].pos[0, 0] = float("nan")
+
+
+def far_positions(slots):
+    if due():
+        slots[0].pos.mul_(harm["factor"])
+
+
+def hang(slots):
+    if due():
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def die(slots):
+    if due():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminate(slots):
+    if due():
+        os.kill(os.getpid(), getattr(signal, harm.get("signal", "SIGTERM")))
+
+
+def wait(slots):
+    """Tell of the step, and give the test time to do something about it."""
+    if due():
+        Path(harm["flag"]).write_text("reached")
+        time.sleep(harm.get("seconds", 2))
+
+
+def slow(slots):
+    """Leave whoever does harm from outside the time to hit a certain step."""
+    time.sleep(harm["seconds"])
+
+
+def out_of_memory(slots):
+    if due():
+
+        def fail(*arguments):
+            raise torch.OutOfMemoryError("no memory")
+
+        train.MoleculeSDE.forward = fail
+
+
+def record(slots):
+    """Write down what each slot of each step is."""
+    with open(harm["file"] + os.environ["RANK"], "a") as file:
+        for slot in slots:
+            digest = hashlib.sha256(slot.pos.numpy().tobytes() + slot.uid.numpy().tobytes())
+            row = [now, slot.slot, slot.weight, list(map(int, slot.key)), digest.hexdigest()]
+            file.write(json.dumps(row) + "\n")
+
+
+def dump(slots):
+    """Write down what the optimizer and BatchNorm hold before the step; on every rank."""
+    if not due():
+        return
+    module, optimizer = run.engine.module, run.engine.optimizer
+    moments = {}
+    for name, parameter in module.named_parameters():
+        for key in ("exp_avg", "exp_avg_sq"):
+            if not parameter.requires_grad:
+                continue
+            if run.engine.zero_optimization():
+                value = safe_get_full_optimizer_state(parameter, key)
+            else:
+                value = optimizer.state[parameter][key]
+            moments[f"{name}.{key}"] = value.detach().clone()
+    keys = ("name", "lr", "betas", "weight_decay", "eps")
+    groups = [{key: group.get(key) for key in keys} for group in optimizer.param_groups]
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    found = {"moments": moments, "groups": groups, "buffers": buffers}
+    torch_save(found, harm["file"] + os.environ["RANK"])
+
+
+make_model, torch_save, make_room = train.make_model, torch.save, checkpoint.make_room
+
+
+def make_model_with_hook(*arguments):
+    """Make one weight's gradient infinite."""
+    model = make_model(*arguments)
+    weight = next(p for p in model.parameters() if p.requires_grad)
+    weight.register_hook(lambda gradient: gradient * float("inf") if due() else gradient)
+    return model
+
+
+def save_half_and_die(value, path, *arguments, **options):
+    """Die while the state of the step is being written."""
+    if not due():
+        return torch_save(value, path, *arguments, **options)
+    whole = io.BytesIO()
+    torch_save(value, whole)
+    Path(path).write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_room_and_fill(root, *arguments):
+    """Let another program fill the disk once there was found to be room for a checkpoint."""
+    make_room(root, *arguments)
+    if due():
+        with open(root.parent / "filler", "wb") as file:
+            status = os.statvfs(root)
+            file.write(bytes(status.f_bavail * status.f_frsize - 100_000))
+
+
+what = harm["what"]
+if what == "infinite_gradient":
+    train.make_model = make_model_with_hook
+if what == "die_in_save":
+    torch.save = save_half_and_die
+if what == "fill_disk":
+    checkpoint.make_room = make_room_and_fill
+before_each_step(globals().get(what, nothing))
+sys.argv[0] = str(Path(__file__).parent.parent.parent / "launch/pretrain.py")
+runpy.run_path(sys.argv[0], run_name="__main__")
