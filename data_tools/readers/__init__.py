@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,3 +192,14 @@ def open_bytes(path: Path) -> BinaryIO:
 def source_name(path: Path) -> str:
     """Return the name by which a file's molecules are known, the same with and without .gz."""
     return path.name.removesuffix(".gz")
+
+
+def load_pickle(data: bytes) -> dict[str, Any]:
+    """Load a pickled dict; callers have called `check_trusted`."""
+    try:
+        loaded = pickle.loads(data)
+    except Exception as error:  # a pickle can raise anything
+        raise MoleculeError(f"cannot be unpickled: {type(error).__name__}") from error
+    if not isinstance(loaded, dict):
+        raise MoleculeError(f"is a {type(loaded).__name__}, expected a dict")
+    return loaded

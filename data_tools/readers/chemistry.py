@@ -71,7 +71,7 @@ def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
     if implied == present:
         return
     # Hydrogens that RDKit does not remove, as those of an imine, do not make it some of them.
-    if keep_hydrogens or present:
+    if keep_hydrogens or present or mol.GetNumHeavyAtoms() == 0:
         raise MoleculeError("the geometry lacks hydrogens that its bonds imply")
 
 

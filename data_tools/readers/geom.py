@@ -12,7 +12,6 @@ energies and weights of single conformers have no place in a record.
 from __future__ import annotations
 
 import math
-import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from . import (
     RawMolecule,
     check_trusted,
     content,
+    load_pickle,
     needs,
     open_bytes,
     source_name,
@@ -112,7 +112,7 @@ def parse(raw: RawMolecule, options: Options) -> Parsed:
     else:
         path, data = payload
         check_trusted(sys.modules[__name__], [path], options)
-        known = _load(data)
+        known = load_pickle(data)
         y = _values(known, _labels(options))
         mol, dropped = _from_mols(known)
     if not options.keep_radicals:
@@ -182,17 +182,6 @@ def _atoms(known: Any) -> np.ndarray:
     if atoms.ndim != 3 or atoms.shape[0] == 0 or atoms.shape[2] != 4:
         raise MoleculeError("no conformers with rows of atomic number and position")
     return atoms
-
-
-def _load(data: bytes) -> dict[str, Any]:
-    """Load one pickle; callers have made sure that it is trusted."""
-    try:
-        known = pickle.loads(data)
-    except Exception as error:  # a pickle can raise anything
-        raise MoleculeError(f"cannot be unpickled: {type(error).__name__}") from error
-    if not isinstance(known, dict):
-        raise MoleculeError(f"is a {type(known).__name__}, expected a dict")
-    return known
 
 
 def _labels(options: Options) -> tuple[Label, ...]:

@@ -42,7 +42,7 @@ from . import (
     source_name,
 )
 from .chemistry import check_complete, check_radicals, merge_conformers
-from .tables import SAMPLE, labels_from, number
+from .tables import SAMPLE, is_number, labels_from
 
 KEEP_HYDROGENS = False
 CHUNK = 1 << 20  # bytes read at a time
@@ -153,7 +153,7 @@ def find_labels(path: Path, options: Options) -> tuple[Label, ...]:
     with open_bytes(path) as file:
         for _, block in itertools.islice(records(file, path), SAMPLE):
             for name, text in PROPERTY.findall(_tail(block)):
-                found[name] = found.get(name, True) and _is_number(text)
+                found[name] = found.get(name, True) and is_number(text)
     if chosen is None:
         return tuple(Label(name) for name, numeric in found.items() if numeric)
     absent = [label.name for label in chosen if label.name not in found]
@@ -223,11 +223,3 @@ def _tail(block: str) -> str:
 def _text(piece: bytes) -> str:
     """Return a record without the rest of the separator's line that stands before it."""
     return piece.partition(b"\n")[2].decode("utf-8", "replace")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        number(text)
-    except ValueError:
-        return False
-    return True

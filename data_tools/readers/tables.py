@@ -57,7 +57,7 @@ def labels_from(texts: list[str], labels: tuple[Label, ...]) -> tuple[float, ...
     try:
         return tuple([number(text) for text in texts])
     except ValueError:
-        bad = next(i for i, text in enumerate(texts) if not _is_number(text))
+        bad = next(i for i, text in enumerate(texts) if not is_number(text))
         reason = f"label {labels[bad].name} is not a number: {texts[bad][:40]!r}"
         raise MoleculeError(reason) from None
 
@@ -108,7 +108,7 @@ def layout(path: Path, options: Options, delimiter: str) -> Layout:
         if header
         and place not in (smiles, name)
         and title.lower() not in NUMBERING
-        and all(_is_number(cells[place]) for cells in body if place < len(cells))
+        and all(is_number(cells[place]) for cells in body if place < len(cells))
     )
     return Layout(header, smiles, name, tuple(Label(first[p]) for p in places), places)
 
@@ -161,7 +161,8 @@ def _column(path: Path, names: dict[str, int], wanted: str) -> int:
     return names[wanted]
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number, or blank."""
     try:
         number(text)
     except ValueError:

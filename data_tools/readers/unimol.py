@@ -7,11 +7,9 @@ conformers for their authors, but they come from the file. Pickles are loaded if
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rdkit import Chem
@@ -27,6 +25,7 @@ from . import (
     RawMolecule,
     check_trusted,
     content,
+    load_pickle,
     same_for_all,
     source_name,
 )
@@ -67,7 +66,7 @@ def parse(raw: RawMolecule, options: Options) -> Parsed:
     """Load the pickle and put its conformers on the molecule of its SMILES."""
     value, labelled, path = content(raw)
     check_trusted(sys.modules[__name__], [path], options)
-    entry = _load(value)
+    entry = load_pickle(value)
     try:
         symbols = [str(symbol) for symbol in entry["atoms"]]
         smiles = str(entry["smi"])
@@ -87,23 +86,12 @@ def parse(raw: RawMolecule, options: Options) -> Parsed:
     return Parsed(mol if keep_hydrogens else remove_hydrogens(mol)[0], y)
 
 
-def _load(value: bytes) -> dict[str, Any]:
-    """Load one pickle; callers have made sure that it is trusted."""
-    try:
-        entry = pickle.loads(value)
-    except Exception as error:  # a pickle can raise anything
-        raise MoleculeError(f"cannot be unpickled: {type(error).__name__}") from error
-    if not isinstance(entry, dict):
-        raise MoleculeError(f"is a {type(entry).__name__}, expected a dict")
-    return entry
-
-
 def _labels(path: Path, options: Options) -> tuple[Label, ...]:
     value = first_value(path)
     if not value:
         return ()
     try:
-        count = np.size(_load(value).get("target", ()))
+        count = np.size(load_pickle(value).get("target", ()))
     except MoleculeError as error:
         raise MsdeError(f"{path}: its first record {error}") from error
     names = ["target"] if count == 1 else [f"target_{place}" for place in range(count)]

@@ -35,7 +35,7 @@ from . import (
     source_name,
 )
 from .perception import parsed_geometry, perceive
-from .tables import labels_from, number
+from .tables import is_number, labels_from
 
 KEEP_HYDROGENS = True
 SAMPLE = 100  # frames that decide which keys are labels
@@ -137,7 +137,8 @@ def _labels(path: Path, options: Options) -> tuple[Label, ...]:
     return tuple(
         Label(name)
         for name in names
-        if name.lower() not in NO_LABELS and all(_is_number(info.get(name, "?")) for info in infos)
+        if name.lower() not in NO_LABELS
+        and all(info.get(name) and is_number(info[name]) for info in infos)
     )
 
 
@@ -178,11 +179,3 @@ def _atomic_number(symbol: str) -> int:
     if symbol.isdigit():
         return int(symbol)
     return Chem.GetPeriodicTable().GetAtomicNumber(symbol.capitalize())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        number(text)
-    except ValueError:
-        return False
-    return bool(text)
