@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msde import engine_config, ranks
 from msde.config import PRESETS, Config, make_config, to_dict
-from msde.errors import MsdeError, OneLineParser, report_errors
+from msde.errors import MsdeError, OneLineParser, Problems, report_errors
 from msde.orphans import Launcher
 
 SHORTEST = "deepspeed launch/pretrain.py --data DIR --output DIR"
@@ -73,6 +73,17 @@ def resolve(arguments: argparse.Namespace) -> Config:
     return make_config(arguments.preset, arguments.config, arguments.overrides, over)
 
 
+def check_data(data: list[str]) -> None:
+    """Check that there are data, before any model is built; staging comes later."""
+    from msde.plan import open_data
+
+    problems = Problems()
+    for item in data:
+        with problems.noted():
+            open_data([item])
+    problems.tell()
+
+
 def dry_run(
     config: Config, ds_config: dict, arguments: argparse.Namespace, world_size: int
 ) -> None:
@@ -100,20 +111,27 @@ def main() -> None:
     launcher = Launcher()
     arguments = parse(sys.argv[1:])
     os.environ.update(ranks.map_environment(os.environ))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stacks when a rank is gone
     rank, world_size = ranks.rank(), ranks.world_size()
     if arguments.save_every is not None:
         arguments.overrides.append(f"run.save_every={arguments.save_every}")
     from msde import cpu
 
     cpu.prepare()
-    config = resolve(arguments)
+    problems = Problems()
+    with problems.noted():
+        config = resolve(arguments)
     import torch
 
     on_gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     chosen = arguments.deepspeed_config
     ds_path = chosen or engine_config.shipped_config("zero1" if on_gpu else "cpu_debug")
-    ds_config = engine_config.load(ds_path, world_size)
+    with problems.noted():
+        ds_config = engine_config.load(ds_path, world_size)
+    with problems.noted():
+        check_data(arguments.data)
+    problems.tell()
     if arguments.dry_run:
         if rank == 0:
             dry_run(config, ds_config, arguments, world_size)

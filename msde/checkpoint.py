@@ -221,10 +221,12 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path, universal: bool) -> No
     if universal:
         source = folder.with_name(f".{folder.name}.universal")
         on_first_rank(lambda: _convert(folder, source))
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in engine.optimizer.param_groups]
     loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name)
     if loaded is None:
         raise NoCheckpoint(f"DeepSpeed could not load {folder}")
     if universal:
+        _repair(engine.optimizer, groups)
         state = load_file(folder / "model.safetensors")
         _load_what_is_not_trained(engine.module, state)
         _insist_on(engine.module, state, folder)
@@ -243,6 +245,19 @@ def _convert(folder: Path, to: Path) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise NoCheckpoint(f"{folder} cannot be converted for another number of ranks: {last}")
     log.info("%s converted for another number of ranks", folder)
+
+
+def _repair(optimizer: Any, groups: list[dict[str, Any]]) -> None:
+    """Give every group its own settings, and every part of the weights its own count of steps.
+
+    DeepSpeed 0.19.8 loads converted checkpoints of ZeRO-3 with the settings of the first group for
+    all of them, and with one count for all parts, which Adam counts up once for each.
+    """
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group.update(own)
+    for state in getattr(optimizer, "optimizer", optimizer).state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
 
 
 @torch.no_grad()

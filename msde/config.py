@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from msde.errors import MsdeError
+from msde.errors import MsdeError, Problems, insist
 from msde.presets import PRESETS
 
 
@@ -204,17 +204,21 @@ def make_config(
     """
     if preset not in PRESETS:
         raise MsdeError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    config = Config()
+    config, problems = Config(), Problems()
     for layer in [*PRESETS[preset], over or {}]:
         _apply(config, layer, f"preset {preset}")
-    if file is not None:
-        _apply(config, read_json(file), str(file))
+    with problems.noted():
+        if file is not None:
+            _apply(config, read_json(file), str(file))
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise MsdeError(f"override {override!r} is not of the form key=value")
-        _set(config, key, _parse(text), "command line")
-    _check(config)
+        with problems.noted():
+            key, equals, text = override.partition("=")
+            if not equals:
+                raise MsdeError(f"override {override!r} is not of the form key=value")
+            _set(config, key, _parse(text), "command line")
+    with problems.noted():
+        _check(config)
+    problems.tell()
     return config
 
 
@@ -266,11 +270,14 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _apply(config: Config, values: dict[str, Any], where: str, prefix: str = "") -> None:
+    problems = Problems()
     for key, value in values.items():
-        if isinstance(value, dict):
-            _apply(config, value, where, f"{prefix}{key}.")
-        else:
-            _set(config, f"{prefix}{key}", value, where)
+        with problems.noted():
+            if isinstance(value, dict):
+                _apply(config, value, where, f"{prefix}{key}.")
+            else:
+                _set(config, f"{prefix}{key}", value, where)
+    problems.tell()
 
 
 def _set(config: Config, key: str, value: Any, where: str) -> None:
@@ -312,18 +319,13 @@ def _convert(value: Any, expected: Any, where: str) -> Any:
 
 
 def _check(config: Config) -> None:
-    """Check what must hold between values.
-
-    Raises:
-        MsdeError: naming the first rule that is broken.
-    """
+    """Check what must hold between values; an MsdeError names the rules that are broken."""
     rules: dict[str, bool] = {}
     for key, size in leaves(config.model, "model.").items():
         if type(size) is int:
             least = 0 if key.endswith("time_dim") else 1
             rules[f"{key} must be at least {least}"] = size >= least
-    if not all(rules.values()):
-        raise MsdeError(next(rule for rule, holds in rules.items() if not holds))
+    insist(rules)  # before they are divided by
     rules |= _data_rules(config.data) | _run_rules(config.run, config.optim)
     rules |= {
         "loss.num_timesteps must be positive": config.loss.num_timesteps > 0,
@@ -352,9 +354,7 @@ def _check(config: Config) -> None:
             f"model.{name}.input_spread must be positive": spread is None or spread > 0,
             f"model.{name}.time_dim must be even": score.time_dim % 2 == 0,
         }
-    for rule, holds in rules.items():
-        if not holds:
-            raise MsdeError(rule)
+    insist(rules)
 
 
 def _data_rules(data: DataConfig) -> dict[str, bool]:

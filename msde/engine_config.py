@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from msde.config import nearest, read_json
-from msde.errors import MsdeError
+from msde.errors import Problems
 
 # What this project decides elsewhere; the same fact must not stand in two places.
 _OURS = {
@@ -41,38 +41,41 @@ def load(path: Path, world_size: int) -> dict[str, Any]:
     """
     values = read_json(path)
     known = json.loads((resources.files("msde") / "deepspeed_keys.json").read_text())
-    _check_keys(values, known, str(path))
+    problems = Problems()
+    _check_keys(values, known, str(path), problems)
     for section, reason in _BROKEN.items():
-        if values.get(section, {}).get("enabled"):
-            raise MsdeError(f"{path}: {section}.enabled cannot be used: {reason}")
+        if (values.get(section) or {}).get("enabled"):
+            problems.add(f"{path}: {section}.enabled cannot be used: {reason}")
     slots = values.get("train_batch_size", "auto")
     accumulation = values.get("gradient_accumulation_steps", "auto")
     if accumulation != "auto" and (type(accumulation) is not int or accumulation < 1):
-        raise MsdeError(
+        problems.add(
             f"{path}: gradient_accumulation_steps is {accumulation!r}, expected a positive number "
             "or 'auto'"
         )
+        accumulation = "auto"
     if slots == "auto":
         slots = world_size * (1 if accumulation == "auto" else accumulation)
-    if not isinstance(slots, int) or slots < 1:
-        raise MsdeError(f"{path}: train_batch_size is {slots!r}, expected a positive number")
-    if slots % world_size:
-        raise MsdeError(
+    if type(slots) is not int or slots < 1:
+        problems.add(f"{path}: train_batch_size is {slots!r}, expected a positive number")
+    elif slots % world_size:
+        problems.add(
             f"{path}: train_batch_size is {slots} slots, which {world_size} ranks cannot share "
             f"evenly; use a multiple of {world_size}"
         )
-    if zero_stage(values) not in (0, 1, 2, 3):
-        raise MsdeError(f"{path}: zero_optimization.stage is {zero_stage(values)}, expected 0 to 3")
-    if accumulation not in ("auto", slots // world_size):
-        raise MsdeError(
+    elif accumulation not in ("auto", slots // world_size):
+        problems.add(
             f"{path}: gradient_accumulation_steps is {accumulation}, but {slots} slots "
             f"(train_batch_size) on {world_size} ranks need {slots // world_size}; write 'auto'"
         )
+    if zero_stage(values) not in (0, 1, 2, 3):
+        problems.add(f"{path}: zero_optimization.stage is {zero_stage(values)}, expected 0 to 3")
     if values.get("train_micro_batch_size_per_gpu", 1) not in (1, "auto"):
-        raise MsdeError(
+        problems.add(
             f"{path}: train_micro_batch_size_per_gpu must be 1, because a forward pass takes one "
             "slot; the size of a slot is data.molecules_per_slot"
         )
+    problems.tell()
     # DeepSpeed would clip at 1.0 where nothing is said.
     return (
         {"gradient_clipping": 0.0}
@@ -90,13 +93,16 @@ def zero_stage(values: dict[str, Any]) -> int:
     return values.get("zero_optimization", {}).get("stage", 0)
 
 
-def _check_keys(values: dict[str, Any], known: dict[str, Any], where: str) -> None:
+def _check_keys(
+    values: dict[str, Any], known: dict[str, Any], where: str, problems: Problems
+) -> None:
     for key, value in values.items():
         if key in _OURS:
-            raise MsdeError(f"{where}: {key!r} does not belong here: {_OURS[key]}")
-        if key not in known:
-            raise MsdeError(f"{where}: unknown key {key!r}{nearest(key, known)}")
-        if known[key] and not isinstance(value, dict):
-            raise MsdeError(f"{where}: {key} is {value!r}, expected a JSON object")
-        if known[key]:
-            _check_keys(value, known[key], f"{where}: {key}")
+            problems.add(f"{where}: {key!r} does not belong here: {_OURS[key]}")
+        elif key not in known:
+            problems.add(f"{where}: unknown key {key!r}{nearest(key, known)}")
+        elif known[key] and not isinstance(value, dict):
+            problems.add(f"{where}: {key} is {value!r}, expected a JSON object")
+            problems.tell()  # nothing below can be looked at
+        elif known[key]:
+            _check_keys(value, known[key], f"{where}: {key}", problems)

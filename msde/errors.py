@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 
@@ -14,6 +15,7 @@ class MsdeError(Exception):
     """Something the user can mend; the message says what was found, expected and to do."""
 
     exit_code = 2
+    several: list[MsdeError]  # only of errors that stand for others
     at_once = False  # whether it must be told, and the process end, without waiting for anything
 
 
@@ -37,6 +39,48 @@ class NoCheckpoint(MsdeError):
     """No checkpoint to resume from although one is required."""
 
     exit_code = 3
+
+
+class Problems:
+    """Collects mistakes, so that whoever made them sees them all at once."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.found: list[MsdeError] = []
+
+    def add(self, message: str) -> None:
+        """Note a mistake."""
+        self.found.append(MsdeError(message))
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep the MsdeError that is raised inside for later."""
+        try:
+            yield
+        except MsdeError as error:
+            self.found.extend(getattr(error, "several", [error]))
+
+    def tell(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            MsdeError: it, where it is one, or one that names them all.
+        """
+        if len(self.found) > 1:
+            lines = "".join(f"\n  {error}" for error in self.found)
+            error = MsdeError(f"{len(self.found)} problems:{lines}")
+            error.several = self.found
+            raise error
+        for error in self.found:
+            raise error
+
+
+def insist(rules: dict[str, bool]) -> None:
+    """Raise an MsdeError that names all rules that do not hold."""
+    problems = Problems()
+    for rule in (rule for rule, holds in rules.items() if not holds):
+        problems.add(rule)
+    problems.tell()
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -15,6 +15,7 @@ log = logging.getLogger("msde")
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # SIGUSR1 is NCCL's
 STOP, PREEMPTED, DONE = "STOP", "PREEMPTED", "DONE"
+LAUNCHER_GONE = "the launcher is gone"
 
 
 class StopRequest:

@@ -131,6 +131,7 @@ class Run:
         elif config.run.ema_decay:
             self.ema = ExponentialMovingAverage(self.engine, config.run.ema_decay)
         self.saved = self.step
+        self.checkpoint_time: dict[str, float] = {}  # of the last one
         self.guard = StepGuard(
             self.engine,
             ds_config["train_batch_size"],
@@ -254,6 +255,7 @@ class Run:
         """
         if self.saved == self.step:
             return
+        began = time.perf_counter()
         if self.monitor is not None:
             self.monitor.sync()
         facts = {
@@ -270,6 +272,7 @@ class Run:
         if self.rank == 0:
             run = self.config.run
             snapshots.prune(self.checkpoints, run.keep_last, run.keep_every)
+        self.checkpoint_time = {"time/checkpoint_s": time.perf_counter() - began}
 
     def finish(self, stopped: bool) -> None:
         """Leave DONE or PREEMPTED behind, close the files and part from the other ranks."""
@@ -278,6 +281,8 @@ class Run:
         if self.monitor is not None:
             self.monitor.close()
             if stopped:
+                if self.watchdog.orphaned:
+                    self.stop.ask(preemption.LAUNCHER_GONE)
                 self.stop.fulfil(self.step)
             else:
                 log.info("finished\n%s", summary(self.output))
@@ -332,7 +337,7 @@ def _train(run: Run, profile_steps: int) -> None:
     if run.validation_due:
         stop = run.validate()
     steps = iter(stream)
-    since = time.perf_counter()
+    since, reported = time.perf_counter(), run.step
     with profiled(run.output / "profile", profile_steps, run.rank) as profile:
         while run.step < total_steps and not stop:
             factor = learning_rate_factor(run.step, total_steps, config.optim)
@@ -352,12 +357,14 @@ def _train(run: Run, profile_steps: int) -> None:
                 row = named_scalars(means) if molecules else {}
                 row["throughput/molecules_per_s"] = molecules / seconds
                 row["time/data_wait_share"] = waited / seconds
+                row["time/step_s"] = seconds / (run.step - reported)
+                row |= run.checkpoint_time
                 row |= {f"optim/lr/{g['name']}": g["lr"] for g in engine.optimizer.param_groups}
                 row["optim/steps_left_out"] = engine.skipped_steps
                 row["data/epoch"] = stream.epochs_done
                 row["memory/peak_mb"] = peak_memory_mb()
                 run.report(row)
-                since, waited = time.perf_counter(), 0.0
+                since, waited, reported = time.perf_counter(), 0.0, run.step
             if validating or saving:
                 paused = time.perf_counter()
                 if validating:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from msde import ranks
 from msde.errors import MsdeError
 from msde.orphans import Launcher
-from msde.preemption import StopRequest
+from msde.preemption import LAUNCHER_GONE, StopRequest
 
 BEAT = 1.0  # seconds between two signs of life
 SILENT = 3.5  # seconds without one after which a rank counts as silent
@@ -88,6 +88,11 @@ class Watchdog:
         """Note that this rank has come a step further."""
         self._limit, self._last, self._stalled = self._timeout, time.monotonic(), None
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher is gone."""
+        return self._launcher.gone
+
     def stop(self) -> None:
         """Watch no more."""
         self._stopped.set()
@@ -125,9 +130,9 @@ class Watchdog:
             now = time.monotonic()
             if self._orphan_since is None and self._launcher.gone:
                 self._orphan_since = now
-                self._stop_request.ask("the launcher is gone")
+                self._stop_request.ask(LAUNCHER_GONE)
             if self._orphan_since is not None and now - self._orphan_since > GRACE:
-                _leave("the launcher is gone")
+                _leave(LAUNCHER_GONE)
             quiet = now - self._last
             if quiet > self._limit - SILENT and self._stalled is None and self._store is not None:
                 self._stalled = (now, self._signs())

@@ -374,7 +374,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(on_ranks, tmp_path, stage, b
     for name, moment in was["moments"].items():
         assert torch.equal(moment, now["moments"][name]), name
     assert any(moment.any() for moment in was["moments"].values())
-    assert was["groups"] == now["groups"]
+    assert was["groups"] == now["groups"] and was["counts"] == now["counts"] == [4.0]
     rates = {group["name"]: group["lr"] for group in now["groups"]}
     assert rates == pytest.approx(
         {"encoder_2d": 5e-7, "encoder_3d": 1e-7, "score_2d_to_3d": 1e-6, "score_3d_to_2d": 1e-7}
@@ -395,14 +395,16 @@ def test_running_statistics_are_the_same_on_all_ranks_and_numbers_of_them(on_ran
     assert names
     for name in names:
         assert torch.equal(first["buffers"][name], second["buffers"][name]), name
-        assert torch.allclose(first["buffers"][name], single["buffers"][name], rtol=1e-5), name
+        assert torch.allclose(
+            first["buffers"][name], single["buffers"][name], rtol=1e-5, atol=1e-7
+        ), name
     assert losses(together / "run") == pytest.approx(losses(alone / "run"), rel=1e-6)
     states = [
         load_file(folder / "run/checkpoints/step-000000024/model.safetensors")
         for folder in (alone, together)
     ]
     for name in names:
-        assert torch.allclose(states[0][name], states[1][name], rtol=1e-5, atol=1e-7), name
+        assert torch.allclose(states[0][name], states[1][name], rtol=1e-4, atol=1e-6), name
 
 
 def test_events_of_steps_that_are_made_again_are_told_once(common, tmp_path):

@@ -269,7 +269,8 @@ class Interpolation:
         Position p lies between the rows floor(p) + 1 and floor(p) + 2: the first row stands at -1.
         Where `keep`, (num_points,), is false the result is zero.
         """
-        first = position.floor().clamp(0, num_rows - 4)  # (num_points,)
+        # What is not a number must not become a row; its weights stay what they are.
+        first = position.nan_to_num().floor().clamp(0, num_rows - 4)  # (num_points,)
         s = position - first  # (num_points,) in [0, 1]
         weights = (
             -s * (s - 1) * (s - 2) / 6,

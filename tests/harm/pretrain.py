@@ -54,9 +54,9 @@ def nan_position(slots):
         slots[0].pos[0, 0] = float("nan")
 
 
-def far_positions(slots):
+def nan_positions(slots):
     if due():
-        slots[0].pos.mul_(harm["factor"])
+        slots[0].pos.fill_(float("nan"))
 
 
 def hang(slots):
@@ -109,6 +109,10 @@ def dump(slots):
     if not due():
         return
     module, optimizer = run.engine.module, run.engine.optimizer
+    if hasattr(optimizer, "_hp_optimizer_states_linked"):
+        # DeepSpeed links the states of all groups when only the first one has any.
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
     moments = {}
     for name, parameter in module.named_parameters():
         for key in ("exp_avg", "exp_avg_sq"):
@@ -122,7 +126,11 @@ def dump(slots):
     keys = ("name", "lr", "betas", "weight_decay", "eps")
     groups = [{key: group.get(key) for key in keys} for group in optimizer.param_groups]
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    found = {"moments": moments, "groups": groups, "buffers": buffers}
+    inner = getattr(optimizer, "optimizer", optimizer)
+    counts = [float(state["step"]) for state in inner.state.values() if "step" in state]
+    assert len({state["step"].data_ptr() for state in inner.state.values()}) == len(counts)
+    counts = sorted(set(counts))
+    found = {"moments": moments, "counts": counts, "groups": groups, "buffers": buffers}
     torch_save(found, harm["file"] + os.environ["RANK"])
 
 
@@ -134,6 +142,19 @@ def make_model_with_hook(*arguments):
     model = make_model(*arguments)
     weight = next(p for p in model.parameters() if p.requires_grad)
     weight.register_hook(lambda gradient: gradient * float("inf") if due() else gradient)
+    return model
+
+
+def make_model_that_leaps(*arguments):
+    """Multiply the losses of one rank's slots."""
+
+    def multiply(module, inputs, outputs):
+        loss, terms = outputs
+        factor = harm["factor"] if due() else 1.0
+        return loss * factor, terms | {"total": terms["total"] * factor}
+
+    model = make_model(*arguments)
+    model.register_forward_hook(multiply)
     return model
 
 
@@ -159,6 +180,8 @@ def make_room_and_fill(root, *arguments):
 what = harm["what"]
 if what == "infinite_gradient":
     train.make_model = make_model_with_hook
+if what == "leap":
+    train.make_model = make_model_that_leaps
 if what == "die_in_save":
     torch.save = save_half_and_die
 if what == "fill_disk":
