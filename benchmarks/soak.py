@@ -194,6 +194,12 @@ def last_step(output: Path) -> int:
     return int(found[-1]["step"]) if found else 0
 
 
+def inode(output: Path) -> int:
+    """Return what tells one file of metrics from another."""
+    path = output / "metrics.jsonl"
+    return path.stat().st_ino if path.exists() else 0
+
+
 def saved_step(output: Path) -> int:
     """Return the step of the newest checkpoint."""
     steps = [int(path.name[5:]) for path in (output / "checkpoints").glob("step-*")]
@@ -206,10 +212,11 @@ def disturb(nodes: Nodes, folder: Path, minutes: float, seed: int) -> list[dict]
     until = time.monotonic() + 60 * minutes
     left: list[str] = []
     while True:
-        started, before = time.monotonic(), saved_step(output)
+        started, before, file = time.monotonic(), saved_step(output), inode(output)
         job = Job(nodes, folder, output, "run.steps=1000000")
         try:
-            while last_step(output) <= before:
+            # A start replaces the file, without the rows of steps that are made again.
+            while inode(output) == file or last_step(output) <= before:
                 if time.monotonic() - started > 300:
                     raise SystemExit(f"no step within 300 s of a start; see {folder}")
                 time.sleep(0.1)

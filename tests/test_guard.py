@@ -80,6 +80,7 @@ def test_what_is_not_finite_reaches_nothing(shard_dir, tmp_path, stage, what):
     assert manifest(output, 4)["left_out_in_a_row"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_gives_up_after_some_steps_even_across_a_resume(shard_dir, tmp_path):
     output = tmp_path / "run"
     path = ds_config(tmp_path, 1, slots=2)
@@ -116,6 +117,7 @@ def test_a_leap_of_the_loss_is_left_out_by_all_ranks_and_again_on_resuming(shard
     assert manifest(output, 56)["mean_loss"] == manifest(whole, 56)["mean_loss"]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_explained(shard_dir, tmp_path):
     output = tmp_path / "run"
     path = ds_config(tmp_path, 0, slots=2)

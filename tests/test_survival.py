@@ -119,7 +119,7 @@ def by_file(output):
 @pytest.mark.parametrize(
     ("ask", "launched"),
     [
-        (by_one_rank, False),
+        pytest.param(by_one_rank, False, marks=pytest.mark.slow),
         (by_launcher, True),
         pytest.param(by_runner, True, marks=pytest.mark.slow),
         pytest.param(by_usr2, False, marks=pytest.mark.slow),
@@ -254,6 +254,7 @@ def test_runs_go_on_from_the_newest_undamaged_checkpoint_or_not_at_all(checkpoin
     assert read_rows(output) == rows and saved_steps(output) == [3, 4]
 
 
+@pytest.mark.slow
 def test_the_last_checkpoints_and_every_few_are_kept(common, tmp_path):
     output = tmp_path / "run"
     keeping = ["run.save_every=1", "run.keep_last=2", "run.keep_every=4", "run.steps=10"]
@@ -261,7 +262,8 @@ def test_the_last_checkpoints_and_every_few_are_kept(common, tmp_path):
     assert saved_steps(output) == [4, 8, 9, 10]
 
 
-@pytest.mark.parametrize("filled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("filled", [False, True])
 def test_a_full_disk_leaves_the_checkpoints_before(shard_dir, small_disk, tmp_path, filled):
     """There is no room from the start, or another program takes it in the meantime."""
     output = small_disk / "run"
@@ -407,6 +409,7 @@ def test_running_statistics_are_the_same_on_all_ranks_and_numbers_of_them(on_ran
         assert torch.allclose(states[0][name], states[1][name], rtol=1e-4, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_events_of_steps_that_are_made_again_are_told_once(common, tmp_path):
     """A molecule that spoils its step does so in a resumed run, too."""
     output = tmp_path / "run"
