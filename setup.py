@@ -58,6 +58,7 @@ setup(
             "ase>=3.24",
             "msgpack>=1.0",
             "distributed>=2024.1",
+            "matplotlib>=3.8",
         ],
         "plot": ["matplotlib>=3.8"],
         "dask": ["distributed>=2024.1"],
