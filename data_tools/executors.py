@@ -31,13 +31,14 @@ class Workers:
     count: int
 
 
-def _start_worker(main_process: int) -> None:
+def _start_worker() -> None:
     """Prepare a local worker: the main process decides when it ends, and takes it along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != main_process:
+    main_process = multiprocessing.parent_process()
+    if main_process is not None and not main_process.is_alive():
         os._exit(1)  # it was killed before this worker could ask to be taken along
 
 
@@ -70,7 +71,7 @@ def _local(processes: int) -> Iterator[Workers]:
         yield Workers(None, 1)
         return
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, initializer=_start_worker, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(processes, initializer=_start_worker)
     try:
         yield Workers(pool, processes)
         pool.shutdown()
