@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -14,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from msde.errors import MsdeError
+from msde.orphans import end_with_the_parent
 
 from .chunks import Converted, Task, convert_chunk, convert_elsewhere, unpack
 from .readers import RawMolecule
 
 AHEAD = 4  # chunks under way for each worker: none waits, and memory stays bounded
 CONNECT_SECONDS = 10  # that a cluster's scheduler may take to answer
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ def _start_worker() -> None:
     """Prepare a local worker: the main process decides when it ends, and takes it along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_the_parent(signal.SIGKILL)
     main_process = multiprocessing.parent_process()
     if main_process is not None and not main_process.is_alive():
         os._exit(1)  # it was killed before this worker could ask to be taken along

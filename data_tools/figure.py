@@ -13,7 +13,7 @@ from msde.files import full_disk_is_told, write_atomically
 if TYPE_CHECKING:
     from .describe import Statistics
 
-BLUE, GREY, INK = "#3b6ea8", "#c8ced6", "#333a44"
+BLUE, INK = "#3b6ea8", "#333a44"
 # One hue each for the most common kinds of bonds; distinct for readers who see few colours, too.
 HUES = ("#3b6ea8", "#d1762b", "#4f9d69", "#b3446c", "#7b6cb0", "#8a8f98")
 PANELS = 9  # at most; labels take what the others leave

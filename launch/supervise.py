@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,12 +16,12 @@ from pathlib import Path
 
 from msde import preemption
 from msde.errors import MsdeError, OneLineParser, report_errors
+from msde.orphans import end_with_the_parent
 
 PREEMPTED = 75  # EX_TEMPFAIL: the same command goes on later
 HOPELESS = {2: "input or configuration", 5: "losses that are not finite", 6: "damaged data"}
 GRACE = 40.0  # seconds to end after SIGTERM: the launchers give their ranks 30
 MARK = "MSDE_SUPERVISED_BY"  # in the environment of all processes of a job
-_PR_SET_PDEATHSIG = 1
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -46,13 +45,10 @@ class Job:
     def __init__(self, command: list[str]) -> None:
         """Start it; it ends when this process does."""
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        libc = ctypes.CDLL(None)
-
-        def end_with_the_parent() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
         self.process = subprocess.Popen(
-            command, env=os.environ | {MARK: self.mark}, preexec_fn=end_with_the_parent
+            command,
+            env=os.environ | {MARK: self.mark},
+            preexec_fn=lambda: end_with_the_parent(signal.SIGTERM),
         )
 
     def members(self) -> list[int]:

@@ -6,8 +6,7 @@
         config.json         the run's configuration
         *.pt                DeepSpeed's state
 
-DeepSpeed's files are pickles: only files that
-carry the hashes of a run's own manifest are loaded.
+DeepSpeed's files are pickles: only files that carry the hashes of a run's own manifest are loaded.
 """
 
 from __future__ import annotations

@@ -54,6 +54,11 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
 }
 
 
+def row_counts(column: str) -> tuple[str, ...]:
+    """Return the per-molecule counts whose product is a column's number of rows in a molecule."""
+    return _COLUMNS[column][2]
+
+
 class BlockError(ValueError):
     """Bytes that are not an intact block of a version this release reads."""
 

@@ -53,19 +53,18 @@ def write_atomically(path: Path, write: Callable[[Path], object], durable: bool 
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         if durable:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
         os.replace(temporary, path)
         if durable:
-            sync_folder(path.parent)
+            sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names of a folder's files survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names of a folder's files, survive a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

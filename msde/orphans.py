@@ -6,13 +6,21 @@ leaves the launcher and the ranks. So each rank remembers, first of all, which p
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # loaded now: between fork and exec as little as possible should happen
 _LAUNCHERS = ("deepspeed", "torchrun", "torch.distributed.run", "launch.supervise")
+
+
+def end_with_the_parent(number: int) -> None:
+    """Have the system send this process a signal when its parent ends."""
+    with contextlib.suppress(AttributeError):  # Linux alone has it
+        _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 class Launcher:
@@ -27,7 +35,7 @@ class Launcher:
         while (above := _parent_of(self._chain[-1])) and _is_launcher(above):
             self._chain.append(above)
         if len(self._chain) > 1:
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            end_with_the_parent(signal.SIGTERM)
 
     @property
     def gone(self) -> bool:

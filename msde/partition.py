@@ -159,16 +159,15 @@ class Partition:
         )
         per_block = len(data) / data.num_blocks
         self._window_blocks = max(WINDOW_BLOCKS, math.ceil(WINDOW_STEPS * per_step / per_block))
-        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+        # Threads that prepare windows ask for two epochs in turn where one ends.
+        self._blocks = functools.lru_cache(maxsize=2)(self._shuffle_blocks)
 
-    def _blocks(self, epoch: int) -> np.ndarray:
+    def _shuffle_blocks(self, epoch: int) -> np.ndarray:
         """Return the epoch's blocks, shuffled."""
-        if self._order[0] != epoch:
-            blocks = self.data.blocks(epoch)
-            key = Key(self.seed, epoch)
-            drawn = philox.words(key, Stream.SHUFFLE_BLOCKS, torch.from_numpy(blocks), 0, 2)
-            self._order = epoch, blocks[np.argsort(philox.sort_key(drawn).numpy(), kind="stable")]
-        return self._order[1]
+        blocks = self.data.blocks(epoch)
+        key = Key(self.seed, epoch)
+        drawn = philox.words(key, Stream.SHUFFLE_BLOCKS, torch.from_numpy(blocks), 0, 2)
+        return blocks[np.argsort(philox.sort_key(drawn).numpy(), kind="stable")]
 
     def num_windows(self, epoch: int) -> int:
         """Return how many windows an epoch has."""

@@ -8,21 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msde import codec
 from msde.compact import Compact, offsets, repeat
 from msde.errors import MsdeError
 from msde.mixture import BLOCKS_AT_ONCE, Mixture
 
-# column -> the counts whose product is its number of rows in a molecule
-_ROWS = {
-    "z": ("num_atoms",),
-    "x": ("num_atoms",),
-    "cip": ("num_atoms",),
-    "bond_index": ("num_bonds",),
-    "bond_attr": ("num_bonds",),
-    "extended_source": ("num_extended",),
-    "extended_degree": ("num_atoms",),
-    "pos": ("num_conformers", "num_atoms"),
-}
+_ROWS = {name: codec.row_counts(name) for name in Compact.COLUMNS}
 
 
 class ResidentMolecules:

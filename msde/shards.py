@@ -292,9 +292,8 @@ class ShardDataset:
 
     def first_molecule(self, block: int) -> int:
         """Return the number of a block's first molecule."""
-        shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
-        inside = (block - self._first_block[shard]) * self._per_block[shard]
-        return int(self._first_molecule[shard] + inside)
+        shard, local = self._place(block)
+        return int(self._first_molecule[shard] + local * self._per_block[shard])
 
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the block of each molecule and its place there, by the molecule's number."""

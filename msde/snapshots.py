@@ -24,7 +24,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from msde.errors import DiskFull
-from msde.files import file_sha256, sync_folder, write_atomically
+from msde.files import file_sha256, sync, write_atomically
 
 log = logging.getLogger("msde")
 
@@ -80,7 +80,7 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     facts = {}
     for name in names:
         path = folder / name
-        _sync(path)
+        sync(path)
         facts[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     return facts
 
@@ -91,14 +91,6 @@ def _own_digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def publish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
     """Complete a folder with its manifest and let it appear under its name in one move."""
     manifest = {"format": FORMAT, **manifest}
@@ -106,7 +98,7 @@ def publish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=1) + "\n"
     write_atomically(temporary / MANIFEST, lambda path: path.write_text(text))
     os.replace(temporary, final)
-    sync_folder(final.parent)
+    sync(final.parent)
     log.info("checkpoint %s", final)
 
 

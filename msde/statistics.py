@@ -71,8 +71,3 @@ class RunningStatistics:
         self._running = (kept * self._running.double() + total).to(self._running.dtype)
         self._batches = [batches + self._slots_per_step for batches in self._batches]
         self._restore()
-
-    def reload(self) -> None:
-        """Start from the buffers as a checkpoint has left them."""
-        self._running = self._flat()
-        self._batches = [counter.clone() for counter in self._counters]
