@@ -12,9 +12,18 @@ import os
 import signal
 from pathlib import Path
 
+from msde.errors import MsdeError
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)  # loaded now: between fork and exec as little as possible should happen
-_LAUNCHERS = ("deepspeed", "torchrun", "torch.distributed.run", "launch.supervise")
+_LAUNCHERS = {
+    "deepspeed",
+    "deepspeed.launcher.launch",
+    "torchrun",
+    "torch.distributed.run",
+    "launch.supervise",
+}
+_TRACES = ("CROSS_RANK", "TORCHELASTIC_RUN_ID")  # set by deepspeed's launcher, torchrun
 
 
 def end_with_the_parent(number: int) -> None:
@@ -23,18 +32,37 @@ def end_with_the_parent(number: int) -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
+class LauncherGone(MsdeError):
+    """A rank whose launcher was killed before the rank had begun."""
+
+    exit_code = 4
+    at_once = True
+
+
 class Launcher:
-    """The processes above this one that started it, as far as they are launchers.
+    """The processes above this one that started it, up to the topmost launcher.
 
     A process that was started from a shell has none: it may outlive the shell.
     """
 
     def __init__(self) -> None:
-        """Look at the parents, and have the system send SIGTERM when the nearest one ends."""
-        self._chain = [os.getpid()]
-        while (above := _parent_of(self._chain[-1])) and _is_launcher(above):
-            self._chain.append(above)
-        if len(self._chain) > 1:
+        """Look at the parents, and have the system send SIGTERM when the nearest one ends.
+
+        Raises:
+            LauncherGone: there was a launcher, and it ended before this process could look.
+        """
+        above = [os.getpid()]
+        while parent := _parent_of(above[-1]):
+            above.append(parent)
+        launchers = [place for place, process in enumerate(above) if _is_launcher(process)]
+        traces = [name for name in _TRACES if name in os.environ]
+        if traces and not launchers:
+            raise LauncherGone(
+                f"{traces[0]} is set, but the launcher that set it is gone: start again (where it "
+                f"runs out of sight, in another PID namespace, unset {traces[0]})"
+            )
+        self._chain = above[: max(launchers, default=0) + 1]
+        if launchers:
             end_with_the_parent(signal.SIGTERM)
 
     @property
@@ -48,10 +76,10 @@ class Launcher:
 
 def _is_launcher(process: int) -> bool:
     try:
-        command = Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+        words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
     except OSError:
         return False
-    return any(name in command for name in _LAUNCHERS)
+    return any(Path(word).name in _LAUNCHERS for word in words[:4])  # python -u -m name
 
 
 def _parent_of(process: int) -> int | None:
