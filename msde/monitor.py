@@ -24,17 +24,27 @@ OBJECTIVES = ("total", "contrastive", "2d_to_3d", "3d_to_2d")
 class Monitor:
     """Writes one run's scalars; made on the first rank only.
 
-    On resuming, rows of steps that will be made again are dropped, so that no file has a gap or a
+    On resuming, rows of what will be made again are dropped, so that no file has a gap or a
     duplicate.
     """
 
-    def __init__(self, output: Path, first_step: int, total_steps: int) -> None:
-        """Continue the files in `output` after step `first_step`."""
+    def __init__(
+        self, output: Path, first_step: int, total_steps: int, validation_due: bool = False
+    ) -> None:
+        """Continue the files in `output` after step `first_step`.
+
+        Args:
+            validation_due: whether that step's validation will be made again.
+        """
         self.path = output / "metrics.jsonl"
-        for path in (self.path, output / "events.jsonl"):
-            _drop_later_rows(path, first_step)
+        kept = _keep_rows(self.path, first_step, validation_due)
+        _keep_rows(output / "events.jsonl", first_step)
         self._file = open(self.path, "a", buffering=1)
-        self._tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
+        # TensorBoard drops whole steps: what stays of the last one is written again.
+        self._tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=first_step)
+        for row in kept:
+            if row["step"] == first_step:
+                self._draw(row)
         self._bar = tqdm(
             total=total_steps, initial=first_step, unit=" steps", disable=None, file=sys.stderr
         )
@@ -45,10 +55,10 @@ class Monitor:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write one row of scalars."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
-        held_out = "loss/validation/total" in values
+        row = {"step": step, **values}
+        self._file.write(json.dumps(row) + "\n")
+        self._draw(row)
+        held_out = _is_validation(row)
         prefix = "loss/validation/" if held_out else "loss/"
         known = (name for name in OBJECTIVES if prefix + name in values)
         text = "  ".join(f"{name} {values[prefix + name]:.4f}" for name in known)
@@ -58,6 +68,11 @@ class Monitor:
             log.info("step %d  %s%s", step, "validation  " if held_out else "", text)
         elif not held_out:
             self._bar.set_postfix_str(text, refresh=False)
+
+    def _draw(self, row: dict[str, float]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                self._tensorboard.add_scalar(name, value, int(row["step"]))
 
     def event(self, step: int, what: str, facts: dict[str, Any]) -> None:
         """Write down something out of the ordinary, in events.jsonl and as a warning."""
@@ -82,12 +97,22 @@ class Monitor:
         self._tensorboard.close()
 
 
-def _drop_later_rows(path: Path, first_step: int) -> None:
-    """Drop the rows of steps that will be made after `first_step`; all of them if it is 0."""
+def _is_validation(row: dict[str, float]) -> bool:
+    return "loss/validation/total" in row
+
+
+def _keep_rows(path: Path, first_step: int, validation_due: bool = False) -> list[dict[str, float]]:
+    """Keep the rows of steps up to `first_step`, none if it is 0, and return them.
+
+    Where that step's validation is due, its row goes, too.
+    """
+    kept = [row for row in read_metrics(path) if 0 < first_step >= row["step"]]
+    if validation_due:
+        kept = [row for row in kept if row["step"] < first_step or not _is_validation(row)]
     if path.exists():
-        kept = [row for row in read_metrics(path) if 0 < first_step >= row["step"]]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomically(path, lambda temporary: temporary.write_text(text))
+    return kept
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

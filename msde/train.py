@@ -163,7 +163,7 @@ class Run:
     def _open_monitor(self, ds_config: dict[str, Any]) -> Monitor | None:
         if self.rank:
             return None
-        monitor = Monitor(self.output, self.step, self.plan.total_steps)
+        monitor = Monitor(self.output, self.step, self.plan.total_steps, self.validation_due)
         monitor.text("config", to_dict(self.config))
         monitor.text("deepspeed", ds_config)
         log.info("%s", self.plan.describe())

@@ -51,11 +51,19 @@ def test_a_resumed_monitor_leaves_no_gap_and_no_duplicate(tmp_path):
 def test_tensorboard_shows_each_step_once(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for first, last in ((0, 5), (3, 8)):
-        monitor = Monitor(tmp_path, first_step=first, total_steps=8)
+    held_out = "loss/validation/total"
+    for first, last, due in ((0, 5, False), (3, 6, True), (3, 4, True), (4, 8, False)):
+        monitor = Monitor(tmp_path, first_step=first, total_steps=8, validation_due=due)
+        if due:
+            monitor.scalars(first, {held_out: 1.0})
         for step in range(first + 1, last + 1):
             monitor.scalars(step, rows(step, float(step)))
+            if step == 4:
+                monitor.scalars(step, {held_out: 1.0})
         monitor.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss/total")] == list(range(1, 9))
+    assert [event.step for event in events.Scalars(held_out)] == [3, 4]
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in metrics if held_out in row] == [3, 4]
