@@ -219,7 +219,7 @@ def main() -> None:
         "conformers": lambda: featurise.conformer_scaling(60),
     }
     if arguments.sdf:
-        parts["convert"] = lambda: featurise.sdf_to_shard(arguments.sdf, 2000)
+        parts["convert"] = lambda: featurise.sdf_to_shard(arguments.sdf)
     wanted = arguments.only.split(",")
     results = {name: part() for name, part in parts.items() if name in wanted}
     print(json.dumps({"torch": torch.__version__, **results}, indent=1))
