@@ -8,6 +8,7 @@ from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from msde.model import MoleculeSDE, parameter_groups
@@ -38,4 +39,23 @@ def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.Deep
         fused=get_accelerator().device_name() == "cuda",
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+    if engine.zero_optimization_partition_weights():
+        _clear_padding(engine.optimizer)
     return engine
+
+
+@torch.no_grad()
+def _clear_padding(optimizer: Any) -> None:
+    """Zero what ZeRO-3 appends to the last parts of weights.
+
+    It is memory that nobody has written. No weight depends on it, but it goes through Adam and into
+    checkpoints, which should hold neither chance nor what is not finite.
+    """
+    groups = zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True)
+    for parameters, flat in groups:
+        end = 0
+        for parameter in parameters:
+            size = parameter.partition_numel()
+            end += size
+            used = min(max(parameter.ds_numel - dist.get_rank() * size, 0), size)
+            flat[end - size + used : end] = 0
