@@ -19,9 +19,11 @@ _libc = ctypes.CDLL(None)  # loaded now: between fork and exec as little as poss
 _LAUNCHERS = {
     "deepspeed",
     "deepspeed.launcher.launch",
+    "deepspeed.launcher.runner",
     "torchrun",
     "torch.distributed.run",
     "launch.supervise",
+    "msde.launch.supervise",
 }
 _TRACES = ("CROSS_RANK", "TORCHELASTIC_RUN_ID")  # set by deepspeed's launcher, torchrun
 
