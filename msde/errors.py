@@ -16,7 +16,7 @@ class MsdeError(Exception):
 
     exit_code = 2
     several: list[MsdeError]  # only of errors that stand for others
-    at_once = False  # whether it must be told, and the process end, without waiting for anything
+    at_once = False  # whether it must be told without giving the first rank time to speak
 
 
 class DataDamaged(MsdeError):
@@ -92,7 +92,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def report_errors(main: Callable[[], None]) -> None:
-    """Run a command; an MsdeError becomes one line on stderr and its exit code.
+    """Run a command and end the process; an MsdeError becomes one line on stderr and an exit code.
 
     Of several ranks with the same error only the first speaks. The others give it time to: a
     launcher that sees one of them exit would end the first in mid-sentence.
@@ -104,7 +104,18 @@ def report_errors(main: Callable[[], None]) -> None:
         if rank and not error.at_once:
             time.sleep(5)
         sys.stderr.write(f"error: {error}\n" if not rank else f"error on rank {rank}: {error}\n")
-        sys.stderr.flush()
-        if error.at_once:
-            os._exit(error.exit_code)  # at its end Python would wait for threads of collectives
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process with an exit code; a rank at once.
+
+    Python would wait for the threads of failed collectives, and a thread that is late in letting go
+    of a collective's objects while Python ends aborts the process: its exit code would be lost.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "RANK" in os.environ:
+        os._exit(code)
+    sys.exit(code)

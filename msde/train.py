@@ -291,6 +291,12 @@ class Run:
         self.watchdog.stop()
         dist.destroy_process_group()
 
+    def close(self) -> None:
+        """Leave complete files behind, however the run ends."""
+        if self.monitor is not None:
+            with contextlib.suppress(OSError):  # what ends the run is told of already
+                self.monitor.close()
+
 
 def pretrain(
     config: Config,
@@ -325,7 +331,10 @@ def pretrain(
     watchdog = Watchdog(config.run.comm_timeout, stop, launcher or Launcher())
     with watchdog.explaining_failures():
         run = Run(config, plan, output, ds_config, resume, init_from, stop, watchdog)
-        _train(run, profile_steps)
+        try:
+            _train(run, profile_steps)
+        finally:
+            run.close()
 
 
 def _train(run: Run, profile_steps: int) -> None:

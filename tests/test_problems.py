@@ -1,6 +1,8 @@
 """Everything that is wrong with a command is told at once, and soon."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -73,3 +75,25 @@ def test_a_profile_is_a_trace_of_every_rank(shard_dir, tmp_path):
 
 def test_help_names_profiling():
     assert "--profile" in launch("--help", ranks=0).stdout
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_rank_ends_with_its_exit_code_whatever_its_threads_do(failing):
+    """Threads of collectives that are late hold a process up, or abort it while Python ends."""
+    script = """
+import os, sys, threading, time
+from msde.errors import NoCheckpoint, report_errors
+
+def main():
+    os.environ["RANK"] = "0"
+    threading.Thread(target=time.sleep, args=[100]).start()
+    print("was here", end="")
+    if sys.argv[1] == "True":
+        raise NoCheckpoint("there is none")
+
+report_errors(main)
+"""
+    command = [sys.executable, "-c", script, str(failing)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == (3 if failing else 0) and done.stdout == "was here"
+    assert done.stderr == ("error: there is none\n" if failing else "")
