@@ -149,7 +149,7 @@ DATA_PATH = tuple(f"msde/{name}.py" for name in
 sys.addaudithook(listen)
 import runpy
 sys.argv[:] = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+runpy.run_path(sys.argv[0])["main"]()
 assert not found, found
 """
 
@@ -170,10 +170,12 @@ def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage):
     output = tmp_path / "run"
     path = ds_config(tmp_path, stage)
     start = run if stage == 2 else run_two_ranks  # one of them under the deepspeed launcher
+    before = set(Path("/dev/shm").glob("deepspeed_*"))
     start("--data", shard_dir, "--output", output, "--deepspeed_config", path, *PAPER, SMALL_STEPS)
     found = torch.tensor(losses(output))
     assert found[0] != found[-1]
     assert torch.allclose(found, expected, rtol=1e-5), (found / expected - 1).abs().max()
+    assert set(Path("/dev/shm").glob("deepspeed_*")) <= before
 
 
 def plain_moments(data, slots, overrides):
