@@ -32,7 +32,10 @@ setup(
         "msde.launch": "launch",
         "msde.ds_configs": "ds_configs",
     },
-    package_data={"msde": ["deepspeed_keys.json", "csrc/*.cpp"], "msde.ds_configs": ["*.json"]},
+    package_data={
+        "msde": ["deepspeed_keys.json", "csrc/*.cpp", "csrc/ops/*"],
+        "msde.ds_configs": ["*.json"],
+    },
     install_requires=[
         "torch>=2.6",
         # The engine's behaviour is pinned down by tests; another release must pass them first.
@@ -59,6 +62,8 @@ setup(
             "msgpack>=1.0",
             "distributed>=2024.1",
             "matplotlib>=3.8",
+            # Its interpreter runs the kernels for GPUs on a CPU.
+            "triton>=3.2; platform_system == 'Linux'",
         ],
         "plot": ["matplotlib>=3.8"],
         "dask": ["distributed>=2024.1"],

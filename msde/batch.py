@@ -23,6 +23,7 @@ from msde.molecule import (
     check_geometry,
     extended_edges,
 )
+from msde.ops import Edges, Pairs
 from msde.philox import Key, Stream
 
 if TYPE_CHECKING:
@@ -81,6 +82,16 @@ class MoleculeBatch:
     def pair_batch(self) -> Tensor:
         """The molecule of each pair, (num_pairs,) int64."""
         return self.batch[self.pair_index[0]]
+
+    @property
+    def pairs(self) -> Pairs:
+        """The pairs, as the ops take them."""
+        return Pairs(self.pair_index, self.ptr, self.pair_ptr, self.batch, self.max_num_atoms)
+
+    @property
+    def extended_edges(self) -> Edges:
+        """The extended edges, as the ops take them."""
+        return Edges(self.extended_edge_index, self.extended_ptr, self.ptr)
 
     @classmethod
     def from_columns(

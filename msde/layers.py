@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from msde import ops
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return x in float32 if it is in a shorter format, else as it is."""
@@ -29,6 +31,14 @@ def cosine_envelope(distance: Tensor, cutoff: Tensor) -> Tensor:
     return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1)
 
 
+class Linear(nn.Linear):
+    """nn.Linear by `ops.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return ops.linear(x, self.weight, self.bias)
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them; xavier-uniform weights, zero biases."""
 
@@ -36,7 +46,7 @@ class MLP(nn.Module):
         """Chain layers of the given input, hidden and output sizes."""
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
         self.activation = activation
         for layer in self.layers:
@@ -127,4 +137,4 @@ class SplitLinear(nn.Linear):
         """Map parts (rows, width_k) to their products (rows, outputs); the first has the bias."""
         weights = self.weight.split([part.shape[-1] for part in parts], dim=1)
         biases = (self.bias, *[None] * (len(parts) - 1))
-        return tuple(map(nn.functional.linear, parts, weights, biases))
+        return tuple(map(ops.linear, parts, weights, biases))

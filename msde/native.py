@@ -18,7 +18,7 @@ import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def features(binary: bytes) -> Features | None:
 def _library() -> Callable[..., int] | None:
     """Return the library's function, compiled at the first call on a machine."""
     try:
-        function = ctypes.CDLL(str(_compiled())).msde_featurise
+        function = ctypes.CDLL(str(compiled(SOURCE, FLAGS))).msde_featurise
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         log.warning(f"molecules are read two times slower, without C++: {error}")
         return None
@@ -87,22 +87,42 @@ def _library() -> Callable[..., int] | None:
     return function
 
 
-def _compiled() -> Path:
-    """Return the path of the library for this source, compiler and machine."""
+def compiled(source: Path, flags: Sequence[str], libraries: Sequence[str] = ()) -> Path:
+    """Return the path of the library for this source, compiler and machine.
+
+    Args:
+        source: a C++ file; the headers beside it belong to it.
+
+    Raises:
+        OSError, subprocess.SubprocessError: there is no compiler, or it fails.
+    """
     command = _compiler()
-    parts = [SOURCE.read_bytes(), *map(str.encode, (*command, *FLAGS, platform.machine()))]
-    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    texts = [source.read_bytes(), *(p.read_bytes() for p in sorted(source.parent.glob("*.hpp")))]
+    words = [*command, *flags, *libraries, platform.machine()]
+    if "-march=native" in flags:
+        words.append(_instructions())
+    key = hashlib.sha256(b"\0".join([*texts, *map(str.encode, words)])).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msde"
-    path = cache / f"featurise-{key}.so"
+    path = cache / f"{source.stem}-{key}.so"
     if not path.exists():
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Others may compile it now: each its own, and any of them will do.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / path.name
-            line = [*command, *FLAGS, "-o", str(made), str(SOURCE)]
+            line = [*command, *flags, "-o", str(made), str(source), *libraries]
             subprocess.run(line, check=True, capture_output=True, timeout=300)
             os.replace(made, path)
     return path
+
+
+def _instructions() -> str:
+    """Return what tells this machine's instructions from another's with the same home folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
 
 
 def _compiler() -> list[str]:

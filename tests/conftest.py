@@ -1,11 +1,15 @@
 """Shared fixtures: real molecules, small models. Process settings come before torch's threads."""
 
+import os
 from pathlib import Path
 
-import pytest
-from rdkit import RDConfig
+# Before anything imports Triton: its kernels run on the CPU, in its interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from msde import cpu
+import pytest  # noqa: E402
+from rdkit import RDConfig  # noqa: E402
+
+from msde import cpu  # noqa: E402
 
 cpu.prepare()
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import GINConfig
-from msde.layers import BatchNorm, CategoricalEmbedding
+from msde.layers import BatchNorm, CategoricalEmbedding, Linear
 from msde.molecule import ATOM_SIZES, BOND_SIZES
-from msde.ops import segment_mean, segment_sum
+from msde.ops import Edges, gin_message, segment_mean, sort_groups
 
 
 class GINLayer(nn.Module):
@@ -25,23 +25,20 @@ class GINLayer(nn.Module):
         self.register_buffer("every_bond", every_bond, persistent=False)
         self.eps = nn.Parameter(torch.zeros(1))
         self.mlp = nn.Sequential(
-            nn.Linear(hidden_dim, 2 * hidden_dim),
+            Linear(hidden_dim, 2 * hidden_dim),
             BatchNorm(2 * hidden_dim),
             nn.ReLU(),
-            nn.Linear(2 * hidden_dim, hidden_dim),
+            Linear(2 * hidden_dim, hidden_dim),
         )
 
-    def forward(self, h: Tensor, edge_index: Tensor, bond_code: Tensor) -> Tensor:
+    def forward(self, h: Tensor, bonds: Edges, bond_code: Tensor) -> Tensor:
         """Update h, (num_atoms, hidden_dim).
 
         Args:
             bond_code: (num_edges,) row of `every_bond`.
         """
-        source, target = edge_index
         table = self.bond_embedding(self.every_bond)  # (60, hidden_dim): one lookup a bond
-        bonds = table.index_select(0, bond_code)  # (num_edges, hidden_dim)
-        message = torch.relu(h.index_select(0, source) + bonds)  # (num_edges, hidden_dim)
-        return self.mlp((1 + self.eps) * h + segment_sum(message, target, len(h)))
+        return self.mlp(gin_message(h, table.to(h.dtype), self.eps, bond_code, bonds))
 
 
 # What an atom's representation is made of, given it after each layer:
@@ -73,12 +70,15 @@ class GIN(nn.Module):
         """Return the representation of each atom, (num_atoms, output_dim)."""
         kinds = batch.edge_attr.new_tensor([BOND_SIZES[1] * BOND_SIZES[2], BOND_SIZES[2], 1])
         bond_code = (batch.edge_attr * kinds).sum(-1)  # (num_edges,) row of every_bond
+        row_ptr, order = sort_groups(batch.edge_index[1], batch.num_atoms)
+        bonds = Edges(batch.edge_index.index_select(1, order), row_ptr, batch.ptr)
+        bond_code = bond_code.index_select(0, order)
         x = batch.x
         if self.cip:
             x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)
         h = [self.atom_embedding(x)]  # (num_atoms, hidden_dim) each
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            updated = norm(layer(h[-1], batch.edge_index, bond_code))
+            updated = norm(layer(h[-1], bonds, bond_code))
             if number < len(self.layers) - 1:
                 updated = torch.relu(updated)
             h.append(self.dropout(updated))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import PaiNNConfig
-from msde.layers import MLP, cosine_envelope, gaussians
+from msde.layers import MLP, Linear, cosine_envelope, gaussians
 from msde.molecule import ATOM_SIZES
 from msde.ops import segment_sum
 
@@ -53,7 +53,7 @@ class Mixing(nn.Module):
     def __init__(self, hidden_dim: int) -> None:
         """Make the maps of the vectors and the network that weighs them."""
         super().__init__()
-        self.vectors = nn.Linear(hidden_dim, 2 * hidden_dim, bias=False)
+        self.vectors = Linear(hidden_dim, 2 * hidden_dim, bias=False)
         nn.init.xavier_uniform_(self.vectors.weight)
         self.context = MLP([2 * hidden_dim, hidden_dim, 3 * hidden_dim], nn.functional.silu)
 
@@ -77,7 +77,7 @@ class PaiNN(nn.Module):
         centres = torch.linspace(0, config.cutoff, config.num_gaussians)
         self.register_buffer("centres", centres, persistent=False)
         numbers = range(config.num_interactions)
-        self.filter = nn.Linear(config.num_gaussians, len(numbers) * 3 * hidden_dim)
+        self.filter = Linear(config.num_gaussians, len(numbers) * 3 * hidden_dim)
         nn.init.xavier_uniform_(self.filter.weight)
         nn.init.zeros_(self.filter.bias)
         self.messages = nn.ModuleList(Message(hidden_dim) for _ in numbers)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import SchNetConfig
-from msde.layers import cosine_envelope, gaussians
+from msde.layers import Linear, cosine_envelope, gaussians
 from msde.molecule import ATOM_SIZES
-from msde.ops import Interpolation, filter_conv, segment_mean
+from msde.ops import Interpolation, Pairs, filter_conv, interpolated_conv, segment_mean
 
 
 class ShiftedSoftplus(nn.Module):
@@ -50,8 +50,18 @@ class Filters:
 
     def __call__(self, network: nn.Module) -> Tensor:
         """Return the filters that a network makes, (num_pairs, num_filters)."""
-        filters = network(self._gaussians) * self._envelope.unsqueeze(-1)
+        filters = self._at_grid(network)
         return self._interpolate(filters) if self._interpolate else filters
+
+    def _at_grid(self, network: nn.Module) -> Tensor:
+        return network(self._gaussians) * self._envelope.unsqueeze(-1)
+
+    def convolve(self, network: nn.Module, x: Tensor, pairs: Pairs) -> Tensor:
+        """Return the sum over each atom's pairs of filter times x, (num_atoms, num_filters)."""
+        filters = self._at_grid(network)
+        if self._interpolate:
+            return interpolated_conv(x, filters, self._interpolate, pairs)
+        return filter_conv(x, filters.to(x.dtype), pairs.index)
 
 
 class Interaction(nn.Module):
@@ -62,23 +72,22 @@ class Interaction(nn.Module):
         super().__init__()
         filters = config.num_filters
         self.filter = nn.Sequential(
-            nn.Linear(config.num_gaussians, filters), ShiftedSoftplus(), nn.Linear(filters, filters)
+            Linear(config.num_gaussians, filters), ShiftedSoftplus(), Linear(filters, filters)
         )
-        self.to_filters = nn.Linear(hidden_dim, filters, bias=False)
-        self.from_filters = nn.Linear(filters, hidden_dim)
+        self.to_filters = Linear(hidden_dim, filters, bias=False)
+        self.from_filters = Linear(filters, hidden_dim)
         self.activation = ShiftedSoftplus()
-        self.out = nn.Linear(hidden_dim, hidden_dim)
+        self.out = Linear(hidden_dim, hidden_dim)
         for layer in (self.filter[0], self.filter[2], self.to_filters, self.from_filters, self.out):
             nn.init.xavier_uniform_(layer.weight)
         # As published, the second filter layer keeps the bias it was born with.
         for layer in (self.filter[0], self.from_filters, self.out):
             nn.init.zeros_(layer.bias)
 
-    def forward(self, h: Tensor, filters: Filters, pair_index: Tensor) -> Tensor:
+    def forward(self, h: Tensor, filters: Filters, pairs: Pairs) -> Tensor:
         """Return the change of h, (num_atoms, hidden_dim)."""
-        weight = filters(self.filter)  # (num_pairs, num_filters)
         x = self.to_filters(h)  # (num_atoms, num_filters)
-        x = filter_conv(x, weight.to(x.dtype), pair_index)
+        x = filters.convolve(self.filter, x, pairs)
         return self.out(self.activation(self.from_filters(x)))
 
 
@@ -95,9 +104,9 @@ class SchNet(nn.Module):
             Interaction(hidden_dim, config) for _ in range(config.num_interactions)
         )
         self.out = nn.Sequential(
-            nn.Linear(hidden_dim, hidden_dim),
+            Linear(hidden_dim, hidden_dim),
             ShiftedSoftplus(),
-            nn.Linear(hidden_dim, hidden_dim),
+            Linear(hidden_dim, hidden_dim),
         )
         for layer in (self.out[0], self.out[2]):
             nn.init.xavier_uniform_(layer.weight)
@@ -111,10 +120,10 @@ class SchNet(nn.Module):
         """
         # All pairs of a molecule, weighted zero beyond the cutoff: no neighbour search, and exact.
         distance = geometry.distances(batch.pos if pos is None else pos, batch.pair_index)
-        filters = Filters(distance, self.centres)
+        filters, pairs = Filters(distance, self.centres), batch.pairs
         h = self.embedding(batch.x[:, 0])  # the code of the atomic number, "other" included
         for interaction in self.interactions:
-            h = h + interaction(h, filters, batch.pair_index)
+            h = h + interaction(h, filters, pairs)
         return self.out(h)
 
     def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:

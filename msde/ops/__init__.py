@@ -1,21 +1,200 @@
-"""Sums over the atoms, edges and pairs of packed molecules."""
+"""Sums over the atoms, edges and pairs of packed molecules, and the products around them.
 
-from msde.ops.reference import (
-    Interpolation,
-    edge_mlp,
-    edge_norm,
-    filter_conv,
-    segment_mean,
-    segment_softmax,
-    segment_sum,
-)
+Each op has one interface and several ways: C++ on a CPU, Triton on a GPU, and plain torch
+(`reference`) for everything else, or everywhere with MSDE_OPS=reference. On a CPU a row of every
+sum has one owner and one order: the bits depend neither on chance nor on the number of threads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from msde.ops import groups, library, reference, registered
+from msde.ops.groups import Edges, Pairs
+from msde.ops.interpolation import Interpolation
+from msde.ops.reference import filter_conv, segment_mean, segment_softmax, segment_sum
 
 __all__ = [
+    "Edges",
     "Interpolation",
+    "Pairs",
+    "edge_attention",
     "edge_mlp",
     "edge_norm",
     "filter_conv",
+    "gin_message",
+    "interpolated_conv",
+    "linear",
+    "pair_attention",
+    "pair_sum",
     "segment_mean",
     "segment_softmax",
     "segment_sum",
+    "sort_groups",
+    "sum_over_edges",
 ]
+_ops = registered.ops
+
+
+def _fused(*tensors: Tensor | None) -> bool:
+    """Say whether all of these are what the fused ops take: of one precision, on one device."""
+    first, *rest = [tensor for tensor in tensors if tensor is not None]
+    if first.dtype not in library.SUFFIXES:
+        return False
+    if any(t.dtype != first.dtype or t.device != first.device for t in rest):
+        return False
+    return library.available(first.device.type)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x weight^T + bias, (rows, outputs), where it is faster than torch's by its own code.
+
+    Args:
+        x: (rows, inputs); other shapes, and autocast, are left to torch.
+        weight: (outputs, inputs).
+    """
+    plain = x.dim() == 2 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if plain and library.own_products() and _fused(x, weight, bias):
+        return _ops.linear(x, weight, bias)
+    return nn.functional.linear(x, weight, bias)
+
+
+def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Return the offsets of each group of rows, (num_groups + 1,), and the rows in their order.
+
+    Args:
+        key: (rows,) the group of each row.
+    """
+    if key.device.type == "cpu" and library.available():
+        return _ops.sort_groups(key, num_groups)
+    return groups.sort_groups(key, num_groups)
+
+
+def interpolated_conv(x: Tensor, table: Tensor, at: Interpolation, pairs: Pairs) -> Tensor:
+    """Return `filter_conv(x, at(table), pairs.index)` without making the filters of all pairs.
+
+    Args:
+        x: (num_atoms, num_filters).
+        table: (num_rows, num_filters), of the dtype of x.
+        at: where between the rows of the table each pair's filter stands.
+    """
+    if _fused(x, table, at.weight):
+        knots = (at.first, at.weight, *at.sorted(sort_groups))
+        return _ops.filter_conv(x, table, *knots, pairs.index, pairs.ptr, pairs.pair_ptr)
+    return filter_conv(x, at(table).to(x.dtype), pairs.index)
+
+
+def pair_sum(weight: Tensor, x: Tensor, pairs: Pairs) -> Tensor:
+    """Return y_ci = sum over pairs (i, j) of weight_pc x_cj, each pair counting both ways.
+
+    Args:
+        weight: (num_pairs, channels), of the dtype of x.
+        x: (channels, num_atoms, width), like the result.
+    """
+    if _fused(weight, x):
+        return _ops.pair_sum(weight, x, pairs.index, pairs.ptr, pairs.pair_ptr)
+    return reference.pair_sum(weight, x, pairs)
+
+
+def pair_attention(q: Tensor, k: Tensor, chunk: int, pairs: Pairs) -> Tensor:
+    """Return the mean of tanh(q_i . k_j / sqrt(chunk)) over heads and both directions of a pair.
+
+    Args:
+        q, k: (channels, num_atoms, heads * chunk).
+
+    Returns:
+        (num_pairs, channels).
+    """
+    if _fused(q, k):
+        return _ops.pair_attention(q, k, chunk, pairs.index, pairs.ptr, pairs.pair_ptr)
+    return reference.pair_attention(q, k, chunk, pairs)
+
+
+def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
+    """Return the sum of x, (num_atoms, width), over the neighbours of each atom."""
+    if _fused(x):
+        return _ops.sum_over_edges(x, edges.index, edges.row_ptr)
+    return reference.sum_over_edges(x, edges)
+
+
+def gin_message(x: Tensor, table: Tensor, eps: Tensor, code: Tensor, edges: Edges) -> Tensor:
+    """Return y_i = (1 + eps) x_i + sum over edges j -> i of relu(x_j + table[code]).
+
+    Args:
+        x: (num_atoms, width), like the result.
+        table: (codes, width) one row for each kind of bond.
+        eps: (1,).
+        code: (num_edges,) the same for an edge and its reverse.
+    """
+    if _fused(x, table, eps):
+        return _ops.gin_message(x, table, eps, code, edges.index, edges.row_ptr)
+    return reference.gin_message(x, table, eps, code, edges)
+
+
+def edge_attention(
+    q: Tensor, k: Tensor, v: Tensor, e: Tensor, keep: Tensor | None, edges: Edges, num_heads: int
+) -> Tensor:
+    """Return multi-head attention of each atom over the edges into it, (num_atoms, width).
+
+    y_i = sum over edges j -> i of keep * softmax(q_i . (k_j + e_ij) / sqrt(head_dim)) (v_j + e_ij)
+
+    Args:
+        q, k, v: (num_atoms, width), the heads one after another.
+        e: (num_edges, width).
+        keep: (num_edges, num_heads) dropout's factor of each attention weight, or None.
+    """
+    if _fused(q, k, v, e, keep):
+        return _ops.edge_attention(
+            q, k, v, e, keep, num_heads, edges.index, edges.row_ptr, edges.ptr
+        )[0]
+    return reference.edge_attention(q, k, v, e, keep, edges, num_heads)
+
+
+def edge_mlp(
+    a: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    edges: Edges,
+    activation: str,
+    edge_attr: Tensor | None = None,
+    edge_weight: Tensor | None = None,
+) -> Tensor:
+    """Return weight activation(a_source + b_target [+ edge_weight edge_attr]) + bias for each edge.
+
+    Nothing of the hidden layer's size at an edge is kept for the backward pass.
+
+    Args:
+        a, b: (num_atoms, width) what the source and the target contribute.
+        weight, bias: (outputs, width) and (outputs,).
+        activation: "relu" or "silu".
+        edge_attr, edge_weight: (num_edges, inputs) and (width, inputs), or neither.
+
+    Returns:
+        (num_edges, outputs) in the dtype of the weights.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = a.to(weight.dtype), b.to(weight.dtype)
+        edge_attr = None if edge_attr is None else edge_attr.to(weight.dtype)
+        if not _fused(a, b, weight, bias, edge_attr, edge_weight):
+            return reference.edge_mlp(a, b, weight, bias, edges, activation, edge_attr, edge_weight)
+        return _ops.edge_mlp(
+            a, b, edge_attr, edge_weight, weight, bias, activation, edges.index, edges.ptr,
+            edges.edge_ptr,
+        )  # fmt: skip
+
+
+def edge_norm(a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edges: Edges) -> tuple[Tensor, Tensor]:
+    """Return a', b' with a'_source + b'_target = norm(a_source + b_target) for every edge.
+
+    Normalising is an affine map, so it can be made at the atoms. The running statistics are updated
+    as BatchNorm1d does. With fewer than two edges there are no statistics of the batch, and the
+    running ones are used.
+
+    Args:
+        a, b: (num_atoms, width) what the source and the target contribute.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        dtype = norm.weight.dtype
+        return reference.edge_norm(a.to(dtype), b.to(dtype), norm, edges, sum_over_edges)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from msde.ops.groups import Edges, Pairs
 
 
 def segment_sum(rows: Tensor, segment: Tensor, num_segments: int) -> Tensor:
@@ -161,37 +164,13 @@ def edge_mlp(
     b: Tensor,
     weight: Tensor,
     bias: Tensor,
-    edge_index: Tensor,
+    edges: Edges,
     activation: str,
     edge_attr: Tensor | None = None,
     edge_weight: Tensor | None = None,
 ) -> Tensor:
-    """Return weight activation(a_source + b_target [+ edge_weight edge_attr]) + bias for each edge.
-
-    Nothing of the hidden layer's size at an edge is kept for the backward pass.
-
-    Args:
-        a, b: (num_atoms, width) what the source and the target contribute.
-        weight, bias: (outputs, width) and (outputs,).
-        activation: "relu" or "silu".
-        edge_attr, edge_weight: (num_edges, inputs) and (width, inputs), or neither.
-
-    Returns:
-        (num_edges, outputs) in the dtype of the weights.
-    """
-    dtype = weight.dtype
-    with torch.autocast(a.device.type, enabled=False):
-        edge_attr = None if edge_attr is None else edge_attr.to(dtype)
-        return _EdgeMLP.apply(
-            a.to(dtype),
-            b.to(dtype),
-            edge_attr,
-            edge_weight,
-            weight,
-            bias,
-            edge_index,
-            activation,
-        )
+    """See `msde.ops.edge_mlp`; the hidden layer is made in chunks that stay in cache."""
+    return _EdgeMLP.apply(a, b, edge_attr, edge_weight, weight, bias, edges.index, activation)
 
 
 class _SumOverEdges(torch.autograd.Function):
@@ -211,103 +190,91 @@ class _SumOverEdges(torch.autograd.Function):
         return _SumOverEdges.apply(grads[0], edge_index.flip(0)), None
 
 
-def edge_statistics(a: Tensor, b: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
+    """Return the sum of x, (num_atoms, width), over the neighbours of each atom."""
+    return _SumOverEdges.apply(x, edges.index)
+
+
+def gin_message(x: Tensor, table: Tensor, eps: Tensor, code: Tensor, edges: Edges) -> Tensor:
+    """See `msde.ops.gin_message`."""
+    source, target = edges.index
+    bonds = table.index_select(0, code)  # (num_edges, width)
+    message = torch.relu(x.index_select(0, source) + bonds)  # (num_edges, width)
+    return (1 + eps) * x + segment_sum(message, target, len(x))
+
+
+def edge_attention(
+    q: Tensor, k: Tensor, v: Tensor, e: Tensor, keep: Tensor | None, edges: Edges, num_heads: int
+) -> Tensor:
+    """See `msde.ops.edge_attention`."""
+    source, target = edges.index
+    heads = (-1, num_heads, q.shape[1] // num_heads)
+    k = k.index_select(0, source).add(e).view(heads)  # (num_edges, heads, head_dim)
+    v = v.index_select(0, source).add(e).view(heads)
+    q = q.index_select(0, target).view(heads)
+    logits = (q * k).sum(-1) / math.sqrt(heads[2])  # (num_edges, num_heads)
+    # At least float32: a sum of many exponentials is normalised.
+    weight = segment_softmax(
+        logits.to(torch.promote_types(q.dtype, torch.float32)), target, edges.num_atoms
+    )
+    weight = weight if keep is None else weight * keep
+    message = (v * weight.unsqueeze(-1).to(v.dtype)).flatten(1)  # (num_edges, width)
+    return segment_sum(message, target, edges.num_atoms)
+
+
+def pair_sum(weight: Tensor, x: Tensor, pairs: Pairs) -> Tensor:
+    """See `msde.ops.pair_sum`."""
+    near = torch.bmm(pairs.padded.pad_pairs(weight), pairs.padded.pad_atoms(x))
+    return pairs.padded.pack_atoms(near)
+
+
+def pair_attention(q: Tensor, k: Tensor, chunk: int, pairs: Pairs) -> Tensor:
+    """See `msde.ops.pair_attention`."""
+
+    def chunks(x: Tensor) -> Tensor:  # (channels * num_graphs, heads, size, chunk)
+        return pairs.padded.pad_atoms(x).unflatten(-1, (-1, chunk)).transpose(1, 2)
+
+    logits = torch.matmul(chunks(q) / math.sqrt(chunk), chunks(k).transpose(-1, -2))
+    return pairs.padded.pack_pairs(torch.tanh(logits).mean(1))
+
+
+@torch.no_grad()
+def update_statistics(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: int) -> None:
+    """Take the mean and the biased variance of some rows into the running statistics."""
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
+    norm.num_batches_tracked += 1
+
+
+def edge_statistics(
+    a: Tensor, b: Tensor, edges: Edges, neighbour_sum: Callable[[Tensor, Edges], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of a_source + b_target over the edges, each (width,).
 
     From sums at the atoms, centred first: var = E[a'^2] + E[b'^2] + 2 E[a' b'].
     """
-    source, target = edge_index
-    num_edges = edge_index.shape[1]
-    out_degree = torch.bincount(source, minlength=len(a)).to(a.dtype)
-    in_degree = torch.bincount(target, minlength=len(b)).to(b.dtype)
-    mean_a, mean_b = out_degree @ a / num_edges, in_degree @ b / num_edges
+    num_edges, degree = edges.index.shape[1], edges.degree.to(a.dtype)
+    mean_a, mean_b = degree @ a / num_edges, degree @ b / num_edges
     a, b = a - mean_a, b - mean_b
-    squares = out_degree @ a.square() + in_degree @ b.square()
-    products = (_SumOverEdges.apply(a, edge_index) * b).sum(0)
+    squares = degree @ (a.square() + b.square())
+    products = (neighbour_sum(a, edges) * b).sum(0)
     # Rounding may leave a variance of zero a little below it.
     return mean_a + mean_b, ((squares + 2 * products) / num_edges).clamp(min=0)
 
 
 def edge_norm(
-    a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edge_index: Tensor
+    a: Tensor,
+    b: Tensor,
+    norm: nn.BatchNorm1d,
+    edges: Edges,
+    neighbour_sum: Callable[[Tensor, Edges], Tensor] = sum_over_edges,
 ) -> tuple[Tensor, Tensor]:
-    """Return a', b' with a'_source + b'_target = norm(a_source + b_target) for every edge.
-
-    Normalising is an affine map, so it can be made at the atoms. The running statistics are updated
-    as BatchNorm1d does. With fewer than two edges there are no statistics of the batch, and the
-    running ones are used.
-
-    Args:
-        a, b: (num_atoms, width) what the source and the target contribute.
-    """
-    num_edges = edge_index.shape[1]
-    with torch.autocast(a.device.type, enabled=False):
-        a, b = a.to(norm.weight.dtype), b.to(norm.weight.dtype)
-        if norm.training and num_edges > 1:
-            mean, variance = edge_statistics(a, b, edge_index)
-            with torch.no_grad():
-                unbiased = variance * (num_edges / (num_edges - 1))
-                norm.running_mean.lerp_(mean, norm.momentum)
-                norm.running_var.lerp_(unbiased, norm.momentum)
-                norm.num_batches_tracked += 1
-        else:
-            mean, variance = norm.running_mean, norm.running_var
-        scale = norm.weight * torch.rsqrt(variance + norm.eps)
-        return a * scale, torch.addcmul(norm.bias - mean * scale, b, scale)
-
-
-class Interpolation:
-    """Cubic Lagrange interpolation in a table of rows at equally spaced points.
-
-    Holds which four rows each point takes with which weights, and the transpose of that, so that
-    both directions are sums over bags of rows.
-    """
-
-    def __init__(self, position: Tensor, keep: Tensor, num_rows: int) -> None:
-        """Prepare interpolation at `position`, (num_points,), in units of the spacing.
-
-        Position p lies between the rows floor(p) + 1 and floor(p) + 2: the first row stands at -1.
-        Where `keep`, (num_points,), is false the result is zero.
-        """
-        # What is not a number must not become a row; its weights stay what they are.
-        first = position.nan_to_num().floor().clamp(0, num_rows - 4)  # (num_points,)
-        s = position - first  # (num_points,) in [0, 1]
-        weights = (
-            -s * (s - 1) * (s - 2) / 6,
-            (s + 1) * (s - 1) * (s - 2) / 2,
-            -(s + 1) * s * (s - 2) / 2,
-            (s + 1) * s * (s - 1) / 6,
-        )
-        self.weight = torch.stack(weights, dim=-1) * keep.unsqueeze(-1)  # (num_points, 4)
-        self.row = first.long().unsqueeze(-1) + torch.arange(4, device=first.device)
-        order = torch.argsort(self.row.flatten(), stable=True)  # (num_points * 4,)
-        self.point_of = order // 4
-        self.weight_of = self.weight.flatten()[order]
-        counts = torch.bincount(self.row.flatten(), minlength=num_rows)
-        self.offsets = counts.cumsum(0) - counts  # (num_rows,) first entry of each row's bag
-
-    def __call__(self, table: Tensor) -> Tensor:
-        """Interpolate in `table`, (num_rows, width): (num_points, width)."""
-        return _Interpolate.apply(table, self)
-
-
-class _Interpolate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, at: Interpolation) -> Tensor:
-        ctx.at = at
-        return nn.functional.embedding_bag(
-            at.row, table, per_sample_weights=at.weight.to(table.dtype), mode="sum"
-        )
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        at = ctx.at
-        grad_table = nn.functional.embedding_bag(
-            at.point_of,
-            grad.contiguous(),
-            at.offsets,
-            per_sample_weights=at.weight_of.to(grad.dtype),
-            mode="sum",
-        )
-        return grad_table, None
+    """See `msde.ops.edge_norm`."""
+    num_edges = edges.index.shape[1]
+    if norm.training and num_edges > 1:
+        mean, variance = edge_statistics(a, b, edges, neighbour_sum)
+        update_statistics(norm, mean, variance, num_edges)
+    else:
+        mean, variance = norm.running_mean, norm.running_var
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return a * scale, torch.addcmul(norm.bias - mean * scale, b, scale)

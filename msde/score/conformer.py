@@ -6,16 +6,14 @@ SE(3)-equivariant and, through the cross product in its edge frames, reflection-
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import ConformerScoreConfig
-from msde.layers import MLP, GaussianFourier, SplitLinear, TimeEmbedding, at_least_float32
-from msde.ops import edge_mlp, edge_norm, segment_mean, segment_softmax, segment_sum
+from msde.layers import MLP, GaussianFourier, Linear, SplitLinear, TimeEmbedding
+from msde.ops import Edges, edge_attention, edge_mlp, edge_norm, linear, segment_mean
 from msde.sde import input_scale, make_sde, per_row
 
 # Centred molecules of two atoms, and linear ones, are collinear with the origin: see edge_frames.
@@ -25,17 +23,17 @@ COLLINEAR = 1e-4
 class EdgeNorm(nn.BatchNorm1d):
     """BatchNorm over the edges of a_source + b_target, made at the atoms."""
 
-    def forward(self, a: Tensor, b: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, a: Tensor, b: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Return a' and b', (num_atoms, width), with a'_source + b'_target normalised."""
-        return edge_norm(a, b, self, edge_index)
+        return edge_norm(a, b, self, edges)
 
 
 class EdgeOutput(nn.Linear):
     """The linear map of relu(a_source + b_target) for each edge."""
 
-    def forward(self, a: Tensor, b: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, edges: Edges) -> Tensor:
         """Map a and b, (num_atoms, inputs), to edges, (num_edges, outputs)."""
-        return edge_mlp(a, b, self.weight, self.bias, edge_index, "relu")
+        return edge_mlp(a, b, self.weight, self.bias, edges, "relu")
 
 
 class TopologyEdges(nn.Module):
@@ -48,11 +46,11 @@ class TopologyEdges(nn.Module):
         self.norm = EdgeNorm(input_dim)
         self.output = EdgeOutput(input_dim, hidden_dim)
 
-    def forward(self, h: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, h: Tensor, edges: Edges) -> Tensor:
         """Return features of the edges source -> target, (num_edges, hidden_dim)."""
         of_source, of_target = self.input(h, h)  # (num_atoms, input_dim) each
-        of_source, of_target = self.norm(of_source, of_target, edge_index)
-        return self.output(of_source, of_target, edge_index)
+        of_source, of_target = self.norm(of_source, of_target, edges)
+        return self.output(of_source, of_target, edges)
 
 
 class FrameEdges(nn.Module):
@@ -62,17 +60,17 @@ class FrameEdges(nn.Module):
         """Map frame coordinates to `hidden_dim`-vectors."""
         super().__init__()
         self.fourier = GaussianFourier(hidden_dim)
-        self.coordinates = nn.Linear(4 * hidden_dim, hidden_dim)
+        self.coordinates = Linear(4 * hidden_dim, hidden_dim)
         self.mlp = MLP([2 + 2 * hidden_dim, hidden_dim, hidden_dim], nn.functional.silu)
 
     def embed(self, c: Tensor) -> Tensor:
         """Embed the first and third coordinate; the second is zero but for rounding."""
         return self.coordinates(self.fourier(c[:, ::2]).flatten(1))  # (num_edges, hidden_dim)
 
-    def forward(self, frames: Tensor, pos: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, pos: Tensor, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
-        c_source = geometry.frame_coordinates(frames, pos, edge_index[0])  # (num_edges, 3)
-        c_target = geometry.frame_coordinates(frames, pos, edge_index[1])  # (num_edges, 3)
+        c_source = geometry.frame_coordinates(frames, pos, edges.index[0])  # (num_edges, 3)
+        c_target = geometry.frame_coordinates(frames, pos, edges.index[1])  # (num_edges, 3)
         angle = pseudo_angle(c_source, c_target)  # (num_edges, 2)
         return self.mlp(torch.cat([angle, self.embed(c_source), self.embed(c_target)], dim=-1))
 
@@ -96,9 +94,9 @@ class FrameFeatures(nn.Module):
         self.topology = TopologyEdges(input_dim, hidden_dim)
         self.frame = FrameEdges(hidden_dim)
 
-    def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
-        return self.topology(h_2d, edge_index) + self.frame(frames, pos, edge_index)
+        return self.topology(h_2d, edges) + self.frame(frames, pos, edges)
 
 
 class FrameDistanceFeatures(FrameFeatures):
@@ -110,11 +108,11 @@ class FrameDistanceFeatures(FrameFeatures):
         self.distance_fourier = GaussianFourier(hidden_dim)
         self.distance_mlp = MLP([2 * hidden_dim, hidden_dim], nn.functional.silu)
 
-    def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
-        distance = self.distance_fourier(geometry.distances(pos, edge_index))
-        of_topology = self.distance_mlp(distance) * self.topology(h_2d, edge_index)
-        return of_topology + self.frame(frames, pos, edge_index)
+        distance = self.distance_fourier(geometry.distances(pos, edges.index))
+        of_topology = self.distance_mlp(distance) * self.topology(h_2d, edges)
+        return of_topology + self.frame(frames, pos, edges)
 
 
 EDGE_FEATURES = {"frame": FrameFeatures, "frame_distance": FrameDistanceFeatures}
@@ -128,25 +126,22 @@ class EdgeAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        self.query = nn.Linear(hidden_dim, hidden_dim)
-        self.key = nn.Linear(hidden_dim, hidden_dim)
-        self.value = nn.Linear(hidden_dim, hidden_dim)
-        self.edge = nn.Linear(hidden_dim, hidden_dim, bias=False)
-        self.root = nn.Linear(hidden_dim, hidden_dim)
+        self.query = Linear(hidden_dim, hidden_dim)
+        self.key = Linear(hidden_dim, hidden_dim)
+        self.value = Linear(hidden_dim, hidden_dim)
+        self.edge = Linear(hidden_dim, hidden_dim, bias=False)
+        self.root = Linear(hidden_dim, hidden_dim)
 
-    def forward(self, n: Tensor, edge_attr: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, n: Tensor, edge_attr: Tensor, edges: Edges) -> Tensor:
         """Return new node features, (num_atoms, hidden_dim)."""
-        source, target = edge_index
-        heads = (-1, self.num_heads, n.shape[1] // self.num_heads)
         e = self.edge(edge_attr)  # (num_edges, hidden_dim)
-        k = self.key(n).index_select(0, source).add(e).view(heads)  # (num_edges, heads, head_dim)
-        v = self.value(n).index_select(0, source).add(e).view(heads)
-        q = self.query(n).index_select(0, target).view(heads)
-        logits = (q * k).sum(-1) / math.sqrt(heads[2])  # (num_edges, num_heads)
-        weight = segment_softmax(at_least_float32(logits), target, len(n))
-        weight = nn.functional.dropout(weight, self.dropout, self.training)
-        message = (v * weight.unsqueeze(-1).to(v.dtype)).flatten(1)  # (num_edges, hidden_dim)
-        return segment_sum(message, target, len(n)) + self.root(n)
+        keep = None
+        if self.training and self.dropout:
+            # Dropout of ones: what it leaves of each attention weight.
+            keep = n.new_ones(len(e), self.num_heads)
+            keep = nn.functional.dropout(keep, self.dropout, inplace=True)
+        qkv = self.query(n), self.key(n), self.value(n)
+        return edge_attention(*qkv, e, keep, edges, self.num_heads) + self.root(n)
 
 
 class TransformerLayer(nn.Module):
@@ -158,14 +153,14 @@ class TransformerLayer(nn.Module):
         dim = config.hidden_dim
         self.attention = EdgeAttention(dim, config.num_heads, config.dropout)
         self.feed_forward = nn.Sequential(
-            nn.Linear(dim, dim), nn.SiLU(), nn.Dropout(config.dropout), nn.Linear(dim, dim)
+            Linear(dim, dim), nn.SiLU(), nn.Dropout(config.dropout), Linear(dim, dim)
         )
         self.norm_attention = nn.LayerNorm(dim)
         self.norm_feed_forward = nn.LayerNorm(dim)
 
-    def forward(self, n: Tensor, edge_attr: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, n: Tensor, edge_attr: Tensor, edges: Edges) -> Tensor:
         """Return new node features, (num_atoms, hidden_dim)."""
-        n = n + self.norm_attention(self.attention(n, edge_attr, edge_index))
+        n = n + self.norm_attention(self.attention(n, edge_attr, edges))
         return n + self.norm_feed_forward(self.feed_forward(n))
 
 
@@ -180,25 +175,23 @@ class EquivariantReadout(nn.Module):
         self.input_weight, self.input_bias = hidden.weight, hidden.bias
         self.output_weight, self.output_bias = output.weight, output.bias
 
-    def forward(
-        self, n: Tensor, edge_attr: Tensor, frames: Tensor, edge_index: Tensor, in_degree: Tensor
-    ) -> Tensor:
+    def forward(self, n: Tensor, edge_attr: Tensor, frames: Tensor, edges: Edges) -> Tensor:
         """Return vectors, (num_atoms, 3)."""
         of_nodes, of_edges = self.input_weight.split(n.shape[1], dim=1)
         # A linear map of n_source + n_target is made at the atoms.
-        u = nn.functional.linear(n, of_nodes)  # (num_atoms, basis_dim)
+        u = linear(n, of_nodes)  # (num_atoms, basis_dim)
         b = edge_mlp(
             u,
             u + self.input_bias,
             self.output_weight,
             self.output_bias,
-            edge_index,
+            edges,
             "silu",
             edge_attr,
             of_edges,
         )  # (num_edges, 3)
         vectors = (b.unsqueeze(-1) * frames).sum(1)  # (num_edges, 3)
-        return segment_mean(vectors, edge_index[1], in_degree)
+        return segment_mean(vectors, edges.index[1], edges.degree)
 
 
 class ConformerScore(nn.Module):
@@ -239,23 +232,22 @@ class ConformerScore(nn.Module):
             t: (num_graphs,) times in (0, 1].
             h_2d: (num_atoms, input_dim) representations of the topology.
         """
-        edge_index = batch.extended_edge_index
-        in_degree = batch.extended_ptr[1:] - batch.extended_ptr[:-1]  # (num_atoms,)
+        edges = batch.extended_edges
         scale = input_scale(self.sde, t, self.input_spread)[batch.batch]  # (num_atoms,)
         pos = self.to_subspace(pos_t, batch) * per_row(scale, pos_t)
         collinear = COLLINEAR if self.centred else 0.0
-        frames = geometry.edge_frames(pos, edge_index, collinear)  # (num_edges, 3, 3)
-        edge_attr = self.edge_features(h_2d, pos, frames, edge_index)  # (num_edges, hidden_dim)
+        frames = geometry.edge_frames(pos, edges.index, collinear)  # (num_edges, 3, 3)
+        edge_attr = self.edge_features(h_2d, pos, frames, edges)  # (num_edges, hidden_dim)
         n = self.node_embedding(h_2d)  # (num_atoms, hidden_dim)
         if self.time is not None:
             of_nodes, of_edges = self.time(t).chunk(2, dim=-1)  # (num_graphs, hidden_dim) each
             n = n + of_nodes[batch.batch]
-            edge_attr = edge_attr + of_edges[batch.batch[edge_index[1]]]
+            edge_attr = edge_attr + of_edges[batch.batch[edges.index[1]]]
         noise_pred = torch.zeros_like(pos)
         for layers, readout in zip(self.blocks, self.readouts, strict=True):
             for number, layer in enumerate(layers):
-                n = layer(n, edge_attr, edge_index)
+                n = layer(n, edge_attr, edges)
                 if number < len(layers) - 1:
                     n = nn.functional.silu(n)
-            noise_pred = noise_pred + readout(n, edge_attr, frames, edge_index, in_degree)
+            noise_pred = noise_pred + readout(n, edge_attr, frames, edges)
         return self.to_subspace(noise_pred, batch)

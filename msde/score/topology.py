@@ -7,79 +7,42 @@ products within a molecule (attention logits, graph convolutions) visit a padded
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import TopologyScoreConfig
-from msde.layers import MLP, TimeEmbedding
+from msde.layers import MLP, Linear, TimeEmbedding
 from msde.molecule import ATOM_SIZES
-from msde.ops import segment_sum
+from msde.ops import Pairs, linear, pair_attention, pair_sum, segment_sum
 from msde.sde import input_scale, make_sde, per_row
-
-
-class PaddedLayout:
-    """Where each atom and pair stands when every molecule is padded to the largest one."""
-
-    def __init__(self, batch: MoleculeBatch) -> None:
-        """Number the places of a batch's atoms and pairs."""
-        self.num_graphs, self.size = batch.num_graphs, batch.max_num_atoms
-        row = batch.atom_in_graph
-        self.atom = batch.batch * self.size + row  # (num_atoms,)
-        i, j = batch.pair_index
-        self.upper = self.atom[i] * self.size + row[j]  # (num_pairs,)
-        self.lower = self.atom[j] * self.size + row[i]  # (num_pairs,)
-
-    def pad_atoms(self, x: Tensor) -> Tensor:
-        """Pad (channels, num_atoms, dim) to (channels * num_graphs, size, dim)."""
-        channels, _, dim = x.shape
-        out = x.new_zeros(channels, self.num_graphs * self.size, dim)
-        return out.index_copy_(1, self.atom, x).view(-1, self.size, dim)
-
-    def pack_atoms(self, x: Tensor) -> Tensor:
-        """Undo `pad_atoms`."""
-        padded = x.reshape(-1, self.num_graphs * self.size, x.shape[-1])
-        return padded.index_select(1, self.atom)
-
-    def pad_pairs(self, a: Tensor) -> Tensor:
-        """Spread (num_pairs, channels) to symmetric (channels * num_graphs, size, size)."""
-        out = a.new_zeros(self.num_graphs * self.size * self.size, a.shape[1])
-        out = out.index_copy_(0, self.upper, a).index_copy_(0, self.lower, a)
-        return out.t().reshape(-1, self.size, self.size)
-
-    def pack_pairs(self, dense: Tensor) -> Tensor:
-        """Average (channels * num_graphs, size, size) over both directions of each pair."""
-        flat = dense.reshape(-1, self.num_graphs * self.size * self.size)
-        return (0.5 * (flat.index_select(1, self.upper) + flat.index_select(1, self.lower))).t()
 
 
 class GraphWeights:
     """A weighted adjacency normalised by degree: D^-1/2 (A + I) D^-1/2, degrees at least one."""
 
-    def __init__(self, pairs: Tensor, own: Tensor, layout: PaddedLayout) -> None:
-        """Hold the weights of pairs, (channels * num_graphs, size, size), and of the atoms' own."""
-        self.pairs, self.own, self.layout = pairs, own, layout
+    def __init__(self, between: Tensor, own: Tensor, pairs: Pairs) -> None:
+        """Hold the weights of pairs, (num_pairs, channels), and atoms, (channels, num_atoms, 1)."""
+        self.between, self.own, self.pairs = between, own, pairs
 
     @classmethod
-    def normalise(cls, adj: Tensor, batch: MoleculeBatch, layout: PaddedLayout) -> GraphWeights:
+    def normalise(cls, adj: Tensor, pairs: Pairs) -> GraphWeights:
         """Normalise `adj`, (num_pairs, channels), each channel on its own."""
-        i, j = batch.pair_index
-        degree = 1 + segment_sum(adj, i, batch.num_atoms) + segment_sum(adj, j, batch.num_atoms)
+        i, j = pairs.index
+        num_atoms = len(pairs.graph)
+        degree = 1 + segment_sum(adj, i, num_atoms) + segment_sum(adj, j, num_atoms)
         root = degree.clamp(min=1).rsqrt()  # (num_atoms, channels)
-        pairs = layout.pad_pairs(root.index_select(0, i) * adj * root.index_select(0, j))
-        return cls(pairs, root.square().t().unsqueeze(-1), layout)
+        between = root.index_select(0, i) * adj * root.index_select(0, j)
+        return cls(between, root.square().t().unsqueeze(-1), pairs)
 
     def channel(self, number: int) -> GraphWeights:
         """Return the weights of one channel."""
-        pairs = self.pairs.view(-1, self.layout.num_graphs, *self.pairs.shape[1:])[number]
-        return GraphWeights(pairs, self.own[number : number + 1], self.layout)
+        one = slice(number, number + 1)
+        return GraphWeights(self.between[:, one], self.own[one], self.pairs)
 
     def propagate(self, x: Tensor) -> Tensor:
         """Apply each channel's weights to its features, (channels, num_atoms, dim)."""
-        near = torch.bmm(self.pairs.to(x.dtype), self.layout.pad_atoms(x))
-        return self.layout.pack_atoms(near) + self.own.to(x.dtype) * x
+        return pair_sum(self.between.to(x.dtype), x, self.pairs) + self.own.to(x.dtype) * x
 
 
 class ChannelLinear(nn.Module):
@@ -101,7 +64,7 @@ class ChannelLinear(nn.Module):
         """Map x without the biases."""
         if x.dim() == 2:
             # One product with the stacked weights instead of one a channel.
-            y = nn.functional.linear(x, self.weight.flatten(0, 1))  # (rows, channels * outputs)
+            y = linear(x, self.weight.flatten(0, 1))  # (rows, channels * outputs)
             return y.view(len(x), *self.bias.shape).transpose(0, 1)
         return torch.bmm(x, self.weight.transpose(1, 2))
 
@@ -127,16 +90,11 @@ class ChannelAttention(nn.Module):
         self.key_in = ChannelLinear(channels, input_dim, width)
         self.key_out = ChannelLinear(channels, width, width)
 
-    def forward(self, x: Tensor, layout: PaddedLayout) -> Tensor:
+    def forward(self, x: Tensor, pairs: Pairs) -> Tensor:
         """Map (num_atoms, input_dim) to symmetric attention, (num_pairs, channels)."""
-        q = self._chunks(self.query_out(torch.tanh(self.query_in(x))), layout)
-        k = self._chunks(self.key_out(torch.tanh(self.key_in(x))), layout)
-        logits = torch.matmul(q / math.sqrt(self.chunk), k.transpose(-1, -2))
-        return layout.pack_pairs(torch.tanh(logits).mean(1))
-
-    def _chunks(self, x: Tensor, layout: PaddedLayout) -> Tensor:
-        """Pad and cut features into chunks, (channels * num_graphs, chunks, size, chunk)."""
-        return layout.pad_atoms(x).unflatten(-1, (-1, self.chunk)).transpose(1, 2)
+        q = self.query_out(torch.tanh(self.query_in(x)))  # (channels, num_atoms, width)
+        k = self.key_out(torch.tanh(self.key_in(x)))
+        return pair_attention(q, k, self.chunk, pairs)
 
 
 class EdgeLayer(nn.Module):
@@ -163,9 +121,9 @@ class EdgeLayer(nn.Module):
         )
         self.node_mlp = MLP([channels_in * node, hidden, node], nn.functional.elu)
 
-    def update_pairs(self, x: Tensor, adj: Tensor, layout: PaddedLayout) -> Tensor:
+    def update_pairs(self, x: Tensor, adj: Tensor, pairs: Pairs) -> Tensor:
         """Return new adjacency channels, (num_pairs, channels_out)."""
-        attention = self.attention(x, layout)  # (num_pairs, channels_in)
+        attention = self.attention(x, pairs)  # (num_pairs, channels_in)
         # Published: the output plus its transpose; both are equal because all inputs are symmetric.
         return 2 * self.pair_mlp(torch.cat([attention, adj.to(attention.dtype)], dim=-1))
 
@@ -203,7 +161,7 @@ class EdgeScore(nn.Module):
         weights: GraphWeights,
         t: Tensor,
         batch: MoleculeBatch,
-        layout: PaddedLayout,
+        pairs: Pairs,
     ) -> Tensor:
         """Return one number a pair, (num_pairs,).
 
@@ -215,9 +173,9 @@ class EdgeScore(nn.Module):
         """
         adj, channels = powers, [powers]
         for number, layer in enumerate(self.layers):
-            updated = layer.update_pairs(x, adj, layout)
+            updated = layer.update_pairs(x, adj, pairs)
             if number < len(self.layers) - 1:
-                weights = weights if number == 0 else GraphWeights.normalise(adj, batch, layout)
+                weights = weights if number == 0 else GraphWeights.normalise(adj, pairs)
                 x = layer.update_atoms(x, weights)
             adj = updated
             channels.append(adj)
@@ -258,8 +216,8 @@ class TopologyScore(nn.Module):
         self.divide_by_std = config.divide_by_std
         self.input_spread = config.input_spread
         self.time_of_nodes = TimeEmbedding(config.time_dim, input_dim) if config.time_dim else None
-        self.atom_type_embedding = nn.Linear(ATOM_SIZES[0], input_dim)
-        self.geometry_embedding = nn.Linear(input_dim, input_dim)
+        self.atom_type_embedding = Linear(ATOM_SIZES[0], input_dim)
+        self.geometry_embedding = Linear(input_dim, input_dim)
         self.edge_score = EdgeScore(input_dim, config)
         self.node_score = NodeScore(input_dim, config)
 
@@ -274,18 +232,18 @@ class TopologyScore(nn.Module):
             t: (num_graphs,) times in (0, 1].
             h_3d: (num_atoms, input_dim) representations of the geometry.
         """
-        layout = PaddedLayout(batch)
+        pairs = batch.pairs
         scale = input_scale(self.sde, t, self.input_spread)  # (num_graphs,)
         types_t = types_t * per_row(scale[batch.batch], types_t)
         adj_t = adj_t * scale[batch.pair_batch]
         x = self.geometry_embedding(h_3d) + self.atom_type_embedding(types_t)
         if self.time_of_nodes is not None:
             x = x + self.time_of_nodes(t)[batch.batch]  # (num_atoms, input_dim)
-        dense = layout.pad_pairs(adj_t.unsqueeze(-1))  # (num_graphs, size, size)
-        squared = layout.pack_pairs(torch.bmm(dense, dense))  # (num_pairs, 1)
+        dense = pairs.padded.pad_pairs(adj_t.unsqueeze(-1))  # (num_graphs, size, size)
+        squared = pairs.padded.pack_pairs(torch.bmm(dense, dense))  # (num_pairs, 1)
         powers = torch.cat([adj_t.unsqueeze(-1), squared], dim=-1)
-        weights = GraphWeights.normalise(powers, batch, layout)
-        adj_pred = self.edge_score(x, powers, weights, t, batch, layout)
+        weights = GraphWeights.normalise(powers, pairs)
+        adj_pred = self.edge_score(x, powers, weights, t, batch, pairs)
         types_pred = self.node_score(x, weights.channel(0))
         if self.divide_by_std:
             std = self.sde.marginal_prob(t, t)[1]  # (num_graphs,)

@@ -1,0 +1,135 @@
+// out_e = W act(a_source + b_target [+ V attr_e]) + bias for each edge, a tile of edges at a time:
+// the hidden layer lives in cache only, and is made again for the gradients.
+#pragma once
+
+#include "edges.hpp"
+
+namespace msde {
+
+enum Activation { RELU = 0, SILU = 1 };
+
+template <class T>
+struct EdgeMLP {
+  const T *a, *b, *attr, *attr_weight, *weight, *bias;  // there is attr where there are inputs
+  const Index *source, *target;
+  Index width, inputs, outputs;  // of the hidden layer, of attr, of the result
+  Activation activation;
+  static constexpr Index TILE = 8 * ROWS;
+
+  Index hidden_size() const { return TILE * width; }
+
+  // The hidden layer of `count` edges from `first` on, before the activation.
+  void hidden(Index first, Index count, const T* packed_attr_weight, T* out) const {
+    for (Index e = 0; e < count; e++) {
+      const T *from = a + source[first + e] * width, *to = b + target[first + e] * width;
+      T* __restrict row = out + e * width;
+      for (Index f = 0; f < width; f++) row[f] = from[f] + to[f];
+    }
+    if (inputs)
+      product(View<T>{attr + first * inputs, inputs, 1}, count, inputs, packed_attr_weight, width,
+              out, width, true);
+  }
+
+  void activate(T* __restrict h, Index size) const {
+    if (activation == RELU)
+      for (Index f = 0; f < size; f++) h[f] = h[f] > 0 ? h[f] : T(0);
+    else
+      for (Index f = 0; f < size; f++) h[f] = h[f] * sigmoid(h[f]);
+  }
+
+  // Multiply g by the activation's derivative at h, and put act(h) in the place of h.
+  void differentiate(T* __restrict g, T* __restrict h, Index size) const {
+    if (activation == RELU) {
+      for (Index f = 0; f < size; f++) {
+        g[f] = h[f] > 0 ? g[f] : T(0);
+        h[f] = h[f] > 0 ? h[f] : T(0);
+      }
+    } else {
+      for (Index f = 0; f < size; f++) {
+        const T s = sigmoid(h[f]);
+        g[f] *= s * (1 + h[f] * (1 - s));
+        h[f] *= s;
+      }
+    }
+  }
+
+  // V^T, (inputs, width), and W^T, (width, outputs), packed one after the other.
+  T* pack_weights() const {
+    const Index size = inputs ? inputs * panels<T>(width) * COLS<T> : 0;
+    T* packed = scratch<T, 4>(size + width * panels<T>(outputs) * COLS<T>);
+    if (inputs) pack(View<T>{attr_weight, 1, inputs}, inputs, width, packed);
+    pack(View<T>{weight, 1, width}, width, outputs, packed + size);
+    return packed;
+  }
+
+  void forward(Index edges, T* out, int threads) const {
+    const T* packed = pack_weights();
+    const T* packed_weight = packed + (inputs ? inputs * panels<T>(width) * COLS<T> : 0);
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+    for (Index first = 0; first < edges; first += TILE) {
+      const Index count = std::min(TILE, edges - first);
+      T* h = scratch<T, 5>(hidden_size());
+      hidden(first, count, packed, h);
+      activate(h, count * width);
+      T* to = out + first * outputs;
+      product(View<T>{h, width, 1}, count, width, packed_weight, outputs, to, outputs, false);
+      for (Index e = 0; e < count; e++)
+        for (Index o = 0; o < outputs; o++) to[e * outputs + o] += bias[o];
+    }
+  }
+
+  // Gradients from g, (edges, outputs). Molecule m has atoms from ptr[m] on and edges from
+  // edge_ptr[m] on; each part of the molecules sums its own gradient of the weights, laid out as
+  // W, (outputs, width), and V, (width, inputs), in `parts`, (PARTS, both).
+  void backward(const T* g, const Index* ptr, const Index* edge_ptr, Index molecules, T* ga, T* gb,
+                T* g_attr, T* parts, T* g_weights, int threads) const {
+    const Index size = outputs * width + (inputs ? width * inputs : 0);
+    const T* packed = pack_weights();
+    // W, (outputs, width), and V, (width, inputs), as they are
+    const Index half = outputs * panels<T>(width) * COLS<T>;
+    T* back = scratch<T, 6>(half + (inputs ? width * panels<T>(inputs) * COLS<T> : 0));
+    pack(View<T>{weight, width, 1}, outputs, width, back);
+    if (inputs) pack(View<T>{attr_weight, inputs, 1}, width, inputs, back + half);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (Index part = 0; part < PARTS; part++) {
+      T* mine = parts + part * size;
+      std::fill(mine, mine + size, T(0));
+      const Index last = (part + 1) * molecules / PARTS;
+      for (Index m = part * molecules / PARTS; m < last; m++) {
+        for (T* grad : {ga, gb})
+          std::fill(grad + ptr[m] * width, grad + ptr[m + 1] * width, T(0));
+        for (Index first = edge_ptr[m]; first < edge_ptr[m + 1]; first += TILE)
+          tile_backward(g, first, std::min(TILE, edge_ptr[m + 1] - first), packed, back,
+                        back + half, ga, gb, g_attr, mine);
+      }
+    }
+    add_parts(parts, size, g_weights, threads);
+  }
+
+  void tile_backward(const T* g, Index first, Index count, const T* packed, const T* back_weight,
+                     const T* back_attr, T* ga, T* gb, T* g_attr, T* mine) const {
+    T* h = scratch<T, 5>(2 * hidden_size() + TILE * panels<T>(std::max(width, inputs)) * COLS<T>);
+    T *gh = h + hidden_size(), *columns = gh + hidden_size();
+    hidden(first, count, packed, h);
+    const View<T> grad{g + first * outputs, outputs, 1};
+    product(grad, count, outputs, back_weight, width, gh, width, false);  // g W
+    differentiate(gh, h, count * width);
+    pack(View<T>{h, width, 1}, count, width, columns);
+    product(View<T>{grad.data, 1, outputs}, outputs, count, columns, width, mine, width, true);
+    for (Index e = 0; e < count; e++) {
+      const T* row = gh + e * width;
+      T* __restrict to_a = ga + source[first + e] * width;
+      for (Index f = 0; f < width; f++) to_a[f] += row[f];
+      T* __restrict to_b = gb + target[first + e] * width;
+      for (Index f = 0; f < width; f++) to_b[f] += row[f];
+    }
+    if (!inputs) return;
+    product(View<T>{gh, width, 1}, count, width, back_attr, inputs, g_attr + first * inputs, inputs,
+            false);
+    pack(View<T>{attr + first * inputs, inputs, 1}, count, inputs, columns);
+    product(View<T>{gh, 1, width}, width, count, columns, inputs, mine + outputs * width, inputs,
+            true);
+  }
+};
+
+}  // namespace msde

@@ -1,0 +1,156 @@
+// Matrix products of small and middle size, the building block of all ops here.
+//
+// The innermost loop keeps a block of ROWS x COLS results in registers and adds one outer product
+// a step: c_ij += a_ik b_kj. A result is summed over k in one order, whoever computes it, so the
+// bits do not depend on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+namespace msde {
+
+using Index = std::int64_t;
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, ROWS = 12;  // 24 of 32 registers hold results
+#else
+constexpr int VECTOR_BYTES = 32, ROWS = 6;  // 12 of 16
+#endif
+
+template <class T>
+struct Lanes {
+  typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  static constexpr int count = VECTOR_BYTES / sizeof(T);
+};
+template <class T>
+using Vector = typename Lanes<T>::Vector;
+template <class T>
+constexpr int COLS = 2 * Lanes<T>::count;  // columns of a block
+constexpr Index DEPTH = 384;  // steps of k at once: a panel of b, DEPTH x COLS, stays in cache
+
+// A matrix as a pointer and the distances between rows and between columns.
+template <class T>
+struct View {
+  const T* data;
+  Index row, column;
+  const T* at(Index i, Index j) const { return data + i * row + j * column; }
+};
+
+// Memory that grows and is kept, one for each thread and use.
+template <class T, int use>
+T* scratch(Index size) {
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  static thread_local std::unique_ptr<T, Free> memory;
+  static thread_local Index capacity = 0;
+  if (size > capacity) {
+    capacity = (size + 15) / 16 * 16 + 64;
+    memory.reset(static_cast<T*>(std::aligned_alloc(64, (capacity * sizeof(T) + 63) / 64 * 64)));
+  }
+  return memory.get();
+}
+
+template <class T>
+constexpr Index panels(Index columns) {
+  return (columns + COLS<T> - 1) / COLS<T>;
+}
+
+// Copy one panel, COLS columns of b from `first` on, to (depth, COLS), padded with zeros.
+template <class T>
+void pack_panel(View<T> b, Index depth, Index columns, Index first, T* out) {
+  const Index width = std::min<Index>(COLS<T>, columns - first);
+  if (b.column == 1 && width == COLS<T>) {
+    for (Index k = 0; k < depth; k++)
+      std::memcpy(out + k * COLS<T>, b.at(k, first), sizeof(T) * COLS<T>);
+    return;
+  }
+  if (width < COLS<T>) std::fill(out, out + depth * COLS<T>, T(0));
+  if (b.column == 1) {
+    for (Index k = 0; k < depth; k++)
+      std::memcpy(out + k * COLS<T>, b.at(k, first), sizeof(T) * width);
+    return;
+  }
+  constexpr Index step = 16;  // of k, so that the lines written to stay in cache
+  for (Index k0 = 0; k0 < depth; k0 += step)
+    for (Index j = 0; j < width; j++) {
+      const T* column = b.at(k0, first + j);
+      for (Index k = 0; k < std::min(step, depth - k0); k++)
+        out[(k0 + k) * COLS<T> + j] = column[k * b.row];
+    }
+}
+
+// Pack all of b, (depth, columns): panel after panel of (depth, COLS).
+template <class T>
+void pack(View<T> b, Index depth, Index columns, T* out) {
+  for (Index p = 0; p < panels<T>(columns); p++)
+    pack_panel(b, depth, columns, p * COLS<T>, out + p * depth * COLS<T>);
+}
+
+// c (rows, COLS) = [c +] a (rows, depth) panel (depth, COLS), the rows of the panel `stride` apart;
+// only `width` columns are written.
+template <class T, int rows>
+void block(View<T> a, const T* __restrict panel, Index stride, Index depth, T* __restrict c,
+           Index ldc, Index width, bool add) {
+  using V = Vector<T>;
+  constexpr int L = Lanes<T>::count;
+  V sum[rows][2];
+  for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = V{};
+  const T* __restrict at = a.data;
+  for (Index k = 0; k < depth; k++, at += a.column, panel += stride) {
+    const V b0 = *reinterpret_cast<const V*>(panel), b1 = *reinterpret_cast<const V*>(panel + L);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++) {
+      const T value = at[i * a.row];
+      sum[i][0] += value * b0;
+      sum[i][1] += value * b1;
+    }
+  }
+  if (width == COLS<T>) {
+    for (int i = 0; i < rows; i++)
+      for (int h = 0; h < 2; h++) {
+        V* out = reinterpret_cast<V*>(c + i * ldc + h * L);
+        *out = add ? *out + sum[i][h] : sum[i][h];
+      }
+    return;
+  }
+  for (int i = 0; i < rows; i++) {
+    const T* row = reinterpret_cast<const T*>(sum[i]);
+    for (Index j = 0; j < width; j++) c[i * ldc + j] = add ? c[i * ldc + j] + row[j] : row[j];
+  }
+}
+
+// The same for any number of rows.
+template <class T>
+void stripe(View<T> a, Index rows, const T* panel, Index stride, Index depth, T* c, Index ldc,
+            Index width, bool add) {
+  Index i = 0;
+  auto take = [&](auto size) {
+    constexpr int n = decltype(size)::value;
+    for (; i + n <= rows; i += n)
+      block<T, n>({a.at(i, 0), a.row, a.column}, panel, stride, depth, c + i * ldc, ldc,
+                  width, add);
+  };
+  take(std::integral_constant<int, ROWS>());
+  take(std::integral_constant<int, ROWS / 2>());
+  take(std::integral_constant<int, ROWS / 6>());
+  take(std::integral_constant<int, 1>());
+}
+
+// c (rows, columns) = [c +] a (rows, depth) b (depth, columns), with b packed.
+template <class T>
+void product(View<T> a, Index rows, Index depth, const T* packed, Index columns, T* c, Index ldc,
+             bool add) {
+  for (Index p = 0; p < panels<T>(columns); p++) {
+    const Index width = std::min<Index>(COLS<T>, columns - p * COLS<T>);
+    stripe(a, rows, packed + p * depth * COLS<T>, COLS<T>, depth, c + p * COLS<T>, ldc, width,
+           add);
+  }
+}
+
+}  // namespace msde

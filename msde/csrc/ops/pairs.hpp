@@ -1,0 +1,272 @@
+// Sums over the unordered pairs of atoms of molecules. A molecule has one owner: the threads share
+// the molecules, so nothing is written by two of them and every sum has one order.
+#pragma once
+
+#include "maths.hpp"
+
+namespace msde {
+
+// The pairs of a batch: atoms of molecule m from ptr[m] on, its pairs from pair_ptr[m] on.
+struct Pairs {
+  const Index *i, *j, *ptr, *pair_ptr;
+  Index molecules;
+};
+
+// For each molecule, by any of the threads: work(m).
+template <class Work>
+void each_molecule(Index molecules, int threads, Work work) {
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+  for (Index m = 0; m < molecules; m++) work(m);
+}
+
+// Where the filters of pairs stand: between the rows of a table, see filter_conv.
+template <class T>
+struct Knots {
+  const Index* first;  // (pairs,) the first of four neighbouring rows
+  const T* weight;     // (pairs, 4)
+};
+
+// y_i = sum_j W_ij x_j with W_ij = sum_q weight_q table[first + q], for i and j both ways.
+template <class T>
+void filter_conv(const T* x, const T* table, Knots<T> at, Pairs pairs, T* y, Index width,
+                 int threads) {
+  each_molecule(pairs.molecules, threads, [&](Index m) {
+    std::fill(y + pairs.ptr[m] * width, y + pairs.ptr[m + 1] * width, T(0));
+    for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
+      const T* w = at.weight + 4 * p;
+      const T w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
+      if (w0 == 0 && w1 == 0 && w2 == 0 && w3 == 0) continue;  // beyond the cutoff
+      const T *t0 = table + at.first[p] * width, *t1 = t0 + width, *t2 = t1 + width,
+              *t3 = t2 + width;
+      const T *xi = x + pairs.i[p] * width, *xj = x + pairs.j[p] * width;
+      T *__restrict yi = y + pairs.i[p] * width, *__restrict yj = y + pairs.j[p] * width;
+#pragma GCC ivdep
+      for (Index f = 0; f < width; f++) {
+        const T filter = w0 * t0[f] + w1 * t1[f] + w2 * t2[f] + w3 * t3[f];
+        yi[f] += filter * xj[f];
+        yj[f] += filter * xi[f];
+      }
+    }
+  });
+}
+
+// The gradient of the table: out[first + q] += weight_q (x_i g_j + x_j g_i).
+// Pairs are taken in `order`, those of first = k from cell_ptr[k] to cell_ptr[k + 1]. Each such
+// cell makes four rows of `parts`, (cells, 4, width), which are then added up row by row.
+template <class T>
+void filter_table_grad(const T* x, const T* g, Knots<T> at, Pairs pairs, const Index* order,
+                       const Index* cell_ptr, T* parts, T* out, Index cells, Index width,
+                       int threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+#pragma omp for schedule(dynamic, 16)
+    for (Index k = 0; k < cells; k++) {
+      if (cell_ptr[k] == cell_ptr[k + 1]) continue;
+      T* __restrict sum = parts + k * 4 * width;
+      std::fill(sum, sum + 4 * width, T(0));
+      for (Index s = cell_ptr[k]; s < cell_ptr[k + 1]; s++) {
+        const Index p = order[s], i = pairs.i[p] * width, j = pairs.j[p] * width;
+        const T *xi = x + i, *xj = x + j, *gi = g + i, *gj = g + j, *w = at.weight + 4 * p;
+        const T w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
+#pragma GCC ivdep
+        for (Index f = 0; f < width; f++) {
+          const T both = xi[f] * gj[f] + xj[f] * gi[f];
+          sum[f] += w0 * both;
+          sum[width + f] += w1 * both;
+          sum[2 * width + f] += w2 * both;
+          sum[3 * width + f] += w3 * both;
+        }
+      }
+    }
+#pragma omp for schedule(static)
+    for (Index row = 0; row < cells + 3; row++) {
+      T* __restrict to = out + row * width;
+      std::fill(to, to + width, T(0));
+      for (Index q = std::max<Index>(0, row - cells + 1); q < std::min<Index>(4, row + 1); q++) {
+        const Index k = row - q;
+        if (cell_ptr[k] == cell_ptr[k + 1]) continue;
+        const T* from = parts + (k * 4 + q) * width;
+        for (Index f = 0; f < width; f++) to[f] += from[f];
+      }
+    }
+  }
+}
+
+// y_ci = sum_j weight_pc x_cj for both ways of each pair p = (i, j); weight (pairs, channels),
+// x and y (channels, atoms, width).
+template <class T>
+void pair_sum(const T* weight, const T* x, Pairs pairs, T* y, Index channels, Index width,
+              int threads) {
+  const Index atoms = pairs.ptr[pairs.molecules];
+  each_molecule(pairs.molecules, threads, [&](Index m) {
+    for (Index c = 0; c < channels; c++) {
+      const T* from = x + c * atoms * width;
+      T* to = y + c * atoms * width;
+      std::fill(to + pairs.ptr[m] * width, to + pairs.ptr[m + 1] * width, T(0));
+      for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
+        const Index i = pairs.i[p] * width, j = pairs.j[p] * width;
+        const T w = weight[p * channels + c];
+        T *__restrict yi = to + i, *__restrict yj = to + j;
+#pragma GCC ivdep
+        for (Index f = 0; f < width; f++) {
+          yi[f] += w * from[j + f];
+          yj[f] += w * from[i + f];
+        }
+      }
+    }
+  });
+}
+
+// The sum of `bytes` / sizeof(T) numbers side by side, by halving.
+template <class T, int bytes>
+T total(const void* numbers) {
+  if constexpr (bytes == sizeof(T)) {
+    T one;
+    std::memcpy(&one, numbers, sizeof one);
+    return one;
+  } else {
+    typedef T Half __attribute__((vector_size(bytes / 2)));
+    Half low, high;
+    std::memcpy(&low, numbers, sizeof low);
+    std::memcpy(&high, static_cast<const char*>(numbers) + sizeof low, sizeof high);
+    low += high;
+    return total<T, bytes / 2>(&low);
+  }
+}
+
+template <class T>
+T dot(const T* a, const T* b, Index width) {
+  constexpr int L = Lanes<T>::count;
+  Vector<T> sums{};
+  Index f = 0;
+  for (; f + L <= width; f += L)
+    sums += *reinterpret_cast<const Vector<T>*>(a + f) * *reinterpret_cast<const Vector<T>*>(b + f);
+  T rest = 0;
+  for (; f < width; f++) rest += a[f] * b[f];
+  return total<T, VECTOR_BYTES>(&sums) + rest;
+}
+
+// The gradient of the weights of pair_sum: out_pc = <x_ci, g_cj> + <x_cj, g_ci>.
+template <class T>
+void pair_dot(const T* x, const T* g, Pairs pairs, T* out, Index channels, Index width,
+              int threads) {
+  const Index atoms = pairs.ptr[pairs.molecules];
+  each_molecule(pairs.molecules, threads, [&](Index m) {
+    for (Index c = 0; c < channels; c++) {
+      const T *a = x + c * atoms * width, *b = g + c * atoms * width;
+      for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
+        const Index i = pairs.i[p] * width, j = pairs.j[p] * width;
+        out[p * channels + c] = dot(a + i, b + j, width) + dot(a + j, b + i, width);
+      }
+    }
+  });
+}
+
+// One channel of one molecule in pair_attention: its queries and keys with the atoms side by side.
+template <class T>
+struct Logits {
+  static constexpr int L = Lanes<T>::count;
+  Index atoms, padded, width, chunk;
+  T *keys, *query_grad, *key_grad, *sums, *row;  // (width, padded) x 3, (atoms, padded), (padded)
+  const T* query;                                // (atoms, width)
+  T scale;
+
+  Logits(Index atoms, Index width, Index chunk)
+      : atoms(atoms), padded((atoms + L - 1) / L * L), width(width), chunk(chunk) {
+    keys = scratch<T, 1>((2 * width + atoms + 1) * padded);
+    key_grad = keys + width * padded;
+    sums = key_grad + width * padded;
+    row = sums + atoms * padded;
+    scale = T(1) / std::sqrt(T(chunk));
+  }
+
+  void load(const T* q, const T* k) {
+    query = q;
+    for (Index d = 0; d < width; d++) {
+      T* to = keys + d * padded;
+      for (Index a = 0; a < atoms; a++) to[a] = k[a * width + d];
+      std::fill(to + atoms, to + padded, T(0));
+    }
+  }
+
+  // tanh of the logits of atom i with all atoms in one head, into `row`.
+  void tanh_row(Index i, Index head) {
+    const T* q = query + i * width + head * chunk;
+    const T* k = keys + head * chunk * padded;
+    for (Index a = 0; a < padded; a++) row[a] = q[0] * k[a];
+    for (Index d = 1; d < chunk; d++)
+      for (Index a = 0; a < padded; a++) row[a] += q[d] * k[d * padded + a];
+    for (Index a = 0; a < padded; a++) row[a] = hyperbolic_tangent(row[a] * scale);
+  }
+};
+
+// out_pc = 1 / (2 heads) sum over heads of tanh(q_i.k_j / sqrt(chunk)) + tanh(q_j.k_i / sqrt(chunk))
+// for p = (i, j); q and k are (channels, atoms, heads * chunk), out is (pairs, channels).
+template <class T>
+void pair_attention(const T* q, const T* k, Pairs pairs, T* out, Index channels, Index width,
+                    Index chunk, int threads) {
+  const Index total = pairs.ptr[pairs.molecules], heads = width / chunk;
+  each_molecule(pairs.molecules, threads, [&](Index m) {
+    const Index first = pairs.ptr[m], n = pairs.ptr[m + 1] - first;
+    Logits<T> logits(n, width, chunk);
+    for (Index c = 0; c < channels; c++) {
+      const Index at = (c * total + first) * width;
+      logits.load(q + at, k + at);
+      for (Index i = 0; i < n; i++) {
+        T* __restrict sum = logits.sums + i * logits.padded;
+        std::fill(sum, sum + logits.padded, T(0));
+        for (Index h = 0; h < heads; h++) {
+          logits.tanh_row(i, h);
+          for (Index a = 0; a < logits.padded; a++) sum[a] += logits.row[a];
+        }
+      }
+      for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
+        const Index i = pairs.i[p] - first, j = pairs.j[p] - first;
+        out[p * channels + c] =
+            (logits.sums[i * logits.padded + j] + logits.sums[j * logits.padded + i]) /
+            T(2 * heads);
+      }
+    }
+  });
+}
+
+// Gradients of pair_attention with the tanh made again: d tanh(s) = (1 - tanh(s)^2) ds.
+template <class T>
+void pair_attention_grad(const T* g, const T* q, const T* k, Pairs pairs, T* gq, T* gk,
+                         Index channels, Index width, Index chunk, int threads) {
+  const Index total = pairs.ptr[pairs.molecules], heads = width / chunk;
+  each_molecule(pairs.molecules, threads, [&](Index m) {
+    const Index first = pairs.ptr[m], n = pairs.ptr[m + 1] - first;
+    Logits<T> logits(n, width, chunk);
+    const Index padded = logits.padded;
+    for (Index c = 0; c < channels; c++) {
+      const Index at = (c * total + first) * width;
+      logits.load(q + at, k + at);
+      std::fill(logits.key_grad, logits.key_grad + width * padded, T(0));
+      std::fill(logits.sums, logits.sums + n * padded, T(0));  // the gradient of each logit's tanh
+      for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
+        const Index i = pairs.i[p] - first, j = pairs.j[p] - first;
+        logits.sums[i * padded + j] = logits.sums[j * padded + i] =
+            g[p * channels + c] * logits.scale / T(2 * heads);
+      }
+      for (Index i = 0; i < n; i++)
+        for (Index h = 0; h < heads; h++) {
+          logits.tanh_row(i, h);
+          T* __restrict row = logits.row;
+          const T* upper = logits.sums + i * padded;
+          for (Index a = 0; a < padded; a++) row[a] = upper[a] * (1 - row[a] * row[a]);
+          for (Index d = h * chunk; d < (h + 1) * chunk; d++) {
+            const T value = logits.query[i * width + d];
+            T* __restrict to = logits.key_grad + d * padded;
+            for (Index a = 0; a < padded; a++) to[a] += value * row[a];
+            gq[at + i * width + d] = dot(row, logits.keys + d * padded, padded);
+          }
+        }
+      for (Index a = 0; a < n; a++)
+        for (Index d = 0; d < width; d++)
+          gk[at + a * width + d] = logits.key_grad[d * padded + a];
+    }
+  });
+}
+
+}  // namespace msde

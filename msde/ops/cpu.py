@@ -1,0 +1,229 @@
+"""The ops on CPU tensors: memory for the results, and the C++ functions that fill it.
+
+Formulas stand in `csrc/ops`, interfaces in `msde.ops`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, empty_like
+from torch import get_num_threads as threads
+
+from msde.ops.library import call
+
+PARTS = 32  # of csrc/ops/edges.hpp
+CODES = {"relu": 0, "silu": 1}
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Return a b, of any strides."""
+    return linear(a, b.t(), None)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x weight^T + bias, (rows, outputs)."""
+    (rows, depth), columns = x.shape, weight.shape[0]
+    out = x.new_empty(rows, columns)
+    bias = None if bias is None else bias.contiguous()
+    across, down = weight.stride()
+    call(
+        "matmul", x, *x.stride(), weight, down, across, bias, out, rows, depth, columns,
+        threads(), dtype=x.dtype,
+    )  # fmt: skip
+    return out
+
+
+def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """See `groups.sort_groups`."""
+    key = key.contiguous()
+    ptr, order = key.new_empty(num_groups + 1), empty_like(key)
+    call("group", key, len(key), num_groups, ptr, order)
+    return ptr, order
+
+
+def _all(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.contiguous() for tensor in tensors]
+
+
+def filter_conv(
+    x: Tensor, table: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
+    index: Tensor, ptr: Tensor, pair_ptr: Tensor,
+) -> Tensor:  # fmt: skip
+    """Convolve x, (num_atoms, width), with filters in a table, (num_rows, width)."""
+    x, table = _all(x, table)
+    out = empty_like(x)
+    pairs = (index, ptr, pair_ptr, len(ptr) - 1)
+    call("filter_conv", x, table, first, weight, *pairs, out, x.shape[1], threads(), dtype=x.dtype)
+    return out
+
+
+def filter_table_grad(
+    x: Tensor, g: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
+    index: Tensor, ptr: Tensor, pair_ptr: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return the gradient of the table, (num_rows, width)."""
+    x, g = _all(x, g)
+    cells, width = len(cell_ptr) - 1, x.shape[1]
+    parts, out = x.new_empty(cells, 4, width), x.new_empty(cells + 3, width)
+    pairs = (index, ptr, pair_ptr, len(ptr) - 1)
+    call(
+        "filter_table_grad", x, g, first, weight, *pairs, order, cell_ptr, parts, out, cells,
+        width, threads(), dtype=x.dtype,
+    )  # fmt: skip
+    return out
+
+
+def pair_sum(weight: Tensor, x: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor) -> Tensor:
+    """Sum over pairs: weight (num_pairs, channels), x (channels, num_atoms, width)."""
+    weight, x = _all(weight, x)
+    out = empty_like(x)
+    call(
+        "pair_sum", weight, x, index, ptr, pair_ptr, len(ptr) - 1, out, len(x), x.shape[2],
+        threads(), dtype=x.dtype,
+    )  # fmt: skip
+    return out
+
+
+def pair_dot(x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor) -> Tensor:
+    """Return the gradient of the weights of `pair_sum`, (num_pairs, channels)."""
+    x, g = _all(x, g)
+    out = x.new_empty(index.shape[1], len(x))
+    call(
+        "pair_dot", x, g, index, ptr, pair_ptr, len(ptr) - 1, out, len(x), x.shape[2], threads(),
+        dtype=x.dtype,
+    )  # fmt: skip
+    return out
+
+
+def pair_attention(
+    q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor
+) -> Tensor:
+    """Return symmetric attention, (num_pairs, channels)."""
+    q, k = _all(q, k)
+    out = q.new_empty(index.shape[1], len(q))
+    call(
+        "pair_attention", q, k, index, ptr, pair_ptr, len(ptr) - 1, out, len(q), q.shape[2], chunk,
+        threads(), dtype=q.dtype,
+    )  # fmt: skip
+    return out
+
+
+def pair_attention_grad(
+    g: Tensor, q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of q and k."""
+    g, q, k = _all(g, q, k)
+    gq, gk = empty_like(q), empty_like(k)
+    call(
+        "pair_attention_grad", g, q, k, index, ptr, pair_ptr, len(ptr) - 1, gq, gk, len(q),
+        q.shape[2], chunk, threads(), dtype=q.dtype,
+    )  # fmt: skip
+    return gq, gk
+
+
+def sum_over_edges(x: Tensor, index: Tensor, row_ptr: Tensor) -> Tensor:
+    """Sum x, (num_atoms, width), over each atom's neighbours."""
+    (x,) = _all(x)
+    out = empty_like(x)
+    call(
+        "sum_over_edges", x, row_ptr, index, len(row_ptr) - 1, out, x.shape[1], threads(),
+        dtype=x.dtype,
+    )  # fmt: skip
+    return out
+
+
+def gin_message(
+    x: Tensor, table: Tensor, eps: Tensor, code: Tensor, index: Tensor, row_ptr: Tensor
+) -> Tensor:
+    """Return (1 + eps) x + sum of relu(x_source + table[code]), (num_atoms, width)."""
+    x, table = _all(x, table)
+    out = empty_like(x)
+    call(
+        "gin_message", x, table, eps, row_ptr, index, len(row_ptr) - 1, code, out, x.shape[1],
+        threads(), dtype=x.dtype,
+    )  # fmt: skip
+    return out
+
+
+def gin_message_grad(
+    g: Tensor, x: Tensor, table: Tensor, eps: Tensor, code: Tensor, index: Tensor, row_ptr: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, table and eps."""
+    g, x, table = _all(g, x, table)
+    (codes, width), size = table.shape, table.numel() + 1
+    gx, grads, parts = empty_like(x), x.new_empty(size), x.new_empty(PARTS, size)
+    call(
+        "gin_message_grad", g, x, table, eps, row_ptr, index, len(row_ptr) - 1, code, gx, parts,
+        grads, codes, width, threads(), dtype=x.dtype,
+    )  # fmt: skip
+    return gx, grads[:-1].clone().view(codes, width), grads[-1:].clone()
+
+
+def edge_attention(
+    q: Tensor, k: Tensor, v: Tensor, edge: Tensor, keep: Tensor | None, heads: int,
+    index: Tensor, row_ptr: Tensor, ptr: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the attended values, (num_atoms, width), and the attention, (num_edges, heads)."""
+    q, k, v, edge = _all(q, k, v, edge)
+    keep = None if keep is None else keep.contiguous()
+    out, alpha = empty_like(q), q.new_empty(len(edge), heads)
+    call(
+        "edge_attention", q, k, v, edge, keep, row_ptr, index, len(row_ptr) - 1, alpha, out, heads,
+        q.shape[1] // heads, threads(), dtype=q.dtype,
+    )  # fmt: skip
+    return out, alpha
+
+
+def edge_attention_grad(
+    g: Tensor, alpha: Tensor, q: Tensor, k: Tensor, v: Tensor, edge: Tensor, keep: Tensor | None,
+    heads: int, index: Tensor, row_ptr: Tensor, ptr: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the gradients of q, k, v and edge."""
+    g, q, k, v, edge = _all(g, q, k, v, edge)
+    keep = None if keep is None else keep.contiguous()
+    gq, gk, gv, ge = map(empty_like, (q, k, v, edge))
+    call(
+        "edge_attention_grad", g, q, k, v, edge, keep, alpha, row_ptr, index, len(row_ptr) - 1, ptr,
+        len(ptr) - 1, gq, gk, gv, ge, heads, q.shape[1] // heads, threads(), dtype=q.dtype,
+    )  # fmt: skip
+    return gq, gk, gv, ge
+
+
+def edge_mlp(
+    a: Tensor, b: Tensor, attr: Tensor | None, attr_weight: Tensor | None, weight: Tensor,
+    bias: Tensor, activation: str, index: Tensor, ptr: Tensor, edge_ptr: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return weight activation(a_source + b_target [+ attr_weight attr]) + bias for each edge."""
+    a, b, weight, bias = _all(a, b, weight, bias)
+    attr, attr_weight = (None if t is None else t.contiguous() for t in (attr, attr_weight))
+    outputs, width = weight.shape
+    inputs = 0 if attr is None else attr.shape[1]
+    out = a.new_empty(index.shape[1], outputs)
+    call(
+        "edge_mlp", a, b, attr, attr_weight, weight, bias, index, width, inputs, outputs,
+        CODES[activation], len(out), out, threads(), dtype=a.dtype,
+    )  # fmt: skip
+    return out
+
+
+def edge_mlp_grad(
+    g: Tensor, a: Tensor, b: Tensor, attr: Tensor | None, attr_weight: Tensor | None,
+    weight: Tensor, activation: str, index: Tensor, ptr: Tensor, edge_ptr: Tensor,
+) -> list[Tensor]:  # fmt: skip
+    """Return the gradients of a, b, weight and, where there is one, attr and attr_weight."""
+    g, a, b, weight = _all(g, a, b, weight)
+    attr, attr_weight = (None if t is None else t.contiguous() for t in (attr, attr_weight))
+    outputs, width = weight.shape
+    inputs = 0 if attr is None else attr.shape[1]
+    ga, gb, g_attr = empty_like(a), empty_like(b), None if attr is None else empty_like(attr)
+    size = (outputs + inputs) * width
+    parts, grads = a.new_empty(PARTS, size), a.new_empty(size)
+    call(
+        "edge_mlp_grad", g, a, b, attr, attr_weight, weight, index, width, inputs, outputs,
+        CODES[activation], index.shape[1], ptr, edge_ptr, len(ptr) - 1, ga, gb, g_attr, parts,
+        grads, threads(), dtype=a.dtype,
+    )  # fmt: skip
+    g_weight, g_attr_weight = grads.split([outputs * width, width * inputs])
+    found = [ga, gb, g_weight.clone().view(outputs, width)]
+    if g_attr is None:
+        return found
+    return [*found, g_attr, g_attr_weight.clone().view(width, inputs)]

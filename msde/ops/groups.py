@@ -1,0 +1,98 @@
+"""How the rows of a packed batch belong together: pairs, directed edges, groups of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Directed edges within molecules, each beside its reverse, sorted by target."""
+
+    index: Tensor  # (2, num_edges) sources and targets
+    row_ptr: Tensor  # (num_atoms + 1,) offsets of the edges into each atom
+    ptr: Tensor  # (num_graphs + 1,) offsets of the molecules' atoms
+
+    @property
+    def num_atoms(self) -> int:
+        """Number of atoms, those without an edge too."""
+        return len(self.row_ptr) - 1
+
+    @property
+    def degree(self) -> Tensor:
+        """Number of edges into each atom, which is that of edges out of it, (num_atoms,)."""
+        return self.row_ptr[1:] - self.row_ptr[:-1]
+
+    @property
+    def edge_ptr(self) -> Tensor:
+        """Offsets of the molecules' edges, (num_graphs + 1,)."""
+        return self.row_ptr.index_select(0, self.ptr)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All unordered pairs of atoms of the same molecule, one molecule after another."""
+
+    index: Tensor  # (2, num_pairs) with the smaller atom first
+    ptr: Tensor  # (num_graphs + 1,) offsets of the molecules' atoms
+    pair_ptr: Tensor  # (num_graphs + 1,) offsets of the molecules' pairs
+    graph: Tensor  # (num_atoms,) the molecule of each atom
+    size: int  # atoms of the largest molecule
+    _made: dict[str, PaddedLayout] = field(default_factory=dict, repr=False)
+
+    @property
+    def padded(self) -> PaddedLayout:
+        """Where atoms and pairs stand when every molecule is padded to the largest one."""
+        if not self._made:  # cached_property has a lock, which torch.compile cannot see through
+            self._made["padded"] = PaddedLayout(self)
+        return self._made["padded"]
+
+
+class PaddedLayout:
+    """Where each atom and pair stands when every molecule is padded to the largest one."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        """Number the places of a batch's atoms and pairs."""
+        self.num_graphs, self.size = len(pairs.ptr) - 1, pairs.size
+        graph = pairs.graph
+        row = torch.arange(len(graph), device=graph.device) - pairs.ptr[graph]
+        self.atom = graph * self.size + row  # (num_atoms,)
+        i, j = pairs.index
+        self.upper = self.atom[i] * self.size + row[j]  # (num_pairs,)
+        self.lower = self.atom[j] * self.size + row[i]  # (num_pairs,)
+
+    def pad_atoms(self, x: Tensor) -> Tensor:
+        """Pad (channels, num_atoms, dim) to (channels * num_graphs, size, dim)."""
+        channels, _, dim = x.shape
+        out = x.new_zeros(channels, self.num_graphs * self.size, dim)
+        return out.index_copy_(1, self.atom, x).view(-1, self.size, dim)
+
+    def pack_atoms(self, x: Tensor) -> Tensor:
+        """Undo `pad_atoms`."""
+        padded = x.reshape(-1, self.num_graphs * self.size, x.shape[-1])
+        return padded.index_select(1, self.atom)
+
+    def pad_pairs(self, a: Tensor) -> Tensor:
+        """Spread (num_pairs, channels) to symmetric (channels * num_graphs, size, size)."""
+        out = a.new_zeros(self.num_graphs * self.size * self.size, a.shape[1])
+        out = out.index_copy_(0, self.upper, a).index_copy_(0, self.lower, a)
+        return out.t().reshape(-1, self.size, self.size)
+
+    def pack_pairs(self, dense: Tensor) -> Tensor:
+        """Average (channels * num_graphs, size, size) over both directions of each pair."""
+        flat = dense.reshape(-1, self.num_graphs * self.size * self.size)
+        return (0.5 * (flat.index_select(1, self.upper) + flat.index_select(1, self.lower))).t()
+
+
+def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Return the offsets of each group of rows, (num_groups + 1,), and the rows in their order.
+
+    Args:
+        key: (rows,) the group of each row.
+    """
+    counts = torch.bincount(key, minlength=num_groups)
+    ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return ptr, torch.argsort(key, stable=True)

@@ -1,0 +1,232 @@
+"""The fused ops as torch operators `msde::*`: schemas, shapes and gradients.
+
+torch.compile sees through them, autograd differentiates them, and the device chooses the kernel.
+Linear and bilinear ops have gradients made of one another, so these can be differentiated again.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msde.errors import MsdeError
+
+_KNOTS = "Tensor first, Tensor weight, Tensor order, Tensor cell_ptr"
+_PAIRS = "Tensor index, Tensor ptr, Tensor pair_ptr"
+_EDGE_MLP = "Tensor a, Tensor b, Tensor? attr, Tensor? attr_weight, Tensor weight"
+SCHEMAS = {
+    "matmul": "(Tensor a, Tensor b) -> Tensor",
+    "linear": "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    "sort_groups": "(Tensor key, int num_groups) -> (Tensor, Tensor)",
+    "filter_conv": f"(Tensor x, Tensor table, {_KNOTS}, {_PAIRS}) -> Tensor",
+    "filter_table_grad": f"(Tensor x, Tensor g, {_KNOTS}, {_PAIRS}) -> Tensor",
+    "pair_sum": f"(Tensor weight, Tensor x, {_PAIRS}) -> Tensor",
+    "pair_dot": f"(Tensor x, Tensor g, {_PAIRS}) -> Tensor",
+    "pair_attention": f"(Tensor q, Tensor k, int chunk, {_PAIRS}) -> Tensor",
+    "pair_attention_grad": (
+        f"(Tensor g, Tensor q, Tensor k, int chunk, {_PAIRS}) -> (Tensor, Tensor)"
+    ),
+    "sum_over_edges": "(Tensor x, Tensor index, Tensor row_ptr) -> Tensor",
+    "gin_message": (
+        "(Tensor x, Tensor table, Tensor eps, Tensor code, Tensor index, Tensor row_ptr) -> Tensor"
+    ),
+    "gin_message_grad": (
+        "(Tensor g, Tensor x, Tensor table, Tensor eps, Tensor code, Tensor index, Tensor row_ptr)"
+        " -> (Tensor, Tensor, Tensor)"
+    ),
+    "edge_attention": (
+        "(Tensor q, Tensor k, Tensor v, Tensor edge, Tensor? keep, int heads, Tensor index, "
+        "Tensor row_ptr, Tensor ptr) -> (Tensor, Tensor)"
+    ),
+    "edge_attention_grad": (
+        "(Tensor g, Tensor alpha, Tensor q, Tensor k, Tensor v, Tensor edge, Tensor? keep, "
+        "int heads, Tensor index, Tensor row_ptr, Tensor ptr) -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "edge_mlp": (
+        f"({_EDGE_MLP}, Tensor bias, str activation, Tensor index, Tensor ptr, Tensor edge_ptr)"
+        " -> Tensor"
+    ),
+    "edge_mlp_grad": (
+        f"(Tensor g, {_EDGE_MLP}, str activation, Tensor index, Tensor ptr, Tensor edge_ptr)"
+        " -> Tensor[]"
+    ),
+}  # fmt: skip
+FAKES: dict[str, Callable[..., Any]] = {
+    "matmul": lambda a, b: a.new_empty(a.shape[0], b.shape[1]),
+    "linear": lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]),
+    "sort_groups": lambda key, num_groups: (
+        key.new_empty(num_groups + 1), torch.empty_like(key)
+    ),
+    "filter_conv": lambda x, *_: torch.empty_like(x),
+    "filter_table_grad": lambda x, g, first, weight, order, cell_ptr, *_: x.new_empty(
+        cell_ptr.shape[0] + 2, x.shape[1]
+    ),
+    "pair_sum": lambda weight, x, *_: torch.empty_like(x),
+    "pair_dot": lambda x, g, index, *_: x.new_empty(index.shape[1], x.shape[0]),
+    "pair_attention": lambda q, k, chunk, index, *_: q.new_empty(index.shape[1], q.shape[0]),
+    "pair_attention_grad": lambda g, q, k, *_: (torch.empty_like(q), torch.empty_like(k)),
+    "sum_over_edges": lambda x, *_: torch.empty_like(x),
+    "gin_message": lambda x, *_: torch.empty_like(x),
+    "gin_message_grad": lambda g, x, table, eps, *_: tuple(map(torch.empty_like, (x, table, eps))),
+    "edge_attention": lambda q, k, v, edge, keep, heads, *_: (
+        torch.empty_like(q), q.new_empty(edge.shape[0], heads)
+    ),
+    "edge_attention_grad": lambda g, alpha, *of, **_: tuple(map(torch.empty_like, of[:4])),
+    "edge_mlp": lambda a, b, attr, attr_weight, weight, bias, activation, index, *_: a.new_empty(
+        index.shape[1], weight.shape[0]
+    ),
+    "edge_mlp_grad": lambda g, a, b, attr, attr_weight, weight, *_: [
+        torch.empty_like(t) for t in (a, b, weight, attr, attr_weight) if t is not None
+    ],
+}  # fmt: skip
+
+ops = torch.ops.msde
+
+
+def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
+    """Save the inputs, and what of the output its gradient needs."""
+    ctx.constants = [None if isinstance(value, Tensor) else value for value in inputs]
+    tensors = [value if isinstance(value, Tensor) else None for value in inputs]
+    outputs = output if isinstance(output, tuple) else ()
+    ctx.mark_non_differentiable(*outputs[1:])
+    ctx.save_for_backward(*tensors, *outputs)
+
+
+def _outputs(ctx: Any) -> tuple[Tensor, ...]:
+    """Return the outputs of an op that has several."""
+    return ctx.saved_tensors[len(ctx.constants) :]
+
+
+def _kept(ctx: Any) -> list[Any]:
+    """Return the inputs as they were."""
+    saved = ctx.saved_tensors[: len(ctx.constants)]
+    return [s if s is not None else c for s, c in zip(saved, ctx.constants, strict=True)]
+
+
+def _rest(inputs: Sequence[Any], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Append None for the inputs after the first ones, which have no gradients."""
+    return (*grads, *[None] * (len(inputs) - len(grads)))
+
+
+def _matmul(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    a, b = _kept(ctx)
+    need_a, need_b = ctx.needs_input_grad
+    return ops.matmul(g, b.t()) if need_a else None, ops.matmul(a.t(), g) if need_b else None
+
+
+def _linear(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, _ = _kept(ctx)
+    need_x, need_weight, need_bias = ctx.needs_input_grad
+    return (
+        ops.matmul(g, weight) if need_x else None,
+        ops.matmul(g.t(), x) if need_weight else None,
+        g.sum(0) if need_bias else None,
+    )
+
+
+def _filter_conv(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    x, table, *where = inputs
+    need_x, need_table = ctx.needs_input_grad[:2]
+    # Symmetric filters: the convolution is its own transpose.
+    gx = ops.filter_conv(g, table, *where) if need_x else None
+    return _rest(inputs, gx, ops.filter_table_grad(x, g, *where) if need_table else None)
+
+
+def _filter_table_grad(ctx: Any, of_table: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    x, g, *where = inputs
+    convolved = [ops.filter_conv(rows, of_table, *where) for rows in (g, x)]
+    return _rest(inputs, *convolved)
+
+
+def _pair_sum(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    weight, x, *pairs = inputs
+    need_weight, need_x = ctx.needs_input_grad[:2]
+    g_weight = ops.pair_dot(x, g, *pairs) if need_weight else None
+    return _rest(inputs, g_weight, ops.pair_sum(weight, g, *pairs) if need_x else None)
+
+
+def _pair_dot(ctx: Any, of_weight: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    x, g, *pairs = inputs
+    return _rest(inputs, *[ops.pair_sum(of_weight, rows, *pairs) for rows in (g, x)])
+
+
+def _pair_attention(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    return _rest(inputs, *ops.pair_attention_grad(g, *inputs))
+
+
+def _sum_over_edges(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    # Each edge stands beside its reverse: the sum is its own transpose.
+    return _rest(inputs, ops.sum_over_edges(g, *inputs[1:]))
+
+
+def _gin_message(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    return _rest(inputs, *ops.gin_message_grad(g, *inputs))
+
+
+def _edge_attention(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    return _rest(inputs, *ops.edge_attention_grad(g, _outputs(ctx)[1], *inputs))
+
+
+def _edge_mlp(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    without_bias = [*inputs[:5], *inputs[6:]]
+    ga, gb, g_weight, *of_attr = ops.edge_mlp_grad(g, *without_bias)
+    return _rest(inputs, ga, gb, *(of_attr or (None, None)), g_weight, g.sum(0))
+
+
+def _once(ctx: Any, *grads: Tensor) -> None:
+    raise MsdeError("this op has first derivatives only; MSDE_OPS=reference may have second ones")
+
+
+GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
+    "matmul": _matmul,
+    "linear": _linear,
+    "filter_conv": _filter_conv,
+    "filter_table_grad": _filter_table_grad,
+    "pair_sum": _pair_sum,
+    "pair_dot": _pair_dot,
+    "pair_attention": _pair_attention,
+    "sum_over_edges": _sum_over_edges,
+    "gin_message": _gin_message,
+    "edge_attention": _edge_attention,
+    "edge_mlp": _edge_mlp,
+}
+
+
+def _by(module: str, name: str) -> Callable[..., Any]:
+    """Return the function of a module, looked up when it is called: Triton may be missing."""
+
+    def run(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(f"msde.ops.{module}"), name)(*arguments)
+
+    return run
+
+
+def _register() -> None:
+    for name, schema in SCHEMAS.items():
+        operator = f"msde::{name}"
+        torch.library.define(operator, schema)
+        torch.library.impl(operator, "CPU", _by("cpu", name))
+        torch.library.impl(operator, "CUDA", _by("gpu", name))
+        torch.library.register_fake(operator, FAKES[name])
+        if name == "sort_groups":
+            continue
+        if name in GRADIENTS:
+            torch.library.register_autograd(operator, GRADIENTS[name], setup_context=_keep)
+        else:
+            torch.library.register_autograd(operator, _once)
+
+
+_register()
