@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from floor import best, rates
 from msde.data_tools.convert import choose_format
 from step import NCI, make_batches
 from torch import Tensor
@@ -26,8 +26,7 @@ from torch import Tensor
 from msde import cpu, geometry, ops
 from msde.batch import MoleculeBatch
 from msde.errors import report_errors
-from msde.ops import Edges, Interpolation, library
-from msde.ops import cpu as cpu_ops
+from msde.ops import Edges, Interpolation
 
 HIDDEN, FILTERS, WIDTH, BASIS, HEADS, CODES, ROWS = 300, 128, 32, 128, 8, 60, 1003
 
@@ -39,32 +38,6 @@ class Case:
     op: Callable[..., Tensor]
     inputs: list[Tensor]
     flops: float  # of the matrix products, forward
-
-
-def best(work: Callable[[], object], repeats: int) -> float:
-    """Return the least seconds of several runs: what others take of the machine is left out."""
-    least = float("inf")
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        least = min(least, time.perf_counter() - begin)
-    return least
-
-
-def rates(repeats: int) -> dict[str, float]:
-    """Measure the machine: bytes a second copied and FLOPs a second of matrix products."""
-    big = torch.randn(1 << 24)
-    other = torch.empty_like(big)
-    a, b = torch.randn(4096, 1024), torch.randn(1024, 1024)
-    flops = 2 * 4096 * 1024 * 1024
-    found = {
-        "copy_bytes_per_s": 2 * big.nbytes / best(lambda: other.copy_(big), repeats),
-        "torch_flops_per_s": flops / best(lambda: a @ b, repeats),
-        "own_flops_per_s": 0.0,
-    }
-    if library.available():
-        found["own_flops_per_s"] = flops / best(lambda: cpu_ops.matmul(a, b), repeats)
-    return found
 
 
 def atom_cases(n: int) -> dict[str, Case]:

@@ -1,54 +1,84 @@
-"""Time the full training step (noise, forward, backward, Adam) on fixed batches.
+"""Time the full training step, and the published implementation's beside it on the same batches.
 
-python benchmarks/step.py --input pcqm4mv2-2k.csv --json
+python benchmarks/step.py --input pcqm4mv2-2k.csv --published MoleculeSDE --json
+
+A step assembles a batch, draws noise, runs forward and backward and Adam; it takes the file's
+batches in turn and keeps nothing of earlier steps. Each side runs in a fresh process, one after
+another, as often as --turns says: ours, the published code as it is and, on a CPU, the published
+code with denormals flushed. Memory is the peak above what was held before the first step. The
+floor is the time of our step's matrix products alone, at the rate measured in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
-import resource
+import os
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
+from floor import rates, step_flops
 from msde.data_tools.chunks import Task, convert_one
 from msde.data_tools.convert import choose_format, read_file
-from msde.data_tools.readers import FORMATS, Options
+from msde.data_tools.readers import Options, RawMolecule, get_reader
 from rdkit import RDConfig
 
 from msde import cpu
 from msde.batch import MoleculeBatch
-from msde.codec import columns_from_records
+from msde.codec import MoleculeColumns, columns_from_records
 from msde.config import make_config
-from msde.errors import report_errors
+from msde.errors import MsdeError, report_errors
 from msde.model import MoleculeSDE, parameter_groups
 from msde.molecule import MoleculeRecord, silence_rdkit
 from msde.philox import Key
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
+OURS, PUBLISHED, FLUSHED = "msde", "published", "published, denormals flushed"
+WARM_UP = 2  # steps that are not timed
+
+
+def make_task(format: str, keep_hydrogens: bool) -> Task:
+    """Say how the molecules of a benchmark are converted."""
+    return Task(format, Options(keep_hydrogens=keep_hydrogens, label_columns=()))
+
+
+def read_molecules(path: Path, task: Task) -> Iterator[tuple[RawMolecule, MoleculeRecord]]:
+    """Yield the molecules of a file that can be converted."""
+    silence_rdkit()
+    for raw in read_file(path, task.format, task.options):
+        record = convert_one(raw, task)
+        if isinstance(record, MoleculeRecord):
+            yield raw, record
+
+
+def make_columns(path: Path, task: Task, size: int, count: int | None) -> list[MoleculeColumns]:
+    """Read `count` batches of `size` molecules from the start of a file, or all that it holds."""
+    parts: list[list[MoleculeRecord]] = [[]]
+    for _, record in read_molecules(path, task):
+        parts[-1].append(record)
+        if len(parts[-1]) == size:
+            if len(parts) == count:
+                break
+            parts.append([])
+    if len(parts[0]) < size:
+        raise MsdeError(f"{path} holds {len(parts[0])} molecules, fewer than a batch of {size}")
+    return [columns_from_records(part) for part in parts if len(part) == size]
 
 
 def make_batches(
     path: Path, format: str, size: int, count: int, keep_hydrogens: bool
 ) -> list[MoleculeBatch]:
     """Read `count` batches of `size` molecules from the start of a file."""
-    silence_rdkit()
-    records: list[MoleculeRecord] = []
-    task = Task(format, Options(keep_hydrogens=keep_hydrogens, label_columns=()))
-    for raw in read_file(path, format, task.options):
-        record = convert_one(raw, task)
-        if isinstance(record, MoleculeRecord):
-            records.append(record)
-        if len(records) == size * count:
-            break
-    parts = [records[i : i + size] for i in range(0, len(records) - size + 1, size)]
-    return [
-        MoleculeBatch.from_columns(columns_from_records(part), Key(0, n))
-        for n, part in enumerate(parts)
-    ]
+    columns = make_columns(path, make_task(format, keep_hydrogens), size, count)
+    return [MoleculeBatch.from_columns(part, Key(0, n)) for n, part in enumerate(columns)]
 
 
 class Stopwatch:
@@ -76,79 +106,197 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory of the device, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class Side(Protocol):
+    """Whose training step is measured."""
+
+    def step(self, number: int, watch: Stopwatch) -> None:
+        """Do one training step and book its parts."""
 
 
-def measure(batches: list[MoleculeBatch], preset: str, steps: int, device: torch.device) -> dict:
-    """Train for `steps` steps after two that are not counted, and report the medians."""
-    model = MoleculeSDE.from_seed(make_config(preset)).to(device).train()
-    cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
-    optimizer = torch.optim.Adam(parameter_groups(model), fused=True)
-    before = peak_memory_mb(device)
-    watch = Stopwatch(device)
-    seconds = []
-    for number in range(steps + 2):
-        batch = batches[number % len(batches)]
-        begin = time.perf_counter()
-        watch.start()
-        batch = batch.to(device)
-        noise = model.draw_noise(batch)
+class Ours:
+    """Training steps of this library on batches of molecules, in turn."""
+
+    def __init__(self, columns: list[MoleculeColumns], preset: str, device: torch.device) -> None:
+        """Build the model of a preset."""
+        self.columns, self.device = columns, device
+        self.model = MoleculeSDE.from_seed(make_config(preset)).to(device).train()
+        cpu.set_memory_policy(sum(p.nbytes for p in self.model.parameters()))
+        self.optimizer = torch.optim.Adam(parameter_groups(self.model), fused=True)
+
+    def batch(self, number: int) -> MoleculeBatch:
+        """Assemble a batch anew, with the indices that the model needs."""
+        columns = self.columns[number % len(self.columns)]
+        return MoleculeBatch.from_columns(columns, Key(0, number)).to(self.device)
+
+    def step(self, number: int, watch: Stopwatch) -> None:
+        """Do one training step and book its parts."""
+        batch = self.batch(number)
+        watch.lap("batch")
+        noise = self.model.draw_noise(batch)
         watch.lap("noise")
-        loss, _ = model(batch, noise)
+        loss, _ = self.model(batch, noise)
         watch.lap("forward")
         loss.backward()
         watch.lap("backward")
-        optimizer.step()
-        optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         watch.lap("optimizer")
-        seconds.append(time.perf_counter() - begin)
-    median = statistics.median(seconds[2:])
+
+
+def memory_mb(device: torch.device) -> float:
+    """Return the peak memory of the device, or of the process on a CPU, since the last reset."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # Not getrusage, whose peak begins with that of the process which started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def reset_peak(device: torch.device) -> None:
+    """Make what is held now the peak so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        # What reading the file has left behind would hide as much of a step's memory.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure(side: Side, steps: int, device: torch.device) -> dict:
+    """Train for `steps` steps after those that warm up; return seconds and memory."""
+    reset_peak(device)
+    before = memory_mb(device)
+    watch = Stopwatch(device)
+    for number in range(WARM_UP + steps):
+        watch.start()
+        side.step(number, watch)
+    parts = {name: laps[WARM_UP:] for name, laps in watch.parts.items()}
     return {
-        "molecules_per_s": batches[0].num_graphs / median,
-        "seconds_per_step": median,
-        "parts": {name: statistics.median(laps[2:]) for name, laps in watch.parts.items()},
-        "peak_memory_mb": peak_memory_mb(device),
-        "memory_before_first_step_mb": before,
+        "seconds": [sum(laps) for laps in zip(*parts.values(), strict=True)],
+        "parts": {name: statistics.median(laps) for name, laps in parts.items()},
+        "memory_mb": memory_mb(device) - before,
+        "memory_before_mb": before,
+    }
+
+
+def run_side(arguments: argparse.Namespace, device: torch.device) -> dict:
+    """Measure one side in this process."""
+    task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
+    if arguments.side == OURS:
+        cpu.prepare()
+        columns = make_columns(arguments.input, task, arguments.batch_size, None)
+        return measure(Ours(columns, arguments.preset, device), arguments.steps, device)
+    torch.set_flush_denormal(arguments.side == FLUSHED)  # before torch has threads
+    from published_step import Published  # needs what is not installed for ours
+
+    reader = get_reader(task.format)
+    found = read_molecules(arguments.input, task)
+    mols = (reader.parse(raw, task.options).mol for raw, _ in found)
+    side = Published(arguments.published, mols, arguments.batch_size, device)
+    return measure(side, arguments.steps, device)
+
+
+def run_apart(side: str) -> dict:
+    """Measure one side in a fresh process, given this one's arguments."""
+    command = [sys.executable, *sys.argv, "--side", side]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def summarise(turns: list[dict], batch_size: int) -> dict:
+    """Take the medians of all turns of a side."""
+    seconds = [statistics.median(turn["seconds"]) for turn in turns]
+    step = statistics.median(s for turn in turns for s in turn["seconds"])
+    parts = turns[0]["parts"]
+    return {
+        "molecules_per_s": batch_size / step,
+        "seconds_per_step": step,
+        "molecules_per_s_of_turns": [batch_size / s for s in seconds],
+        "parts": {part: statistics.median(t["parts"][part] for t in turns) for part in parts},
+        "memory_mb": statistics.median(turn["memory_mb"] for turn in turns),
+        "memory_mb_of_turns": [turn["memory_mb"] for turn in turns],
+        "memory_before_mb": statistics.median(turn["memory_before_mb"] for turn in turns),
+    }
+
+
+def compare(arguments: argparse.Namespace, device: torch.device) -> dict:
+    """Measure all sides in turn and put them side by side."""
+    task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
+    columns = make_columns(arguments.input, task, arguments.batch_size, None)
+    sides = [OURS]
+    if arguments.published:
+        sides += [PUBLISHED, FLUSHED] if device.type == "cpu" else [PUBLISHED]
+    turns: dict[str, list[dict]] = {side: [] for side in sides}
+    speeds = []
+    for _ in range(arguments.turns):
+        for side in sides:
+            turns[side].append(run_apart(side))
+        speeds.append(rates(10))
+    found = {side: summarise(t, arguments.batch_size) for side, t in turns.items()}
+    ours, theirs = found[OURS], {side: found[side] for side in sides[1:]}
+    result = {
+        **found,
+        "times_faster": {
+            side: ours["molecules_per_s"] / of["molecules_per_s"] for side, of in theirs.items()
+        },
+        "memory_fraction": {
+            side: ours["memory_mb"] / of["memory_mb"] for side, of in theirs.items()
+        },
+        "preset": arguments.preset,
+        "batch_size": arguments.batch_size,
+        "batches": len(columns),
+        "keep_hydrogens": arguments.keep_hydrogens,
+        "atoms_per_molecule": statistics.mean(float(c.num_atoms.mean()) for c in columns),
+        "steps": arguments.steps,
+        "turns": arguments.turns,
         "threads": torch.get_num_threads(),
-        "preset": preset,
-        "batch_size": batches[0].num_graphs,
-        "atoms_per_molecule": float(np.mean([b.num_atoms / b.num_graphs for b in batches])),
-        "steps": steps,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
     }
+    if device.type == "cpu":
+        side = Ours(columns, arguments.preset, device)
+        flops = statistics.mean(step_flops(side.model, side.batch(n)) for n in range(len(columns)))
+        speed = {name: max(s[name] for s in speeds) for name in speeds[0]}
+        floor = flops / max(speed["torch_flops_per_s"], speed["own_flops_per_s"])
+        result |= {
+            "flops_per_step": flops,
+            **speed,
+            "floor_seconds": floor,
+            "fraction_of_floor": floor / ours["seconds_per_step"],
+        }
+    return result
 
 
 def main() -> None:
     """Parse the command line, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, default=NCI, help="default: rdkit's NCI SMILES")
-    parser.add_argument("--format", choices=FORMATS, help="default: what it looks like")
+    parser.add_argument(
+        "--published", type=Path, metavar="DIR", help="a checkout of chao1224/MoleculeSDE"
+    )
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=2, help="distinct batches, used in turn")
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=7, help="timed steps of a turn")
+    parser.add_argument("--turns", type=int, default=3, help="of each side")
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--keep-hydrogens", action="store_true")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--side", choices=(OURS, PUBLISHED, FLUSHED), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    cpu.prepare()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches = make_batches(
-        arguments.input,
-        arguments.format or choose_format([arguments.input]),
-        arguments.batch_size,
-        arguments.batches,
-        arguments.keep_hydrogens,
-    )
-    result = measure(batches, arguments.preset, arguments.steps, device)
+    if arguments.side:
+        with contextlib.redirect_stdout(sys.stderr):
+            result = run_side(arguments, device)
+        print(json.dumps(result))
+        return
+    # Both sides get the same threads.
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    cpu.prepare()
+    result = compare(arguments, device)
     if arguments.json:
         print(json.dumps(result))
-    else:
-        print(f"{result['molecules_per_s']:.0f} molecules/s, {result['seconds_per_step']:.3f} s")
+        return
+    for side in filter(result.__contains__, (OURS, PUBLISHED, FLUSHED)):
+        row = result[side]
+        print(f"{side}: {row['molecules_per_s']:.1f} molecules/s, {row['memory_mb']:.0f} MB")
 
 
 if __name__ == "__main__":
