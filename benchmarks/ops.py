@@ -26,7 +26,7 @@ from torch import Tensor
 from msde import cpu, geometry, ops
 from msde.batch import MoleculeBatch
 from msde.errors import report_errors
-from msde.ops import Edges, Interpolation
+from msde.ops import Edges, Interpolation, PairWeights
 
 HIDDEN, FILTERS, WIDTH, BASIS, HEADS, CODES, ROWS = 300, 128, 32, 128, 8, 60, 1003
 
@@ -74,7 +74,7 @@ def pair_cases(batch: MoleculeBatch) -> dict[str, Case]:
             0,
         ),
         "pair_sum": Case(
-            lambda weight, x: ops.pair_sum(weight, x, pairs),
+            lambda weight, x: ops.pair_sum(PairWeights(weight, pairs), x),
             [torch.randn(num_pairs, 8), torch.randn(8, n, 16)],
             0,
         ),

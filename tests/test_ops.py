@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import make_small
+from conftest import KINDS, make_small
 from torch import nn
 
 from msde import geometry, ops
+from msde.encoders.gin import GINLayer
+from msde.encoders.schnet import Filters
 from msde.model import parameter_groups
-from msde.ops import Edges, Interpolation, Pairs, cpu, library, registered
+from msde.ops import Edges, Interpolation, Pairs, PairWeights, cpu, library, registered
+from msde.ops.groups import PaddedLayout
 
 SIZES = {
     "molecules of 1, 2, 5 and 9 atoms": [1, 2, 5, 9],
@@ -108,7 +111,7 @@ def cases(name, sizes, width=6):
         conv = lambda x, table: ops.interpolated_conv(x, table, at[x.dtype], pairs)  # noqa: E731
         return Case(conv, [rand(n, width), rand(11, width)], twice=True)
     if name == "pair_sum":
-        op = lambda weight, x: ops.pair_sum(weight, x, pairs)  # noqa: E731
+        op = lambda weight, x: ops.pair_sum(PairWeights(weight, pairs), x)  # noqa: E731
         return Case(op, [rand(num_pairs, 3), rand(3, n, width)], twice=True)
     if name == "pair_attention":
         op = lambda q, k: ops.pair_attention(q, k, 4, pairs)  # noqa: E731
@@ -298,6 +301,63 @@ def test_training_is_that_of_torch_but_for_rounding(batch, monkeypatch, fused):
         monkeypatch.setenv("MSDE_OPS", "fused")
         difference = (trained(batch) - plain).abs().mean()
     assert difference <= max(2 * (two_threads - plain).abs().mean(), 1e-4 * plain.abs().mean())
+
+
+def test_messages_under_autocast_are_made_and_summed_in_float32(way):
+    torch.manual_seed(0)
+    edges, layer = edges_of([3, 1, 14, 18, 9, 2]), GINLayer(40)
+    layer.mlp = nn.Identity()
+    code, h = code_of(edges), torch.randn(47, 40).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(h, edges, code)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, layer(h.float(), edges, code))
+
+
+@pytest.mark.parametrize("kind", ["paper", "base"])
+def test_under_autocast_every_op_is_fused(batch, fused, monkeypatch, kind):
+    monkeypatch.setattr(Filters, "KNOTS_PER_GAUSSIAN", 1)  # so that few pairs are interpolated
+    found, is_fused = [], ops._fused
+    monkeypatch.setattr(ops, "_fused", lambda *t: found.append(is_fused(*t)) or found[-1])
+    with torch.autocast("cpu", torch.bfloat16):
+        make_small(kind).train()(batch)[0].backward()
+    assert len(found) == 30 and all(found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_autocast_fused_and_torch_agree(batch, fused, monkeypatch, kind):
+    monkeypatch.setattr(Filters, "KNOTS_PER_GAUSSIAN", 1)
+
+    def losses_and_representations(way, enabled=True):
+        monkeypatch.setenv("MSDE_OPS", way)
+        model = make_small(kind)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss, terms = model(batch)
+            found = [model.encoder_2d(batch), model.encoder_3d(batch)]
+        loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        return [*terms.values(), *found, torch.cat([grad.flatten() for grad in grads])]
+
+    exact = losses_and_representations("reference", enabled=False)
+    for ours, theirs, truth in zip(
+        losses_and_representations("fused"),
+        losses_and_representations("reference"),
+        exact,
+        strict=True,
+    ):
+        size = truth.norm()
+        assert (ours - truth).norm() / size <= max(2 * (theirs - truth).norm() / size, 1e-2)
+
+
+def test_weights_are_padded_once(monkeypatch):
+    monkeypatch.setenv("MSDE_OPS", "reference")
+    pairs, padded = pairs_of([3, 4]), []
+    pad = PaddedLayout.pad_pairs
+    monkeypatch.setattr(PaddedLayout, "pad_pairs", lambda *a: padded.append(1) or pad(*a))
+    weight = PairWeights(rand(9, 2), pairs)
+    for _ in range(3):
+        ops.pair_sum(weight, rand(2, 7, 5))
+    assert len(padded) == 1
 
 
 @sizes_of_all_kinds

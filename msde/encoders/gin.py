@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import GINConfig
-from msde.layers import BatchNorm, CategoricalEmbedding, Linear
+from msde.layers import BatchNorm, CategoricalEmbedding, Linear, at_least_float32
 from msde.molecule import ATOM_SIZES, BOND_SIZES
 from msde.ops import Edges, gin_message, segment_mean, sort_groups
 
@@ -38,7 +38,8 @@ class GINLayer(nn.Module):
             bond_code: (num_edges,) row of `every_bond`.
         """
         table = self.bond_embedding(self.every_bond)  # (60, hidden_dim): one lookup a bond
-        return self.mlp(gin_message(h, table.to(h.dtype), self.eps, bond_code, bonds))
+        # Messages are made and summed in the table's precision, also where h came of autocast.
+        return self.mlp(gin_message(at_least_float32(h), table, self.eps, bond_code, bonds))
 
 
 # What an atom's representation is made of, given it after each layer:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import SchNetConfig
-from msde.layers import Linear, cosine_envelope, gaussians
+from msde.layers import Linear, at_least_float32, cosine_envelope, gaussians
 from msde.molecule import ATOM_SIZES
 from msde.ops import Interpolation, Pairs, filter_conv, interpolated_conv, segment_mean
 
@@ -86,7 +86,7 @@ class Interaction(nn.Module):
 
     def forward(self, h: Tensor, filters: Filters, pairs: Pairs) -> Tensor:
         """Return the change of h, (num_atoms, hidden_dim)."""
-        x = self.to_filters(h)  # (num_atoms, num_filters)
+        x = at_least_float32(self.to_filters(h))  # (num_atoms, num_filters)
         x = filters.convolve(self.filter, x, pairs)
         return self.out(self.activation(self.from_filters(x)))
 

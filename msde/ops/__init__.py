@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from msde.ops import groups, library, reference, registered
-from msde.ops.groups import Edges, Pairs
+from msde.ops.groups import Edges, Pairs, PairWeights
 from msde.ops.interpolation import Interpolation
 from msde.ops.reference import filter_conv, segment_mean, segment_softmax, segment_sum
 
 __all__ = [
     "Edges",
     "Interpolation",
+    "PairWeights",
     "Pairs",
     "edge_attention",
     "edge_mlp",
@@ -85,16 +86,17 @@ def interpolated_conv(x: Tensor, table: Tensor, at: Interpolation, pairs: Pairs)
     return filter_conv(x, at(table).to(x.dtype), pairs.index)
 
 
-def pair_sum(weight: Tensor, x: Tensor, pairs: Pairs) -> Tensor:
+def pair_sum(weight: PairWeights, x: Tensor) -> Tensor:
     """Return y_ci = sum over pairs (i, j) of weight_pc x_cj, each pair counting both ways.
 
     Args:
-        weight: (num_pairs, channels), of the dtype of x.
+        weight: of the dtype of x.
         x: (channels, num_atoms, width), like the result.
     """
-    if _fused(weight, x):
-        return _ops.pair_sum(weight, x, pairs.index, pairs.ptr, pairs.pair_ptr)
-    return reference.pair_sum(weight, x, pairs)
+    if _fused(weight.packed, x):
+        pairs = weight.pairs
+        return _ops.pair_sum(weight.packed, x, pairs.index, pairs.ptr, pairs.pair_ptr)
+    return reference.pair_sum(weight, x)
 
 
 def pair_attention(q: Tensor, k: Tensor, chunk: int, pairs: Pairs) -> Tensor:

@@ -51,6 +51,26 @@ class Pairs:
         return self._made["padded"]
 
 
+class PairWeights:
+    """A number for each pair and channel, and how it stands when molecules are padded."""
+
+    def __init__(self, packed: Tensor, pairs: Pairs) -> None:
+        """Hold the weights, (num_pairs, channels)."""
+        self.packed, self.pairs = packed, pairs
+        self._padded: Tensor | None = None
+
+    @property
+    def padded(self) -> Tensor:
+        """Symmetric weights, (channels * num_graphs, size, size), made once."""
+        if self._padded is None:
+            self._padded = self.pairs.padded.pad_pairs(self.packed)
+        return self._padded
+
+    def channel(self, number: int) -> PairWeights:
+        """Return the weights of one channel."""
+        return PairWeights(self.packed[:, number : number + 1].contiguous(), self.pairs)
+
+
 class PaddedLayout:
     """Where each atom and pair stands when every molecule is padded to the largest one."""
 

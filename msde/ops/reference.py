@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from msde.ops.groups import Edges, Pairs
+from msde.ops.groups import Edges, Pairs, PairWeights
 
 
 def segment_sum(rows: Tensor, segment: Tensor, num_segments: int) -> Tensor:
@@ -222,10 +222,10 @@ def edge_attention(
     return segment_sum(message, target, edges.num_atoms)
 
 
-def pair_sum(weight: Tensor, x: Tensor, pairs: Pairs) -> Tensor:
+def pair_sum(weight: PairWeights, x: Tensor) -> Tensor:
     """See `msde.ops.pair_sum`."""
-    near = torch.bmm(pairs.padded.pad_pairs(weight), pairs.padded.pad_atoms(x))
-    return pairs.padded.pack_atoms(near)
+    layout = weight.pairs.padded
+    return layout.pack_atoms(torch.bmm(weight.padded, layout.pad_atoms(x)))
 
 
 def pair_attention(q: Tensor, k: Tensor, chunk: int, pairs: Pairs) -> Tensor:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import ConformerScoreConfig
-from msde.layers import MLP, GaussianFourier, Linear, SplitLinear, TimeEmbedding
+from msde.layers import (
+    MLP,
+    GaussianFourier,
+    Linear,
+    SplitLinear,
+    TimeEmbedding,
+    at_least_float32,
+)
 from msde.ops import Edges, edge_attention, edge_mlp, edge_norm, linear, segment_mean
 from msde.sde import input_scale, make_sde, per_row
 
@@ -134,14 +141,14 @@ class EdgeAttention(nn.Module):
 
     def forward(self, n: Tensor, edge_attr: Tensor, edges: Edges) -> Tensor:
         """Return new node features, (num_atoms, hidden_dim)."""
-        e = self.edge(edge_attr)  # (num_edges, hidden_dim)
+        e = at_least_float32(self.edge(edge_attr))  # (num_edges, hidden_dim)
         keep = None
         if self.training and self.dropout:
             # Dropout of ones: what it leaves of each attention weight.
-            keep = n.new_ones(len(e), self.num_heads)
+            keep = e.new_ones(len(e), self.num_heads)
             keep = nn.functional.dropout(keep, self.dropout, inplace=True)
-        qkv = self.query(n), self.key(n), self.value(n)
-        return edge_attention(*qkv, e, keep, edges, self.num_heads) + self.root(n)
+        q, k, v = (at_least_float32(part(n)) for part in (self.query, self.key, self.value))
+        return edge_attention(q, k, v, e, keep, edges, self.num_heads) + self.root(n)
 
 
 class TransformerLayer(nn.Module):

@@ -12,37 +12,38 @@ from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import TopologyScoreConfig
-from msde.layers import MLP, Linear, TimeEmbedding
+from msde.layers import MLP, Linear, TimeEmbedding, at_least_float32
 from msde.molecule import ATOM_SIZES
-from msde.ops import Pairs, linear, pair_attention, pair_sum, segment_sum
+from msde.ops import Pairs, PairWeights, linear, pair_attention, pair_sum, segment_sum
 from msde.sde import input_scale, make_sde, per_row
 
 
 class GraphWeights:
     """A weighted adjacency normalised by degree: D^-1/2 (A + I) D^-1/2, degrees at least one."""
 
-    def __init__(self, between: Tensor, own: Tensor, pairs: Pairs) -> None:
-        """Hold the weights of pairs, (num_pairs, channels), and atoms, (channels, num_atoms, 1)."""
-        self.between, self.own, self.pairs = between, own, pairs
+    def __init__(self, between: PairWeights, own: Tensor) -> None:
+        """Hold the weights of pairs and the atoms' own, (channels, num_atoms, 1)."""
+        self.between, self.own = between, own
 
     @classmethod
     def normalise(cls, adj: Tensor, pairs: Pairs) -> GraphWeights:
         """Normalise `adj`, (num_pairs, channels), each channel on its own."""
         i, j = pairs.index
         num_atoms = len(pairs.graph)
+        adj = at_least_float32(adj)
         degree = 1 + segment_sum(adj, i, num_atoms) + segment_sum(adj, j, num_atoms)
         root = degree.clamp(min=1).rsqrt()  # (num_atoms, channels)
         between = root.index_select(0, i) * adj * root.index_select(0, j)
-        return cls(between, root.square().t().unsqueeze(-1), pairs)
+        return cls(PairWeights(between, pairs), root.square().t().unsqueeze(-1))
 
     def channel(self, number: int) -> GraphWeights:
         """Return the weights of one channel."""
-        one = slice(number, number + 1)
-        return GraphWeights(self.between[:, one], self.own[one], self.pairs)
+        return GraphWeights(self.between.channel(number), self.own[number : number + 1])
 
     def propagate(self, x: Tensor) -> Tensor:
         """Apply each channel's weights to its features, (channels, num_atoms, dim)."""
-        return pair_sum(self.between.to(x.dtype), x, self.pairs) + self.own.to(x.dtype) * x
+        x = at_least_float32(x)
+        return pair_sum(self.between, x) + self.own * x
 
 
 class ChannelLinear(nn.Module):
