@@ -95,6 +95,7 @@ def compiled(source: Path, flags: Sequence[str], libraries: Sequence[str] = ()) 
 
     Raises:
         OSError, subprocess.SubprocessError: there is no compiler, or it fails.
+        RuntimeError: the user has no home folder, nor XDG_CACHE_HOME.
     """
     command = _compiler()
     texts = [source.read_bytes(), *(p.read_bytes() for p in sorted(source.parent.glob("*.hpp")))]

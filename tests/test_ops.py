@@ -2,6 +2,7 @@ import contextlib
 import copy
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,6 +223,11 @@ def gpu():
     return importlib.import_module("msde.ops.gpu")
 
 
+def use_triton(gpu, monkeypatch):
+    for kernel in registered.SCHEMAS:
+        monkeypatch.setattr(cpu, kernel, getattr(gpu, kernel))
+
+
 @every_op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_triton_kernels(gpu, fused, monkeypatch, name, dtype):
@@ -229,8 +235,7 @@ def test_triton_kernels(gpu, fused, monkeypatch, name, dtype):
     inputs = [x.detach().to(dtype) for x in case.inputs]
     weight = torch.randn_like(case.op(*inputs))
     by_cpp = results(case, inputs, weight)
-    for kernel in registered.SCHEMAS:
-        monkeypatch.setattr(cpu, kernel, getattr(gpu, kernel))
+    use_triton(gpu, monkeypatch)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     for one, other in zip(by_cpp, results(case, inputs, weight), strict=True):
         assert one.dtype == other.dtype and torch.allclose(one, other, tolerance, tolerance)
@@ -247,14 +252,22 @@ def test_products_of_every_shape_and_stride(fused, shape, transposed):
     assert torch.allclose(torch.ops.msde.matmul(a, b), a @ b, atol=1e-4)
 
 
-def test_what_is_not_a_number_stays_so(fused):
-    x = torch.full((5, 40), float("nan"))
-    assert ops.linear(x, torch.zeros(3, 40)).isnan().all()
-    pairs = pairs_of([5])
-    q = torch.zeros(1, 5, 8)
-    q[0, 2] = float("nan")
-    found = ops.pair_attention(q, torch.ones(1, 5, 8), 4, pairs)[:, 0].isnan()
-    assert torch.equal(found, (pairs.index == 2).any(0))
+@pytest.mark.parametrize("by", ["C++", "Triton"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "interpolated_conv"])
+def test_what_is_not_a_number_stays_so(gpu, fused, monkeypatch, name, by):
+    case = cases(name, [3, 5])
+    inputs = [x.detach().float() for x in case.inputs]
+    inputs[0][..., 1, :] = float("nan")
+    weight = torch.randn_like(case.op(*inputs))
+    monkeypatch.setenv("MSDE_OPS", "reference")
+    by_torch = results(case, inputs, weight)
+    monkeypatch.setenv("MSDE_OPS", "fused")
+    if by == "Triton":
+        use_triton(gpu, monkeypatch)
+    found = results(case, inputs, weight)
+    assert by_torch[0].isnan().any() and torch.equal(by_torch[0].isnan(), found[0].isnan())
+    for theirs, ours in zip(by_torch, found, strict=True):
+        assert theirs.isnan().any() == ours.isnan().any()
 
 
 @every_op
@@ -276,6 +289,20 @@ def test_without_a_compiler_torch_does_it_with_one_warning(tmp_path, monkeypatch
     finally:
         library._load.cache_clear()
     assert len(caplog.records) == 1 and "without C++" in caplog.text
+
+
+def test_without_a_home_folder_torch_does_it(monkeypatch, caplog):
+    def no_home(cls):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(no_home))
+    library._load.cache_clear()
+    try:
+        assert not library.available()
+    finally:
+        library._load.cache_clear()
+    assert "without C++" in caplog.text
 
 
 def trained(batch, steps=30):

@@ -38,7 +38,7 @@ def _load() -> ctypes.CDLL | None:
     """Return the library, compiled at the first call on a machine, or None."""
     try:
         return ctypes.CDLL(str(native.compiled(SOURCE, FLAGS, _torch_openmp())))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         log.warning(f"training on the CPU takes nearly twice as long, without C++: {error}")
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from msde.ops.triton_kernels import _sigmoid
+from msde.ops.triton_kernels import _relu, _relu_grad, _sigmoid
 
 
 @triton.jit
@@ -35,16 +35,17 @@ def _activate(x, silu: tl.constexpr):
     if silu:
         return x * _sigmoid(x)
     else:
-        return tl.maximum(x, 0)
+        return _relu(x)
 
 
 @triton.jit
-def _slope(x, silu: tl.constexpr):
+def _activate_grad(g, x, silu: tl.constexpr):
+    """The gradient of x from that of _activate(x)."""
     if silu:
         s = _sigmoid(x)
-        return s * (1 + x * (1 - s))
+        return g * s * (1 + x * (1 - s))
     else:
-        return tl.where(x > 0, 1.0, 0.0).to(x.dtype)
+        return _relu_grad(g, x)
 
 
 @triton.jit
@@ -86,7 +87,8 @@ def edge_mlp_atom_grad(g, a, b, attr, attr_weight, weight, source, target, row_p
         hidden = _hidden(a, b, attr, attr_weight, source, target, e, at < last, f, width, inputs,
                          block_inputs, has_attr)  # fmt: skip
         upper = _load(g, e, o, outputs, at < last, outputs)
-        grad = tl.dot(upper, weights, input_precision="ieee") * _slope(hidden, silu)
+        grad = tl.dot(upper, weights, input_precision="ieee")
+        grad = _activate_grad(grad, hidden, silu)
         total += tl.sum(grad, axis=0)
     tl.store(out + i * width + f, total, mask=f < width)
 
@@ -108,7 +110,8 @@ def edge_mlp_attr_grad(g, a, b, attr, attr_weight, weight, source, target, out, 
         hidden = _hidden(a, b, attr, attr_weight, source, target, e, there, f, width, inputs,
                          block_inputs, True)  # fmt: skip
         weights = _load(weight, o, f, width, o < outputs, width)
-        grad = tl.dot(upper, weights, input_precision="ieee") * _slope(hidden, silu)
+        grad = tl.dot(upper, weights, input_precision="ieee")
+        grad = _activate_grad(grad, hidden, silu)
         back = _load(attr_weight, f, k, inputs, f < width, inputs)
         total += tl.dot(grad, back, input_precision="ieee")
     mask = there[:, None] & (k < inputs)[None, :]
@@ -137,7 +140,8 @@ def edge_mlp_weight_grad(g, a, b, attr, attr_weight, weight, source, target, par
         upper = _load(g, e, o, outputs, there, outputs)
         total += tl.dot(tl.trans(upper), _activate(hidden, silu), input_precision="ieee")
         if has_attr:
-            grad = tl.dot(upper, weights, input_precision="ieee") * _slope(hidden, silu)
+            grad = tl.dot(upper, weights, input_precision="ieee")
+            grad = _activate_grad(grad, hidden, silu)
             rows = _load(attr, e, k, inputs, there, inputs)
             of_attr += tl.dot(tl.trans(grad), rows, input_precision="ieee")
     at = (part * outputs + o)[:, None] * width + f[None, :]

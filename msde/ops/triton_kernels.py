@@ -24,6 +24,16 @@ def _sigmoid(x):
 
 
 @triton.jit
+def _relu(x):
+    return tl.where(x < 0, 0, x)  # not maximum(x, 0), which is 0 for what is not a number
+
+
+@triton.jit
+def _relu_grad(g, x):
+    return tl.where(x <= 0, 0, g)
+
+
+@triton.jit
 def _row(pointer, row, f, width, block: tl.constexpr):
     return tl.load(pointer + row * width + f, mask=f < width, other=0)
 
@@ -181,13 +191,13 @@ def gin_message(x, table, eps, code, row_ptr, source, out, width, block: tl.cons
     for e in range(tl.load(row_ptr + i), tl.load(row_ptr + i + 1)):
         message = _row(x, tl.load(source + e), f, width, block)
         message += _row(table, tl.load(code + e), f, width, block)
-        total += tl.maximum(message, 0)
+        total += _relu(message)
     tl.store(out + i * width + f, total, mask=f < width)
 
 
 @triton.jit
 def gin_message_grad(g, x, table, eps, code, row_ptr, source, gx, width, block: tl.constexpr):
-    """One atom: (1 + eps) g_j + sum_i [x_j + table[code] > 0] g_i."""
+    """One atom: (1 + eps) g_j + sum_i relu'(x_j + table[code]) g_i."""
     j = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, block)
     xj = _row(x, j, f, width, block)
@@ -195,14 +205,14 @@ def gin_message_grad(g, x, table, eps, code, row_ptr, source, gx, width, block: 
     for e in range(tl.load(row_ptr + j), tl.load(row_ptr + j + 1)):
         received = _row(g, tl.load(source + e), f, width, block)
         message = xj + _row(table, tl.load(code + e), f, width, block)
-        total += tl.where(message > 0, received, 0)
+        total += _relu_grad(received, message)
     tl.store(gx + j * width + f, total, mask=f < width)
 
 
 @triton.jit
 def gin_table_grad(g, x, table, order, code_ptr, source, target, parts, width,
                    num_parts: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """One part of the bonds of one code: sum of [x_j + table[code] > 0] g_i."""
+    """One part of the bonds of one code: sum of relu'(x_j + table[code]) g_i."""
     c = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
     f = tl.arange(0, block)
@@ -215,7 +225,7 @@ def gin_table_grad(g, x, table, order, code_ptr, source, target, parts, width,
         e = tl.load(order + s)
         message = _row(x, tl.load(source + e), f, width, block) + bond
         received = _row(g, tl.load(target + e), f, width, block)
-        total += tl.where(message > 0, received, 0)
+        total += _relu_grad(received, message)
     tl.store(parts + (c * num_parts + part) * width + f, total, mask=f < width)
 
 

@@ -32,7 +32,7 @@ struct EdgeMLP {
 
   void activate(T* __restrict h, Index size) const {
     if (activation == RELU)
-      for (Index f = 0; f < size; f++) h[f] = h[f] > 0 ? h[f] : T(0);
+      for (Index f = 0; f < size; f++) h[f] = relu(h[f]);
     else
       for (Index f = 0; f < size; f++) h[f] = h[f] * sigmoid(h[f]);
   }
@@ -41,8 +41,8 @@ struct EdgeMLP {
   void differentiate(T* __restrict g, T* __restrict h, Index size) const {
     if (activation == RELU) {
       for (Index f = 0; f < size; f++) {
-        g[f] = h[f] > 0 ? g[f] : T(0);
-        h[f] = h[f] > 0 ? h[f] : T(0);
+        g[f] = relu_grad(g[f], h[f]);
+        h[f] = relu(h[f]);
       }
     } else {
       for (Index f = 0; f < size; f++) {

@@ -52,16 +52,13 @@ void gin_message(const T* x, const T* table, T own, Rows rows, const Index* code
     for (Index f = 0; f < width; f++) to[f] = own * x[i * width + f];
     for (Index e = rows.row_ptr[i]; e < rows.row_ptr[i + 1]; e++) {
       const T *from = x + rows.source[e] * width, *bond = table + code[e] * width;
-      for (Index f = 0; f < width; f++) {
-        const T sum = from[f] + bond[f];
-        to[f] += sum > 0 ? sum : T(0);
-      }
+      for (Index f = 0; f < width; f++) to[f] += relu(from[f] + bond[f]);
     }
   }
 }
 
 // Gradients of gin_message. Bonds are stored both ways with one code, so the bonds out of atom j
-// are those into it: gx_j = own g_j + sum_i mask g_i, mask = [x_j + table[code] > 0], and the same
+// are those into it: gx_j = own g_j + sum_i relu'(x_j + table[code]) g_i, and the same
 // terms summed by code are the table's gradient. `parts` is (PARTS, codes * width + 1).
 template <class T>
 void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, const Index* code,
@@ -81,7 +78,7 @@ void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, 
         const T *from = g + rows.source[e] * width, *bond = table + code[e] * width;
         T* __restrict of_bond = mine + code[e] * width;
         for (Index f = 0; f < width; f++) {
-          const T term = xj[f] + bond[f] > 0 ? from[f] : T(0);
+          const T term = relu_grad(from[f], xj[f] + bond[f]);
           to[f] += term;
           of_bond[f] += term;
         }

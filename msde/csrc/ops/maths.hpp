@@ -45,6 +45,17 @@ inline float hyperbolic_tangent(float x) {
 }
 inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
+// What is not a number stays so: where it would become zero no guard could see it.
+template <class T>
+T relu(T x) {
+  return x < 0 ? T(0) : x;
+}
+// The gradient of x from that of relu(x), as torch has it.
+template <class T>
+T relu_grad(T g, T x) {
+  return x <= 0 ? T(0) : g;
+}
+
 template <class T>
 T sigmoid(T x) {
   return T(1) / (T(1) + exponential(-x));
