@@ -26,7 +26,7 @@ from torch import Tensor
 from msde import cpu, geometry, ops
 from msde.batch import MoleculeBatch
 from msde.errors import report_errors
-from msde.ops import Edges, Interpolation, PairWeights
+from msde.ops import Interpolation, PairWeights
 
 HIDDEN, FILTERS, WIDTH, BASIS, HEADS, CODES, ROWS = 300, 128, 32, 128, 8, 60, 1003
 
@@ -85,9 +85,8 @@ def edge_cases(batch: MoleculeBatch) -> dict[str, Case]:
     """Make the cases over bonds and extended edges."""
     n, edges = batch.num_atoms, batch.extended_edges
     num_edges = edges.index.shape[1]
-    row_ptr, order = ops.sort_groups(batch.edge_index[1], n)
-    bonds = Edges(batch.edge_index[:, order].contiguous(), row_ptr, batch.ptr)
-    code = batch.edge_attr[order, 0] * 12
+    bonds, order = ops.sort_edges(batch.edge_index, batch.ptr, n)
+    codes = ops.group_codes(batch.edge_attr[order, 0] * 12, CODES)
 
     def rand(*shape: int) -> Tensor:
         return torch.randn(*shape) / shape[-1] ** 0.5
@@ -96,7 +95,7 @@ def edge_cases(batch: MoleculeBatch) -> dict[str, Case]:
     atoms = [torch.randn(n, WIDTH) for _ in range(3)]
     return {
         "gin_message": Case(
-            lambda x, table, eps: ops.gin_message(x, table, eps, code, bonds),
+            lambda x, table, eps: ops.gin_message(x, table, eps, codes, bonds),
             [torch.randn(n, HIDDEN), torch.randn(CODES, HIDDEN), torch.randn(1)],
             0,
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -215,8 +216,23 @@ class MoleculeBatch:
         bonded = self.edge_index[:, ::2]
         check((self.bond_pair >= 0).all() and (self.bond_pair < num_pairs).all(), "bond_pair range")
         check((self.pair_index[:, self.bond_pair] == bonded).all(), "bond_pair is not the bonds'")
-        target = self.extended_edge_index[1]
-        check((target[1:] >= target[:-1]).all(), "extended_edge_index is not sorted by target")
+        self._validate_edges(check)
+
+    def _validate_edges(self, check: Callable[[bool | Tensor, str], None]) -> None:
+        """Check what gradients rely on: see `ops.Edges`."""
+        check(self.edge_index.shape[1] % 2 == 0, "edge_index has a bond in one direction")
+        back = self.edge_index[:, 1::2].flip(0)
+        check((self.edge_index[:, ::2] == back).all(), "edge_index: a bond without its reverse")
+        check((self.edge_attr[::2] == self.edge_attr[1::2]).all(), "edge_attr of a bond's reverse")
+        source, target = self.extended_edge_index
+        number = target * self.num_atoms + source
+        ascending = (number[1:] > number[:-1]).all()
+        check(ascending, "extended_edge_index is not sorted by target and source")
+        back = (source * self.num_atoms + target).sort().values
+        check((back == number).all(), "extended_edge_index: an edge without its reverse")
+        atoms = torch.arange(self.num_atoms + 1, device=target.device)
+        ptr = torch.searchsorted(target.contiguous(), atoms)
+        check((ptr == self.extended_ptr).all(), "extended_ptr is not the targets'")
 
     @classmethod
     def from_pyg(cls, molecules: list[Data]) -> MoleculeBatch:

@@ -15,7 +15,7 @@ from msde.batch import MoleculeBatch
 from msde.config import Config
 from msde.contrastive import OBJECTIVES
 from msde.encoders import GIN, PaiNN, SchNet
-from msde.layers import at_least_float32
+from msde.layers import Linear, at_least_float32
 from msde.molecule import ATOM_SIZES
 from msde.philox import Key, Stream
 from msde.score import ConformerScore, TopologyScore
@@ -60,7 +60,7 @@ class MoleculeSDE(nn.Module):
         # Concatenated layers are wider than the other view, which they are compared with.
         self.projection_2d: nn.Linear | None = None
         if self.encoder_2d.output_dim != dim:
-            self.projection_2d = nn.Linear(self.encoder_2d.output_dim, dim)
+            self.projection_2d = Linear(self.encoder_2d.output_dim, dim)
         self.objective = OBJECTIVES[config.loss.contrastive](config.loss)
 
     @classmethod

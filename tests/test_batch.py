@@ -26,6 +26,13 @@ def test_bonds_are_found_among_the_pairs(batch):
     assert torch.equal(batch.pair_index[:, batch.bond_pair], batch.edge_index[:, ::2])
 
 
+def swap(t, one, other):
+    """Swap two columns."""
+    order = list(range(t.shape[1]))
+    order[one], order[other] = other, one
+    return t[:, order]
+
+
 @pytest.mark.parametrize(
     ("field", "change", "message"),
     [
@@ -35,6 +42,11 @@ def test_bonds_are_found_among_the_pairs(batch):
         ("x", lambda t: t + 200, "x range"),
         ("z", lambda t: t[1:], "has shape"),
         ("extended_edge_index", lambda t: t.flip(1), "not sorted"),
+        ("extended_edge_index", lambda t: swap(t, 2, 3), "not sorted"),  # of one target
+        ("extended_edge_index", lambda t: t[:, :-1], "an edge without its reverse"),
+        ("extended_ptr", lambda t: t.clamp(max=9), "extended_ptr"),
+        ("edge_index", lambda t: swap(t, 1, 3), "a bond without its reverse"),
+        ("edge_attr", lambda t: torch.cat([t[:1], 1 - t[1:2], t[2:]]), "edge_attr of"),
         ("bond_pair", lambda t: t + 1, "bond_pair"),
         ("max_num_atoms", lambda n: n + 1, "max_num_atoms"),
     ],

@@ -9,11 +9,11 @@ import torch
 from conftest import KINDS, make_small
 from torch import nn
 
-from msde import geometry, ops
+from msde import geometry, native, ops
 from msde.encoders.gin import GINLayer
 from msde.encoders.schnet import Filters
 from msde.model import parameter_groups
-from msde.ops import Edges, Interpolation, Pairs, PairWeights, cpu, library, registered
+from msde.ops import Interpolation, Pairs, PairWeights, cpu, library, registered
 from msde.ops.groups import PaddedLayout
 
 SIZES = {
@@ -21,6 +21,7 @@ SIZES = {
     "one atom": [1],
     "two atoms": [2],
     "larger than a vector": [20, 3],
+    "without pairs": [1, 1, 1],
 }
 sizes_of_all_kinds = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 
@@ -69,8 +70,7 @@ def edges_of(sizes, share=0.6):
     kept = torch.rand(pairs.index.shape[1]) < share
     kept &= (pairs.index[1] < ends - 1) | (pairs.graph.bincount()[pairs.graph[pairs.index[1]]] < 3)
     index = torch.cat([pairs.index[:, kept], pairs.index[:, kept].flip(0)], dim=1)
-    row_ptr, order = ops.sort_groups(index[1], sum(sizes))
-    return Edges(index[:, order].contiguous(), row_ptr, pairs.ptr)
+    return ops.sort_edges(index, pairs.ptr, sum(sizes))[0]
 
 
 def rand(*shape):
@@ -95,15 +95,15 @@ class Case:
     twice: bool = False
 
 
-def code_of(edges):
+def codes_of(edges):
     a, b = edges.index
-    return (torch.minimum(a, b) * 7 + torch.maximum(a, b)) % 4
+    return ops.group_codes((torch.minimum(a, b) * 7 + torch.maximum(a, b)) % 4, 4)
 
 
-def cases(name, sizes, width=6):
+def cases(name, sizes, width=6, share=0.6):
     """Make the named op's case for molecules of these sizes."""
     torch.manual_seed(0)
-    pairs, edges, n = pairs_of(sizes), edges_of(sizes), sum(sizes)
+    pairs, edges, n = pairs_of(sizes), edges_of(sizes, share), sum(sizes)
     num_pairs, num_edges = pairs.index.shape[1], edges.index.shape[1]
     if name == "linear":
         return Case(ops.linear, [rand(n, 5), rand(width, 5), rand(width)], twice=True)
@@ -115,12 +115,13 @@ def cases(name, sizes, width=6):
         op = lambda weight, x: ops.pair_sum(PairWeights(weight, pairs), x)  # noqa: E731
         return Case(op, [rand(num_pairs, 3), rand(3, n, width)], twice=True)
     if name == "pair_attention":
-        op = lambda q, k: ops.pair_attention(q, k, 4, pairs)  # noqa: E731
-        return Case(op, [rand(2, n, 8), rand(2, n, 8)])
+        op = lambda q, k: ops.pair_attention(q, k, 3, pairs)  # noqa: E731
+        return Case(op, [rand(2, n, 6), rand(2, n, 6)])
     if name == "sum_over_edges":
         return Case(lambda x: ops.sum_over_edges(x, edges), [rand(n, width)], twice=True)
     if name == "gin_message":
-        op = lambda x, table, eps: ops.gin_message(x, table, eps, code_of(edges), edges)  # noqa: E731
+        codes = codes_of(edges)
+        op = lambda x, table, eps: ops.gin_message(x, table, eps, codes, edges)  # noqa: E731
         return Case(op, [rand(n, width), rand(4, width), rand(1)])
     if name == "edge_attention":
         keep = (torch.rand(num_edges, 2, dtype=torch.float64) < 0.8) / 0.8
@@ -128,7 +129,7 @@ def cases(name, sizes, width=6):
         def op(q, k, v, e):
             return ops.edge_attention(q, k, v, e, keep.to(q.dtype), edges, 2)
 
-        return Case(op, [rand(n, 8), rand(n, 8), rand(n, 8), rand(num_edges, 8)])
+        return Case(op, [rand(n, 6), rand(n, 6), rand(n, 6), rand(num_edges, 6)])
     activation, with_attr = name.split()[1], "attr" in name
 
     def edge_mlp(a, b, weight, bias, *attr):
@@ -223,8 +224,63 @@ def gpu():
     return importlib.import_module("msde.ops.gpu")
 
 
+def transposed(x):
+    """Return x with its last two dimensions the other way round in memory."""
+    return x if x.dim() < 2 else x.detach().mT.contiguous().mT.requires_grad_(x.requires_grad)
+
+
+def expanded(x):
+    """Return the first row of x as often as x has rows."""
+    return x if x.dim() < 2 or not len(x) else x.detach()[:1].expand_as(x)
+
+
+@every_op
+@pytest.mark.parametrize("change", [transposed, expanded])
+def test_strides_do_not_matter(fused, name, change):
+    case = cases(name, [3, 1, 14])
+    weight = torch.randn_like(case.op(*case.inputs))
+    inputs = [change(x) for x in case.inputs]
+    found = results(case, inputs, change(weight))
+    expected = results(case, [x.contiguous() for x in inputs], change(weight).contiguous())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, 1e-12, 1e-12)
+
+
+class Recorder:
+    """torch.ops.msde with a list of the calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.calls.append((name, arguments))
+            return getattr(torch.ops.msde, name)(*arguments)
+
+        return call
+
+
+@every_op
+def test_operators_are_as_registered(fused, monkeypatch, name):
+    case, recorder = cases(name, [3, 4]), Recorder()
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "_ops", recorder)
+        patch.setattr(registered, "ops", recorder)
+        case.op(*map(transposed, case.inputs)).sum().backward()
+    assert len(recorder.calls) > 1
+    for operator, arguments in recorder.calls:
+        differentiable = operator in registered.GRADIENTS
+        checked = [
+            x.detach().requires_grad_(differentiable and x.requires_grad)
+            if isinstance(x, torch.Tensor)
+            else x
+            for x in arguments
+        ]
+        torch.library.opcheck(getattr(torch.ops.msde, operator).default, checked)
+
+
 def use_triton(gpu, monkeypatch):
-    for kernel in registered.SCHEMAS:
+    for kernel in set(registered.SCHEMAS) - registered.ON_CPU_ONLY:
         monkeypatch.setattr(cpu, kernel, getattr(gpu, kernel))
 
 
@@ -250,6 +306,48 @@ def test_products_of_every_shape_and_stride(fused, shape, transposed):
     if transposed:
         a, b = a.contiguous(), b.contiguous()
     assert torch.allclose(torch.ops.msde.matmul(a, b), a @ b, atol=1e-4)
+
+
+def test_products_that_do_not_fit_are_refused(fused):
+    x, weight = torch.randn(4, 5), torch.randn(3, 5)
+    for misfit in ((x[:, :4], weight), (x, weight, torch.randn(2)), (x, weight[0, :4])):
+        with pytest.raises(RuntimeError):
+            ops.linear(*misfit)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (0, 3, 5), (2, 0, 5), (4, 2, 3, 5)])
+def test_rows_of_any_shape_are_multiplied_by_own_code(fused, monkeypatch, shape):
+    recorder, weight, bias = Recorder(), torch.randn(4, 5), torch.randn(4)
+    monkeypatch.setattr(ops, "_ops", recorder)
+    x = torch.randn(shape)
+    assert torch.allclose(ops.linear(x, weight, bias), nn.functional.linear(x, weight, bias))
+    assert [name for name, _ in recorder.calls] == ["linear"]
+
+
+def test_tensors_that_a_function_would_misread_are_refused(fused):
+    edges, x = edges_of([3, 4]), torch.randn(7, 6)
+    index = edges.index.t().contiguous().t()
+    with pytest.raises(ValueError, match="contiguous"):
+        torch.ops.msde.sum_over_edges(x, index, edges.row_ptr)
+    with pytest.raises(ValueError, match="not torch.int32"):
+        torch.ops.msde.sum_over_edges(x, edges.index.int(), edges.row_ptr)
+
+
+EDGE_OPS = NAMES[NAMES.index("sum_over_edges") :]
+
+
+@pytest.mark.parametrize("by", ["C++", "Triton"])
+@pytest.mark.parametrize("name", EDGE_OPS)
+def test_molecules_without_edges(gpu, fused, monkeypatch, name, by):
+    case = cases(name, [3, 1, 4], share=0)
+    weight = torch.randn_like(case.op(*case.inputs))
+    monkeypatch.setenv("MSDE_OPS", "reference")
+    by_torch = results(case, case.inputs, weight)
+    monkeypatch.setenv("MSDE_OPS", "fused")
+    if by == "Triton":
+        use_triton(gpu, monkeypatch)
+    for one, other in zip(by_torch, results(case, case.inputs, weight), strict=True):
+        assert torch.allclose(one, other)
 
 
 @pytest.mark.parametrize("by", ["C++", "Triton"])
@@ -305,6 +403,68 @@ def test_without_a_home_folder_torch_does_it(monkeypatch, caplog):
     assert "without C++" in caplog.text
 
 
+def test_without_torchs_openmp_there_is_one_thread(monkeypatch):
+    taken = []
+    monkeypatch.setattr(native, "compiled", lambda *arguments: taken.extend(arguments))
+    for found in (["/torch.libs/libgomp.so.1"], []):
+        monkeypatch.setattr(library, "_torch_openmp", lambda found=found: found)
+        library._load.__wrapped__()
+        assert ("-fopenmp" in taken[-2]) == bool(found) and taken[-1] == found
+
+
+@pytest.fixture
+def on_a_gpu(gpu, monkeypatch):
+    """Let the check of a GPU of some capability run on a CPU."""
+
+    def pretend(capability):
+        monkeypatch.setenv("MSDE_OPS", "fused")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        for name in ("zeros", "ones", "arange"):
+            make = getattr(torch, name)
+            monkeypatch.setattr(torch, name, lambda *a, m=make, device=None, **k: m(*a, **k))
+        return gpu
+
+    library._gpu_works.cache_clear()
+    yield pretend
+    library._gpu_works.cache_clear()
+
+
+def test_a_gpu_is_tried_once_before_it_is_used(on_a_gpu, monkeypatch, caplog):
+    gpu, tried = on_a_gpu((8, 0)), []
+    kernel = gpu.sum_over_edges
+    monkeypatch.setattr(gpu, "sum_over_edges", lambda *a: tried.append(1) or kernel(*a))
+    assert library.available("cuda") and library.available("cuda")
+    assert len(tried) == 1 and not caplog.records
+
+
+@pytest.mark.parametrize("capability", [(6, 1), (8, 0)])
+def test_a_gpu_that_triton_cannot_use_is_left_to_torch(on_a_gpu, monkeypatch, caplog, capability):
+    def fail(*_):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(on_a_gpu(capability), "sum_over_edges", fail)
+    assert not library.available("cuda") and not library.available("cuda")
+    assert len(caplog.records) == 1 and "without Triton" in caplog.text
+
+
+def test_kernels_are_launched_on_the_device_of_the_tensors(monkeypatch):
+    entered = []
+    monkeypatch.setattr(
+        torch.cuda, "device", lambda device: entered.append(device) or contextlib.nullcontext()
+    )
+    x = torch.ones(1)
+    assert registered._on_its_device(lambda number, x: x)(3, x) is x
+    assert entered == [x.device]
+
+
+def test_attention_keeps_the_weights_for_its_gradient_and_not_the_result(fused):
+    case, kept = cases("edge_attention", [3, 4]), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        out = case.op(*case.inputs)
+    shapes = [t.shape for t in kept]
+    assert shapes.count(out.shape) == 3 and all(t.data_ptr() != out.data_ptr() for t in kept)
+
+
 def trained(batch, steps=30):
     """Train a small model and return the losses."""
     model = make_small("paper", "model.conformer.dropout=0").train()
@@ -334,11 +494,11 @@ def test_messages_under_autocast_are_made_and_summed_in_float32(way):
     torch.manual_seed(0)
     edges, layer = edges_of([3, 1, 14, 18, 9, 2]), GINLayer(40)
     layer.mlp = nn.Identity()
-    code, h = code_of(edges), torch.randn(47, 40).bfloat16()
+    codes, h = codes_of(edges), torch.randn(47, 40).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(h, edges, code)
+        found = layer(h, edges, codes)
     assert found.dtype == torch.float32
-    assert torch.allclose(found, layer(h.float(), edges, code))
+    assert torch.allclose(found, layer(h.float(), edges, codes))
 
 
 @pytest.mark.parametrize("kind", ["paper", "base"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,7 @@ from msde.batch import MoleculeBatch
 from msde.config import GINConfig
 from msde.layers import BatchNorm, CategoricalEmbedding, Linear, at_least_float32
 from msde.molecule import ATOM_SIZES, BOND_SIZES
-from msde.ops import Edges, gin_message, segment_mean, sort_groups
+from msde.ops import EdgeCodes, Edges, gin_message, group_codes, segment_mean, sort_edges
 
 
 class GINLayer(nn.Module):
@@ -31,15 +32,15 @@ class GINLayer(nn.Module):
             Linear(2 * hidden_dim, hidden_dim),
         )
 
-    def forward(self, h: Tensor, bonds: Edges, bond_code: Tensor) -> Tensor:
+    def forward(self, h: Tensor, bonds: Edges, bond_codes: EdgeCodes) -> Tensor:
         """Update h, (num_atoms, hidden_dim).
 
         Args:
-            bond_code: (num_edges,) row of `every_bond`.
+            bond_codes: rows of `every_bond`.
         """
         table = self.bond_embedding(self.every_bond)  # (60, hidden_dim): one lookup a bond
         # Messages are made and summed in the table's precision, also where h came of autocast.
-        return self.mlp(gin_message(at_least_float32(h), table, self.eps, bond_code, bonds))
+        return self.mlp(gin_message(at_least_float32(h), table, self.eps, bond_codes, bonds))
 
 
 # What an atom's representation is made of, given it after each layer:
@@ -71,15 +72,14 @@ class GIN(nn.Module):
         """Return the representation of each atom, (num_atoms, output_dim)."""
         kinds = batch.edge_attr.new_tensor([BOND_SIZES[1] * BOND_SIZES[2], BOND_SIZES[2], 1])
         bond_code = (batch.edge_attr * kinds).sum(-1)  # (num_edges,) row of every_bond
-        row_ptr, order = sort_groups(batch.edge_index[1], batch.num_atoms)
-        bonds = Edges(batch.edge_index.index_select(1, order), row_ptr, batch.ptr)
-        bond_code = bond_code.index_select(0, order)
+        bonds, order = sort_edges(batch.edge_index, batch.ptr, batch.num_atoms)
+        bond_codes = group_codes(bond_code.index_select(0, order), math.prod(BOND_SIZES))
         x = batch.x
         if self.cip:
             x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)
         h = [self.atom_embedding(x)]  # (num_atoms, hidden_dim) each
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            updated = norm(layer(h[-1], bonds, bond_code))
+            updated = norm(layer(h[-1], bonds, bond_codes))
             if number < len(self.layers) - 1:
                 updated = torch.relu(updated)
             h.append(self.dropout(updated))

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from msde.ops import groups, library, reference, registered
-from msde.ops.groups import Edges, Pairs, PairWeights
+from msde.ops.groups import EdgeCodes, Edges, Pairs, PairWeights
 from msde.ops.interpolation import Interpolation
 from msde.ops.reference import filter_conv, segment_mean, segment_softmax, segment_sum
 
 __all__ = [
+    "EdgeCodes",
     "Edges",
     "Interpolation",
     "PairWeights",
@@ -25,6 +26,7 @@ __all__ = [
     "edge_norm",
     "filter_conv",
     "gin_message",
+    "group_codes",
     "interpolated_conv",
     "linear",
     "pair_attention",
@@ -32,6 +34,7 @@ __all__ = [
     "segment_mean",
     "segment_softmax",
     "segment_sum",
+    "sort_edges",
     "sort_groups",
     "sum_over_edges",
 ]
@@ -49,16 +52,20 @@ def _fused(*tensors: Tensor | None) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x weight^T + bias, (rows, outputs), where it is faster than torch's by its own code.
+    """Return x weight^T + bias, (..., outputs), where it is faster than torch's by its own code.
 
     Args:
-        x: (rows, inputs); other shapes, and autocast, are left to torch.
+        x: (..., inputs); autocast is left to torch.
         weight: (outputs, inputs).
     """
-    plain = x.dim() == 2 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if plain and library.own_products() and _fused(x, weight, bias):
-        return _ops.linear(x, weight, bias)
-    return nn.functional.linear(x, weight, bias)
+    plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    # What does not fit is left to torch, which says so.
+    fits = x.dim() > 1 and weight.dim() == 2 and x.shape[-1] == weight.shape[1]
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
+    if not (plain and fits and library.own_products() and _fused(x, weight, bias)):
+        return nn.functional.linear(x, weight, bias)
+    y = _ops.linear(x.flatten(0, -2), weight, bias)
+    return y if x.dim() == 2 else y.unflatten(0, x.shape[:-1])
 
 
 def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -70,6 +77,24 @@ def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     if key.device.type == "cpu" and library.available():
         return _ops.sort_groups(key, num_groups)
     return groups.sort_groups(key, num_groups)
+
+
+def sort_edges(index: Tensor, ptr: Tensor, num_atoms: int) -> tuple[Edges, Tensor]:
+    """Return the edges in the order of `Edges`, and that order, (num_edges,).
+
+    Args:
+        index: (2, num_edges) sources and targets, each edge with its reverse.
+        ptr: (num_graphs + 1,) offsets of the molecules' atoms.
+    """
+    _, by_source = sort_groups(index[0], num_atoms)
+    row_ptr, by_target = sort_groups(index[1].index_select(0, by_source), num_atoms)
+    order = by_source.index_select(0, by_target)
+    return Edges(index.index_select(1, order), row_ptr, ptr), order
+
+
+def group_codes(code: Tensor, num_codes: int) -> EdgeCodes:
+    """Group edges by their kind: `code`, (num_edges,), below num_codes."""
+    return EdgeCodes(code, *sort_groups(code, num_codes))
 
 
 def interpolated_conv(x: Tensor, table: Tensor, at: Interpolation, pairs: Pairs) -> Tensor:
@@ -120,18 +145,19 @@ def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
     return reference.sum_over_edges(x, edges)
 
 
-def gin_message(x: Tensor, table: Tensor, eps: Tensor, code: Tensor, edges: Edges) -> Tensor:
+def gin_message(x: Tensor, table: Tensor, eps: Tensor, codes: EdgeCodes, edges: Edges) -> Tensor:
     """Return y_i = (1 + eps) x_i + sum over edges j -> i of relu(x_j + table[code]).
 
     Args:
         x: (num_atoms, width), like the result.
         table: (codes, width) one row for each kind of bond.
         eps: (1,).
-        code: (num_edges,) the same for an edge and its reverse.
+        codes: the row of each edge.
     """
     if _fused(x, table, eps):
-        return _ops.gin_message(x, table, eps, code, edges.index, edges.row_ptr)
-    return reference.gin_message(x, table, eps, code, edges)
+        kinds = (codes.code, codes.ptr, codes.order)
+        return _ops.gin_message(x, table, eps, *kinds, edges.index, edges.row_ptr)
+    return reference.gin_message(x, table, eps, codes, edges)
 
 
 def edge_attention(

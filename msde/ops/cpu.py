@@ -10,7 +10,9 @@ from torch import get_num_threads as threads
 
 from msde.ops.library import call
 
-PARTS = 32  # of csrc/ops/edges.hpp
+# Sums over many rows are cut into this many parts, whatever the number of threads, and the parts
+# are added up in order: so the bits are the same for any number.
+PARTS = 32
 CODES = {"relu": 0, "silu": 1}
 
 
@@ -27,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     across, down = weight.stride()
     call(
         "matmul", x, *x.stride(), weight, down, across, bias, out, rows, depth, columns,
-        threads(), dtype=x.dtype,
+        threads(), dtype=x.dtype, strided=True,
     )  # fmt: skip
     return out
 
@@ -132,8 +134,9 @@ def sum_over_edges(x: Tensor, index: Tensor, row_ptr: Tensor) -> Tensor:
 
 
 def gin_message(
-    x: Tensor, table: Tensor, eps: Tensor, code: Tensor, index: Tensor, row_ptr: Tensor
-) -> Tensor:
+    x: Tensor, table: Tensor, eps: Tensor, code: Tensor, code_ptr: Tensor, code_order: Tensor,
+    index: Tensor, row_ptr: Tensor,
+) -> Tensor:  # fmt: skip
     """Return (1 + eps) x + sum of relu(x_source + table[code]), (num_atoms, width)."""
     x, table = _all(x, table)
     out = empty_like(x)
@@ -145,15 +148,16 @@ def gin_message(
 
 
 def gin_message_grad(
-    g: Tensor, x: Tensor, table: Tensor, eps: Tensor, code: Tensor, index: Tensor, row_ptr: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    g: Tensor, x: Tensor, table: Tensor, eps: Tensor, code: Tensor, code_ptr: Tensor,
+    code_order: Tensor, index: Tensor, row_ptr: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, table and eps."""
     g, x, table = _all(g, x, table)
     (codes, width), size = table.shape, table.numel() + 1
     gx, grads, parts = empty_like(x), x.new_empty(size), x.new_empty(PARTS, size)
     call(
         "gin_message_grad", g, x, table, eps, row_ptr, index, len(row_ptr) - 1, code, gx, parts,
-        grads, codes, width, threads(), dtype=x.dtype,
+        PARTS, grads, codes, width, threads(), dtype=x.dtype,
     )  # fmt: skip
     return gx, grads[:-1].clone().view(codes, width), grads[-1:].clone()
 
@@ -220,7 +224,7 @@ def edge_mlp_grad(
     call(
         "edge_mlp_grad", g, a, b, attr, attr_weight, weight, index, width, inputs, outputs,
         CODES[activation], index.shape[1], ptr, edge_ptr, len(ptr) - 1, ga, gb, g_attr, parts,
-        grads, threads(), dtype=a.dtype,
+        PARTS, grads, threads(), dtype=a.dtype,
     )  # fmt: skip
     g_weight, g_attr_weight = grads.split([outputs * width, width * inputs])
     found = [ga, gb, g_weight.clone().view(outputs, width)]

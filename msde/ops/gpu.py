@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor, empty_like
 
-from msde.ops import groups, triton_edge_mlp
+from msde.ops import triton_edge_mlp
 from msde.ops import triton_kernels as kernels
 
 TILE = 32  # edges or pairs taken together
@@ -36,19 +36,6 @@ def _graph(ptr: Tensor, atoms: int) -> Tensor:
 def _reverse(index: Tensor, atoms: int) -> Tensor:
     """Return the number of each edge's reverse; the edges are sorted by target, then source."""
     return torch.argsort(index[0] * atoms + index[1])
-
-
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Return a b."""
-    return a @ b
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x weight^T + bias."""
-    return torch.nn.functional.linear(x, weight, bias)
-
-
-sort_groups = groups.sort_groups
 
 
 def filter_conv(
@@ -140,8 +127,9 @@ def sum_over_edges(x: Tensor, index: Tensor, row_ptr: Tensor) -> Tensor:
 
 
 def gin_message(
-    x: Tensor, table: Tensor, eps: Tensor, code: Tensor, index: Tensor, row_ptr: Tensor
-) -> Tensor:
+    x: Tensor, table: Tensor, eps: Tensor, code: Tensor, code_ptr: Tensor, code_order: Tensor,
+    index: Tensor, row_ptr: Tensor,
+) -> Tensor:  # fmt: skip
     """Return (1 + eps) x + sum of relu(x_source + table[code]), (num_atoms, width)."""
     x, table = _all(x, table)
     (atoms, width), out = x.shape, empty_like(x)
@@ -150,17 +138,17 @@ def gin_message(
 
 
 def gin_message_grad(
-    g: Tensor, x: Tensor, table: Tensor, eps: Tensor, code: Tensor, index: Tensor, row_ptr: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    g: Tensor, x: Tensor, table: Tensor, eps: Tensor, code: Tensor, code_ptr: Tensor,
+    code_order: Tensor, index: Tensor, row_ptr: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, table and eps."""
     g, x, table = _all(g, x, table)
     (atoms, width), codes, gx = x.shape, len(table), empty_like(x)
     block = _block(width)
     kernels.gin_message_grad[(atoms,)](g, x, table, eps, code, row_ptr, index, gx, width, block)
-    code_ptr, order = sort_groups(code, codes)
     parts = x.new_empty(codes, PARTS, width)
     kernels.gin_table_grad[(codes, PARTS)](
-        g, x, table, order, code_ptr, index[0], index[1], parts, width, PARTS, block
+        g, x, table, code_order, code_ptr, index[0], index[1], parts, width, PARTS, block
     )
     return gx, parts.sum(1), (g * x).sum().view(1)
 

@@ -10,7 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Edges:
-    """Directed edges within molecules, each beside its reverse, sorted by target."""
+    """Directed edges within molecules, each with its reverse, sorted by target and then source.
+
+    Gradients rely on both. A sum over the edges into an atom is one over those out of it, so sums
+    are their own transpose; and edges sorted by source and then target are the reverses in order.
+    `MoleculeBatch.validate` checks it.
+    """
 
     index: Tensor  # (2, num_edges) sources and targets
     row_ptr: Tensor  # (num_atoms + 1,) offsets of the edges into each atom
@@ -30,6 +35,15 @@ class Edges:
     def edge_ptr(self) -> Tensor:
         """Offsets of the molecules' edges, (num_graphs + 1,)."""
         return self.row_ptr.index_select(0, self.ptr)
+
+
+@dataclass(frozen=True)
+class EdgeCodes:
+    """The kind of each edge, which is that of its reverse, and the edges of each kind."""
+
+    code: Tensor  # (num_edges,)
+    ptr: Tensor  # (num_codes + 1,) offsets of each kind's edges in `order`
+    order: Tensor  # (num_edges,) the edges sorted by kind
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,6 @@ def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     Args:
         key: (rows,) the group of each row.
     """
-    counts = torch.bincount(key, minlength=num_groups)
-    ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return ptr, torch.argsort(key, stable=True)
+    # Not torch.bincount, for which a GPU's host waits.
+    key, order = torch.sort(key, stable=True)
+    return torch.searchsorted(key, torch.arange(num_groups + 1, device=key.device)), order

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
+import importlib
 import logging
 import os
 import subprocess
@@ -18,9 +18,10 @@ from msde import native
 
 SOURCE = Path(native.__file__).parent / "csrc/ops/ops.cpp"
 FLAGS = (
-    "-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC",
+    "-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-shared", "-fPIC",
     "-Wl,--as-needed",
 )  # fmt: skip
+CAPABILITY = (7, 0)  # the least that Triton compiles for
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 
 log = logging.getLogger(__name__)
@@ -36,16 +37,29 @@ def _torch_openmp() -> list[str]:
 @functools.cache
 def _load() -> ctypes.CDLL | None:
     """Return the library, compiled at the first call on a machine, or None."""
+    openmp = _torch_openmp()
+    flags = (*FLAGS, "-fopenmp") if openmp else FLAGS  # without it there is one thread
     try:
-        return ctypes.CDLL(str(native.compiled(SOURCE, FLAGS, _torch_openmp())))
+        return ctypes.CDLL(str(native.compiled(SOURCE, flags, openmp)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         log.warning(f"training on the CPU takes nearly twice as long, without C++: {error}")
         return None
 
 
 @functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _gpu_works() -> bool:
+    """Say whether a Triton kernel runs on the GPU: that Triton is installed is not enough."""
+    try:
+        capability = torch.cuda.get_device_capability()
+        if capability < CAPABILITY:
+            raise RuntimeError(f"compute capability {capability} is below {CAPABILITY}")
+        kernels = importlib.import_module("msde.ops.gpu")
+        index = torch.zeros(2, 1, dtype=torch.int64, device="cuda")
+        row_ptr = torch.arange(2, device="cuda")
+        return kernels.sum_over_edges(torch.ones(1, 1, device="cuda"), index, row_ptr).item() == 1
+    except Exception as error:  # of a compiler, a driver, a library: there is no end of kinds
+        log.warning(f"training on the GPU takes longer, without Triton: {error}")
+        return False
 
 
 @torch.compiler.assume_constant_result
@@ -54,7 +68,7 @@ def available(device: str = "cpu") -> bool:
     if os.environ.get("MSDE_OPS") == "reference":
         return False
     if device == "cuda":
-        return _has_triton()
+        return _gpu_works()
     return device == "cpu" and _load() is not None
 
 
@@ -81,11 +95,29 @@ def _function(name: str, types: tuple[type, ...]) -> Callable[..., None]:
     return function
 
 
-def call(name: str, *arguments: Tensor | int | None, dtype: torch.dtype | None = None) -> None:
-    """Call `msde_<name>`, or its variant for `dtype`, on contiguous tensors and numbers."""
+def call(
+    name: str,
+    *arguments: Tensor | int | None,
+    dtype: torch.dtype | None = None,
+    strided: bool = False,
+) -> None:
+    """Call `msde_<name>`, or its variant for `dtype`, on tensors and numbers.
+
+    Args:
+        dtype: of the tensors that are not int64.
+        strided: the function is told the strides; else tensors must be contiguous.
+
+    Raises:
+        ValueError: a tensor is not what the function would read.
+    """
     types: list[type] = []
     values: list[int | None] = []
     for argument in arguments:
+        if isinstance(argument, Tensor):
+            if argument.dtype not in (dtype, torch.int64):
+                raise ValueError(f"{name} takes {dtype} and int64, not {argument.dtype}")
+            if not (strided or argument.is_contiguous()):
+                raise ValueError(f"{name} takes contiguous tensors")
         number = isinstance(argument, int)
         types.append(ctypes.c_int64 if number else ctypes.c_void_p)
         values.append(argument.data_ptr() if isinstance(argument, Tensor) else argument)

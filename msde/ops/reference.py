@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from msde.ops.groups import Edges, Pairs, PairWeights
+from msde.ops.groups import EdgeCodes, Edges, Pairs, PairWeights
 
 
 def segment_sum(rows: Tensor, segment: Tensor, num_segments: int) -> Tensor:
@@ -195,10 +195,10 @@ def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
     return _SumOverEdges.apply(x, edges.index)
 
 
-def gin_message(x: Tensor, table: Tensor, eps: Tensor, code: Tensor, edges: Edges) -> Tensor:
+def gin_message(x: Tensor, table: Tensor, eps: Tensor, codes: EdgeCodes, edges: Edges) -> Tensor:
     """See `msde.ops.gin_message`."""
     source, target = edges.index
-    bonds = table.index_select(0, code)  # (num_edges, width)
+    bonds = table.index_select(0, codes.code)  # (num_edges, width)
     message = torch.relu(x.index_select(0, source) + bonds)  # (num_edges, width)
     return (1 + eps) * x + segment_sum(message, target, len(x))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from msde.errors import MsdeError
 
 _KNOTS = "Tensor first, Tensor weight, Tensor order, Tensor cell_ptr"
+_CODES = "Tensor code, Tensor code_ptr, Tensor code_order"
 _PAIRS = "Tensor index, Tensor ptr, Tensor pair_ptr"
 _EDGE_MLP = "Tensor a, Tensor b, Tensor? attr, Tensor? attr_weight, Tensor weight"
 SCHEMAS = {
@@ -32,10 +33,10 @@ SCHEMAS = {
     ),
     "sum_over_edges": "(Tensor x, Tensor index, Tensor row_ptr) -> Tensor",
     "gin_message": (
-        "(Tensor x, Tensor table, Tensor eps, Tensor code, Tensor index, Tensor row_ptr) -> Tensor"
+        f"(Tensor x, Tensor table, Tensor eps, {_CODES}, Tensor index, Tensor row_ptr) -> Tensor"
     ),
     "gin_message_grad": (
-        "(Tensor g, Tensor x, Tensor table, Tensor eps, Tensor code, Tensor index, Tensor row_ptr)"
+        f"(Tensor g, Tensor x, Tensor table, Tensor eps, {_CODES}, Tensor index, Tensor row_ptr)"
         " -> (Tensor, Tensor, Tensor)"
     ),
     "edge_attention": (
@@ -55,34 +56,41 @@ SCHEMAS = {
         " -> Tensor[]"
     ),
 }  # fmt: skip
+
+
+def _like(x: Tensor) -> Tensor:
+    """Return memory for the shape of x: what the kernels return is contiguous, whatever x is."""
+    return x.new_empty(x.shape)
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "matmul": lambda a, b: a.new_empty(a.shape[0], b.shape[1]),
     "linear": lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]),
-    "sort_groups": lambda key, num_groups: (
-        key.new_empty(num_groups + 1), torch.empty_like(key)
-    ),
-    "filter_conv": lambda x, *_: torch.empty_like(x),
+    "sort_groups": lambda key, num_groups: (key.new_empty(num_groups + 1), _like(key)),
+    "filter_conv": lambda x, *_: _like(x),
     "filter_table_grad": lambda x, g, first, weight, order, cell_ptr, *_: x.new_empty(
         cell_ptr.shape[0] + 2, x.shape[1]
     ),
-    "pair_sum": lambda weight, x, *_: torch.empty_like(x),
+    "pair_sum": lambda weight, x, *_: _like(x),
     "pair_dot": lambda x, g, index, *_: x.new_empty(index.shape[1], x.shape[0]),
     "pair_attention": lambda q, k, chunk, index, *_: q.new_empty(index.shape[1], q.shape[0]),
-    "pair_attention_grad": lambda g, q, k, *_: (torch.empty_like(q), torch.empty_like(k)),
-    "sum_over_edges": lambda x, *_: torch.empty_like(x),
-    "gin_message": lambda x, *_: torch.empty_like(x),
-    "gin_message_grad": lambda g, x, table, eps, *_: tuple(map(torch.empty_like, (x, table, eps))),
+    "pair_attention_grad": lambda g, q, k, *_: (_like(q), _like(k)),
+    "sum_over_edges": lambda x, *_: _like(x),
+    "gin_message": lambda x, *_: _like(x),
+    "gin_message_grad": lambda g, x, table, eps, *_: tuple(map(_like, (x, table, eps))),
     "edge_attention": lambda q, k, v, edge, keep, heads, *_: (
-        torch.empty_like(q), q.new_empty(edge.shape[0], heads)
+        _like(q), q.new_empty(edge.shape[0], heads)
     ),
-    "edge_attention_grad": lambda g, alpha, *of, **_: tuple(map(torch.empty_like, of[:4])),
+    "edge_attention_grad": lambda g, alpha, *of, **_: tuple(map(_like, of[:4])),
     "edge_mlp": lambda a, b, attr, attr_weight, weight, bias, activation, index, *_: a.new_empty(
         index.shape[1], weight.shape[0]
     ),
     "edge_mlp_grad": lambda g, a, b, attr, attr_weight, weight, *_: [
-        torch.empty_like(t) for t in (a, b, weight, attr, attr_weight) if t is not None
+        _like(t) for t in (a, b, weight, attr, attr_weight) if t is not None
     ],
 }  # fmt: skip
+# Elsewhere torch's own are taken.
+ON_CPU_ONLY = {"matmul", "linear", "sort_groups"}
 
 ops = torch.ops.msde
 
@@ -91,14 +99,11 @@ def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
     """Save the inputs, and what of the output its gradient needs."""
     ctx.constants = [None if isinstance(value, Tensor) else value for value in inputs]
     tensors = [value if isinstance(value, Tensor) else None for value in inputs]
-    outputs = output if isinstance(output, tuple) else ()
-    ctx.mark_non_differentiable(*outputs[1:])
-    ctx.save_for_backward(*tensors, *outputs)
-
-
-def _outputs(ctx: Any) -> tuple[Tensor, ...]:
-    """Return the outputs of an op that has several."""
-    return ctx.saved_tensors[len(ctx.constants) :]
+    further = output[1:] if isinstance(output, tuple) else ()
+    if further:
+        ctx.mark_non_differentiable(*further)
+        ctx.set_materialize_grads(False)  # or zeros would be made for the gradients of these
+    ctx.save_for_backward(*tensors, *further)
 
 
 def _kept(ctx: Any) -> list[Any]:
@@ -174,9 +179,11 @@ def _gin_message(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return _rest(inputs, *ops.gin_message_grad(g, *inputs))
 
 
-def _edge_attention(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _edge_attention(ctx: Any, g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     inputs = _kept(ctx)
-    return _rest(inputs, *ops.edge_attention_grad(g, _outputs(ctx)[1], *inputs))
+    if g is None:
+        return _rest(inputs)
+    return _rest(inputs, *ops.edge_attention_grad(g, ctx.saved_tensors[-1], *inputs))
 
 
 def _edge_mlp(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -214,12 +221,24 @@ def _by(module: str, name: str) -> Callable[..., Any]:
     return run
 
 
+def _on_its_device(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the first tensor's device the current one: that is where Triton launches."""
+
+    def run(*arguments: Any) -> Any:
+        first = next(argument for argument in arguments if isinstance(argument, Tensor))
+        with torch.cuda.device(first.device):
+            return launch(*arguments)
+
+    return run
+
+
 def _register() -> None:
     for name, schema in SCHEMAS.items():
         operator = f"msde::{name}"
         torch.library.define(operator, schema)
         torch.library.impl(operator, "CPU", _by("cpu", name))
-        torch.library.impl(operator, "CUDA", _by("gpu", name))
+        if name not in ON_CPU_ONLY:
+            torch.library.impl(operator, "CUDA", _on_its_device(_by("gpu", name)))
         torch.library.register_fake(operator, FAKES[name])
         if name == "sort_groups":
             continue

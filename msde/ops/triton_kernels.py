@@ -2,7 +2,8 @@
 
 One program owns each row of a result and adds in a fixed order; sums over all edges are cut into
 parts that are added up afterwards. So there are no atomic additions, and results repeat to the bit.
-Formulas stand in `csrc/ops`, which the names follow. Sums are made in float32 or wider.
+Formulas stand in `csrc/ops`, which the names follow. Sums are made in float32 or wider: scales are
+constants, because Triton passes numbers as float32.
 """
 
 from __future__ import annotations
@@ -123,8 +124,9 @@ def pair_dot(x, g, index, out, num_pairs, atoms, channels, width, block: tl.cons
 
 
 @triton.jit
-def pair_attention(q, k, index, out, num_pairs, atoms, channels, scale, heads: tl.constexpr,
-                   chunk: tl.constexpr, block: tl.constexpr, tile: tl.constexpr):  # fmt: skip
+def pair_attention(q, k, index, out, num_pairs, atoms, channels, scale: tl.constexpr,
+                   heads: tl.constexpr, chunk: tl.constexpr, block: tl.constexpr,
+                   tile: tl.constexpr):  # fmt: skip
     """A tile of pairs of one channel: tanh of both directions' logits, averaged over heads."""
     p = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     c = tl.program_id(1).to(tl.int64)
@@ -144,8 +146,8 @@ def pair_attention(q, k, index, out, num_pairs, atoms, channels, scale, heads: t
 
 
 @triton.jit
-def pair_attention_grad(g, q, k, graph, ptr, pair_ptr, gq, gk, atoms, channels, scale,
-                        heads: tl.constexpr, chunk: tl.constexpr,
+def pair_attention_grad(g, q, k, graph, ptr, pair_ptr, gq, gk, atoms, channels,
+                        scale: tl.constexpr, heads: tl.constexpr, chunk: tl.constexpr,
                         block: tl.constexpr):  # fmt: skip
     """One atom and channel: the gradients of its query and key, head by head."""
     i = tl.program_id(0).to(tl.int64)
@@ -235,8 +237,9 @@ def _head(pointer, row, h, f, heads: tl.constexpr, dim: tl.constexpr):
 
 
 @triton.jit
-def edge_attention(q, k, v, edge, keep, row_ptr, source, alpha, out, scale, has_keep: tl.constexpr,
-                   heads: tl.constexpr, dim: tl.constexpr, block: tl.constexpr):  # fmt: skip
+def edge_attention(q, k, v, edge, keep, row_ptr, source, alpha, out, scale: tl.constexpr,
+                   has_keep: tl.constexpr, heads: tl.constexpr, dim: tl.constexpr,
+                   block: tl.constexpr):  # fmt: skip
     """One atom and head: softmax over the edges into it, the maximum taken first."""
     i = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1).to(tl.int64)
@@ -264,8 +267,8 @@ def edge_attention(q, k, v, edge, keep, row_ptr, source, alpha, out, scale, has_
 
 
 @triton.jit
-def edge_attention_grad(gy, q, k, v, edge, keep, alpha, row_ptr, source, gq, ge, slopes, scale,
-                        has_keep: tl.constexpr, heads: tl.constexpr,
+def edge_attention_grad(gy, q, k, v, edge, keep, alpha, row_ptr, source, gq, ge, slopes,
+                        scale: tl.constexpr, has_keep: tl.constexpr, heads: tl.constexpr,
                         dim: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """One atom and head: the gradients of its query and of the edges into it, and the slopes."""
     i = tl.program_id(0).to(tl.int64)

@@ -80,9 +80,9 @@ struct EdgeMLP {
 
   // Gradients from g, (edges, outputs). Molecule m has atoms from ptr[m] on and edges from
   // edge_ptr[m] on; each part of the molecules sums its own gradient of the weights, laid out as
-  // W, (outputs, width), and V, (width, inputs), in `parts`, (PARTS, both).
+  // W, (outputs, width), and V, (width, inputs), in `parts`, (part_count, both).
   void backward(const T* g, const Index* ptr, const Index* edge_ptr, Index molecules, T* ga, T* gb,
-                T* g_attr, T* parts, T* g_weights, int threads) const {
+                T* g_attr, T* parts, Index part_count, T* g_weights, int threads) const {
     const Index size = outputs * width + (inputs ? width * inputs : 0);
     const T* packed = pack_weights();
     // W, (outputs, width), and V, (width, inputs), as they are
@@ -91,11 +91,11 @@ struct EdgeMLP {
     pack(View<T>{weight, width, 1}, outputs, width, back);
     if (inputs) pack(View<T>{attr_weight, inputs, 1}, width, inputs, back + half);
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (Index part = 0; part < PARTS; part++) {
+    for (Index part = 0; part < part_count; part++) {
       T* mine = parts + part * size;
       std::fill(mine, mine + size, T(0));
-      const Index last = (part + 1) * molecules / PARTS;
-      for (Index m = part * molecules / PARTS; m < last; m++) {
+      const Index last = (part + 1) * molecules / part_count;
+      for (Index m = part * molecules / part_count; m < last; m++) {
         for (T* grad : {ga, gb})
           std::fill(grad + ptr[m] * width, grad + ptr[m + 1] * width, T(0));
         for (Index first = edge_ptr[m]; first < edge_ptr[m + 1]; first += TILE)
@@ -103,7 +103,7 @@ struct EdgeMLP {
                         back + half, ga, gb, g_attr, mine);
       }
     }
-    add_parts(parts, size, g_weights, threads);
+    add_parts(parts, part_count, size, g_weights, threads);
   }
 
   void tile_backward(const T* g, Index first, Index count, const T* packed, const T* back_weight,

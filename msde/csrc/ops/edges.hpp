@@ -5,19 +5,15 @@
 
 namespace msde {
 
-// Sums over many rows are cut into this many parts, whatever the number of threads, and the parts
-// are added up in order: so the bits are the same for any number.
-constexpr Index PARTS = 32;
-
-// out = parts_0 + parts_1 + ..., each of `size`.
+// out = parts_0 + parts_1 + ..., `count` of them, each of `size`.
 template <class T>
-void add_parts(const T* parts, Index size, T* out, int threads) {
+void add_parts(const T* parts, Index count, Index size, T* out, int threads) {
   constexpr Index slice = 512;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index s = 0; s < (size + slice - 1) / slice; s++) {
     const Index first = s * slice, last = std::min(size, first + slice);
     std::copy(parts + first, parts + last, out + first);
-    for (Index part = 1; part < PARTS; part++)
+    for (Index part = 1; part < count; part++)
       for (Index f = first; f < last; f++) out[f] += parts[part * size + f];
   }
 }
@@ -59,17 +55,19 @@ void gin_message(const T* x, const T* table, T own, Rows rows, const Index* code
 
 // Gradients of gin_message. Bonds are stored both ways with one code, so the bonds out of atom j
 // are those into it: gx_j = own g_j + sum_i relu'(x_j + table[code]) g_i, and the same
-// terms summed by code are the table's gradient. `parts` is (PARTS, codes * width + 1).
+// terms summed by code are the table's gradient. `parts` is (part_count, codes * width + 1).
 template <class T>
 void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, const Index* code,
-                      T* gx, T* parts, T* table_grad, Index codes, Index width, int threads) {
+                      T* gx, T* parts, Index part_count, T* table_grad, Index codes, Index width,
+                      int threads) {
   const Index size = codes * width + 1;
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-  for (Index part = 0; part < PARTS; part++) {
+  for (Index part = 0; part < part_count; part++) {
     T* mine = parts + part * size;
     std::fill(mine, mine + size, T(0));
     T of_own = 0;
-    for (Index j = part * rows.atoms / PARTS; j < (part + 1) * rows.atoms / PARTS; j++) {
+    const Index last = (part + 1) * rows.atoms / part_count;
+    for (Index j = part * rows.atoms / part_count; j < last; j++) {
       const T* xj = x + j * width;
       T* __restrict to = gx + j * width;
       for (Index f = 0; f < width; f++) to[f] = own * g[j * width + f];
@@ -86,7 +84,7 @@ void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, 
     }
     mine[size - 1] = of_own;
   }
-  add_parts(parts, size, table_grad, threads);
+  add_parts(parts, part_count, size, table_grad, threads);
 }
 
 // Attention of each atom over the edges into it (Shi et al. 2021):

@@ -167,8 +167,8 @@ template <class T>
 struct Logits {
   static constexpr int L = Lanes<T>::count;
   Index atoms, padded, width, chunk;
-  T *keys, *query_grad, *key_grad, *sums, *row;  // (width, padded) x 3, (atoms, padded), (padded)
-  const T* query;                                // (atoms, width)
+  T *keys, *key_grad, *sums, *row;  // (width, padded) x 2, (atoms, padded), (padded)
+  const T* query;                   // (atoms, width)
   T scale;
 
   Logits(Index atoms, Index width, Index chunk)
