@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from floor import FLOPS
 from step import make_batches
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,20 +21,14 @@ from msde.model import MoleculeSDE
 from msde.presets import PRESETS
 
 
-def product_flops(out: Sequence[int], a: Sequence[int], b: Sequence[int], **_: Any) -> int:
-    """Return the FLOPs of out += a b, given the shapes."""
-    return 2 * a[0] * a[1] * b[1]
-
-
 def count(preset: str, path: Path, size: int) -> dict[str, Any]:
     """Run one training step of a preset and count; only matrix products are counted."""
     model = MoleculeSDE.from_seed(make_config(preset)).train()
     cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
     (batch,) = make_batches(path, "cxsmiles", size, 1, keep_hydrogens=False)
-    in_place = {torch.ops.aten.addmm_: product_flops}  # torch counts it out of place only
-    with FlopCounterMode(display=False, custom_mapping=in_place) as forward:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as forward:
         loss, _ = model(batch)
-    with FlopCounterMode(display=False, custom_mapping=in_place) as backward:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as backward:
         loss.backward()
     flops = [mode.get_total_flops() / size for mode in (forward, backward)]
     return {

@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
-# Before anything imports Triton: its kernels run on the CPU, in its interpreter.
-os.environ.setdefault("TRITON_INTERPRET", "1")
+import torch
+
+# Before anything imports Triton: without a GPU its kernels run in its interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest  # noqa: E402
 from rdkit import RDConfig  # noqa: E402

@@ -219,9 +219,12 @@ def test_bits_are_the_same_in_every_run_and_for_every_number_of_threads(fused, n
 
 @pytest.fixture(scope="module")
 def gpu():
-    """The functions of the Triton kernels, run by Triton's interpreter on the CPU."""
+    """The functions of the Triton kernels; without a GPU, Triton's interpreter runs them."""
     pytest.importorskip("triton")
     return importlib.import_module("msde.ops.gpu")
+
+
+TRITONS = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def transposed(x):
@@ -280,6 +283,9 @@ def test_operators_are_as_registered(fused, monkeypatch, name):
 
 
 def use_triton(gpu, monkeypatch):
+    """Let Triton's kernels take the place of the C++ functions, if there is no GPU."""
+    if TRITONS == "cuda":
+        return
     for kernel in set(registered.SCHEMAS) - registered.ON_CPU_ONLY:
         monkeypatch.setattr(cpu, kernel, getattr(gpu, kernel))
 
@@ -287,13 +293,16 @@ def use_triton(gpu, monkeypatch):
 @every_op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_triton_kernels(gpu, fused, monkeypatch, name, dtype):
-    case = cases(name, [1, 2, 5, 9], width=12)
+    with torch.device(TRITONS):
+        case = cases(name, [1, 2, 5, 9], width=12)
     inputs = [x.detach().to(dtype) for x in case.inputs]
     weight = torch.randn_like(case.op(*inputs))
-    by_cpp = results(case, inputs, weight)
+    monkeypatch.setenv("MSDE_OPS", "reference")
+    by_torch = results(case, inputs, weight)
+    monkeypatch.setenv("MSDE_OPS", "fused")
     use_triton(gpu, monkeypatch)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    for one, other in zip(by_cpp, results(case, inputs, weight), strict=True):
+    for one, other in zip(by_torch, results(case, inputs, weight), strict=True):
         assert one.dtype == other.dtype and torch.allclose(one, other, tolerance, tolerance)
 
 
@@ -339,7 +348,8 @@ EDGE_OPS = NAMES[NAMES.index("sum_over_edges") :]
 @pytest.mark.parametrize("by", ["C++", "Triton"])
 @pytest.mark.parametrize("name", EDGE_OPS)
 def test_molecules_without_edges(gpu, fused, monkeypatch, name, by):
-    case = cases(name, [3, 1, 4], share=0)
+    with torch.device(TRITONS if by == "Triton" else "cpu"):
+        case = cases(name, [3, 1, 4], share=0)
     weight = torch.randn_like(case.op(*case.inputs))
     monkeypatch.setenv("MSDE_OPS", "reference")
     by_torch = results(case, case.inputs, weight)
@@ -353,7 +363,8 @@ def test_molecules_without_edges(gpu, fused, monkeypatch, name, by):
 @pytest.mark.parametrize("by", ["C++", "Triton"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "interpolated_conv"])
 def test_what_is_not_a_number_stays_so(gpu, fused, monkeypatch, name, by):
-    case = cases(name, [3, 5])
+    with torch.device(TRITONS if by == "Triton" else "cpu"):
+        case = cases(name, [3, 5])
     inputs = [x.detach().float() for x in case.inputs]
     inputs[0][..., 1, :] = float("nan")
     weight = torch.randn_like(case.op(*inputs))
@@ -421,7 +432,9 @@ def on_a_gpu(gpu, monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         for name in ("zeros", "ones", "arange"):
             make = getattr(torch, name)
-            monkeypatch.setattr(torch, name, lambda *a, m=make, device=None, **k: m(*a, **k))
+            monkeypatch.setattr(
+                torch, name, lambda *a, make=make, **k: make(*a, **(k | {"device": TRITONS}))
+            )
         return gpu
 
     library._gpu_works.cache_clear()
