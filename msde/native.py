@@ -6,7 +6,9 @@ kept for the user. Where that cannot be, molecules are read by RDKit's getters: 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import logging
@@ -18,7 +20,7 @@ import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +96,8 @@ def compiled(source: Path, flags: Sequence[str], libraries: Sequence[str] = ()) 
         source: a C++ file; the headers beside it belong to it.
 
     Raises:
-        OSError, subprocess.SubprocessError: there is no compiler, or it fails.
-        RuntimeError: the user has no home folder, nor XDG_CACHE_HOME.
+        OSError, subprocess.SubprocessError: there is no compiler, or it takes too long.
+        RuntimeError: it fails, or the user has no home folder nor XDG_CACHE_HOME.
     """
     command = _compiler()
     texts = [source.read_bytes(), *(p.read_bytes() for p in sorted(source.parent.glob("*.hpp")))]
@@ -107,13 +109,36 @@ def compiled(source: Path, flags: Sequence[str], libraries: Sequence[str] = ()) 
     path = cache / f"{source.stem}-{key}.so"
     if not path.exists():
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Others may compile it now: each its own, and any of them will do.
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            made = Path(folder) / path.name
-            line = [*command, *flags, "-o", str(made), str(source), *libraries]
-            subprocess.run(line, check=True, capture_output=True, timeout=300)
-            os.replace(made, path)
+        with _alone(cache / ".lock"):
+            if not path.exists():
+                _compile([*command, *flags], source, libraries, path)
     return path
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let the ranks of a machine wait for the first of them instead of all compiling."""
+    with lock.open("w") as file:
+        with contextlib.suppress(OSError):  # no locks here: each compiles its own, which will do
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(command: Sequence[str], source: Path, libraries: Sequence[str], path: Path) -> None:
+    """Compile a library beside its path, and give it that name when it is whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        line = [*command, "-o", str(made), str(source), *libraries]
+        done = subprocess.run(line, capture_output=True, text=True, errors="replace", timeout=300)
+        if done.returncode:
+            said = done.stderr.strip()[-500:] or f"status {done.returncode}"
+            raise RuntimeError(f"{command[0]} fails: {said}")
+        try:
+            os.link(made, path)
+        except FileExistsError:
+            pass  # of another machine with this home: what is in use must not be replaced
+        except OSError:  # a file system without links
+            os.replace(made, path)
 
 
 def _instructions() -> str:

@@ -344,14 +344,43 @@ def test_without_a_compiler_records_are_the_same(fresh, monkeypatch, caplog, var
 
 def test_library_is_compiled_once(library, fresh, monkeypatch):
     assert native._library() is not None
-    assert [path.suffix for path in fresh.iterdir()] == [".so"]
+    assert [path.name for path in fresh.iterdir() if path.suffix != ".so"] == [".lock"]
     monkeypatch.setattr(subprocess, "run", None)
     native._library.cache_clear()
     assert native._library() is not None
 
 
-def test_processes_that_compile_at_the_same_time_do_not_disturb_each_other(library, fresh):
+@pytest.fixture
+def compiler(library, tmp_path, monkeypatch):
+    """A compiler that does what `command` of a shell says; "$@" are its arguments."""
+
+    def make(command):
+        path = tmp_path / "compiler"
+        path.write_text(f"#!/bin/sh\n{command}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("CXX", str(path))
+
+    return make
+
+
+def test_of_processes_that_need_a_library_at_the_same_time_one_compiles(compiler, fresh):
+    log = fresh.parent / "log"
+    compiler(f'echo compiled >> {log}\n{native._compiler()[0]} "$@"')
     code = "from msde import native; assert native._library() is not None"
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
-    assert [path.suffix for path in fresh.iterdir()] == [".so"]
+    assert log.read_text() == "compiled\n"
+    assert sorted(path.suffix for path in fresh.iterdir()) == ["", ".so"]
+
+
+def test_a_library_in_use_is_not_replaced(compiler, fresh):
+    # Another machine with the same home, where locks do not reach, compiles it meanwhile.
+    find = 'while [ "$1" != -o ]; do shift; done'
+    compiler(f'{find}\necho ours > "$2"\necho theirs > {fresh}/"$(basename "$2")"')
+    assert native.compiled(native.SOURCE, native.FLAGS).read_text() == "theirs\n"
+
+
+def test_the_warning_says_what_the_compiler_said(compiler, fresh, caplog):
+    compiler("echo no such header >&2; exit 1")
+    assert native._library() is None
+    assert "no such header" in caplog.text
