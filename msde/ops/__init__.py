@@ -10,8 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from msde.ops import groups, library, reference, registered
-from msde.ops.groups import EdgeCodes, Edges, Pairs, PairWeights
+from msde.ops import library, reference, registered
+from msde.ops.groups import (
+    EdgeCodes,
+    Edges,
+    Pairs,
+    PairWeights,
+    group_codes,
+    sort_edges,
+    sort_groups,
+)
 from msde.ops.interpolation import Interpolation
 from msde.ops.reference import filter_conv, segment_mean, segment_softmax, segment_sum
 
@@ -68,35 +76,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if x.dim() == 2 else y.unflatten(0, x.shape[:-1])
 
 
-def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Return the offsets of each group of rows, (num_groups + 1,), and the rows in their order.
-
-    Args:
-        key: (rows,) the group of each row.
-    """
-    if key.device.type == "cpu" and library.available():
-        return _ops.sort_groups(key, num_groups)
-    return groups.sort_groups(key, num_groups)
-
-
-def sort_edges(index: Tensor, ptr: Tensor, num_atoms: int) -> tuple[Edges, Tensor]:
-    """Return the edges in the order of `Edges`, and that order, (num_edges,).
-
-    Args:
-        index: (2, num_edges) sources and targets, each edge with its reverse.
-        ptr: (num_graphs + 1,) offsets of the molecules' atoms.
-    """
-    _, by_source = sort_groups(index[0], num_atoms)
-    row_ptr, by_target = sort_groups(index[1].index_select(0, by_source), num_atoms)
-    order = by_source.index_select(0, by_target)
-    return Edges(index.index_select(1, order), row_ptr, ptr), order
-
-
-def group_codes(code: Tensor, num_codes: int) -> EdgeCodes:
-    """Group edges by their kind: `code`, (num_edges,), below num_codes."""
-    return EdgeCodes(code, *sort_groups(code, num_codes))
-
-
 def interpolated_conv(x: Tensor, table: Tensor, at: Interpolation, pairs: Pairs) -> Tensor:
     """Return `filter_conv(x, at(table), pairs.index)` without making the filters of all pairs.
 
@@ -106,8 +85,8 @@ def interpolated_conv(x: Tensor, table: Tensor, at: Interpolation, pairs: Pairs)
         at: where between the rows of the table each pair's filter stands.
     """
     if _fused(x, table, at.weight):
-        knots = (at.first, at.weight, *at.sorted(sort_groups))
-        return _ops.filter_conv(x, table, *knots, pairs.index, pairs.ptr, pairs.pair_ptr)
+        knots = (at.first, at.weight, at.order, at.cell_ptr)
+        return _ops.interpolated_conv(x, table, *knots, pairs.index, pairs.ptr, pairs.pair_ptr)
     return filter_conv(x, at(table).to(x.dtype), pairs.index)
 
 

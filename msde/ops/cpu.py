@@ -46,7 +46,7 @@ def _all(*tensors: Tensor) -> list[Tensor]:
     return [tensor.contiguous() for tensor in tensors]
 
 
-def filter_conv(
+def interpolated_conv(
     x: Tensor, table: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
     index: Tensor, ptr: Tensor, pair_ptr: Tensor,
 ) -> Tensor:  # fmt: skip
@@ -54,11 +54,14 @@ def filter_conv(
     x, table = _all(x, table)
     out = empty_like(x)
     pairs = (index, ptr, pair_ptr, len(ptr) - 1)
-    call("filter_conv", x, table, first, weight, *pairs, out, x.shape[1], threads(), dtype=x.dtype)
+    call(
+        "interpolated_conv", x, table, first, weight, *pairs, out, x.shape[1], threads(),
+        dtype=x.dtype,
+    )  # fmt: skip
     return out
 
 
-def filter_table_grad(
+def interpolated_table_grad(
     x: Tensor, g: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
     index: Tensor, ptr: Tensor, pair_ptr: Tensor,
 ) -> Tensor:  # fmt: skip
@@ -68,8 +71,8 @@ def filter_table_grad(
     parts, out = x.new_empty(cells, 4, width), x.new_empty(cells + 3, width)
     pairs = (index, ptr, pair_ptr, len(ptr) - 1)
     call(
-        "filter_table_grad", x, g, first, weight, *pairs, order, cell_ptr, parts, out, cells,
-        width, threads(), dtype=x.dtype,
+        "interpolated_table_grad", x, g, first, weight, *pairs, order, cell_ptr, parts, out,
+        cells, width, threads(), dtype=x.dtype,
     )  # fmt: skip
     return out
 

@@ -38,20 +38,20 @@ def _reverse(index: Tensor, atoms: int) -> Tensor:
     return torch.argsort(index[0] * atoms + index[1])
 
 
-def filter_conv(
+def interpolated_conv(
     x: Tensor, table: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
     index: Tensor, ptr: Tensor, pair_ptr: Tensor,
 ) -> Tensor:  # fmt: skip
     """Convolve x, (num_atoms, width), with filters in a table, (num_rows, width)."""
     x, table = _all(x, table)
     (atoms, width), out = x.shape, empty_like(x)
-    kernels.filter_conv[(atoms,)](
+    kernels.interpolated_conv[(atoms,)](
         x, table, first, weight, _graph(ptr, atoms), ptr, pair_ptr, out, width, _block(width)
     )
     return out
 
 
-def filter_table_grad(
+def interpolated_table_grad(
     x: Tensor, g: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
     index: Tensor, ptr: Tensor, pair_ptr: Tensor,
 ) -> Tensor:  # fmt: skip
@@ -59,7 +59,7 @@ def filter_table_grad(
     x, g = _all(x, g)
     cells, width = len(cell_ptr) - 1, x.shape[1]
     parts = x.new_empty(cells, 4, width)
-    kernels.filter_table_grad[(cells,)](
+    kernels.interpolated_table_grad[(cells,)](
         x, g, weight, index, order, cell_ptr, parts, index.shape[1], width, _block(width)
     )
     out = x.new_zeros(cells + 3, width)

@@ -7,6 +7,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from msde.ops import library
+
+
+def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Return the offsets of each group of rows, (num_groups + 1,), and the rows in their order.
+
+    Args:
+        key: (rows,) the group of each row.
+    """
+    if key.device.type == "cpu" and library.available():
+        return torch.ops.msde.sort_groups(key, num_groups)
+    # Not torch.bincount, for which a GPU's host waits.
+    key, order = torch.sort(key, stable=True)
+    return torch.searchsorted(key, torch.arange(num_groups + 1, device=key.device)), order
+
 
 @dataclass(frozen=True)
 class Edges:
@@ -121,12 +136,19 @@ class PaddedLayout:
         return (0.5 * (flat.index_select(1, self.upper) + flat.index_select(1, self.lower))).t()
 
 
-def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Return the offsets of each group of rows, (num_groups + 1,), and the rows in their order.
+def sort_edges(index: Tensor, ptr: Tensor, num_atoms: int) -> tuple[Edges, Tensor]:
+    """Return the edges in the order of `Edges`, and that order, (num_edges,).
 
     Args:
-        key: (rows,) the group of each row.
+        index: (2, num_edges) sources and targets, each edge with its reverse.
+        ptr: (num_graphs + 1,) offsets of the molecules' atoms.
     """
-    # Not torch.bincount, for which a GPU's host waits.
-    key, order = torch.sort(key, stable=True)
-    return torch.searchsorted(key, torch.arange(num_groups + 1, device=key.device)), order
+    _, by_source = sort_groups(index[0], num_atoms)
+    row_ptr, by_target = sort_groups(index[1].index_select(0, by_source), num_atoms)
+    order = by_source.index_select(0, by_target)
+    return Edges(index.index_select(1, order), row_ptr, ptr), order
+
+
+def group_codes(code: Tensor, num_codes: int) -> EdgeCodes:
+    """Group edges by their kind: `code`, (num_edges,), below num_codes."""
+    return EdgeCodes(code, *sort_groups(code, num_codes))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,30 +35,8 @@ class Interpolation:
         )
         self.weight = torch.stack(weights, dim=-1) * keep.unsqueeze(-1)  # (num_points, 4)
         self.first = first.long()  # (num_points,) the first of the four rows
-        self.num_rows = num_rows
-        self._sorted: tuple[Tensor, Tensor] | None = None
-
-    @cached_property
-    def row(self) -> Tensor:
-        """The four rows of each point, (num_points, 4)."""
-        return self.first.unsqueeze(-1) + torch.arange(4, device=self.first.device)
-
-    @cached_property
-    def transposed(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The points of each row: points and weights, (num_points * 4,), and offsets."""
-        ptr, order = sort_groups(self.row.flatten(), self.num_rows)
-        return order // 4, self.weight.flatten()[order], ptr[:-1]
-
-    def sorted(self, sort: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Return the points in the order of their first row, and where each row's points start.
-
-        Args:
-            sort: `sort_groups`, or what does the same.
-        """
-        if self._sorted is None:
-            ptr, order = sort(self.first, self.num_rows - 3)
-            self._sorted = order, ptr
-        return self._sorted
+        # The points sorted by their first row, (num_points,), and where those of each row start.
+        self.cell_ptr, self.order = sort_groups(self.first, num_rows - 3)  # (num_rows - 2,)
 
     def __call__(self, table: Tensor) -> Tensor:
         """Interpolate in `table`, (num_rows, width): (num_points, width)."""
@@ -71,19 +47,24 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, at: Interpolation) -> Tensor:
         ctx.at = at
+        row = at.first.unsqueeze(-1) + torch.arange(4, device=table.device)  # (num_points, 4)
         return nn.functional.embedding_bag(
-            at.row, table, per_sample_weights=at.weight.to(table.dtype), mode="sum"
+            row, table, per_sample_weights=at.weight.to(table.dtype), mode="sum"
         )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        points, weights, offsets = ctx.at.transposed
-        grad_table = nn.functional.embedding_bag(
-            points,
-            grad.contiguous(),
-            offsets,
-            per_sample_weights=weights.to(grad.dtype),
-            mode="sum",
-        )
+        at, grad = ctx.at, grad.contiguous()
+        weight = at.weight.to(grad.dtype).index_select(0, at.order)  # (num_points, 4)
+        cells = len(at.cell_ptr) - 1
+        grad_table = grad.new_zeros(cells + 3, grad.shape[1])
+        for q in range(4):
+            grad_table[q : q + cells] += nn.functional.embedding_bag(
+                at.order,
+                grad,
+                at.cell_ptr[:-1],
+                per_sample_weights=weight[:, q].contiguous(),
+                mode="sum",
+            )
         return grad_table, None

@@ -23,8 +23,8 @@ SCHEMAS = {
     "matmul": "(Tensor a, Tensor b) -> Tensor",
     "linear": "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     "sort_groups": "(Tensor key, int num_groups) -> (Tensor, Tensor)",
-    "filter_conv": f"(Tensor x, Tensor table, {_KNOTS}, {_PAIRS}) -> Tensor",
-    "filter_table_grad": f"(Tensor x, Tensor g, {_KNOTS}, {_PAIRS}) -> Tensor",
+    "interpolated_conv": f"(Tensor x, Tensor table, {_KNOTS}, {_PAIRS}) -> Tensor",
+    "interpolated_table_grad": f"(Tensor x, Tensor g, {_KNOTS}, {_PAIRS}) -> Tensor",
     "pair_sum": f"(Tensor weight, Tensor x, {_PAIRS}) -> Tensor",
     "pair_dot": f"(Tensor x, Tensor g, {_PAIRS}) -> Tensor",
     "pair_attention": f"(Tensor q, Tensor k, int chunk, {_PAIRS}) -> Tensor",
@@ -67,8 +67,8 @@ FAKES: dict[str, Callable[..., Any]] = {
     "matmul": lambda a, b: a.new_empty(a.shape[0], b.shape[1]),
     "linear": lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]),
     "sort_groups": lambda key, num_groups: (key.new_empty(num_groups + 1), _like(key)),
-    "filter_conv": lambda x, *_: _like(x),
-    "filter_table_grad": lambda x, g, first, weight, order, cell_ptr, *_: x.new_empty(
+    "interpolated_conv": lambda x, *_: _like(x),
+    "interpolated_table_grad": lambda x, g, first, weight, order, cell_ptr, *_: x.new_empty(
         cell_ptr.shape[0] + 2, x.shape[1]
     ),
     "pair_sum": lambda weight, x, *_: _like(x),
@@ -133,19 +133,19 @@ def _linear(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-def _filter_conv(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+def _interpolated_conv(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     inputs = _kept(ctx)
     x, table, *where = inputs
     need_x, need_table = ctx.needs_input_grad[:2]
     # Symmetric filters: the convolution is its own transpose.
-    gx = ops.filter_conv(g, table, *where) if need_x else None
-    return _rest(inputs, gx, ops.filter_table_grad(x, g, *where) if need_table else None)
+    gx = ops.interpolated_conv(g, table, *where) if need_x else None
+    return _rest(inputs, gx, ops.interpolated_table_grad(x, g, *where) if need_table else None)
 
 
-def _filter_table_grad(ctx: Any, of_table: Tensor) -> tuple[Tensor | None, ...]:
+def _interpolated_table_grad(ctx: Any, of_table: Tensor) -> tuple[Tensor | None, ...]:
     inputs = _kept(ctx)
     x, g, *where = inputs
-    convolved = [ops.filter_conv(rows, of_table, *where) for rows in (g, x)]
+    convolved = [ops.interpolated_conv(rows, of_table, *where) for rows in (g, x)]
     return _rest(inputs, *convolved)
 
 
@@ -200,8 +200,8 @@ def _once(ctx: Any, *grads: Tensor) -> None:
 GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
     "matmul": _matmul,
     "linear": _linear,
-    "filter_conv": _filter_conv,
-    "filter_table_grad": _filter_table_grad,
+    "interpolated_conv": _interpolated_conv,
+    "interpolated_table_grad": _interpolated_table_grad,
     "pair_sum": _pair_sum,
     "pair_dot": _pair_dot,
     "pair_attention": _pair_attention,

@@ -54,7 +54,8 @@ def _molecule(graph, ptr, pair_ptr, i):
 
 
 @triton.jit
-def filter_conv(x, table, first_row, weight, graph, ptr, pair_ptr, out, width, block: tl.constexpr):
+def interpolated_conv(x, table, first_row, weight, graph, ptr, pair_ptr, out, width,
+                      block: tl.constexpr):  # fmt: skip
     """One atom: y_i = sum_j x_j sum_q weight_q table[first + q]."""
     i = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, block)
@@ -72,8 +73,8 @@ def filter_conv(x, table, first_row, weight, graph, ptr, pair_ptr, out, width, b
 
 
 @triton.jit
-def filter_table_grad(x, g, weight, index, order, cell_ptr, parts, num_pairs, width,
-                      block: tl.constexpr):  # fmt: skip
+def interpolated_table_grad(x, g, weight, index, order, cell_ptr, parts, num_pairs, width,
+                            block: tl.constexpr):  # fmt: skip
     """One cell between knots: its four rows of weight_q (x_i g_j + x_j g_i)."""
     k = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, block)

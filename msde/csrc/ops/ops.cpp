@@ -35,15 +35,15 @@ void msde_group(const Index* key, Index count, Index keys, Index* ptr, Index* or
     msde::Matmul<T>{{a, a_row, a_column}, {b, b_row, b_column}, bias, c, rows, depth, columns}   \
         .run(threads);                                                                           \
   }                                                                                              \
-  void msde_filter_conv_##name(const T* x, const T* table, const Index* first, const T* weight,  \
-                               PAIRS, T* y, Index width, Index threads) {                        \
-    msde::filter_conv<T>(x, table, {first, weight}, THE_PAIRS, y, width, threads);               \
+  void msde_interpolated_conv_##name(const T* x, const T* table, const Index* first,             \
+                                     const T* weight, PAIRS, T* y, Index width, Index threads) { \
+    msde::interpolated_conv<T>(x, table, {first, weight}, THE_PAIRS, y, width, threads);         \
   }                                                                                              \
-  void msde_filter_table_grad_##name(const T* x, const T* g, const Index* first, const T* weight,\
-                                     PAIRS, const Index* order, const Index* cell_ptr, T* parts, \
-                                     T* out, Index cells, Index width, Index threads) {          \
-    msde::filter_table_grad<T>(x, g, {first, weight}, THE_PAIRS, order, cell_ptr, parts, out,    \
-                               cells, width, threads);                                           \
+  void msde_interpolated_table_grad_##name(                                                      \
+      const T* x, const T* g, const Index* first, const T* weight, PAIRS, const Index* order,    \
+      const Index* cell_ptr, T* parts, T* out, Index cells, Index width, Index threads) {        \
+    msde::interpolated_table_grad<T>(x, g, {first, weight}, THE_PAIRS, order, cell_ptr, parts, out,\
+                                     cells, width, threads);                                     \
   }                                                                                              \
   void msde_pair_sum_##name(const T* weight, const T* x, PAIRS, T* y, Index channels,            \
                             Index width, Index threads) {                                        \

@@ -19,7 +19,7 @@ void each_molecule(Index molecules, int threads, Work work) {
   for (Index m = 0; m < molecules; m++) work(m);
 }
 
-// Where the filters of pairs stand: between the rows of a table, see filter_conv.
+// Where the filters of pairs stand: between the rows of a table, see interpolated_conv.
 template <class T>
 struct Knots {
   const Index* first;  // (pairs,) the first of four neighbouring rows
@@ -28,8 +28,8 @@ struct Knots {
 
 // y_i = sum_j W_ij x_j with W_ij = sum_q weight_q table[first + q], for i and j both ways.
 template <class T>
-void filter_conv(const T* x, const T* table, Knots<T> at, Pairs pairs, T* y, Index width,
-                 int threads) {
+void interpolated_conv(const T* x, const T* table, Knots<T> at, Pairs pairs, T* y, Index width,
+                       int threads) {
   each_molecule(pairs.molecules, threads, [&](Index m) {
     std::fill(y + pairs.ptr[m] * width, y + pairs.ptr[m + 1] * width, T(0));
     for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
@@ -54,9 +54,9 @@ void filter_conv(const T* x, const T* table, Knots<T> at, Pairs pairs, T* y, Ind
 // Pairs are taken in `order`, those of first = k from cell_ptr[k] to cell_ptr[k + 1]. Each such
 // cell makes four rows of `parts`, (cells, 4, width), which are then added up row by row.
 template <class T>
-void filter_table_grad(const T* x, const T* g, Knots<T> at, Pairs pairs, const Index* order,
-                       const Index* cell_ptr, T* parts, T* out, Index cells, Index width,
-                       int threads) {
+void interpolated_table_grad(const T* x, const T* g, Knots<T> at, Pairs pairs, const Index* order,
+                             const Index* cell_ptr, T* parts, T* out, Index cells, Index width,
+                             int threads) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
 #pragma omp for schedule(dynamic, 16)
