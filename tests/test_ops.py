@@ -618,6 +618,16 @@ def test_sort_groups(way, key):
     assert order.tolist() == ([] if not key else [1, 4, 0, 2, 3])
 
 
+def test_edges_know_their_reverses(way):
+    torch.manual_seed(0)
+    whole = edges_of([9, 1, 5, 12])
+    mixed = torch.randperm(whole.index.shape[1])
+    edges, order = ops.sort_edges(whole.index[:, mixed], whole.ptr, 27)
+    assert torch.equal(edges.index, whole.index) and torch.equal(edges.row_ptr, whole.row_ptr)
+    assert torch.equal(mixed[order], torch.arange(len(mixed)))
+    assert torch.equal(edges.index[:, edges.reverse], edges.index.flip(0))
+
+
 def test_segment_ops_with_an_empty_segment():
     rows = rand(5, 2)
     segment = torch.tensor([0, 0, 2, 2, 2])

@@ -59,6 +59,14 @@ def _fused(*tensors: Tensor | None) -> bool:
     return library.available(first.device.type)
 
 
+def _of_pairs(pairs: Pairs) -> tuple[Tensor, ...]:
+    return pairs.index, pairs.ptr, pairs.pair_ptr, pairs.graph
+
+
+def _of_edges(edges: Edges) -> tuple[Tensor, ...]:
+    return edges.index, edges.row_ptr, edges.ptr, edges.reverse
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x weight^T + bias, (..., outputs), where it is faster than torch's by its own code.
 
@@ -86,7 +94,7 @@ def interpolated_conv(x: Tensor, table: Tensor, at: Interpolation, pairs: Pairs)
     """
     if _fused(x, table, at.weight):
         knots = (at.first, at.weight, at.order, at.cell_ptr)
-        return _ops.interpolated_conv(x, table, *knots, pairs.index, pairs.ptr, pairs.pair_ptr)
+        return _ops.interpolated_conv(x, table, *knots, *_of_pairs(pairs))
     return filter_conv(x, at(table).to(x.dtype), pairs.index)
 
 
@@ -98,8 +106,7 @@ def pair_sum(weight: PairWeights, x: Tensor) -> Tensor:
         x: (channels, num_atoms, width), like the result.
     """
     if _fused(weight.packed, x):
-        pairs = weight.pairs
-        return _ops.pair_sum(weight.packed, x, pairs.index, pairs.ptr, pairs.pair_ptr)
+        return _ops.pair_sum(weight.packed, x, *_of_pairs(weight.pairs))
     return reference.pair_sum(weight, x)
 
 
@@ -113,7 +120,7 @@ def pair_attention(q: Tensor, k: Tensor, chunk: int, pairs: Pairs) -> Tensor:
         (num_pairs, channels).
     """
     if _fused(q, k):
-        return _ops.pair_attention(q, k, chunk, pairs.index, pairs.ptr, pairs.pair_ptr)
+        return _ops.pair_attention(q, k, chunk, *_of_pairs(pairs))
     return reference.pair_attention(q, k, chunk, pairs)
 
 
@@ -152,9 +159,7 @@ def edge_attention(
         keep: (num_edges, num_heads) dropout's factor of each attention weight, or None.
     """
     if _fused(q, k, v, e, keep):
-        return _ops.edge_attention(
-            q, k, v, e, keep, num_heads, edges.index, edges.row_ptr, edges.ptr
-        )[0]
+        return _ops.edge_attention(q, k, v, e, keep, num_heads, *_of_edges(edges))[0]
     return reference.edge_attention(q, k, v, e, keep, edges, num_heads)
 
 
@@ -187,9 +192,8 @@ def edge_mlp(
         if not _fused(a, b, weight, bias, edge_attr, edge_weight):
             return reference.edge_mlp(a, b, weight, bias, edges, activation, edge_attr, edge_weight)
         return _ops.edge_mlp(
-            a, b, edge_attr, edge_weight, weight, bias, activation, edges.index, edges.ptr,
-            edges.edge_ptr,
-        )  # fmt: skip
+            a, b, edge_attr, edge_weight, weight, bias, activation, *_of_edges(edges)
+        )
 
 
 def edge_norm(a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edges: Edges) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ def _all(*tensors: Tensor) -> list[Tensor]:
 
 def interpolated_conv(
     x: Tensor, table: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
-    index: Tensor, ptr: Tensor, pair_ptr: Tensor,
+    index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,
 ) -> Tensor:  # fmt: skip
     """Convolve x, (num_atoms, width), with filters in a table, (num_rows, width)."""
     x, table = _all(x, table)
@@ -63,7 +63,7 @@ def interpolated_conv(
 
 def interpolated_table_grad(
     x: Tensor, g: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
-    index: Tensor, ptr: Tensor, pair_ptr: Tensor,
+    index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return the gradient of the table, (num_rows, width)."""
     x, g = _all(x, g)
@@ -77,7 +77,9 @@ def interpolated_table_grad(
     return out
 
 
-def pair_sum(weight: Tensor, x: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor) -> Tensor:
+def pair_sum(
+    weight: Tensor, x: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
+) -> Tensor:
     """Sum over pairs: weight (num_pairs, channels), x (channels, num_atoms, width)."""
     weight, x = _all(weight, x)
     out = empty_like(x)
@@ -88,7 +90,9 @@ def pair_sum(weight: Tensor, x: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Te
     return out
 
 
-def pair_dot(x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor) -> Tensor:
+def pair_dot(
+    x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
+) -> Tensor:
     """Return the gradient of the weights of `pair_sum`, (num_pairs, channels)."""
     x, g = _all(x, g)
     out = x.new_empty(index.shape[1], len(x))
@@ -100,7 +104,7 @@ def pair_dot(x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor)
 
 
 def pair_attention(
-    q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor
+    q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
 ) -> Tensor:
     """Return symmetric attention, (num_pairs, channels)."""
     q, k = _all(q, k)
@@ -113,8 +117,9 @@ def pair_attention(
 
 
 def pair_attention_grad(
-    g: Tensor, q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor
-) -> tuple[Tensor, Tensor]:
+    g: Tensor, q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor,
+    graph: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of q and k."""
     g, q, k = _all(g, q, k)
     gq, gk = empty_like(q), empty_like(k)
@@ -167,7 +172,7 @@ def gin_message_grad(
 
 def edge_attention(
     q: Tensor, k: Tensor, v: Tensor, edge: Tensor, keep: Tensor | None, heads: int,
-    index: Tensor, row_ptr: Tensor, ptr: Tensor,
+    index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the attended values, (num_atoms, width), and the attention, (num_edges, heads)."""
     q, k, v, edge = _all(q, k, v, edge)
@@ -182,7 +187,7 @@ def edge_attention(
 
 def edge_attention_grad(
     g: Tensor, alpha: Tensor, q: Tensor, k: Tensor, v: Tensor, edge: Tensor, keep: Tensor | None,
-    heads: int, index: Tensor, row_ptr: Tensor, ptr: Tensor,
+    heads: int, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of q, k, v and edge."""
     g, q, k, v, edge = _all(g, q, k, v, edge)
@@ -197,7 +202,7 @@ def edge_attention_grad(
 
 def edge_mlp(
     a: Tensor, b: Tensor, attr: Tensor | None, attr_weight: Tensor | None, weight: Tensor,
-    bias: Tensor, activation: str, index: Tensor, ptr: Tensor, edge_ptr: Tensor,
+    bias: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return weight activation(a_source + b_target [+ attr_weight attr]) + bias for each edge."""
     a, b, weight, bias = _all(a, b, weight, bias)
@@ -214,7 +219,7 @@ def edge_mlp(
 
 def edge_mlp_grad(
     g: Tensor, a: Tensor, b: Tensor, attr: Tensor | None, attr_weight: Tensor | None,
-    weight: Tensor, activation: str, index: Tensor, ptr: Tensor, edge_ptr: Tensor,
+    weight: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> list[Tensor]:  # fmt: skip
     """Return the gradients of a, b, weight and, where there is one, attr and attr_weight."""
     g, a, b, weight = _all(g, a, b, weight)
@@ -222,6 +227,7 @@ def edge_mlp_grad(
     outputs, width = weight.shape
     inputs = 0 if attr is None else attr.shape[1]
     ga, gb, g_attr = empty_like(a), empty_like(b), None if attr is None else empty_like(attr)
+    edge_ptr = row_ptr.index_select(0, ptr)  # (num_graphs + 1,) offsets of the molecules' edges
     size = (outputs + inputs) * width
     parts, grads = a.new_empty(PARTS, size), a.new_empty(size)
     call(

@@ -28,32 +28,22 @@ def _all(*tensors: Tensor) -> list[Tensor]:
     return [tensor.contiguous() for tensor in tensors]
 
 
-def _graph(ptr: Tensor, atoms: int) -> Tensor:
-    """Return the molecule of each atom, (num_atoms,)."""
-    return torch.repeat_interleave(ptr[1:] - ptr[:-1], output_size=atoms)
-
-
-def _reverse(index: Tensor, atoms: int) -> Tensor:
-    """Return the number of each edge's reverse; the edges are sorted by target, then source."""
-    return torch.argsort(index[0] * atoms + index[1])
-
-
 def interpolated_conv(
     x: Tensor, table: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
-    index: Tensor, ptr: Tensor, pair_ptr: Tensor,
+    index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,
 ) -> Tensor:  # fmt: skip
     """Convolve x, (num_atoms, width), with filters in a table, (num_rows, width)."""
     x, table = _all(x, table)
     (atoms, width), out = x.shape, empty_like(x)
     kernels.interpolated_conv[(atoms,)](
-        x, table, first, weight, _graph(ptr, atoms), ptr, pair_ptr, out, width, _block(width)
+        x, table, first, weight, graph, ptr, pair_ptr, out, width, _block(width)
     )
     return out
 
 
 def interpolated_table_grad(
     x: Tensor, g: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
-    index: Tensor, ptr: Tensor, pair_ptr: Tensor,
+    index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return the gradient of the table, (num_rows, width)."""
     x, g = _all(x, g)
@@ -68,17 +58,21 @@ def interpolated_table_grad(
     return out
 
 
-def pair_sum(weight: Tensor, x: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor) -> Tensor:
+def pair_sum(
+    weight: Tensor, x: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
+) -> Tensor:
     """Sum over pairs: weight (num_pairs, channels), x (channels, num_atoms, width)."""
     weight, x = _all(weight, x)
     (channels, atoms, width), out = x.shape, empty_like(x)
     kernels.pair_sum[(atoms, channels)](
-        weight, x, _graph(ptr, atoms), ptr, pair_ptr, out, atoms, channels, width, _block(width)
+        weight, x, graph, ptr, pair_ptr, out, atoms, channels, width, _block(width)
     )
     return out
 
 
-def pair_dot(x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor) -> Tensor:
+def pair_dot(
+    x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
+) -> Tensor:
     """Return the gradient of the weights of `pair_sum`, (num_pairs, channels)."""
     x, g = _all(x, g)
     (channels, atoms, width), num_pairs = x.shape, index.shape[1]
@@ -91,7 +85,7 @@ def pair_dot(x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor)
 
 
 def pair_attention(
-    q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor
+    q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
 ) -> Tensor:
     """Return symmetric attention, (num_pairs, channels)."""
     q, k = _all(q, k)
@@ -106,13 +100,14 @@ def pair_attention(
 
 
 def pair_attention_grad(
-    g: Tensor, q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor
-) -> tuple[Tensor, Tensor]:
+    g: Tensor, q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor,
+    graph: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of q and k."""
     g, q, k = _all(g, q, k)
     (channels, atoms, width), gq, gk = q.shape, empty_like(q), empty_like(k)
     kernels.pair_attention_grad[(atoms, channels)](
-        g, q, k, _graph(ptr, atoms), ptr, pair_ptr, gq, gk, atoms, channels, 1 / math.sqrt(chunk),
+        g, q, k, graph, ptr, pair_ptr, gq, gk, atoms, channels, 1 / math.sqrt(chunk),
         width // chunk, chunk, _block(chunk),
     )  # fmt: skip
     return gq, gk
@@ -155,7 +150,7 @@ def gin_message_grad(
 
 def edge_attention(
     q: Tensor, k: Tensor, v: Tensor, edge: Tensor, keep: Tensor | None, heads: int,
-    index: Tensor, row_ptr: Tensor, ptr: Tensor,
+    index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the attended values, (num_atoms, width), and the attention, (num_edges, heads)."""
     q, k, v, edge = _all(q, k, v, edge)
@@ -171,7 +166,7 @@ def edge_attention(
 
 def edge_attention_grad(
     g: Tensor, alpha: Tensor, q: Tensor, k: Tensor, v: Tensor, edge: Tensor, keep: Tensor | None,
-    heads: int, index: Tensor, row_ptr: Tensor, ptr: Tensor,
+    heads: int, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of q, k, v and edge."""
     g, q, k, v, edge = _all(g, q, k, v, edge)
@@ -184,7 +179,7 @@ def edge_attention_grad(
         g, q, k, v, edge, factor, alpha, row_ptr, index, gq, ge, slopes, scale, *sizes
     )
     kernels.edge_attention_source_grad[(atoms, heads)](
-        g, q, factor, alpha, slopes, row_ptr, index, _reverse(index, atoms), gk, gv, *sizes
+        g, q, factor, alpha, slopes, row_ptr, index, reverse, gk, gv, *sizes
     )
     return gq, gk, gv, ge
 
@@ -204,7 +199,7 @@ def _mlp(weight: Tensor, attr: Tensor | None, activation: str) -> tuple[list[int
 
 def edge_mlp(
     a: Tensor, b: Tensor, attr: Tensor | None, attr_weight: Tensor | None, weight: Tensor,
-    bias: Tensor, activation: str, index: Tensor, ptr: Tensor, edge_ptr: Tensor,
+    bias: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return weight activation(a_source + b_target [+ attr_weight attr]) + bias for each edge."""
     a, b, weight, bias = _all(a, b, weight, bias)
@@ -222,7 +217,7 @@ def edge_mlp(
 
 def edge_mlp_grad(
     g: Tensor, a: Tensor, b: Tensor, attr: Tensor | None, attr_weight: Tensor | None,
-    weight: Tensor, activation: str, index: Tensor, ptr: Tensor, edge_ptr: Tensor,
+    weight: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> list[Tensor]:  # fmt: skip
     """Return the gradients of a, b, weight and, where there is one, attr and attr_weight."""
     g, a, b, weight = _all(g, a, b, weight)
@@ -230,7 +225,6 @@ def edge_mlp_grad(
     (width, inputs, outputs), edges, has_attr = sizes, index.shape[1], attr is not None
     of_attr = [a, a] if attr is None or attr_weight is None else _all(attr, attr_weight)
     inner = (g, a, b, *of_attr, weight, index[0], index[1])
-    row_ptr, reverse = _rows(index, len(a)), _reverse(index, len(a))
     across = triton.cdiv(width, BLOCK)
     ga, gb = empty_like(a), empty_like(b)
     for out, order in ((ga, reverse), (gb, torch.arange(edges, device=a.device))):
@@ -250,8 +244,3 @@ def edge_mlp_grad(
             *inner, g_attr, edges, *sizes, **blocks
         )
     return [ga, gb, parts.sum(0), g_attr, attr_parts.sum(0)]
-
-
-def _rows(index: Tensor, atoms: int) -> Tensor:
-    """Return the offsets of the edges into each atom, (num_atoms + 1,)."""
-    return torch.searchsorted(index[1].contiguous(), torch.arange(atoms + 1, device=index.device))

@@ -35,6 +35,7 @@ class Edges:
     index: Tensor  # (2, num_edges) sources and targets
     row_ptr: Tensor  # (num_atoms + 1,) offsets of the edges into each atom
     ptr: Tensor  # (num_graphs + 1,) offsets of the molecules' atoms
+    _made: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def num_atoms(self) -> int:
@@ -47,9 +48,11 @@ class Edges:
         return self.row_ptr[1:] - self.row_ptr[:-1]
 
     @property
-    def edge_ptr(self) -> Tensor:
-        """Offsets of the molecules' edges, (num_graphs + 1,)."""
-        return self.row_ptr.index_select(0, self.ptr)
+    def reverse(self) -> Tensor:
+        """The reverse of each edge, (num_edges,)."""
+        if "reverse" not in self._made:
+            self._made["reverse"] = sort_groups(self.index[0], self.num_atoms)[1]
+        return self._made["reverse"]
 
 
 @dataclass(frozen=True)

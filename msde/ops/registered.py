@@ -17,7 +17,8 @@ from msde.errors import MsdeError
 
 _KNOTS = "Tensor first, Tensor weight, Tensor order, Tensor cell_ptr"
 _CODES = "Tensor code, Tensor code_ptr, Tensor code_order"
-_PAIRS = "Tensor index, Tensor ptr, Tensor pair_ptr"
+_PAIRS = "Tensor index, Tensor ptr, Tensor pair_ptr, Tensor graph"
+_EDGES = "Tensor index, Tensor row_ptr, Tensor ptr, Tensor reverse"
 _EDGE_MLP = "Tensor a, Tensor b, Tensor? attr, Tensor? attr_weight, Tensor weight"
 SCHEMAS = {
     "matmul": "(Tensor a, Tensor b) -> Tensor",
@@ -40,20 +41,18 @@ SCHEMAS = {
         " -> (Tensor, Tensor, Tensor)"
     ),
     "edge_attention": (
-        "(Tensor q, Tensor k, Tensor v, Tensor edge, Tensor? keep, int heads, Tensor index, "
-        "Tensor row_ptr, Tensor ptr) -> (Tensor, Tensor)"
+        f"(Tensor q, Tensor k, Tensor v, Tensor edge, Tensor? keep, int heads, {_EDGES})"
+        " -> (Tensor, Tensor)"
     ),
     "edge_attention_grad": (
         "(Tensor g, Tensor alpha, Tensor q, Tensor k, Tensor v, Tensor edge, Tensor? keep, "
-        "int heads, Tensor index, Tensor row_ptr, Tensor ptr) -> (Tensor, Tensor, Tensor, Tensor)"
+        f"int heads, {_EDGES}) -> (Tensor, Tensor, Tensor, Tensor)"
     ),
     "edge_mlp": (
-        f"({_EDGE_MLP}, Tensor bias, str activation, Tensor index, Tensor ptr, Tensor edge_ptr)"
-        " -> Tensor"
+        f"({_EDGE_MLP}, Tensor bias, str activation, {_EDGES}) -> Tensor"
     ),
     "edge_mlp_grad": (
-        f"(Tensor g, {_EDGE_MLP}, str activation, Tensor index, Tensor ptr, Tensor edge_ptr)"
-        " -> Tensor[]"
+        f"(Tensor g, {_EDGE_MLP}, str activation, {_EDGES}) -> Tensor[]"
     ),
 }  # fmt: skip
 
