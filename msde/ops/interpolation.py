@@ -14,8 +14,8 @@ from msde.ops.groups import sort_groups
 class Interpolation:
     """Cubic Lagrange interpolation in a table of rows at equally spaced points.
 
-    Holds which four rows each point takes with which weights, and the transpose of that, so that
-    both directions are sums over bags of rows.
+    Holds which four rows each point takes with which weights, and the points sorted by the first of
+    these, so that both directions are sums over bags of rows.
     """
 
     def __init__(self, position: Tensor, keep: Tensor, num_rows: int) -> None:
@@ -35,8 +35,8 @@ class Interpolation:
         )
         self.weight = torch.stack(weights, dim=-1) * keep.unsqueeze(-1)  # (num_points, 4)
         self.first = first.long()  # (num_points,) the first of the four rows
-        # The points sorted by their first row, (num_points,), and where those of each row start.
-        self.cell_ptr, self.order = sort_groups(self.first, num_rows - 3)  # (num_rows - 2,)
+        # Where the points of each first row start, (num_rows - 2,), and the points in that order.
+        self.cell_ptr, self.order = sort_groups(self.first, num_rows - 3)
 
     def __call__(self, table: Tensor) -> Tensor:
         """Interpolate in `table`, (num_rows, width): (num_points, width)."""
