@@ -7,7 +7,7 @@ gathers a module's parameters around its forward and backward, and nowhere else.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,64 +31,79 @@ def cosine_envelope(distance: Tensor, cutoff: Tensor) -> Tensor:
     return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1)
 
 
-class Linear(nn.Linear):
-    """nn.Linear by `ops.linear`."""
+def start_xavier(*layers: nn.Linear) -> None:
+    """Give layers xavier-uniform weights and zero biases."""
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+
+class Linear(nn.Linear):
+    """nn.Linear by `ops.linear`, with an activation if one is named."""
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        return ops.linear(x, self.weight, self.bias)
+        return ops.linear(x, self.weight, self.bias, activation)
 
 
 class MLP(nn.Module):
     """Linear layers with an activation between them; xavier-uniform weights, zero biases."""
 
-    def __init__(self, sizes: Sequence[int], activation: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, sizes: Sequence[int], activation: str) -> None:
         """Chain layers of the given input, hidden and output sizes."""
         super().__init__()
         self.layers = nn.ModuleList(
             Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
         self.activation = activation
-        for layer in self.layers:
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        start_xavier(*self.layers)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (..., sizes[0]) to (..., sizes[-1])."""
         for layer in self.layers[:-1]:
-            h = self.activation(layer(h))
+            h = layer(h, self.activation)
         return self.layers[-1](h)
 
 
-class GaussianFourier(nn.Module):
-    """Random Fourier features [sin(2 pi v w), cos(2 pi v w)] of scalars (Tancik et al. 2020).
+class FourierLinear(nn.Linear):
+    """A linear map of random Fourier features of scalars (Tancik et al. 2020).
 
-    `w` is drawn once and frozen. It stays a parameter, not a buffer, as in the published layout.
+    The features are [sin(2 pi v w), cos(2 pi v w)] of each scalar v. The frequencies w are drawn
+    once and frozen; they stay a parameter, not a buffer, as in the published layout.
     """
 
-    def __init__(self, num_frequencies: int) -> None:
+    def __init__(self, num_scalars: int, num_frequencies: int, output_dim: int) -> None:
         """Draw the frequencies from N(0, 1)."""
-        super().__init__()
-        self.w = nn.Parameter(torch.randn(num_frequencies), requires_grad=False)
+        frequency = torch.randn(num_frequencies)
+        super().__init__(num_scalars * 2 * num_frequencies, output_dim)
+        self.frequency = nn.Parameter(frequency, requires_grad=False)
 
     def forward(self, v: Tensor) -> Tensor:
-        """Map scalars (...,) to features (..., 2 * num_frequencies)."""
-        angle = v.unsqueeze(-1) * (2 * math.pi * self.w)  # (..., num_frequencies)
-        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+        """Map scalars (rows, num_scalars) to vectors (rows, output_dim)."""
+        return ops.fourier_linear(v, self.frequency, self.weight, self.bias)
+
+
+class ShiftedSoftplus(nn.Module):
+    """softplus(x) - ln 2, which is zero at zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it element by element."""
+        return ops.ACTIVATIONS["shifted_softplus"](x)
 
 
 class TimeEmbedding(nn.Module):
-    """An embedding of the time: Gaussian Fourier features and an MLP (Song et al. 2021)."""
+    """An embedding of the time: an MLP of random Fourier features (Song et al. 2021)."""
 
     def __init__(self, num_features: int, output_dim: int) -> None:
         """Map times to `output_dim`-vectors through `num_features` Fourier features."""
         super().__init__()
-        self.fourier = GaussianFourier(num_features // 2)
-        self.mlp = MLP([num_features, output_dim, output_dim], nn.functional.silu)
+        self.input = FourierLinear(1, num_features // 2, output_dim)
+        self.output = Linear(output_dim, output_dim)
+        start_xavier(self.input, self.output)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times (rows,) to vectors (rows, output_dim)."""
-        return self.mlp(self.fourier(t))
+        return self.output(nn.functional.silu(self.input(t.unsqueeze(-1))))
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -97,13 +112,35 @@ class BatchNorm(nn.BatchNorm1d):
     Fewer than two rows have no variance; PyTorch would raise an error in training.
     """
 
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Normalise (rows, width); the activation may be "relu"."""
+        return ops.batch_norm(x, self, relu=activation == "relu")
+
+
+# What a Linear or a BatchNorm makes together with the module behind it.
+_FUSED = {
+    (Linear, nn.ReLU): "relu",
+    (Linear, nn.SiLU): "silu",
+    (Linear, ShiftedSoftplus): "shifted_softplus",
+    (BatchNorm, nn.ReLU): "relu",
+}
+
+
+class Sequential(nn.Sequential):
+    """nn.Sequential that lets a layer apply the activation behind it."""
+
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (rows, width)."""
-        if len(x) > 1:
-            return super().forward(x)
-        return nn.functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+        """Apply all modules in turn."""
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            activation = _FUSED.get((type(layer), type(layers[0]))) if layers else None
+            if activation is None:
+                x = layer(x)
+            else:
+                layers.pop(0)
+                x = layer(x, activation)
+        return x
 
 
 class CategoricalEmbedding(nn.Module):

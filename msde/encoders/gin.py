@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import GINConfig
-from msde.layers import BatchNorm, CategoricalEmbedding, Linear, at_least_float32
+from msde.layers import BatchNorm, CategoricalEmbedding, Linear, Sequential, at_least_float32
 from msde.molecule import ATOM_SIZES, BOND_SIZES
 from msde.ops import EdgeCodes, Edges, gin_message, group_codes, segment_mean, sort_edges
 
@@ -25,7 +25,7 @@ class GINLayer(nn.Module):
         every_bond = torch.cartesian_prod(*map(torch.arange, BOND_SIZES))  # (60, 3)
         self.register_buffer("every_bond", every_bond, persistent=False)
         self.eps = nn.Parameter(torch.zeros(1))
-        self.mlp = nn.Sequential(
+        self.mlp = Sequential(
             Linear(hidden_dim, 2 * hidden_dim),
             BatchNorm(2 * hidden_dim),
             nn.ReLU(),
@@ -79,10 +79,8 @@ class GIN(nn.Module):
             x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)
         h = [self.atom_embedding(x)]  # (num_atoms, hidden_dim) each
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            updated = norm(layer(h[-1], bonds, bond_codes))
-            if number < len(self.layers) - 1:
-                updated = torch.relu(updated)
-            h.append(self.dropout(updated))
+            activation = "relu" if number < len(self.layers) - 1 else None
+            h.append(self.dropout(norm(layer(h[-1], bonds, bond_codes), activation)))
         return READOUTS[self.over_layers](h)
 
     def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:

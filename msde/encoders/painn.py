@@ -20,7 +20,7 @@ class Message(nn.Module):
     def __init__(self, hidden_dim: int) -> None:
         """Make the network that turns a neighbour's scalars into what the filters weigh."""
         super().__init__()
-        self.context = MLP([hidden_dim, hidden_dim, 3 * hidden_dim], nn.functional.silu)
+        self.context = MLP([hidden_dim, hidden_dim, 3 * hidden_dim], "silu")
 
     def forward(
         self, q: Tensor, mu: Tensor, filters: Tensor, direction: Tensor, pair_index: Tensor
@@ -55,7 +55,7 @@ class Mixing(nn.Module):
         super().__init__()
         self.vectors = Linear(hidden_dim, 2 * hidden_dim, bias=False)
         nn.init.xavier_uniform_(self.vectors.weight)
-        self.context = MLP([2 * hidden_dim, hidden_dim, 3 * hidden_dim], nn.functional.silu)
+        self.context = MLP([2 * hidden_dim, hidden_dim, 3 * hidden_dim], "silu")
 
     def forward(self, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """Return new q, (num_atoms, hidden_dim), and mu, (num_atoms, 3, hidden_dim)."""

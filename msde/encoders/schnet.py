@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import SchNetConfig
-from msde.layers import Linear, at_least_float32, cosine_envelope, gaussians
+from msde.layers import (
+    Linear,
+    Sequential,
+    ShiftedSoftplus,
+    at_least_float32,
+    cosine_envelope,
+    gaussians,
+    start_xavier,
+)
 from msde.molecule import ATOM_SIZES
 from msde.ops import Interpolation, Pairs, filter_conv, interpolated_conv, segment_mean
-
-
-class ShiftedSoftplus(nn.Module):
-    """softplus(x) - ln 2, which is zero at zero."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply it element by element."""
-        return nn.functional.softplus(x) - math.log(2)
 
 
 class Filters:
@@ -71,12 +69,11 @@ class Interaction(nn.Module):
         """Make the filter network and the atom-wise layers around the convolution."""
         super().__init__()
         filters = config.num_filters
-        self.filter = nn.Sequential(
+        self.filter = Sequential(
             Linear(config.num_gaussians, filters), ShiftedSoftplus(), Linear(filters, filters)
         )
         self.to_filters = Linear(hidden_dim, filters, bias=False)
         self.from_filters = Linear(filters, hidden_dim)
-        self.activation = ShiftedSoftplus()
         self.out = Linear(hidden_dim, hidden_dim)
         for layer in (self.filter[0], self.filter[2], self.to_filters, self.from_filters, self.out):
             nn.init.xavier_uniform_(layer.weight)
@@ -88,7 +85,7 @@ class Interaction(nn.Module):
         """Return the change of h, (num_atoms, hidden_dim)."""
         x = at_least_float32(self.to_filters(h))  # (num_atoms, num_filters)
         x = filters.convolve(self.filter, x, pairs)
-        return self.out(self.activation(self.from_filters(x)))
+        return self.out(self.from_filters(x, "shifted_softplus"))
 
 
 class SchNet(nn.Module):
@@ -103,14 +100,12 @@ class SchNet(nn.Module):
         self.interactions = nn.ModuleList(
             Interaction(hidden_dim, config) for _ in range(config.num_interactions)
         )
-        self.out = nn.Sequential(
+        self.out = Sequential(
             Linear(hidden_dim, hidden_dim),
             ShiftedSoftplus(),
             Linear(hidden_dim, hidden_dim),
         )
-        for layer in (self.out[0], self.out[2]):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        start_xavier(self.out[0], self.out[2])
 
     def forward(self, batch: MoleculeBatch, pos: Tensor | None = None) -> Tensor:
         """Return the representation of each atom, (num_atoms, hidden_dim).

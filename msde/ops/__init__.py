@@ -21,18 +21,29 @@ from msde.ops.groups import (
     sort_groups,
 )
 from msde.ops.interpolation import Interpolation
-from msde.ops.reference import filter_conv, segment_mean, segment_softmax, segment_sum
+from msde.ops.reference import (
+    ACTIVATIONS,
+    filter_conv,
+    fourier_features,
+    segment_mean,
+    segment_softmax,
+    segment_sum,
+)
 
 __all__ = [
+    "ACTIVATIONS",
     "EdgeCodes",
     "Edges",
     "Interpolation",
     "PairWeights",
     "Pairs",
+    "batch_norm",
     "edge_attention",
     "edge_mlp",
     "edge_norm",
     "filter_conv",
+    "fourier_features",
+    "fourier_linear",
     "gin_message",
     "group_codes",
     "interpolated_conv",
@@ -59,6 +70,13 @@ def _fused(*tensors: Tensor | None) -> bool:
     return library.available(first.device.type)
 
 
+def _fused_layer(*tensors: Tensor | None) -> bool:
+    """Say whether all of these are what the fused layers take: on a CPU, without autocast."""
+    first = tensors[0]
+    plain = first is not None and first.device.type == "cpu"
+    return plain and not torch.is_autocast_enabled("cpu") and _fused(*tensors)
+
+
 def _of_pairs(pairs: Pairs) -> tuple[Tensor, ...]:
     return pairs.index, pairs.ptr, pairs.pair_ptr, pairs.graph
 
@@ -67,21 +85,57 @@ def _of_edges(edges: Edges) -> tuple[Tensor, ...]:
     return edges.index, edges.row_ptr, edges.ptr, edges.reverse
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x weight^T + bias, (..., outputs), where it is faster than torch's by its own code.
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    """Return activation(x weight^T + bias), by own code where that is faster than torch's.
 
     Args:
-        x: (..., inputs); autocast is left to torch.
-        weight: (outputs, inputs).
+        x: (..., inputs), or (channels, rows, inputs) for weights of channels, which may share
+            (rows, inputs). Autocast is left to torch.
+        weight: (outputs, inputs) or (channels, outputs, inputs).
+        bias: (outputs,) or (channels, outputs).
+        activation: one of `reference.ACTIVATIONS`.
+
+    Returns:
+        (..., outputs) or (channels, rows, outputs).
     """
-    plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     # What does not fit is left to torch, which says so.
-    fits = x.dim() > 1 and weight.dim() == 2 and x.shape[-1] == weight.shape[1]
-    fits = fits and (bias is None or bias.shape == weight.shape[:1])
-    if not (plain and fits and library.own_products() and _fused(x, weight, bias)):
-        return nn.functional.linear(x, weight, bias)
-    y = _ops.linear(x.flatten(0, -2), weight, bias)
-    return y if x.dim() == 2 else y.unflatten(0, x.shape[:-1])
+    fits = x.dim() > 1 and weight.dim() > 1 and x.shape[-1] == weight.shape[-1]
+    fits = fits and (bias is None or bias.shape == weight.shape[:-1])
+    if weight.dim() == 3:
+        fits = fits and (x.dim() == 2 or x.shape[:-2] == weight.shape[:1])
+    if not (fits and library.own_products() and _fused_layer(x, weight, bias)):
+        return reference.linear(x, weight, bias, activation)
+    if x.dim() == 2 or weight.dim() == 3:
+        return _ops.linear(x, weight, bias, activation)[0]
+    y = _ops.linear(x.flatten(0, -2), weight, bias, activation)[0]
+    return y.unflatten(0, x.shape[:-1])
+
+
+def batch_norm(x: Tensor, norm: nn.BatchNorm1d, relu: bool = False) -> Tensor:
+    """Return norm(x), (rows, width), and relu of it if that is asked for.
+
+    Fewer than two rows have no statistics, and the running ones are used.
+    """
+    if norm.training and len(x) > 1 and _fused_layer(x, norm.weight):
+        y, mean, variance = _ops.batch_norm(x, norm.weight, norm.bias, relu, norm.eps)
+        reference.update_statistics(norm, mean, variance, len(x))
+        return y
+    return reference.batch_norm(x, norm, relu)
+
+
+def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return a linear map of `reference.fourier_features` of scalars, without keeping them.
+
+    Args:
+        v: (rows, scalars).
+        frequency: (num_frequencies,).
+        weight, bias: (outputs, scalars * 2 * num_frequencies) and (outputs,).
+    """
+    if not v.requires_grad and _fused_layer(v, frequency, weight, bias):
+        return _ops.fourier_linear(v, frequency, weight, bias)
+    return reference.fourier_linear(v, frequency, weight, bias)
 
 
 def interpolated_conv(x: Tensor, table: Tensor, at: Interpolation, pairs: Pairs) -> Tensor:

@@ -13,25 +13,121 @@ from msde.ops.library import call
 # Sums over many rows are cut into this many parts, whatever the number of threads, and the parts
 # are added up in order: so the bits are the same for any number.
 PARTS = 32
-CODES = {"relu": 0, "silu": 1}
+SMALL = 10_000  # weights of a layer that are small enough for each part to have its own gradient
+CODES = {
+    activation: code
+    for code, activation in enumerate([None, "relu", "silu", "shifted_softplus", "tanh", "elu"])
+}
 
 
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Return a b, of any strides."""
-    return linear(a, b.t(), None)
+def _all(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.contiguous() for tensor in tensors]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x weight^T + bias, (rows, outputs)."""
-    (rows, depth), columns = x.shape, weight.shape[0]
-    out = x.new_empty(rows, columns)
+def _layer(x: Tensor, weight: Tensor, activation: str | None) -> tuple[list[Tensor], list[int]]:
+    """Return inputs and weights as the C++ code reads them, and what it has to know of them."""
+    *channels, outputs, inputs = weight.shape
+    as_it_is = weight.stride(-1) == 1  # rows may be parts of longer ones
+    as_it_is = as_it_is and (not channels or weight.stride(0) == outputs * weight.stride(1))
+    x, weight = x.contiguous(), weight if as_it_is else weight.contiguous()
+    facts = [*(channels or [1]), x.dim() == 2, x.shape[-2], inputs, outputs, weight.stride(-2)]
+    return [x, weight], [*map(int, facts), CODES[activation]]
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
+) -> tuple[Tensor, Tensor]:
+    """Return activation(x weight^T + bias) and, for SiLU, what it is applied to."""
+    (x, weight), facts = _layer(x, weight, activation)
     bias = None if bias is None else bias.contiguous()
-    across, down = weight.stride()
+    y = x.new_empty(*weight.shape[:-2], x.shape[-2], weight.shape[-2])
+    before = y.new_empty(y.shape if activation == "silu" else 0)
     call(
-        "matmul", x, *x.stride(), weight, down, across, bias, out, rows, depth, columns,
-        threads(), dtype=x.dtype, strided=True,
+        "linear", x, weight, bias, *facts, y, before if len(before) else None, threads(),
+        dtype=x.dtype, strided=True,
     )  # fmt: skip
-    return out
+    return y, before
+
+
+def linear_grad(
+    g: Tensor, h: Tensor | None, x: Tensor, weight: Tensor, activation: str | None, need_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, if it needs one, weight and bias.
+
+    Args:
+        h: the result or, for SiLU, what it was applied to; None without activation.
+    """
+    g = g.contiguous()
+    (x, weight), facts = _layer(x, weight, activation)
+    *channels, outputs, inputs = weight.shape
+    small = outputs * inputs <= SMALL
+    gx, gz = x.new_empty(x.shape if need_x else 0), None
+    g_weight, g_bias = x.new_empty(weight.shape), x.new_empty(weight.shape[:-1])
+    if small:
+        parts = x.new_empty(PARTS, *(channels or [1]), outputs, inputs + 1)
+    else:
+        parts = x.new_empty(PARTS, outputs)
+        gz = None if h is None else g.new_empty(g.shape[-2:])
+    call(
+        "linear_grad", g, h, x, weight, *facts, int(small), gx if need_x else None, gz, parts,
+        PARTS, g_weight, g_bias, threads(), dtype=x.dtype, strided=True,
+    )  # fmt: skip
+    return gx, g_weight, g_bias
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x normalised over its rows, and their mean and biased variance."""
+    x, weight, bias = _all(x, weight, bias)
+    rows, width = x.shape
+    y, mean, variance = empty_like(x), empty_like(weight), empty_like(weight)
+    parts = x.new_empty(PARTS, 2, width)
+    call(
+        "batch_norm", x, weight, bias, rows, width, int(relu), eps, parts, PARTS, mean, variance, y,
+        threads(), dtype=x.dtype,
+    )  # fmt: skip
+    return y, mean, variance
+
+
+def batch_norm_grad(
+    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float, mean: Tensor,
+    variance: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the gradients of x, weight and bias."""
+    g, x, weight, bias = _all(g, x, weight, bias)
+    rows, width = x.shape
+    gx, g_weight, g_bias = map(empty_like, (x, weight, bias))
+    parts = x.new_empty(PARTS, 2, width)
+    call(
+        "batch_norm_grad", g, x, weight, bias, rows, width, int(relu), eps, mean, variance, gx,
+        parts, PARTS, g_weight, g_bias, threads(), dtype=x.dtype,
+    )  # fmt: skip
+    return gx, g_weight, g_bias
+
+
+def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Map v, (rows, scalars), to (rows, outputs)."""
+    v, frequency, weight, bias = _all(v, frequency, weight, bias)
+    y = v.new_empty(len(v), len(weight))
+    call(
+        "fourier_linear", v, frequency, weight, *v.shape, len(frequency), len(weight), bias, y,
+        threads(), dtype=v.dtype,
+    )  # fmt: skip
+    return y
+
+
+def fourier_linear_grad(g: Tensor, v: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of weight and bias."""
+    g, v, frequency = _all(g, v, frequency)
+    outputs, inputs = g.shape[1], 2 * v.shape[1] * len(frequency)
+    g_weight, g_bias = v.new_empty(outputs, inputs), v.new_empty(outputs)
+    parts = v.new_empty(PARTS, outputs, inputs + 1)
+    call(
+        "fourier_linear_grad", g, v, frequency, *v.shape, len(frequency), outputs, parts, PARTS,
+        g_weight, g_bias, threads(), dtype=v.dtype,
+    )  # fmt: skip
+    return g_weight, g_bias
 
 
 def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -40,10 +136,6 @@ def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     ptr, order = key.new_empty(num_groups + 1), empty_like(key)
     call("group", key, len(key), num_groups, ptr, order)
     return ptr, order
-
-
-def _all(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.contiguous() for tensor in tensors]
 
 
 def interpolated_conv(

@@ -23,6 +23,7 @@ FLAGS = (
 )  # fmt: skip
 CAPABILITY = (7, 0)  # the least that Triton compiles for
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+_C_TYPES = {int: ctypes.c_int64, float: ctypes.c_double}  # all else is a pointer
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _function(name: str, types: tuple[type, ...]) -> Callable[..., None]:
 
 def call(
     name: str,
-    *arguments: Tensor | int | None,
+    *arguments: Tensor | float | None,
     dtype: torch.dtype | None = None,
     strided: bool = False,
 ) -> None:
@@ -111,15 +112,16 @@ def call(
         ValueError: a tensor is not what the function would read.
     """
     types: list[type] = []
-    values: list[int | None] = []
+    values: list[float | None] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
             if argument.dtype not in (dtype, torch.int64):
                 raise ValueError(f"{name} takes {dtype} and int64, not {argument.dtype}")
             if not (strided or argument.is_contiguous()):
                 raise ValueError(f"{name} takes contiguous tensors")
-        number = isinstance(argument, int)
-        types.append(ctypes.c_int64 if number else ctypes.c_void_p)
-        values.append(argument.data_ptr() if isinstance(argument, Tensor) else argument)
+            values.append(argument.data_ptr())
+        else:
+            values.append(argument)
+        types.append(_C_TYPES.get(type(argument), ctypes.c_void_p))
     symbol = f"msde_{name}_{SUFFIXES[dtype]}" if dtype else f"msde_{name}"
     _function(symbol, tuple(types))(*values)

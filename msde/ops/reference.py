@@ -12,6 +12,59 @@ from torch.autograd.function import once_differentiable
 
 from msde.ops.groups import EdgeCodes, Edges, Pairs, PairWeights
 
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda x: x,
+    "relu": torch.relu,
+    "silu": nn.functional.silu,
+    "shifted_softplus": lambda x: nn.functional.softplus(x) - math.log(2),
+    "tanh": torch.tanh,
+    "elu": nn.functional.elu,
+}
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+    """See `msde.ops.linear`."""
+    if weight.dim() != 3:
+        y = nn.functional.linear(x, weight, bias)
+    elif x.dim() == 2:
+        # One product with the stacked weights instead of one a channel.
+        y = nn.functional.linear(x, weight.flatten(0, 1)).unflatten(1, weight.shape[:2])
+        y = y.transpose(0, 1)
+    else:
+        y = torch.bmm(x, weight.mT)
+    if weight.dim() == 3 and bias is not None:
+        y = y + bias.unsqueeze(1)
+    return ACTIVATIONS[activation](y)
+
+
+def normalised_over_rows(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> Tensor:
+    """Return x, (rows, width), with each column normalised by its own mean and variance."""
+    y = nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+    return torch.relu(y) if relu else y
+
+
+def batch_norm(x: Tensor, norm: nn.BatchNorm1d, relu: bool = False) -> Tensor:
+    """See `msde.ops.batch_norm`."""
+    statistics = norm.running_mean, norm.running_var
+    of_batch = norm.training and len(x) > 1
+    if of_batch:
+        norm.num_batches_tracked += 1
+    y = nn.functional.batch_norm(
+        x, *statistics, norm.weight, norm.bias, of_batch, norm.momentum, norm.eps
+    )
+    return torch.relu(y) if relu else y
+
+
+def fourier_features(v: Tensor, frequency: Tensor) -> Tensor:
+    """Return [sin(2 pi v w), cos(2 pi v w)] of v, (...,): (..., 2 * num_frequencies)."""
+    angle = v.unsqueeze(-1) * (2 * math.pi * frequency)  # (..., num_frequencies)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `msde.ops.fourier_linear`."""
+    return nn.functional.linear(fourier_features(v, frequency).flatten(1), weight, bias)
+
 
 def segment_sum(rows: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     """Sum the rows of each segment, (num_segments, ...); an empty segment gives zero."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from msde.errors import MsdeError
+from msde.ops import reference
 
 _KNOTS = "Tensor first, Tensor weight, Tensor order, Tensor cell_ptr"
 _CODES = "Tensor code, Tensor code_ptr, Tensor code_order"
@@ -21,8 +22,20 @@ _PAIRS = "Tensor index, Tensor ptr, Tensor pair_ptr, Tensor graph"
 _EDGES = "Tensor index, Tensor row_ptr, Tensor ptr, Tensor reverse"
 _EDGE_MLP = "Tensor a, Tensor b, Tensor? attr, Tensor? attr_weight, Tensor weight"
 SCHEMAS = {
-    "matmul": "(Tensor a, Tensor b) -> Tensor",
-    "linear": "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    "linear": "(Tensor x, Tensor weight, Tensor? bias, str? activation) -> (Tensor, Tensor)",
+    "linear_grad": (
+        "(Tensor g, Tensor? h, Tensor x, Tensor weight, str? activation, bool need_x)"
+        " -> (Tensor, Tensor, Tensor)"
+    ),
+    "batch_norm": (
+        "(Tensor x, Tensor weight, Tensor bias, bool relu, float eps) -> (Tensor, Tensor, Tensor)"
+    ),
+    "batch_norm_grad": (
+        "(Tensor g, Tensor x, Tensor weight, Tensor bias, bool relu, float eps, Tensor mean, "
+        "Tensor variance) -> (Tensor, Tensor, Tensor)"
+    ),
+    "fourier_linear": "(Tensor v, Tensor frequency, Tensor weight, Tensor bias) -> Tensor",
+    "fourier_linear_grad": "(Tensor g, Tensor v, Tensor frequency) -> (Tensor, Tensor)",
     "sort_groups": "(Tensor key, int num_groups) -> (Tensor, Tensor)",
     "interpolated_conv": f"(Tensor x, Tensor table, {_KNOTS}, {_PAIRS}) -> Tensor",
     "interpolated_table_grad": f"(Tensor x, Tensor g, {_KNOTS}, {_PAIRS}) -> Tensor",
@@ -62,9 +75,22 @@ def _like(x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
+def _layer(x: Tensor, weight: Tensor, activation: str | None) -> tuple[Tensor, Tensor]:
+    y = x.new_empty(*weight.shape[:-2], x.shape[-2], weight.shape[-2])
+    return y, y.new_empty(y.shape if activation == "silu" else 0)
+
+
 FAKES: dict[str, Callable[..., Any]] = {
-    "matmul": lambda a, b: a.new_empty(a.shape[0], b.shape[1]),
-    "linear": lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]),
+    "linear": lambda x, weight, bias, activation: _layer(x, weight, activation),
+    "linear_grad": lambda g, h, x, weight, activation, need_x: (
+        x.new_empty(x.shape if need_x else 0), _like(weight), x.new_empty(weight.shape[:-1])
+    ),
+    "batch_norm": lambda x, weight, bias, *_: (_like(x), _like(weight), _like(weight)),
+    "batch_norm_grad": lambda g, x, weight, bias, *_: (_like(x), _like(weight), _like(bias)),
+    "fourier_linear": lambda v, frequency, weight, bias: v.new_empty(v.shape[0], weight.shape[0]),
+    "fourier_linear_grad": lambda g, v, frequency: (
+        v.new_empty(g.shape[1], 2 * v.shape[1] * frequency.shape[0]), v.new_empty(g.shape[1])
+    ),
     "sort_groups": lambda key, num_groups: (key.new_empty(num_groups + 1), _like(key)),
     "interpolated_conv": lambda x, *_: _like(x),
     "interpolated_table_grad": lambda x, g, first, weight, order, cell_ptr, *_: x.new_empty(
@@ -89,7 +115,9 @@ FAKES: dict[str, Callable[..., Any]] = {
     ],
 }  # fmt: skip
 # Elsewhere torch's own are taken.
-ON_CPU_ONLY = {"matmul", "linear", "sort_groups"}
+ON_CPU_ONLY = {
+    name for part in ("linear", "batch_norm", "fourier_linear") for name in (part, f"{part}_grad")
+} | {"sort_groups"}
 
 ops = torch.ops.msde
 
@@ -116,20 +144,55 @@ def _rest(inputs: Sequence[Any], *grads: Tensor | None) -> tuple[Tensor | None, 
     return (*grads, *[None] * (len(inputs) - len(grads)))
 
 
-def _matmul(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    a, b = _kept(ctx)
-    need_a, need_b = ctx.needs_input_grad
-    return ops.matmul(g, b.t()) if need_a else None, ops.matmul(a.t(), g) if need_b else None
+def _again(
+    function: Callable[..., Tensor], inputs: Sequence[Any], g: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return gradients that can be differentiated: those of plain torch, by computing it again."""
+    with torch.enable_grad():
+        out = function(*inputs)
+    needed = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
+    found = iter(torch.autograd.grad(out, needed, g, create_graph=True))
+    return tuple(next(found) if isinstance(t, Tensor) and t.requires_grad else None for t in inputs)
 
 
-def _linear(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, _ = _kept(ctx)
-    need_x, need_weight, need_bias = ctx.needs_input_grad
-    return (
-        ops.matmul(g, weight) if need_x else None,
-        ops.matmul(g.t(), x) if need_weight else None,
-        g.sum(0) if need_bias else None,
-    )
+def _keep_linear(ctx: Any, inputs: tuple, output: Any) -> None:
+    """Save the inputs and what the activation's derivative is computed from."""
+    (y, before), activation = output, inputs[-1]
+    ctx.mark_non_differentiable(before)
+    ctx.set_materialize_grads(False)
+    h = before if activation == "silu" else None if activation is None else y
+    ctx.activation = activation
+    ctx.save_for_backward(*inputs[:-1], h)
+
+
+def _linear(ctx: Any, g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    x, weight, bias, h = ctx.saved_tensors
+    inputs = (x, weight, bias, ctx.activation)
+    if g is None:
+        return _rest(inputs)
+    if torch.is_grad_enabled():
+        return _again(reference.linear, inputs, g)
+    need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+    gx, g_weight, g_bias = ops.linear_grad(g, h, x, weight, ctx.activation, need_x)
+    needed = zip((gx, g_weight, g_bias), (need_x, need_weight, need_bias), strict=True)
+    return _rest(inputs, *[grad if need else None for grad, need in needed])
+
+
+def _batch_norm(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    if g is None:
+        return _rest(inputs)
+    if torch.is_grad_enabled():
+        return _again(reference.normalised_over_rows, inputs, g)
+    return _rest(inputs, *ops.batch_norm_grad(g, *inputs, *ctx.saved_tensors[-2:]))
+
+
+def _fourier_linear(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    if torch.is_grad_enabled():
+        return _again(reference.fourier_linear, inputs, g)
+    v, frequency, *_ = inputs
+    return (None, None, *ops.fourier_linear_grad(g, v, frequency))
 
 
 def _interpolated_conv(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -197,8 +260,9 @@ def _once(ctx: Any, *grads: Tensor) -> None:
 
 
 GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
-    "matmul": _matmul,
     "linear": _linear,
+    "batch_norm": _batch_norm,
+    "fourier_linear": _fourier_linear,
     "interpolated_conv": _interpolated_conv,
     "interpolated_table_grad": _interpolated_table_grad,
     "pair_sum": _pair_sum,
@@ -242,7 +306,8 @@ def _register() -> None:
         if name == "sort_groups":
             continue
         if name in GRADIENTS:
-            torch.library.register_autograd(operator, GRADIENTS[name], setup_context=_keep)
+            keep = _keep_linear if name == "linear" else _keep
+            torch.library.register_autograd(operator, GRADIENTS[name], setup_context=keep)
         else:
             torch.library.register_autograd(operator, _once)
 

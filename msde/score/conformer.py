@@ -14,11 +14,13 @@ from msde.batch import MoleculeBatch
 from msde.config import ConformerScoreConfig
 from msde.layers import (
     MLP,
-    GaussianFourier,
+    FourierLinear,
     Linear,
+    Sequential,
     SplitLinear,
     TimeEmbedding,
     at_least_float32,
+    start_xavier,
 )
 from msde.ops import Edges, edge_attention, edge_mlp, edge_norm, linear, segment_mean
 from msde.sde import input_scale, make_sde, per_row
@@ -66,13 +68,12 @@ class FrameEdges(nn.Module):
     def __init__(self, hidden_dim: int) -> None:
         """Map frame coordinates to `hidden_dim`-vectors."""
         super().__init__()
-        self.fourier = GaussianFourier(hidden_dim)
-        self.coordinates = Linear(4 * hidden_dim, hidden_dim)
-        self.mlp = MLP([2 + 2 * hidden_dim, hidden_dim, hidden_dim], nn.functional.silu)
+        self.coordinates = FourierLinear(2, hidden_dim, hidden_dim)
+        self.mlp = MLP([2 + 2 * hidden_dim, hidden_dim, hidden_dim], "silu")
 
     def embed(self, c: Tensor) -> Tensor:
         """Embed the first and third coordinate; the second is zero but for rounding."""
-        return self.coordinates(self.fourier(c[:, ::2]).flatten(1))  # (num_edges, hidden_dim)
+        return self.coordinates(c[:, ::2])  # (num_edges, hidden_dim)
 
     def forward(self, frames: Tensor, pos: Tensor, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
@@ -112,13 +113,13 @@ class FrameDistanceFeatures(FrameFeatures):
     def __init__(self, input_dim: int, hidden_dim: int) -> None:
         """Map 2D representations of width `input_dim` and positions to `hidden_dim`-vectors."""
         super().__init__(input_dim, hidden_dim)
-        self.distance_fourier = GaussianFourier(hidden_dim)
-        self.distance_mlp = MLP([2 * hidden_dim, hidden_dim], nn.functional.silu)
+        self.distance = FourierLinear(1, hidden_dim, hidden_dim)
+        start_xavier(self.distance)
 
     def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
-        distance = self.distance_fourier(geometry.distances(pos, edges.index))
-        of_topology = self.distance_mlp(distance) * self.topology(h_2d, edges)
+        distance = geometry.distances(pos, edges.index).unsqueeze(-1)  # (num_edges, 1)
+        of_topology = self.distance(distance) * self.topology(h_2d, edges)
         return of_topology + self.frame(frames, pos, edges)
 
 
@@ -159,7 +160,7 @@ class TransformerLayer(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         self.attention = EdgeAttention(dim, config.num_heads, config.dropout)
-        self.feed_forward = nn.Sequential(
+        self.feed_forward = Sequential(
             Linear(dim, dim), nn.SiLU(), nn.Dropout(config.dropout), Linear(dim, dim)
         )
         self.norm_attention = nn.LayerNorm(dim)
@@ -211,7 +212,7 @@ class ConformerScore(nn.Module):
         self.sde = make_sde(config.sde)
         self.centred = config.positions == "centred"
         self.input_spread = config.input_spread
-        self.node_embedding = MLP([input_dim, dim], nn.functional.silu)
+        self.node_embedding = MLP([input_dim, dim], "silu")
         self.edge_features = EDGE_FEATURES[config.edges](input_dim, dim)
         self.time = TimeEmbedding(config.time_dim, 2 * dim) if config.time_dim else None
         self.blocks = nn.ModuleList(

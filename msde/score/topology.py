@@ -57,17 +57,9 @@ class ChannelLinear(nn.Module):
         for weight in self.weight.data:
             nn.init.xavier_uniform_(weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x; (rows, inputs) is shared by all channels."""
-        return self.product(x) + self.bias.unsqueeze(1)
-
-    def product(self, x: Tensor) -> Tensor:
-        """Map x without the biases."""
-        if x.dim() == 2:
-            # One product with the stacked weights instead of one a channel.
-            y = linear(x, self.weight.flatten(0, 1))  # (rows, channels * outputs)
-            return y.view(len(x), *self.bias.shape).transpose(0, 1)
-        return torch.bmm(x, self.weight.transpose(1, 2))
+        return linear(x, self.weight, self.bias, activation)
 
 
 class GraphConvolution(ChannelLinear):
@@ -75,7 +67,7 @@ class GraphConvolution(ChannelLinear):
 
     def forward(self, x: Tensor, weights: GraphWeights) -> Tensor:
         """Map (num_atoms, inputs) to (channels, num_atoms, outputs)."""
-        return weights.propagate(self.product(x)) + self.bias.unsqueeze(1)
+        return weights.propagate(linear(x, self.weight)) + self.bias.unsqueeze(1)
 
 
 class ChannelAttention(nn.Module):
@@ -93,8 +85,8 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor, pairs: Pairs) -> Tensor:
         """Map (num_atoms, input_dim) to symmetric attention, (num_pairs, channels)."""
-        q = self.query_out(torch.tanh(self.query_in(x)))  # (channels, num_atoms, width)
-        k = self.key_out(torch.tanh(self.key_in(x)))
+        q = self.query_out(self.query_in(x, "tanh"))  # (channels, num_atoms, width)
+        k = self.key_out(self.key_in(x, "tanh"))
         return pair_attention(q, k, self.chunk, pairs)
 
 
@@ -118,9 +110,9 @@ class EdgeLayer(nn.Module):
         self.value = GraphConvolution(channels_in, input_dim, node)
         self.pair_mlp = MLP(
             [2 * channels_in, *[hidden] * (config.num_linears - 1), channels_out],
-            nn.functional.elu,
+            "elu",
         )
-        self.node_mlp = MLP([channels_in * node, hidden, node], nn.functional.elu)
+        self.node_mlp = MLP([channels_in * node, hidden, node], "elu")
 
     def update_pairs(self, x: Tensor, adj: Tensor, pairs: Pairs) -> Tensor:
         """Return new adjacency channels, (num_pairs, channels_out)."""
@@ -153,7 +145,7 @@ class EdgeScore(nn.Module):
         )
         width = sum(channels)
         self.time_of_edges = TimeEmbedding(config.time_dim, width) if config.time_dim else None
-        self.out = MLP([width, 2 * width, 2 * width, 1], nn.functional.silu)
+        self.out = MLP([width, 2 * width, 2 * width, 1], "silu")
 
     def forward(
         self,
@@ -197,7 +189,7 @@ class NodeScore(nn.Module):
             GraphConvolution(1, i, o) for i, o in zip(dims[:-1], dims[1:], strict=True)
         )
         width = sum(dims)
-        self.out = MLP([width, 2 * width, 2 * width, ATOM_SIZES[0]], nn.functional.silu)
+        self.out = MLP([width, 2 * width, 2 * width, ATOM_SIZES[0]], "silu")
 
     def forward(self, x: Tensor, weights: GraphWeights) -> Tensor:
         """Map (num_atoms, input_dim) to (num_atoms, 119)."""

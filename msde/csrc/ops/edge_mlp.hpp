@@ -6,8 +6,6 @@
 
 namespace msde {
 
-enum Activation { RELU = 0, SILU = 1 };
-
 template <class T>
 struct EdgeMLP {
   const T *a, *b, *attr, *attr_weight, *weight, *bias;  // there is attr where there are inputs
@@ -30,29 +28,6 @@ struct EdgeMLP {
               out, width, true);
   }
 
-  void activate(T* __restrict h, Index size) const {
-    if (activation == RELU)
-      for (Index f = 0; f < size; f++) h[f] = relu(h[f]);
-    else
-      for (Index f = 0; f < size; f++) h[f] = h[f] * sigmoid(h[f]);
-  }
-
-  // Multiply g by the activation's derivative at h, and put act(h) in the place of h.
-  void differentiate(T* __restrict g, T* __restrict h, Index size) const {
-    if (activation == RELU) {
-      for (Index f = 0; f < size; f++) {
-        g[f] = relu_grad(g[f], h[f]);
-        h[f] = relu(h[f]);
-      }
-    } else {
-      for (Index f = 0; f < size; f++) {
-        const T s = sigmoid(h[f]);
-        g[f] *= s * (1 + h[f] * (1 - s));
-        h[f] *= s;
-      }
-    }
-  }
-
   // V^T, (inputs, width), and W^T, (width, outputs), packed one after the other.
   T* pack_weights() const {
     const Index size = inputs ? inputs * panels<T>(width) * COLS<T> : 0;
@@ -70,7 +45,7 @@ struct EdgeMLP {
       const Index count = std::min(TILE, edges - first);
       T* h = scratch<T, 5>(hidden_size());
       hidden(first, count, packed, h);
-      activate(h, count * width);
+      activate(activation, h, count * width);
       T* to = out + first * outputs;
       product(View<T>{h, width, 1}, count, width, packed_weight, outputs, to, outputs, false);
       for (Index e = 0; e < count; e++)
@@ -103,7 +78,7 @@ struct EdgeMLP {
                         back + half, ga, gb, g_attr, mine);
       }
     }
-    add_parts(parts, part_count, size, g_weights, threads);
+    add_parts(parts, part_count, size, size, g_weights, threads);
   }
 
   void tile_backward(const T* g, Index first, Index count, const T* packed, const T* back_weight,
@@ -113,7 +88,8 @@ struct EdgeMLP {
     hidden(first, count, packed, h);
     const View<T> grad{g + first * outputs, outputs, 1};
     product(grad, count, outputs, back_weight, width, gh, width, false);  // g W
-    differentiate(gh, h, count * width);
+    differentiate(activation, gh, h, gh, count * width);
+    activate(activation, h, count * width);
     pack(View<T>{h, width, 1}, count, width, columns);
     product(View<T>{grad.data, 1, outputs}, outputs, count, columns, width, mine, width, true);
     for (Index e = 0; e < count; e++) {

@@ -5,19 +5,6 @@
 
 namespace msde {
 
-// out = parts_0 + parts_1 + ..., `count` of them, each of `size`.
-template <class T>
-void add_parts(const T* parts, Index count, Index size, T* out, int threads) {
-  constexpr Index slice = 512;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (Index s = 0; s < (size + slice - 1) / slice; s++) {
-    const Index first = s * slice, last = std::min(size, first + slice);
-    std::copy(parts + first, parts + last, out + first);
-    for (Index part = 1; part < count; part++)
-      for (Index f = first; f < last; f++) out[f] += parts[part * size + f];
-  }
-}
-
 // The edges into atom i are row_ptr[i] ... row_ptr[i + 1], from the atoms `source`.
 struct Rows {
   const Index *row_ptr, *source;
@@ -84,7 +71,7 @@ void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, 
     }
     mine[size - 1] = of_own;
   }
-  add_parts(parts, part_count, size, table_grad, threads);
+  add_parts(parts, part_count, size, size, table_grad, threads);
 }
 
 // Attention of each atom over the edges into it (Shi et al. 2021):

@@ -45,6 +45,40 @@ inline float hyperbolic_tangent(float x) {
 }
 inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
+// ln(1 + t) for t in [0, 1]: 2 artanh(t / (2 + t)), by its series.
+inline float logarithm_of_one_plus(float t) {
+  const float s = t / (2.0f + t), z = s * s;
+  float p = 1.0f / 15;
+  p = p * z + 1.0f / 13;
+  p = p * z + 1.0f / 11;
+  p = p * z + 1.0f / 9;
+  p = p * z + 1.0f / 7;
+  p = p * z + 1.0f / 5;
+  p = p * z + 1.0f / 3;
+  return 2.0f * (s + s * z * p);
+}
+inline double logarithm_of_one_plus(double t) { return std::log1p(t); }
+
+// sin and cos of 2 pi u. The nearest quarter of a turn is taken off first, which is exact, and
+// polynomials do for the rest (Cephes, sinf and cosf).
+inline void sine_and_cosine_of_turns(float u, float& sine, float& cosine) {
+  const float part = u - std::rint(u), quarter = std::rint(4.0f * part);  // -2 ... 2
+  const float x = (part - 0.25f * quarter) * 6.28318531f, z = x * x;
+  const float s = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z - 1.6666654611e-1f) * z * x + x;
+  const float c =
+      ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z * z -
+      0.5f * z + 1.0f;
+  const bool odd = quarter == 1.0f || quarter == -1.0f;
+  const float a = odd ? c : s, b = odd ? s : c;
+  sine = quarter == 2.0f || quarter == -1.0f || quarter == -2.0f ? -a : a;
+  cosine = quarter == 1.0f || quarter == 2.0f || quarter == -2.0f ? -b : b;
+}
+inline void sine_and_cosine_of_turns(double u, double& sine, double& cosine) {
+  const double x = (u - std::rint(u)) * 6.283185307179586477;
+  sine = std::sin(x);
+  cosine = std::cos(x);
+}
+
 // What is not a number stays so: where it would become zero no guard could see it.
 template <class T>
 T relu(T x) {
@@ -59,6 +93,62 @@ T relu_grad(T g, T x) {
 template <class T>
 T sigmoid(T x) {
   return T(1) / (T(1) + exponential(-x));
+}
+
+// What a layer puts its results through. SOFTPLUS is shifted to be zero at zero.
+enum Activation { NONE, RELU, SILU, SOFTPLUS, TANH, ELU };
+
+template <class T>
+void activate(Activation activation, T* __restrict h, Index size) {
+  constexpr T log_2 = T(0.693147180559945309);
+  switch (activation) {
+    case NONE:
+      break;
+    case RELU:
+      for (Index f = 0; f < size; f++) h[f] = relu(h[f]);
+      break;
+    case SILU:
+      for (Index f = 0; f < size; f++) h[f] *= sigmoid(h[f]);
+      break;
+    case SOFTPLUS:
+      for (Index f = 0; f < size; f++) {
+        const T tail = logarithm_of_one_plus(exponential(-std::fabs(h[f])));
+        h[f] = (h[f] < 0 ? tail : h[f] + tail) - log_2;
+      }
+      break;
+    case TANH:
+      for (Index f = 0; f < size; f++) h[f] = hyperbolic_tangent(h[f]);
+      break;
+    case ELU:
+      for (Index f = 0; f < size; f++) h[f] = h[f] > 0 ? h[f] : exponential(h[f]) - 1;
+  }
+}
+
+// out = g times the derivative where the activation's result is h; for SILU, where its input is.
+template <class T>
+void differentiate(Activation activation, const T* g, const T* h, T* out, Index size) {
+  switch (activation) {
+    case NONE:
+      for (Index f = 0; f < size; f++) out[f] = g[f];
+      break;
+    case RELU:
+      for (Index f = 0; f < size; f++) out[f] = relu_grad(g[f], h[f]);
+      break;
+    case SILU:
+      for (Index f = 0; f < size; f++) {
+        const T s = sigmoid(h[f]);
+        out[f] = g[f] * s * (1 + h[f] * (1 - s));
+      }
+      break;
+    case SOFTPLUS:
+      for (Index f = 0; f < size; f++) out[f] = g[f] * (1 - T(0.5) * exponential(-h[f]));
+      break;
+    case TANH:
+      for (Index f = 0; f < size; f++) out[f] = g[f] * (1 - h[f] * h[f]);
+      break;
+    case ELU:
+      for (Index f = 0; f < size; f++) out[f] = h[f] > 0 ? g[f] : g[f] * (h[f] + 1);
+  }
 }
 
 }  // namespace msde

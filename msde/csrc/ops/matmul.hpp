@@ -1,17 +1,41 @@
 // The product of two matrices by all threads.
 #pragma once
 
-#include "gemm.hpp"
+#include "maths.hpp"
 
 namespace msde {
 
-// c (rows, columns) = a (rows, depth) b (depth, columns) [+ bias], c row after row.
+// out = parts_0 + parts_1 + ..., `count` of them, each of `size`, one `stride` behind the other.
+template <class T>
+void add_parts(const T* parts, Index count, Index stride, Index size, T* out, int threads) {
+  constexpr Index slice = 512;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index s = 0; s < (size + slice - 1) / slice; s++) {
+    const Index first = s * slice, last = std::min(size, first + slice);
+    std::copy(parts + first, parts + last, out + first);
+    for (Index part = 1; part < count; part++)
+      for (Index f = first; f < last; f++) out[f] += parts[part * stride + f];
+  }
+}
+
+// sum (width) += the sum of `count` rows.
+template <class T>
+void add_rows(const T* rows, Index count, Index width, T* __restrict sum) {
+  for (Index r = 0; r < count; r++)
+    for (Index f = 0; f < width; f++) sum[f] += rows[r * width + f];
+}
+
+// c (rows, columns) = activation([c +] a (rows, depth) b (depth, columns) [+ bias]), c row after
+// row. `before`, where it is given, gets what the activation is applied to.
 template <class T>
 struct Matmul {
   View<T> a, b;
-  const T* bias;
   T* c;
   Index rows, depth, columns;
+  bool add = false;
+  const T* bias = nullptr;
+  Activation activation = NONE;
+  T* before = nullptr;
 
   Index panel_count() const { return panels<T>(columns); }
   Index width(Index panel) const { return std::min<Index>(COLS<T>, columns - panel * COLS<T>); }
@@ -21,30 +45,58 @@ struct Matmul {
     return rows <= 4 * ROWS && b.column == 1 && width(panel) == COLS<T>;
   }
 
-  // Multiply the rows first ... first + count by one panel, k by k in `stages` of DEPTH at most.
-  void multiply(Index first, Index count, Index panel, const T* packed, Index step) const {
-    T* to = c + first * columns + panel * COLS<T>;
+  // Copy rows of a whose columns are apart: block after block of ROWS of them, (deep, ROWS).
+  const T* pack_rows(View<T> part, Index count, Index deep) const {
+    T* packed = scratch<T, 8>(count * deep);
+    for (Index i = 0; i < count; i += ROWS) {
+      const Index tall = std::min<Index>(ROWS, count - i);
+      T* out = packed + i * deep;
+      for (Index k = 0; k < deep; k++)
+        std::memcpy(out + k * tall, part.at(i, k), sizeof(T) * tall);
+    }
+    return packed;
+  }
+
+  // Multiply the rows first ... first + count by all panels, k by k in steps of DEPTH at most.
+  void multiply(Index first, Index count, const T* packed, Index step) const {
+    const bool apart = a.row == 1 && a.column > 1;
     for (Index k = 0; k < depth; k += step) {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
-      if (direct(panel))
-        stripe(part, count, b.at(k, panel * COLS<T>), b.row, deep, to, columns, COLS<T>, k > 0);
-      else
-        stripe(part, count, packed + (panel * depth + k) * COLS<T>, COLS<T>, deep, to, columns,
-               width(panel), k > 0);
+      const T* blocks = apart ? pack_rows(part, count, deep) : nullptr;
+      for (Index p = 0; p < panel_count(); p++) {
+        const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;
+        const Index stride = direct(p) ? b.row : COLS<T>;
+        T* to = c + first * columns + p * COLS<T>;
+        if (!apart) {
+          stripe(part, count, panel, stride, deep, to, columns, width(p), add || k > 0);
+          continue;
+        }
+        for (Index i = 0; i < count; i += ROWS) {
+          const Index tall = std::min<Index>(ROWS, count - i);
+          stripe(View<T>{blocks + i * deep, 1, tall}, tall, panel, stride, deep,
+                 to + i * columns, columns, width(p), add || k > 0);
+        }
+      }
     }
+    for (Index i = first; i < first + count; i++) finish(i);
+  }
+
+  void finish(Index row) const {
+    T* __restrict to = c + row * columns;
     if (bias)
-      for (Index i = 0; i < count; i++)
-        for (Index j = 0; j < width(panel); j++) to[i * columns + j] += bias[panel * COLS<T> + j];
+      for (Index j = 0; j < columns; j++) to[j] += bias[j];
+    if (before) std::copy(to, to + columns, before + row * columns);
+    activate(activation, to, columns);
   }
 
   void run(int threads) const {
-    if (depth == 0) std::fill(c, c + rows * columns, T(0));
+    if (depth == 0 && !add) std::fill(c, c + rows * columns, T(0));
     T* packed = scratch<T, 0>(panel_count() * depth * COLS<T>);
     const Index stages = (depth + DEPTH - 1) / DEPTH;
     const Index step = stages ? (depth + stages - 1) / stages : 1;
     // Stripes of rows, short enough that the threads finish together.
-    const Index tall = ROWS * std::clamp<Index>(rows / (ROWS * 4 * threads), 1, 20);
+    const Index tall = ROWS * std::clamp<Index>(rows / (ROWS * 8 * threads), 1, 8);
     const Index stripes = (rows + tall - 1) / tall;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -56,10 +108,9 @@ struct Matmul {
             pack_panel(View<T>{b.at(k, 0), b.row, b.column}, deep, columns, p * COLS<T>,
                        packed + (p * depth + k) * COLS<T>);
         }
-#pragma omp for collapse(2) schedule(dynamic, 4)
+#pragma omp for schedule(dynamic)
       for (Index s = 0; s < stripes; s++)
-        for (Index p = 0; p < panel_count(); p++)
-          multiply(s * tall, std::min(tall, rows - s * tall), p, packed, step);
+        multiply(s * tall, std::min(tall, rows - s * tall), packed, step);
     }
   }
 };

@@ -1,7 +1,9 @@
 // The functions that Python calls, each for float (_f32) and double (_f64). Tensors come as
 // pointers to contiguous memory; indices are 64-bit.
+#include "dense.hpp"
 #include "edge_mlp.hpp"
-#include "matmul.hpp"
+#include "fourier.hpp"
+#include "norm.hpp"
 
 using msde::Index;
 using msde::Knots;
@@ -16,6 +18,13 @@ using msde::Rows;
 #define THE_PAIRS \
   Pairs { pair_index, pair_index + pair_ptr[molecules], ptr, pair_ptr, molecules }
 
+#define LAYER                                                                             \
+  Index channels, Index shared, Index rows, Index inputs, Index outputs, Index weight_row, \
+      Index activation
+#define THE_LAYER                                              \
+  channels, shared, rows, inputs, outputs, weight_row,         \
+      static_cast<msde::Activation>(activation)
+
 extern "C" {
 
 // Sort the numbers 0 ... count - 1 by key, stably: those of key k from ptr[k] to ptr[k + 1].
@@ -29,11 +38,44 @@ void msde_group(const Index* key, Index count, Index keys, Index* ptr, Index* or
 }
 
 #define DEFINE(name, T)                                                                          \
-  void msde_matmul_##name(const T* a, Index a_row, Index a_column, const T* b, Index b_row,      \
-                          Index b_column, const T* bias, T* c, Index rows, Index depth,          \
-                          Index columns, Index threads) {                                        \
-    msde::Matmul<T>{{a, a_row, a_column}, {b, b_row, b_column}, bias, c, rows, depth, columns}   \
-        .run(threads);                                                                           \
+  void msde_linear_##name(const T* x, const T* weight, const T* bias, LAYER, T* y, T* before,    \
+                          Index threads) {                                                       \
+    msde::Dense<T>{x, weight, bias, THE_LAYER}.forward(y, before, threads);                      \
+  }                                                                                              \
+  void msde_linear_grad_##name(const T* g, const T* h, const T* x, const T* weight, LAYER,       \
+                               Index small, T* gx, T* gz, T* parts, Index part_count, T* g_weight,\
+                               T* g_bias, Index threads) {                                       \
+    const msde::Dense<T> layer{x, weight, nullptr, THE_LAYER};                                   \
+    if (small)                                                                                   \
+      layer.backward_small(g, h, gx, parts, part_count, g_weight, g_bias, threads);              \
+    else                                                                                         \
+      layer.backward_large(g, h, gx, gz, parts, part_count, g_weight, g_bias, threads);          \
+  }                                                                                              \
+  void msde_batch_norm_##name(const T* x, const T* weight, const T* bias, Index rows,            \
+                              Index width, Index relu, double epsilon, T* parts,                 \
+                              Index part_count, T* mean, T* variance, T* y, Index threads) {     \
+    msde::BatchNorm<T>{x, weight, bias, rows, width, relu, T(epsilon)}                           \
+        .forward(parts, part_count, mean, variance, y, threads);                                 \
+  }                                                                                              \
+  void msde_batch_norm_grad_##name(const T* g, const T* x, const T* weight, const T* bias,       \
+                                   Index rows, Index width, Index relu, double epsilon,          \
+                                   const T* mean, const T* variance, T* gx, T* parts,            \
+                                   Index part_count, T* g_weight, T* g_bias, Index threads) {    \
+    msde::BatchNorm<T>{x, weight, bias, rows, width, relu, T(epsilon)}                           \
+        .backward(g, mean, variance, gx, parts, part_count, g_weight, g_bias, threads);          \
+  }                                                                                              \
+  void msde_fourier_linear_##name(const T* v, const T* frequency, const T* weight, Index rows,   \
+                                  Index scalars, Index frequencies, Index outputs,               \
+                                  const T* bias, T* y, Index threads) {                          \
+    msde::FourierLinear<T>{v, frequency, weight, rows, scalars, frequencies, outputs}            \
+        .forward(bias, y, threads);                                                              \
+  }                                                                                              \
+  void msde_fourier_linear_grad_##name(const T* g, const T* v, const T* frequency, Index rows,   \
+                                       Index scalars, Index frequencies, Index outputs,          \
+                                       T* parts, Index part_count, T* g_weight, T* g_bias,       \
+                                       Index threads) {                                          \
+    msde::FourierLinear<T>{v, frequency, nullptr, rows, scalars, frequencies, outputs}           \
+        .backward(g, parts, part_count, g_weight, g_bias, threads);                              \
   }                                                                                              \
   void msde_interpolated_conv_##name(const T* x, const T* table, const Index* first,             \
                                      const T* weight, PAIRS, T* y, Index width, Index threads) { \

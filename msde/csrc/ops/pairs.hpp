@@ -2,7 +2,7 @@
 // the molecules, so nothing is written by two of them and every sum has one order.
 #pragma once
 
-#include "maths.hpp"
+#include "matmul.hpp"
 
 namespace msde {
 

@@ -1,0 +1,99 @@
+// Layers: linear maps with an activation, one for each channel, and their gradients.
+#pragma once
+
+#include "matmul.hpp"
+
+namespace msde {
+
+// y_c (rows, outputs) = activation(x_c (rows, inputs) W_c^T + bias_c) for each channel c. Where x
+// is shared, all channels have the same one. W may be columns of a wider matrix: its rows are
+// `weight_row` apart.
+template <class T>
+struct Dense {
+  const T *x, *weight, *bias;  // bias (channels, outputs) or null
+  Index channels, shared, rows, inputs, outputs, weight_row;
+  Activation activation;
+
+  const T* input(Index c) const { return shared ? x : x + c * rows * inputs; }
+  View<T> weights(Index c) const { return {weight + c * outputs * weight_row, weight_row, 1}; }
+  View<T> turned(Index c) const { return {weights(c).data, 1, weight_row}; }
+
+  // `before`, (channels, rows, outputs) or null, gets what the activation is applied to.
+  void forward(T* y, T* before, int threads) const {
+    for (Index c = 0; c < channels; c++) {
+      const Index at = c * rows * outputs;
+      Matmul<T>{{input(c), inputs, 1}, turned(c), y + at, rows, inputs, outputs, false,
+                bias ? bias + c * outputs : nullptr, activation, before ? before + at : nullptr}
+          .run(threads);
+    }
+  }
+
+  // Gradients from g; see `differentiate` for h. gx is null where it is not needed. Each part of
+  // the rows has its own gradients of weights and biases in `parts`, (part_count, both).
+  void backward_small(const T* g, const T* h, T* gx, T* parts, Index part_count, T* g_weight,
+                      T* g_bias, int threads) const {
+    constexpr Index tile = 8 * ROWS;
+    const Index size = outputs * inputs, both = channels * (size + outputs);
+    const Index packed_size = outputs * panels<T>(inputs) * COLS<T>;
+    T* packed = scratch<T, 4>(channels * packed_size);
+    for (Index c = 0; c < channels; c++)
+      pack(weights(c), outputs, inputs, packed + c * packed_size);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (Index part = 0; part < part_count; part++) {
+      T *mine = parts + part * both, *of_bias = mine + channels * size;
+      std::fill(mine, mine + both, T(0));
+      T* gz = scratch<T, 5>(tile * outputs + tile * panels<T>(inputs) * COLS<T>);
+      T* columns = gz + tile * outputs;
+      const Index last = (part + 1) * rows / part_count;
+      for (Index first = part * rows / part_count; first < last; first += tile)
+        for (Index c = 0; c < channels; c++) {
+          const Index count = std::min(tile, last - first), at = (c * rows + first) * outputs;
+          const T* rows_of_x = input(c) + first * inputs;
+          differentiate(activation, g + at, h ? h + at : g, gz, count * outputs);
+          add_rows(gz, count, outputs, of_bias + c * outputs);
+          if (gx)
+            product(View<T>{gz, outputs, 1}, count, outputs, packed + c * packed_size, inputs,
+                    (shared ? gx : gx + c * rows * inputs) + first * inputs, inputs,
+                    shared && c > 0);
+          pack(View<T>{rows_of_x, inputs, 1}, count, inputs, columns);
+          product(View<T>{gz, 1, outputs}, outputs, count, columns, inputs, mine + c * size,
+                  inputs, true);
+        }
+    }
+    add_parts(parts, part_count, both, channels * size, g_weight, threads);
+    add_parts(parts + channels * size, part_count, both, channels * outputs, g_bias, threads);
+  }
+
+  // The same for many weights: `gz` has room for one channel's (rows, outputs), `parts` is
+  // (part_count, outputs).
+  void backward_large(const T* g, const T* h, T* gx, T* gz, T* parts, Index part_count,
+                      T* g_weight, T* g_bias, int threads) const {
+    for (Index c = 0; c < channels; c++) {
+      const Index at = c * rows * outputs;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+      for (Index part = 0; part < part_count; part++) {
+        const Index first = part * rows / part_count, last = (part + 1) * rows / part_count;
+        T* mine = parts + part * outputs;
+        std::fill(mine, mine + outputs, T(0));
+        for (Index r = first; r < last; r++) {
+          if (gz) {
+            const Index row = at + r * outputs;
+            differentiate(activation, g + row, h + row, gz + r * outputs, outputs);
+          }
+          add_rows((gz ? gz : g + at) + r * outputs, 1, outputs, mine);
+        }
+      }
+      add_parts(parts, part_count, outputs, outputs, g_bias + c * outputs, threads);
+      const T* of_z = gz ? gz : g + at;
+      if (gx)
+        Matmul<T>{{of_z, outputs, 1}, weights(c), shared ? gx : gx + c * rows * inputs, rows,
+                  outputs, inputs, shared && c > 0}
+            .run(threads);
+      Matmul<T>{{of_z, 1, outputs}, {input(c), inputs, 1}, g_weight + c * outputs * inputs,
+                outputs, rows, inputs}
+          .run(threads);
+    }
+  }
+};
+
+}  // namespace msde

@@ -1,0 +1,72 @@
+// A linear map of Fourier features, which are made in cache and never kept.
+#pragma once
+
+#include "matmul.hpp"
+
+namespace msde {
+
+// y (rows, outputs) = W F + bias with F = [sin 2 pi v_0 w, cos 2 pi v_0 w, sin 2 pi v_1 w, ...]
+// for each row's scalars v, (rows, scalars), and the frequencies w.
+template <class T>
+struct FourierLinear {
+  const T *v, *frequency, *weight;
+  Index rows, scalars, frequencies, outputs;
+  static constexpr Index TILE = 8 * ROWS;
+
+  Index inputs() const { return 2 * scalars * frequencies; }
+
+  void features(Index first, Index count, T* out) const {
+    for (Index r = 0; r < count; r++)
+      for (Index s = 0; s < scalars; s++, out += 2 * frequencies) {
+        const T value = v[(first + r) * scalars + s];
+        T *__restrict sines = out, *__restrict cosines = out + frequencies;
+        for (Index f = 0; f < frequencies; f++) {
+          T sine, cosine;
+          sine_and_cosine_of_turns(value * frequency[f], sine, cosine);
+          sines[f] = sine;
+          cosines[f] = cosine;
+        }
+      }
+  }
+
+  void forward(const T* bias, T* y, int threads) const {
+    T* packed = scratch<T, 4>(inputs() * panels<T>(outputs) * COLS<T>);
+    pack(View<T>{weight, 1, inputs()}, inputs(), outputs, packed);
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+    for (Index first = 0; first < rows; first += TILE) {
+      const Index count = std::min(TILE, rows - first);
+      T *made = scratch<T, 5>(TILE * inputs()), *to = y + first * outputs;
+      features(first, count, made);
+      product(View<T>{made, inputs(), 1}, count, inputs(), packed, outputs, to, outputs, false);
+      for (Index r = 0; r < count; r++)
+        for (Index o = 0; o < outputs; o++) to[r * outputs + o] += bias[o];
+    }
+  }
+
+  // The gradients of W, (outputs, inputs), and bias from g; each part of the rows has its own, one
+  // behind the other, in `parts`.
+  void backward(const T* g, T* parts, Index part_count, T* g_weight, T* g_bias,
+                int threads) const {
+    const Index size = outputs * inputs(), both = size + outputs;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (Index part = 0; part < part_count; part++) {
+      T *mine = parts + part * both, *made = scratch<T, 5>(
+          TILE * inputs() + TILE * panels<T>(inputs()) * COLS<T>);
+      T* columns = made + TILE * inputs();
+      std::fill(mine, mine + both, T(0));
+      const Index last = (part + 1) * rows / part_count;
+      for (Index first = part * rows / part_count; first < last; first += TILE) {
+        const Index count = std::min(TILE, last - first);
+        features(first, count, made);
+        pack(View<T>{made, inputs(), 1}, count, inputs(), columns);
+        product(View<T>{g + first * outputs, 1, outputs}, outputs, count, columns, inputs(), mine,
+                inputs(), true);
+        add_rows(g + first * outputs, count, outputs, mine + size);
+      }
+    }
+    add_parts(parts, part_count, both, size, g_weight, threads);
+    add_parts(parts + size, part_count, both, outputs, g_bias, threads);
+  }
+};
+
+}  // namespace msde

@@ -1,0 +1,115 @@
+// BatchNorm in training, and the ReLU behind it.
+#pragma once
+
+#include "matmul.hpp"
+
+namespace msde {
+
+// y = [relu](x scale + shift) with x, (rows, width), normalised over the rows.
+template <class T>
+struct BatchNorm {
+  const T *x, *weight, *bias;
+  Index rows, width, relu_behind;
+  T epsilon;
+
+  // Mean and biased variance of each column. Parts of the rows are averaged first, and combined in
+  // order (Chan et al. 1979): no square is taken of what has not been centred.
+  void statistics(T* parts, Index part_count, T* mean, T* variance, int threads) const {
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (Index part = 0; part < part_count; part++) {
+      const Index first = part * rows / part_count, last = (part + 1) * rows / part_count;
+      T *__restrict sum = parts + part * 2 * width, *__restrict squares = sum + width;
+      std::fill(sum, sum + 2 * width, T(0));
+      if (first == last) continue;
+      for (Index r = first; r < last; r++)
+        for (Index f = 0; f < width; f++) sum[f] += x[r * width + f];
+      const T share = T(1) / (last - first);
+      for (Index f = 0; f < width; f++) sum[f] *= share;
+      for (Index r = first; r < last; r++)
+        for (Index f = 0; f < width; f++) {
+          const T apart = x[r * width + f] - sum[f];
+          squares[f] += apart * apart;
+        }
+    }
+    std::fill(mean, mean + width, T(0));
+    std::fill(variance, variance + width, T(0));
+    for (Index part = 0; part < part_count; part++) {
+      const Index before = part * rows / part_count, after = (part + 1) * rows / part_count;
+      if (before == after) continue;
+      const T share = T(after - before) / T(after), both = T(before) * share;
+      const T *of_part = parts + part * 2 * width, *squares = of_part + width;
+      for (Index f = 0; f < width; f++) {
+        const T apart = of_part[f] - mean[f];
+        mean[f] += apart * share;
+        variance[f] += squares[f] + apart * apart * both;
+      }
+    }
+    for (Index f = 0; f < width; f++) variance[f] /= T(rows);
+  }
+
+  // scale and shift of each column, one behind the other.
+  T* affine(const T* mean, const T* variance) const {
+    T* scale = scratch<T, 4>(2 * width);
+    for (Index f = 0; f < width; f++) {
+      scale[f] = weight[f] / std::sqrt(variance[f] + epsilon);
+      scale[width + f] = bias[f] - mean[f] * scale[f];
+    }
+    return scale;
+  }
+
+  void forward(T* parts, Index part_count, T* mean, T* variance, T* y, int threads) const {
+    statistics(parts, part_count, mean, variance, threads);
+    const T *scale = affine(mean, variance), *shift = scale + width;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (Index r = 0; r < rows; r++) {
+      const T* from = x + r * width;
+      T* __restrict to = y + r * width;
+      for (Index f = 0; f < width; f++) to[f] = from[f] * scale[f] + shift[f];
+      if (relu_behind)
+        for (Index f = 0; f < width; f++) to[f] = relu(to[f]);
+    }
+  }
+
+  // With x' = (x - mean) / std and g masked by the ReLU:
+  //   g_bias = sum g, g_weight = sum g x', gx = scale (g - g_bias / rows - x' g_weight / rows).
+  // Each part of the rows has its own g_weight and g_bias, one behind the other, in `parts`.
+  void backward(const T* g, const T* mean, const T* variance, T* gx, T* parts, Index part_count,
+                T* g_weight, T* g_bias, int threads) const {
+    const T *scale = affine(mean, variance), *shift = scale + width;
+    auto masked = [&](const T* g, const T* x, Index f) {
+      return relu_behind ? relu_grad(g[f], x[f] * scale[f] + shift[f]) : g[f];
+    };
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (Index part = 0; part < part_count; part++) {
+      T *__restrict of_weight = parts + part * 2 * width, *__restrict of_bias = of_weight + width;
+      std::fill(of_weight, of_weight + 2 * width, T(0));
+      const Index last = (part + 1) * rows / part_count;
+      for (Index r = part * rows / part_count; r < last; r++) {
+        const T *gr = g + r * width, *xr = x + r * width;
+        for (Index f = 0; f < width; f++) {
+          const T grad = masked(gr, xr, f);
+          of_weight[f] += grad * (xr[f] - mean[f]);
+          of_bias[f] += grad;
+        }
+      }
+    }
+    add_parts(parts, part_count, 2 * width, width, g_weight, threads);
+    add_parts(parts + width, part_count, 2 * width, width, g_bias, threads);
+    T *slope = scratch<T, 5>(2 * width), *offset = slope + width;
+    for (Index f = 0; f < width; f++) {
+      const T inverse = T(1) / std::sqrt(variance[f] + epsilon);
+      g_weight[f] *= inverse;
+      slope[f] = -scale[f] * inverse * g_weight[f] / T(rows);
+      offset[f] = -scale[f] * g_bias[f] / T(rows) - slope[f] * mean[f];
+    }
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (Index r = 0; r < rows; r++) {
+      const T *gr = g + r * width, *xr = x + r * width;
+      T* __restrict to = gx + r * width;
+      for (Index f = 0; f < width; f++)
+        to[f] = scale[f] * masked(gr, xr, f) + (slope[f] * xr[f] + offset[f]);
+    }
+  }
+};
+
+}  // namespace msde
