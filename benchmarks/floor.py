@@ -40,8 +40,12 @@ def rates(repeats: int) -> dict[str, float]:
         "own_flops_per_s": 0.0,
     }
     if library.available():
-        found["own_flops_per_s"] = flops / best(lambda: cpu_ops.matmul(a, b), repeats)
+        found["own_flops_per_s"] = flops / best(lambda: cpu_ops.linear(a, b, None, None), repeats)
     return found
+
+
+def _linear(x: Shape, weight: Shape) -> int:
+    return 2 * x[-2] * math.prod(weight)
 
 
 def _edge_mlp(
@@ -70,8 +74,12 @@ _aten, _msde = torch.ops.aten, torch.ops.msde
 # The FLOPs of an op, given the shapes of its tensors: what torch's counter does not know.
 FLOPS: dict[Any, Callable[..., int]] = {
     _aten.addmm_: lambda out, a, b, **_: 2 * a[0] * a[1] * b[1],  # torch counts addmm only
-    _msde.matmul: lambda a, b, **_: 2 * a[0] * a[1] * b[1],
-    _msde.linear: lambda x, weight, bias, **_: 2 * x[0] * x[1] * weight[0],
+    _msde.linear: lambda x, weight, *_, **__: _linear(x, weight),
+    _msde.linear_grad: lambda g, h, x, weight, activation, need_x, **_: (
+        (1 + need_x) * _linear(x, weight)
+    ),
+    _msde.fourier_linear: lambda v, frequency, weight, bias, **_: _linear(v, weight),
+    _msde.fourier_linear_grad: lambda g, v, frequency, **_: 4 * math.prod(g) * v[1] * frequency[0],
     _msde.edge_mlp: _edge_mlp,
     _msde.edge_mlp_grad: _edge_mlp_grad,
     _msde.pair_sum: _pair_sum,

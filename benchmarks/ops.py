@@ -42,13 +42,32 @@ class Case:
 
 def atom_cases(n: int) -> dict[str, Case]:
     """Make the cases that need atoms only."""
-    return {
-        f"linear {i} to {o}": Case(
-            ops.linear,
+
+    def layer(i: int, o: int, activation: str | None) -> Case:
+        return Case(
+            lambda x, weight, bias: ops.linear(x, weight, bias, activation),
             [torch.randn(n, i), torch.randn(o, i) / i**0.5, torch.randn(o)],
             2 * n * i * o,
         )
-        for i, o in ((HIDDEN, 2 * HIDDEN), (HIDDEN, FILTERS), (728, 728))
+
+    precisions = (torch.float32, torch.float64)
+    norms = {dtype: torch.nn.BatchNorm1d(2 * HIDDEN, dtype=dtype) for dtype in precisions}
+    return {
+        "linear 300 to 600": layer(300, 600, None),
+        "linear 300 to 128": layer(300, 128, None),
+        "linear 728 to 728 silu": layer(728, 728, "silu"),
+        "linear 300 to 300 shifted_softplus": layer(300, 300, "shifted_softplus"),
+        "linear 32 to 32 silu": layer(32, 32, "silu"),
+        "linear of 8 channels 32 to 32 tanh": Case(
+            lambda x, weight, bias: ops.linear(x, weight, bias, "tanh"),
+            [torch.randn(8, n, 32), torch.randn(8, 32, 32) / 32**0.5, torch.randn(8, 32)],
+            2 * n * 8 * 32 * 32,
+        ),
+        "batch_norm relu": Case(
+            lambda x: ops.batch_norm(x, norms[x.dtype], relu=True),
+            [torch.randn(n, 2 * HIDDEN)],
+            0,
+        ),
     }
 
 
@@ -91,9 +110,22 @@ def edge_cases(batch: MoleculeBatch) -> dict[str, Case]:
     def rand(*shape: int) -> Tensor:
         return torch.randn(*shape) / shape[-1] ** 0.5
 
+    scalars, frequency = torch.randn(num_edges, 2), torch.randn(WIDTH)
     keep = (torch.rand(num_edges, HEADS) < 0.9) / 0.9
     atoms = [torch.randn(n, WIDTH) for _ in range(3)]
     return {
+        "linear of edges 16 to 16 elu": Case(
+            lambda x, weight, bias: ops.linear(x, weight, bias, "elu"),
+            [torch.randn(num_edges, 16), torch.randn(16, 16) / 4, torch.randn(16)],
+            2 * num_edges * 16 * 16,
+        ),
+        "fourier_linear": Case(
+            lambda weight, bias: ops.fourier_linear(
+                *(t.to(weight.dtype) for t in (scalars, frequency)), weight, bias
+            ),
+            [rand(WIDTH, 4 * WIDTH), rand(WIDTH)],
+            2 * num_edges * 4 * WIDTH * WIDTH,
+        ),
         "gin_message": Case(
             lambda x, table, eps: ops.gin_message(x, table, eps, codes, bonds),
             [torch.randn(n, HIDDEN), torch.randn(CODES, HIDDEN), torch.randn(1)],

@@ -14,36 +14,33 @@ from msde.batch import MoleculeBatch
 from msde.config import TopologyScoreConfig
 from msde.layers import MLP, Linear, TimeEmbedding, at_least_float32
 from msde.molecule import ATOM_SIZES
-from msde.ops import Pairs, PairWeights, linear, pair_attention, pair_sum, segment_sum
+from msde.ops import Pairs, PairWeights, linear, pair_attention, pair_sum
 from msde.sde import input_scale, make_sde, per_row
 
 
 class GraphWeights:
     """A weighted adjacency normalised by degree: D^-1/2 (A + I) D^-1/2, degrees at least one."""
 
-    def __init__(self, between: PairWeights, own: Tensor) -> None:
-        """Hold the weights of pairs and the atoms' own, (channels, num_atoms, 1)."""
-        self.between, self.own = between, own
+    def __init__(self, adj: PairWeights, root: Tensor) -> None:
+        """Hold A and D^-1/2, (channels, num_atoms, 1)."""
+        self.adj, self.root = adj, root
 
     @classmethod
     def normalise(cls, adj: Tensor, pairs: Pairs) -> GraphWeights:
         """Normalise `adj`, (num_pairs, channels), each channel on its own."""
-        i, j = pairs.index
-        num_atoms = len(pairs.graph)
-        adj = at_least_float32(adj)
-        degree = 1 + segment_sum(adj, i, num_atoms) + segment_sum(adj, j, num_atoms)
-        root = degree.clamp(min=1).rsqrt()  # (num_atoms, channels)
-        between = root.index_select(0, i) * adj * root.index_select(0, j)
-        return cls(PairWeights(between, pairs), root.square().t().unsqueeze(-1))
+        weights = PairWeights(at_least_float32(adj), pairs)
+        ones = weights.packed.new_ones(adj.shape[1], len(pairs.graph), 1)
+        degree = 1 + pair_sum(weights, ones)
+        return cls(weights, degree.clamp(min=1).rsqrt())
 
     def channel(self, number: int) -> GraphWeights:
         """Return the weights of one channel."""
-        return GraphWeights(self.between.channel(number), self.own[number : number + 1])
+        return GraphWeights(self.adj.channel(number), self.root[number : number + 1])
 
     def propagate(self, x: Tensor) -> Tensor:
         """Apply each channel's weights to its features, (channels, num_atoms, dim)."""
-        x = at_least_float32(x)
-        return pair_sum(self.between, x) + self.own * x
+        scaled = self.root * at_least_float32(x)  # atoms are scaled, not their many more pairs
+        return self.root * (pair_sum(self.adj, scaled) + scaled)
 
 
 class ChannelLinear(nn.Module):

@@ -45,6 +45,8 @@ struct Matmul {
     return rows <= 4 * ROWS && b.column == 1 && width(panel) == COLS<T>;
   }
 
+  bool apart() const { return a.row == 1 && a.column > 1; }
+
   // Copy rows of a whose columns are apart: block after block of ROWS of them, (deep, ROWS).
   const T* pack_rows(View<T> part, Index count, Index deep) const {
     T* packed = scratch<T, 8>(count * deep);
@@ -59,16 +61,15 @@ struct Matmul {
 
   // Multiply the rows first ... first + count by all panels, k by k in steps of DEPTH at most.
   void multiply(Index first, Index count, const T* packed, Index step) const {
-    const bool apart = a.row == 1 && a.column > 1;
     for (Index k = 0; k < depth; k += step) {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
-      const T* blocks = apart ? pack_rows(part, count, deep) : nullptr;
+      const T* blocks = apart() ? pack_rows(part, count, deep) : nullptr;
       for (Index p = 0; p < panel_count(); p++) {
         const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;
         const Index stride = direct(p) ? b.row : COLS<T>;
         T* to = c + first * columns + p * COLS<T>;
-        if (!apart) {
+        if (!apart()) {
           stripe(part, count, panel, stride, deep, to, columns, width(p), add || k > 0);
           continue;
         }
@@ -95,8 +96,10 @@ struct Matmul {
     T* packed = scratch<T, 0>(panel_count() * depth * COLS<T>);
     const Index stages = (depth + DEPTH - 1) / DEPTH;
     const Index step = stages ? (depth + stages - 1) / stages : 1;
-    // Stripes of rows, short enough that the threads finish together.
-    const Index tall = ROWS * std::clamp<Index>(rows / (ROWS * 8 * threads), 1, 8);
+    // Stripes of rows, short enough that the threads finish together. Where all rows of a are deep,
+    // each thread has one: so it goes through b once.
+    const Index share = (rows + ROWS * threads - 1) / (ROWS * threads);
+    const Index tall = ROWS * (apart() && stages > 1 ? share : std::clamp<Index>(share / 8, 1, 8));
     const Index stripes = (rows + tall - 1) / tall;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
