@@ -10,13 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from floor import FLOPS
 from step import make_batches
-from torch.utils.flop_counter import FlopCounterMode
 
 from msde import cpu
 from msde.config import make_config
 from msde.errors import report_errors
+from msde.flops import counting
 from msde.model import MoleculeSDE
 from msde.presets import PRESETS
 
@@ -26,9 +25,9 @@ def count(preset: str, path: Path, size: int) -> dict[str, Any]:
     model = MoleculeSDE.from_seed(make_config(preset)).train()
     cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
     (batch,) = make_batches(path, "cxsmiles", size, 1, keep_hydrogens=False)
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as forward:
+    with counting() as forward:
         loss, _ = model(batch)
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as backward:
+    with counting() as backward:
         loss.backward()
     flops = [mode.get_total_flops() / size for mode in (forward, backward)]
     return {

@@ -175,6 +175,7 @@ class RunConfig:
     max_left_out: int = 5  # steps in a row with losses or gradients that are not finite
     spike_factor: float = 0.0  # leave out steps with a loss so many times its mean; 0 is off
     ema_decay: float = 0.0  # of an exponential moving average of the weights; 0 is off
+    activation_checkpointing: bool = False  # make hidden layers again in the backward pass
 
 
 @dataclass

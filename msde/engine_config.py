@@ -93,6 +93,12 @@ def zero_stage(values: dict[str, Any]) -> int:
     return values.get("zero_optimization", {}).get("stage", 0)
 
 
+def in_bfloat16(values: dict[str, Any]) -> bool:
+    """Say whether a DeepSpeed configuration has products made in bfloat16."""
+    autocast = values.get("torch_autocast", {})
+    return bool(autocast.get("enabled")) and autocast.get("dtype", "bfloat16") == "bfloat16"
+
+
 def _check_keys(
     values: dict[str, Any], known: dict[str, Any], where: str, problems: Problems
 ) -> None:

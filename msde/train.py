@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from msde import checkpoint, cpu, engine_config, preemption, ranks, snapshots, weights
+from msde import checkpoint, cpu, engine_config, flops, preemption, ranks, snapshots, weights
 from msde.batch import MoleculeBatch
 from msde.config import Config, OptimConfig, to_dict
 from msde.ema import ExponentialMovingAverage
@@ -29,6 +30,7 @@ from msde.philox import Stream, seed_for
 from msde.plan import RunPlan, make_plan
 from msde.preemption import StopRequest
 from msde.profiling import profiled
+from msde.recompute import checkpoint_activations
 from msde.validation import TermSums, Validator, named_scalars
 from msde.watchdog import Watchdog, limit_waiting
 
@@ -68,6 +70,8 @@ def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
         MsdeError: the folder's weights do not fit; the first wrong tensor is named.
     """
     model = MoleculeSDE.from_seed(config)
+    if config.run.activation_checkpointing:
+        checkpoint_activations(model)
     if init_from is not None:
         weights.fill(model, init_from)
         log.info("weights from %s", init_from)
@@ -143,6 +147,8 @@ class Run:
         held_out = len(self.plan.validation)
         self.validator = Validator(self.plan, self.rank, self.world_size) if held_out else None
         self.monitor = self._open_monitor(ds_config)
+        self.flops_per_molecule: float | None = None  # of one rank's matrix products
+        self.peak_flops = flops.peak(engine_config.in_bfloat16(ds_config))
         limit_waiting(config.run.comm_timeout)
         self.watchdog.progress()
 
@@ -199,7 +205,7 @@ class Run:
             with out_of_memory_is_explained(batch):
                 torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
                 batch = batch.to(self.engine.device)
-                loss, terms = self.engine(batch)
+                loss, terms = self._forward(batch)
                 self.guard.see(batch, terms["total"], first + number)
                 if number == len(slots) - 1:
                     loss = self.guard.agree(loss, self.stop.asked)
@@ -219,6 +225,26 @@ class Run:
         if self.monitor is not None:
             self.monitor.advance()
         return stop
+
+    def _forward(self, batch: MoleculeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the slot's loss and terms; the first time, count what they take."""
+        if self.flops_per_molecule is not None:
+            return self.engine(batch)
+        with flops.counting() as counter:
+            result = self.engine(batch)
+        # A backward pass has two products for each one of the forward pass.
+        self.flops_per_molecule = 3 * counter.get_total_flops() / batch.num_graphs
+        return result
+
+    def utilisation(self, molecules_per_s: float) -> dict[str, float]:
+        """Return what the matrix products come to at this speed of all ranks, as scalars."""
+        if self.flops_per_molecule is None:
+            return {}
+        each = self.flops_per_molecule * molecules_per_s / self.world_size
+        found = {"throughput/tflops_per_rank": each / 1e12}
+        if self.peak_flops is not None:
+            found["throughput/model_flops_utilisation"] = each / self.peak_flops
+        return found
 
     def validate(self) -> bool:
         """Report the losses on held-out molecules and keep the best weights.
@@ -365,6 +391,7 @@ def _train(run: Run, profile_steps: int) -> None:
                 seconds = time.perf_counter() - since
                 row = named_scalars(means) if molecules else {}
                 row["throughput/molecules_per_s"] = molecules / seconds
+                row |= run.utilisation(molecules / seconds)
                 row["time/data_wait_share"] = waited / seconds
                 row["time/step_s"] = seconds / (run.step - reported)
                 row |= run.checkpoint_time

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from conftest import make_record, make_small
+from conftest import KINDS, make_record, make_small
 from rdkit import Chem
 
 from msde.batch import NO_KEY, MoleculeBatch
@@ -12,6 +12,7 @@ from msde.config import make_config
 from msde.model import MoleculeSDE, Noise, adjacency, antithetic_times, parameter_groups
 from msde.molecule import record_from_mol
 from msde.philox import Key, Stream
+from msde.recompute import checkpoint_activations
 from msde.score.conformer import pseudo_angle
 
 
@@ -285,3 +286,32 @@ def test_a_small_batch_can_be_learnt_by_heart(batch):
     assert losses[-1]["contrastive"] < 0.2 * losses[0]["contrastive"]
     assert losses[-1]["2d_to_3d"] < 0.9 * losses[0]["2d_to_3d"]
     assert losses[-1]["3d_to_2d"] < 0.8 * losses[0]["3d_to_2d"]
+
+
+@pytest.mark.parametrize("way", ["reference", "fused"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_activation_checkpointing_changes_memory_and_nothing_else(kind, way, batch, monkeypatch):
+    monkeypatch.setenv("MSDE_OPS", way)
+
+    def train(checkpointing):
+        model, kept = make_small(kind).train(), {}
+        if checkpointing:
+            checkpoint_activations(model)
+        weights = {p.data_ptr() for p in model.parameters()}
+
+        def note(tensor):
+            memory = tensor.untyped_storage()
+            if memory.data_ptr() not in weights:
+                kept[memory.data_ptr()] = memory.nbytes()
+            return tensor
+
+        torch.manual_seed(0)  # of dropout
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss, _ = model(batch)
+        loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        return [loss, *grads, *model.buffers()], sum(kept.values())
+
+    (plain, plain_bytes), (checkpointed, fewer_bytes) = train(False), train(True)
+    assert all(map(torch.equal, plain, checkpointed))
+    assert fewer_bytes < 0.6 * plain_bytes

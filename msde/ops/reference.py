@@ -43,11 +43,18 @@ def normalised_over_rows(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, ep
     return torch.relu(y) if relu else y
 
 
+def made_again() -> bool:
+    """Say whether this is a forward pass that a backward one makes again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def batch_norm(x: Tensor, norm: nn.BatchNorm1d, relu: bool = False) -> Tensor:
     """See `msde.ops.batch_norm`."""
     statistics = norm.running_mean, norm.running_var
     of_batch = norm.training and len(x) > 1
-    if of_batch:
+    if of_batch and made_again():
+        statistics = tuple(map(torch.clone, statistics))  # not to be taken in twice
+    elif of_batch:
         norm.num_batches_tracked += 1
     y = nn.functional.batch_norm(
         x, *statistics, norm.weight, norm.bias, of_batch, norm.momentum, norm.eps
@@ -293,7 +300,9 @@ def pair_attention(q: Tensor, k: Tensor, chunk: int, pairs: Pairs) -> Tensor:
 
 @torch.no_grad()
 def update_statistics(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: int) -> None:
-    """Take the mean and the biased variance of some rows into the running statistics."""
+    """Take the mean and the biased variance of some rows into the running statistics, once."""
+    if made_again():
+        return
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
     norm.num_batches_tracked += 1

@@ -134,9 +134,10 @@ def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
 
 
 def _kept(ctx: Any) -> list[Any]:
-    """Return the inputs as they were."""
-    saved = ctx.saved_tensors[: len(ctx.constants)]
-    return [s if s is not None else c for s, c in zip(saved, ctx.constants, strict=True)]
+    """Return the inputs as they were, and behind them what was saved of the output."""
+    saved = ctx.saved_tensors  # once: activation checkpointing makes them anew
+    inputs = [s if s is not None else c for s, c in zip(saved, ctx.constants, strict=False)]
+    return [*inputs, *saved[len(inputs) :]]
 
 
 def _rest(inputs: Sequence[Any], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -179,12 +180,12 @@ def _linear(ctx: Any, g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
 
 
 def _batch_norm(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    inputs = _kept(ctx)
+    *inputs, mean, variance = _kept(ctx)
     if g is None:
         return _rest(inputs)
     if torch.is_grad_enabled():
         return _again(reference.normalised_over_rows, inputs, g)
-    return _rest(inputs, *ops.batch_norm_grad(g, *inputs, *ctx.saved_tensors[-2:]))
+    return _rest(inputs, *ops.batch_norm_grad(g, *inputs, mean, variance))
 
 
 def _fourier_linear(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -242,10 +243,10 @@ def _gin_message(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _edge_attention(ctx: Any, g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    inputs = _kept(ctx)
+    *inputs, alpha = _kept(ctx)
     if g is None:
         return _rest(inputs)
-    return _rest(inputs, *ops.edge_attention_grad(g, ctx.saved_tensors[-1], *inputs))
+    return _rest(inputs, *ops.edge_attention_grad(g, alpha, *inputs))
 
 
 def _edge_mlp(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
