@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from msde.batch import MoleculeBatch
 from msde.ops import registered
 
 Shape = Sequence[int]
@@ -74,6 +76,37 @@ def counting() -> FlopCounterMode:
     the optimizer count nothing.
     """
     return FlopCounterMode(display=False, custom_mapping=FLOPS)
+
+
+class FlopsCounter:
+    """The FLOPs of a run's matrix products, counted once."""
+
+    def __init__(self, world_size: int, bfloat16: bool) -> None:
+        """Prepare for a run of so many ranks, with products in bfloat16 or not."""
+        self._world_size, self._peak = world_size, peak(bfloat16)
+        self._per_molecule: float | None = None
+
+    def forward(
+        self, model: Callable[[MoleculeBatch], tuple], batch: MoleculeBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what the model makes of a batch; the first time, count."""
+        if self._per_molecule is not None:
+            return model(batch)
+        with counting() as counter:
+            result = model(batch)
+        # A backward pass has two products for each one of the forward pass.
+        self._per_molecule = 3 * counter.get_total_flops() / batch.num_graphs
+        return result
+
+    def scalars(self, molecules_per_s: float) -> dict[str, float]:
+        """Return what each rank does at this speed of all ranks, and the share of its peak."""
+        if self._per_molecule is None:
+            return {}
+        each = self._per_molecule * molecules_per_s / self._world_size
+        found = {"throughput/tflops_per_rank": each / 1e12}
+        if self._peak is not None:
+            found["throughput/model_flops_utilisation"] = each / self._peak
+        return found
 
 
 def peak(bfloat16: bool) -> float | None:

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from msde import checkpoint, cpu, engine_config, flops, preemption, ranks, snapshots, weights
+from msde import checkpoint, cpu, engine_config, preemption, ranks, snapshots, weights
 from msde.batch import MoleculeBatch
 from msde.config import Config, OptimConfig, to_dict
 from msde.ema import ExponentialMovingAverage
 from msde.engine import make_engine, start_process_group
 from msde.errors import MsdeError
+from msde.flops import FlopsCounter
 from msde.guard import MeanLoss, StepGuard, out_of_memory_is_explained
 from msde.model import MoleculeSDE, parameter_groups
 from msde.monitor import Monitor, peak_memory_mb, summary
@@ -147,8 +147,7 @@ class Run:
         held_out = len(self.plan.validation)
         self.validator = Validator(self.plan, self.rank, self.world_size) if held_out else None
         self.monitor = self._open_monitor(ds_config)
-        self.flops_per_molecule: float | None = None  # of one rank's matrix products
-        self.peak_flops = flops.peak(engine_config.in_bfloat16(ds_config))
+        self.counter = FlopsCounter(self.world_size, engine_config.in_bfloat16(ds_config))
         limit_waiting(config.run.comm_timeout)
         self.watchdog.progress()
 
@@ -205,7 +204,7 @@ class Run:
             with out_of_memory_is_explained(batch):
                 torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
                 batch = batch.to(self.engine.device)
-                loss, terms = self._forward(batch)
+                loss, terms = self.counter.forward(self.engine, batch)
                 self.guard.see(batch, terms["total"], first + number)
                 if number == len(slots) - 1:
                     loss = self.guard.agree(loss, self.stop.asked)
@@ -225,26 +224,6 @@ class Run:
         if self.monitor is not None:
             self.monitor.advance()
         return stop
-
-    def _forward(self, batch: MoleculeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the slot's loss and terms; the first time, count what they take."""
-        if self.flops_per_molecule is not None:
-            return self.engine(batch)
-        with flops.counting() as counter:
-            result = self.engine(batch)
-        # A backward pass has two products for each one of the forward pass.
-        self.flops_per_molecule = 3 * counter.get_total_flops() / batch.num_graphs
-        return result
-
-    def utilisation(self, molecules_per_s: float) -> dict[str, float]:
-        """Return what the matrix products come to at this speed of all ranks, as scalars."""
-        if self.flops_per_molecule is None:
-            return {}
-        each = self.flops_per_molecule * molecules_per_s / self.world_size
-        found = {"throughput/tflops_per_rank": each / 1e12}
-        if self.peak_flops is not None:
-            found["throughput/model_flops_utilisation"] = each / self.peak_flops
-        return found
 
     def validate(self) -> bool:
         """Report the losses on held-out molecules and keep the best weights.
@@ -391,7 +370,7 @@ def _train(run: Run, profile_steps: int) -> None:
                 seconds = time.perf_counter() - since
                 row = named_scalars(means) if molecules else {}
                 row["throughput/molecules_per_s"] = molecules / seconds
-                row |= run.utilisation(molecules / seconds)
+                row |= run.counter.scalars(molecules / seconds)
                 row["time/data_wait_share"] = waited / seconds
                 row["time/step_s"] = seconds / (run.step - reported)
                 row |= run.checkpoint_time
