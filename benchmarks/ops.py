@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from floor import best, rates
+from floor import DEVICE, best, rates
 from msde.data_tools.convert import choose_format
 from step import NCI, make_batches
 from torch import Tensor
@@ -209,9 +209,14 @@ def main() -> None:
     torch.manual_seed(0)
     speed = rates(arguments.repeats)
     format = choose_format([arguments.input])
-    result: dict = {"torch": torch.__version__, "threads": torch.get_num_threads(), **speed}
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+    result: dict = {"torch": torch.__version__, "device": device, **speed}
+    result["threads"] = torch.get_num_threads()
+    torch.set_default_device(DEVICE)
     for name, hydrogens in (("heavy", False), ("with_hydrogens", True)):
-        batch = make_batches(arguments.input, format, arguments.batch_size, 1, hydrogens)[0]
+        batch = make_batches(arguments.input, format, arguments.batch_size, 1, hydrogens)[0].to(
+            DEVICE
+        )
         cases = atom_cases(batch.num_atoms) | pair_cases(batch) | edge_cases(batch)
         result[name] = {k: measure(c, speed, arguments.repeats) for k, c in cases.items()}
     print(json.dumps(result, indent=1))

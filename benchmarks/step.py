@@ -14,18 +14,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from floor import rates, step_flops
+from floor import DEVICE, now, rates, step_flops
 from msde.data_tools.chunks import Task, convert_one
 from msde.data_tools.convert import choose_format, read_file
 from msde.data_tools.readers import Options, RawMolecule, get_reader
@@ -36,9 +36,11 @@ from msde.batch import MoleculeBatch
 from msde.codec import MoleculeColumns, columns_from_records
 from msde.config import make_config
 from msde.errors import MsdeError, report_errors
+from msde.flops import peak as flops_peak
 from msde.model import MoleculeSDE, parameter_groups
 from msde.molecule import MoleculeRecord, silence_rdkit
 from msde.philox import Key
+from msde.recompute import checkpoint_activations
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 OURS, PUBLISHED, FLUSHED = "msde", "published", "published, denormals flushed"
@@ -84,26 +86,20 @@ def make_batches(
 class Stopwatch:
     """Seconds spent in each named part, over many steps."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Measure on `device`, which is synchronised at every reading."""
-        self.device = device
+    def __init__(self) -> None:
+        """Start without any."""
         self.parts: dict[str, list[float]] = {}
         self._last = 0.0
 
     def start(self) -> None:
         """Begin a step."""
-        self._last = self._now()
+        self._last = now()
 
     def lap(self, part: str) -> None:
         """Book the time since the last reading on `part`."""
-        now = self._now()
-        self.parts.setdefault(part, []).append(now - self._last)
-        self._last = now
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        time = now()
+        self.parts.setdefault(part, []).append(time - self._last)
+        self._last = time
 
 
 class Side(Protocol):
@@ -116,17 +112,22 @@ class Side(Protocol):
 class Ours:
     """Training steps of this library on batches of molecules, in turn."""
 
-    def __init__(self, columns: list[MoleculeColumns], preset: str, device: torch.device) -> None:
+    def __init__(self, columns: list[MoleculeColumns], arguments: argparse.Namespace) -> None:
         """Build the model of a preset."""
-        self.columns, self.device = columns, device
-        self.model = MoleculeSDE.from_seed(make_config(preset)).to(device).train()
+        self.columns = columns
+        self.autocast = functools.partial(
+            torch.autocast, DEVICE.type, torch.bfloat16, enabled=arguments.bfloat16
+        )
+        self.model = MoleculeSDE.from_seed(make_config(arguments.preset)).to(DEVICE).train()
+        if arguments.activation_checkpointing:
+            checkpoint_activations(self.model)
         cpu.set_memory_policy(sum(p.nbytes for p in self.model.parameters()))
         self.optimizer = torch.optim.Adam(parameter_groups(self.model), fused=True)
 
     def batch(self, number: int) -> MoleculeBatch:
         """Assemble a batch anew, with the indices that the model needs."""
         columns = self.columns[number % len(self.columns)]
-        return MoleculeBatch.from_columns(columns, Key(0, number)).to(self.device)
+        return MoleculeBatch.from_columns(columns, Key(0, number)).to(DEVICE)
 
     def step(self, number: int, watch: Stopwatch) -> None:
         """Do one training step and book its parts."""
@@ -134,7 +135,8 @@ class Ours:
         watch.lap("batch")
         noise = self.model.draw_noise(batch)
         watch.lap("noise")
-        loss, _ = self.model(batch, noise)
+        with self.autocast():
+            loss, _ = self.model(batch, noise)
         watch.lap("forward")
         loss.backward()
         watch.lap("backward")
@@ -143,30 +145,30 @@ class Ours:
         watch.lap("optimizer")
 
 
-def memory_mb(device: torch.device) -> float:
+def memory_mb() -> float:
     """Return the peak memory of the device, or of the process on a CPU, since the last reset."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     # Not getrusage, whose peak begins with that of the process which started this one.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def reset_peak(device: torch.device) -> None:
+def reset_peak() -> None:
     """Make what is held now the peak so far."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     else:
         # What reading the file has left behind would hide as much of a step's memory.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(side: Side, steps: int, device: torch.device) -> dict:
+def measure(side: Side, steps: int) -> dict:
     """Train for `steps` steps after those that warm up; return seconds and memory."""
-    reset_peak(device)
-    before = memory_mb(device)
-    watch = Stopwatch(device)
+    reset_peak()
+    before = memory_mb()
+    watch = Stopwatch()
     for number in range(WARM_UP + steps):
         watch.start()
         side.step(number, watch)
@@ -174,26 +176,26 @@ def measure(side: Side, steps: int, device: torch.device) -> dict:
     return {
         "seconds": [sum(laps) for laps in zip(*parts.values(), strict=True)],
         "parts": {name: statistics.median(laps) for name, laps in parts.items()},
-        "memory_mb": memory_mb(device) - before,
+        "memory_mb": memory_mb() - before,
         "memory_before_mb": before,
     }
 
 
-def run_side(arguments: argparse.Namespace, device: torch.device) -> dict:
+def run_side(arguments: argparse.Namespace) -> dict:
     """Measure one side in this process."""
     task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
     if arguments.side == OURS:
         cpu.prepare()
         columns = make_columns(arguments.input, task, arguments.batch_size, None)
-        return measure(Ours(columns, arguments.preset, device), arguments.steps, device)
+        return measure(Ours(columns, arguments), arguments.steps)
     torch.set_flush_denormal(arguments.side == FLUSHED)  # before torch has threads
     from published_step import Published  # needs what is not installed for ours
 
     reader = get_reader(task.format)
     found = read_molecules(arguments.input, task)
     mols = (reader.parse(raw, task.options).mol for raw, _ in found)
-    side = Published(arguments.published, mols, arguments.batch_size, device)
-    return measure(side, arguments.steps, device)
+    side = Published(arguments.published, mols, arguments.batch_size, DEVICE)
+    return measure(side, arguments.steps)
 
 
 def run_apart(side: str) -> dict:
@@ -218,13 +220,13 @@ def summarise(turns: list[dict], batch_size: int) -> dict:
     }
 
 
-def compare(arguments: argparse.Namespace, device: torch.device) -> dict:
+def compare(arguments: argparse.Namespace) -> dict:
     """Measure all sides in turn and put them side by side."""
     task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
     columns = make_columns(arguments.input, task, arguments.batch_size, None)
     sides = [OURS]
     if arguments.published:
-        sides += [PUBLISHED, FLUSHED] if device.type == "cpu" else [PUBLISHED]
+        sides += [PUBLISHED, FLUSHED] if DEVICE.type == "cpu" else [PUBLISHED]
     turns: dict[str, list[dict]] = {side: [] for side in sides}
     speeds = []
     for _ in range(arguments.turns):
@@ -242,6 +244,8 @@ def compare(arguments: argparse.Namespace, device: torch.device) -> dict:
             side: ours["memory_mb"] / of["memory_mb"] for side, of in theirs.items()
         },
         "preset": arguments.preset,
+        "bfloat16": arguments.bfloat16,
+        "activation_checkpointing": arguments.activation_checkpointing,
         "batch_size": arguments.batch_size,
         "batches": len(columns),
         "keep_hydrogens": arguments.keep_hydrogens,
@@ -249,21 +253,21 @@ def compare(arguments: argparse.Namespace, device: torch.device) -> dict:
         "steps": arguments.steps,
         "turns": arguments.turns,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu",
         "torch": torch.__version__,
     }
-    if device.type == "cpu":
-        side = Ours(columns, arguments.preset, device)
-        flops = statistics.mean(step_flops(side.model, side.batch(n)) for n in range(len(columns)))
-        speed = {name: max(s[name] for s in speeds) for name in speeds[0]}
-        floor = flops / max(speed["torch_flops_per_s"], speed["own_flops_per_s"])
-        result |= {
-            "flops_per_step": flops,
-            **speed,
-            "floor_seconds": floor,
-            "fraction_of_floor": floor / ours["seconds_per_step"],
-        }
-    return result
+    side = Ours(columns, arguments)
+    flops = statistics.mean(step_flops(side.model, side.batch(n)) for n in range(len(columns)))
+    speed = {name: max(s[name] for s in speeds) for name in speeds[0]}
+    floor = flops / max(speed["torch_flops_per_s"], speed["own_flops_per_s"])
+    peak = flops_peak(arguments.bfloat16)
+    return result | {
+        "flops_per_step": flops,
+        **speed,
+        "floor_seconds": floor,
+        "fraction_of_floor": floor / ours["seconds_per_step"],
+        "model_flops_utilisation": flops / ours["seconds_per_step"] / peak if peak else None,
+    }
 
 
 def main() -> None:
@@ -278,19 +282,20 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="of each side")
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--keep-hydrogens", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true", help="ours under autocast")
+    parser.add_argument("--activation-checkpointing", action="store_true", help="of ours")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--side", choices=(OURS, PUBLISHED, FLUSHED), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.side:
         with contextlib.redirect_stdout(sys.stderr):
-            result = run_side(arguments, device)
+            result = run_side(arguments)
         print(json.dumps(result))
         return
     # Both sides get the same threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     cpu.prepare()
-    result = compare(arguments, device)
+    result = compare(arguments)
     if arguments.json:
         print(json.dumps(result))
         return
