@@ -9,11 +9,11 @@ from rdkit import Chem
 from msde.batch import NO_KEY, MoleculeBatch
 from msde.codec import columns_from_records
 from msde.config import make_config
+from msde.geometry import pseudo_angle
 from msde.model import MoleculeSDE, Noise, adjacency, antithetic_times, parameter_groups
 from msde.molecule import record_from_mol
 from msde.philox import Key, Stream
 from msde.recompute import checkpoint_activations
-from msde.score.conformer import pseudo_angle
 
 
 @pytest.fixture

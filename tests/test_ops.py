@@ -139,6 +139,10 @@ def cases(name, sizes, width=6, share=0.6):
             return ops.fourier_linear(v.to(layer[0]), frequency.to(layer[0]), *layer)
 
         return Case(fourier_linear, [rand(width, 12), rand(width)], twice=True)
+    if name == "frame_mean":
+        frames = torch.randn(num_edges, 3, 3, dtype=torch.float64)
+        op = lambda b: ops.frame_mean(b, frames.to(b), edges)  # noqa: E731
+        return Case(op, [rand(num_edges, 3)], twice=True)
     if name == "interpolated_conv":
         at = knots(pairs)
         conv = lambda x, table: ops.interpolated_conv(x, table, at[x.dtype], pairs)  # noqa: E731
@@ -190,6 +194,7 @@ NAMES = [
     "edge_attention",
     "edge_mlp relu",
     "edge_mlp silu attr",
+    "frame_mean",
 ]
 every_op = pytest.mark.parametrize("name", NAMES)
 
@@ -613,6 +618,22 @@ def test_weights_are_padded_once(monkeypatch):
     for _ in range(3):
         ops.pair_sum(weight, rand(2, 7, 5))
     assert len(padded) == 1
+
+
+@pytest.mark.parametrize("collinear", [0.0, 1e-4])
+@sizes_of_all_kinds
+def test_edge_geometry(fused, monkeypatch, sizes, collinear):
+    edges = edges_of(sizes, share=1)
+    pos = torch.randn(sum(sizes), 3, dtype=torch.float64)
+    found = geometry.edge_geometry(pos, edges.index, collinear)
+    turned = geometry.edge_geometry(pos, edges.index.flip(0), collinear)
+    broken = geometry.edge_geometry(pos * torch.nan, edges.index, collinear)
+    monkeypatch.setenv("MSDE_OPS", "reference")
+    expected = geometry.edge_geometry(pos, edges.index, collinear)
+    for ours, theirs, nothing in zip(found, expected, broken, strict=True):
+        assert torch.allclose(ours, theirs, 1e-7, 1e-7)
+        assert nothing.isnan().all()
+    assert torch.equal(found.frames[:, :2], -turned.frames[:, :2])  # to the bit
 
 
 @sizes_of_all_kinds

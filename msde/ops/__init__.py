@@ -39,11 +39,13 @@ __all__ = [
     "Pairs",
     "batch_norm",
     "edge_attention",
+    "edge_geometry",
     "edge_mlp",
     "edge_norm",
     "filter_conv",
     "fourier_features",
     "fourier_linear",
+    "frame_mean",
     "gin_message",
     "group_codes",
     "interpolated_conv",
@@ -136,6 +138,30 @@ def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -
     if not v.requires_grad and _fused_layer(v, frequency, weight, bias):
         return _ops.fourier_linear(v, frequency, weight, bias)
     return reference.fourier_linear(v, frequency, weight, bias)
+
+
+def edge_geometry(
+    pos: Tensor, index: Tensor, collinear: float, epsilon: float
+) -> tuple[Tensor, ...] | None:
+    """Return what `geometry.edge_geometry` says, or None: then it has to be made by torch.
+
+    That is so on a GPU, and where positions need gradients.
+    """
+    if pos.requires_grad or not _fused_layer(pos):
+        return None
+    return _ops.edge_geometry(pos, index, collinear, epsilon)
+
+
+def frame_mean(b: Tensor, frames: Tensor, edges: Edges) -> Tensor:
+    """Return the mean over the edges into each atom of sum_k b_k frame_k, (num_atoms, 3).
+
+    Args:
+        b: (num_edges, 3).
+        frames: (num_edges, 3, 3), of the dtype of b.
+    """
+    if not frames.requires_grad and _fused_layer(b, frames):
+        return _ops.frame_mean(b, frames, edges.row_ptr)
+    return reference.frame_mean(b, frames, edges)
 
 
 def interpolated_conv(x: Tensor, table: Tensor, at: Interpolation, pairs: Pairs) -> Tensor:

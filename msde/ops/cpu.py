@@ -138,6 +138,38 @@ def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     return ptr, order
 
 
+def edge_geometry(
+    pos: Tensor, index: Tensor, collinear: float, epsilon: float
+) -> tuple[Tensor, ...]:
+    """See `geometry.edge_geometry`."""
+    pos, index = _all(pos, index)
+    num_edges = index.shape[1]
+    shapes = ((num_edges, 3, 3), (num_edges, 2), (num_edges, 2), (num_edges, 2), (num_edges,))
+    found = tuple(map(pos.new_empty, shapes))
+    call(
+        "edge_geometry", pos, index, num_edges, collinear, epsilon, *found, threads(),
+        dtype=pos.dtype,
+    )  # fmt: skip
+    return found
+
+
+def frame_mean(b: Tensor, frames: Tensor, row_ptr: Tensor) -> Tensor:
+    """Return the mean of b, (num_edges, 3), along frames over the edges into each atom."""
+    b, frames = _all(b, frames)
+    atoms = len(row_ptr) - 1
+    y = b.new_empty(atoms, 3)
+    call("frame_mean", b, frames, row_ptr, atoms, y, threads(), dtype=b.dtype)
+    return y
+
+
+def frame_mean_grad(g: Tensor, frames: Tensor, row_ptr: Tensor) -> Tensor:
+    """Return the gradient of b, (num_edges, 3)."""
+    g, frames = _all(g, frames)
+    gb = g.new_empty(len(frames), 3)
+    call("frame_mean_grad", g, frames, row_ptr, len(g), gb, threads(), dtype=g.dtype)
+    return gb
+
+
 def interpolated_conv(
     x: Tensor, table: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
     index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,

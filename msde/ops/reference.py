@@ -282,6 +282,12 @@ def edge_attention(
     return segment_sum(message, target, edges.num_atoms)
 
 
+def frame_mean(b: Tensor, frames: Tensor, edges: Edges) -> Tensor:
+    """See `msde.ops.frame_mean`."""
+    vectors = (b.unsqueeze(-1) * frames).sum(1)  # (num_edges, 3)
+    return segment_mean(vectors, edges.index[1], edges.degree)
+
+
 def pair_sum(weight: PairWeights, x: Tensor) -> Tensor:
     """See `msde.ops.pair_sum`."""
     layout = weight.pairs.padded

@@ -36,6 +36,12 @@ SCHEMAS = {
     ),
     "fourier_linear": "(Tensor v, Tensor frequency, Tensor weight, Tensor bias) -> Tensor",
     "fourier_linear_grad": "(Tensor g, Tensor v, Tensor frequency) -> (Tensor, Tensor)",
+    "edge_geometry": (
+        "(Tensor pos, Tensor index, float collinear, float epsilon)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "frame_mean": "(Tensor b, Tensor frames, Tensor row_ptr) -> Tensor",
+    "frame_mean_grad": "(Tensor g, Tensor frames, Tensor row_ptr) -> Tensor",
     "sort_groups": "(Tensor key, int num_groups) -> (Tensor, Tensor)",
     "interpolated_conv": f"(Tensor x, Tensor table, {_KNOTS}, {_PAIRS}) -> Tensor",
     "interpolated_table_grad": f"(Tensor x, Tensor g, {_KNOTS}, {_PAIRS}) -> Tensor",
@@ -91,6 +97,11 @@ FAKES: dict[str, Callable[..., Any]] = {
     "fourier_linear_grad": lambda g, v, frequency: (
         v.new_empty(g.shape[1], 2 * v.shape[1] * frequency.shape[0]), v.new_empty(g.shape[1])
     ),
+    "edge_geometry": lambda pos, index, *_: tuple(
+        pos.new_empty(index.shape[1], *shape) for shape in ((3, 3), (2,), (2,), (2,), ())
+    ),
+    "frame_mean": lambda b, frames, row_ptr: b.new_empty(row_ptr.shape[0] - 1, 3),
+    "frame_mean_grad": lambda g, frames, row_ptr: g.new_empty(frames.shape[0], 3),
     "sort_groups": lambda key, num_groups: (key.new_empty(num_groups + 1), _like(key)),
     "interpolated_conv": lambda x, *_: _like(x),
     "interpolated_table_grad": lambda x, g, first, weight, order, cell_ptr, *_: x.new_empty(
@@ -117,7 +128,7 @@ FAKES: dict[str, Callable[..., Any]] = {
 # Elsewhere torch's own are taken.
 ON_CPU_ONLY = {
     name for part in ("linear", "batch_norm", "fourier_linear") for name in (part, f"{part}_grad")
-} | {"sort_groups"}
+} | {"edge_geometry", "frame_mean", "frame_mean_grad", "sort_groups"}
 
 ops = torch.ops.msde
 
@@ -196,6 +207,16 @@ def _fourier_linear(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return (None, None, *ops.fourier_linear_grad(g, v, frequency))
 
 
+def _frame_mean(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    _, *rest = inputs = _kept(ctx)
+    return _rest(inputs, ops.frame_mean_grad(g, *rest))
+
+
+def _frame_mean_grad(ctx: Any, of_b: Tensor) -> tuple[Tensor | None, ...]:
+    _, *rest = inputs = _kept(ctx)
+    return _rest(inputs, ops.frame_mean(of_b, *rest))
+
+
 def _interpolated_conv(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     inputs = _kept(ctx)
     x, table, *where = inputs
@@ -264,6 +285,8 @@ GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
     "linear": _linear,
     "batch_norm": _batch_norm,
     "fourier_linear": _fourier_linear,
+    "frame_mean": _frame_mean,
+    "frame_mean_grad": _frame_mean_grad,
     "interpolated_conv": _interpolated_conv,
     "interpolated_table_grad": _interpolated_table_grad,
     "pair_sum": _pair_sum,
@@ -304,7 +327,7 @@ def _register() -> None:
         if name not in ON_CPU_ONLY:
             torch.library.impl(operator, "CUDA", _on_its_device(_by("gpu", name)))
         torch.library.register_fake(operator, FAKES[name])
-        if name == "sort_groups":
+        if name in ("sort_groups", "edge_geometry"):  # used where nothing asks for gradients
             continue
         if name in GRADIENTS:
             keep = _keep_linear if name == "linear" else _keep

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from msde import geometry
 from msde.batch import MoleculeBatch
 from msde.config import ConformerScoreConfig
+from msde.geometry import EdgeGeometry
 from msde.layers import (
     MLP,
     FourierLinear,
@@ -22,7 +23,7 @@ from msde.layers import (
     at_least_float32,
     start_xavier,
 )
-from msde.ops import Edges, edge_attention, edge_mlp, edge_norm, linear, segment_mean
+from msde.ops import Edges, edge_attention, edge_mlp, edge_norm, frame_mean, linear
 from msde.sde import input_scale, make_sde, per_row
 
 # Centred molecules of two atoms, and linear ones, are collinear with the origin: see edge_frames.
@@ -71,26 +72,11 @@ class FrameEdges(nn.Module):
         self.coordinates = FourierLinear(2, hidden_dim, hidden_dim)
         self.mlp = MLP([2 + 2 * hidden_dim, hidden_dim, hidden_dim], "silu")
 
-    def embed(self, c: Tensor) -> Tensor:
-        """Embed the first and third coordinate; the second is zero but for rounding."""
-        return self.coordinates(c[:, ::2])  # (num_edges, hidden_dim)
-
-    def forward(self, frames: Tensor, pos: Tensor, edges: Edges) -> Tensor:
+    def forward(self, of_edges: EdgeGeometry) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
-        c_source = geometry.frame_coordinates(frames, pos, edges.index[0])  # (num_edges, 3)
-        c_target = geometry.frame_coordinates(frames, pos, edges.index[1])  # (num_edges, 3)
-        angle = pseudo_angle(c_source, c_target)  # (num_edges, 2)
-        return self.mlp(torch.cat([angle, self.embed(c_source), self.embed(c_target)], dim=-1))
-
-
-def pseudo_angle(c_source: Tensor, c_target: Tensor) -> Tensor:
-    """Return the sine and cosine of the angle between two coordinate triples, (num_edges, 2)."""
-    norms = (c_source.norm(dim=-1) + geometry.EPSILON) * (c_target.norm(dim=-1) + geometry.EPSILON)
-    cos = (c_source * c_target).sum(-1) / norms
-    # Rounding may push |cos| of a pair collinear with the origin past one; at one the root's
-    # gradient would be infinite.
-    sin = torch.sqrt((1 - cos.square()).clamp(min=geometry.EPSILON**2))
-    return torch.stack([sin, cos], dim=-1)
+        source = self.coordinates(of_edges.source)  # (num_edges, hidden_dim)
+        target = self.coordinates(of_edges.target)
+        return self.mlp(torch.cat([of_edges.angle, source, target], dim=-1))
 
 
 class FrameFeatures(nn.Module):
@@ -102,9 +88,9 @@ class FrameFeatures(nn.Module):
         self.topology = TopologyEdges(input_dim, hidden_dim)
         self.frame = FrameEdges(hidden_dim)
 
-    def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edges: Edges) -> Tensor:
+    def forward(self, h_2d: Tensor, of_edges: EdgeGeometry, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
-        return self.topology(h_2d, edges) + self.frame(frames, pos, edges)
+        return self.topology(h_2d, edges) + self.frame(of_edges)
 
 
 class FrameDistanceFeatures(FrameFeatures):
@@ -116,11 +102,10 @@ class FrameDistanceFeatures(FrameFeatures):
         self.distance = FourierLinear(1, hidden_dim, hidden_dim)
         start_xavier(self.distance)
 
-    def forward(self, h_2d: Tensor, pos: Tensor, frames: Tensor, edges: Edges) -> Tensor:
+    def forward(self, h_2d: Tensor, of_edges: EdgeGeometry, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
-        distance = geometry.distances(pos, edges.index).unsqueeze(-1)  # (num_edges, 1)
-        of_topology = self.distance(distance) * self.topology(h_2d, edges)
-        return of_topology + self.frame(frames, pos, edges)
+        distance = self.distance(of_edges.distance.unsqueeze(-1))  # (num_edges, hidden_dim)
+        return distance * self.topology(h_2d, edges) + self.frame(of_edges)
 
 
 EDGE_FEATURES = {"frame": FrameFeatures, "frame_distance": FrameDistanceFeatures}
@@ -145,9 +130,9 @@ class EdgeAttention(nn.Module):
         e = at_least_float32(self.edge(edge_attr))  # (num_edges, hidden_dim)
         keep = None
         if self.training and self.dropout:
-            # Dropout of ones: what it leaves of each attention weight.
-            keep = e.new_ones(len(e), self.num_heads)
-            keep = nn.functional.dropout(keep, self.dropout, inplace=True)
+            # What dropout makes of each attention weight.
+            kept = 1 - self.dropout
+            keep = e.new_empty(len(e), self.num_heads).bernoulli_(kept).div_(kept)
         q, k, v = (at_least_float32(part(n)) for part in (self.query, self.key, self.value))
         return edge_attention(q, k, v, e, keep, edges, self.num_heads) + self.root(n)
 
@@ -198,8 +183,7 @@ class EquivariantReadout(nn.Module):
             edge_attr,
             of_edges,
         )  # (num_edges, 3)
-        vectors = (b.unsqueeze(-1) * frames).sum(1)  # (num_edges, 3)
-        return segment_mean(vectors, edges.index[1], edges.degree)
+        return frame_mean(b, frames.to(b.dtype), edges)
 
 
 class ConformerScore(nn.Module):
@@ -244,18 +228,18 @@ class ConformerScore(nn.Module):
         scale = input_scale(self.sde, t, self.input_spread)[batch.batch]  # (num_atoms,)
         pos = self.to_subspace(pos_t, batch) * per_row(scale, pos_t)
         collinear = COLLINEAR if self.centred else 0.0
-        frames = geometry.edge_frames(pos, edges.index, collinear)  # (num_edges, 3, 3)
-        edge_attr = self.edge_features(h_2d, pos, frames, edges)  # (num_edges, hidden_dim)
+        of_edges = geometry.edge_geometry(pos, edges.index, collinear)
+        edge_attr = self.edge_features(h_2d, of_edges, edges)  # (num_edges, hidden_dim)
         n = self.node_embedding(h_2d)  # (num_atoms, hidden_dim)
         if self.time is not None:
-            of_nodes, of_edges = self.time(t).chunk(2, dim=-1)  # (num_graphs, hidden_dim) each
-            n = n + of_nodes[batch.batch]
-            edge_attr = edge_attr + of_edges[batch.batch[edges.index[1]]]
+            to_nodes, to_edges = self.time(t).chunk(2, dim=-1)  # (num_graphs, hidden_dim) each
+            n = n + to_nodes[batch.batch]
+            edge_attr = edge_attr + to_edges[batch.batch[edges.index[1]]]
         noise_pred = torch.zeros_like(pos)
         for layers, readout in zip(self.blocks, self.readouts, strict=True):
             for number, layer in enumerate(layers):
                 n = layer(n, edge_attr, edges)
                 if number < len(layers) - 1:
                     n = nn.functional.silu(n)
-            noise_pred = noise_pred + readout(n, edge_attr, frames, edges)
+            noise_pred = noise_pred + readout(n, edge_attr, of_edges.frames, edges)
         return self.to_subspace(noise_pred, batch)

@@ -3,6 +3,7 @@
 #include "dense.hpp"
 #include "edge_mlp.hpp"
 #include "fourier.hpp"
+#include "frames.hpp"
 #include "norm.hpp"
 
 using msde::Index;
@@ -76,6 +77,21 @@ void msde_group(const Index* key, Index count, Index keys, Index* ptr, Index* or
                                        Index threads) {                                          \
     msde::FourierLinear<T>{v, frequency, nullptr, rows, scalars, frequencies, outputs}           \
         .backward(g, parts, part_count, g_weight, g_bias, threads);                              \
+  }                                                                                              \
+  void msde_edge_geometry_##name(const T* pos, const Index* edge_index, Index edges,             \
+                                 double collinear, double epsilon, T* frames, T* of_source,      \
+                                 T* of_target, T* angle, T* distance, Index threads) {           \
+    msde::EdgeGeometry<T>{pos, edge_index, edge_index + edges, T(collinear), T(epsilon),         \
+                          frames, of_source, of_target, angle, distance}                         \
+        .run(edges, threads);                                                                    \
+  }                                                                                              \
+  void msde_frame_mean_##name(const T* b, const T* frames, const Index* row_ptr, Index atoms,    \
+                              T* y, Index threads) {                                             \
+    msde::frame_mean<T>(b, frames, row_ptr, atoms, y, threads);                                  \
+  }                                                                                              \
+  void msde_frame_mean_grad_##name(const T* g, const T* frames, const Index* row_ptr,            \
+                                   Index atoms, T* gb, Index threads) {                          \
+    msde::frame_mean_grad<T>(g, frames, row_ptr, atoms, gb, threads);                            \
   }                                                                                              \
   void msde_interpolated_conv_##name(const T* x, const T* table, const Index* first,             \
                                      const T* weight, PAIRS, T* y, Index width, Index threads) { \
