@@ -75,21 +75,18 @@ struct BatchNorm {
   // Each part of the rows has its own g_weight and g_bias, one behind the other, in `parts`.
   void backward(const T* g, const T* mean, const T* variance, T* gx, T* parts, Index part_count,
                 T* g_weight, T* g_bias, int threads) const {
-    const T *scale = affine(mean, variance), *shift = scale + width;
-    auto masked = [&](const T* g, const T* x, Index f) {
-      return relu_behind ? relu_grad(g[f], x[f] * scale[f] + shift[f]) : g[f];
-    };
+    const T* scale = affine(mean, variance);
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (Index part = 0; part < part_count; part++) {
       T *__restrict of_weight = parts + part * 2 * width, *__restrict of_bias = of_weight + width;
+      T* __restrict masked = scratch<T, 6>(width);
       std::fill(of_weight, of_weight + 2 * width, T(0));
       const Index last = (part + 1) * rows / part_count;
       for (Index r = part * rows / part_count; r < last; r++) {
-        const T *gr = g + r * width, *xr = x + r * width;
+        const T *gr = mask(g + r * width, x + r * width, scale, masked), *xr = x + r * width;
         for (Index f = 0; f < width; f++) {
-          const T grad = masked(gr, xr, f);
-          of_weight[f] += grad * (xr[f] - mean[f]);
-          of_bias[f] += grad;
+          of_weight[f] += gr[f] * (xr[f] - mean[f]);
+          of_bias[f] += gr[f];
         }
       }
     }
@@ -104,11 +101,19 @@ struct BatchNorm {
     }
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (Index r = 0; r < rows; r++) {
-      const T *gr = g + r * width, *xr = x + r * width;
+      T* __restrict masked = scratch<T, 6>(width);
+      const T *gr = mask(g + r * width, x + r * width, scale, masked), *xr = x + r * width;
       T* __restrict to = gx + r * width;
-      for (Index f = 0; f < width; f++)
-        to[f] = scale[f] * masked(gr, xr, f) + (slope[f] * xr[f] + offset[f]);
+      for (Index f = 0; f < width; f++) to[f] = scale[f] * gr[f] + (slope[f] * xr[f] + offset[f]);
     }
+  }
+
+  // One row of g where the ReLU has let it through, in `masked`; without a ReLU g itself.
+  const T* mask(const T* g, const T* x, const T* scale, T* __restrict masked) const {
+    if (!relu_behind) return g;
+    const T* shift = scale + width;
+    for (Index f = 0; f < width; f++) masked[f] = relu_grad(g[f], x[f] * scale[f] + shift[f]);
+    return masked;
   }
 };
 
