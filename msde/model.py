@@ -17,6 +17,7 @@ from msde.contrastive import OBJECTIVES
 from msde.encoders import GIN, PaiNN, SchNet
 from msde.layers import Linear, at_least_float32
 from msde.molecule import ATOM_SIZES
+from msde.ops import normals
 from msde.philox import Key, Stream
 from msde.score import ConformerScore, TopologyScore
 from msde.sde import SDE, perturb
@@ -78,13 +79,13 @@ class MoleculeSDE(nn.Module):
         pair = torch.arange(batch.pair_index.shape[1], device=batch.ptr.device)
         pair = pair - batch.pair_ptr[batch.pair_batch]  # (num_pairs,) number within the molecule
         atom_uid, pair_uid = batch.uid[batch.batch], batch.uid[batch.pair_batch]
-        pos = philox.normal(key, Stream.POSITION_NOISE, atom_uid, atom, 3)
+        pos = normals(key, Stream.POSITION_NOISE, atom_uid, atom, 3)
         return Noise(
             t_2d_to_3d=times(batch, Stream.TIME_2D_TO_3D, loss.num_timesteps),
             t_3d_to_2d=times(batch, Stream.TIME_3D_TO_2D, loss.num_timesteps),
             pos=self.score_2d_to_3d.to_subspace(pos, batch),
-            types=philox.normal(key, Stream.ATOM_TYPE_NOISE, atom_uid, atom, ATOM_SIZES[0]),
-            adj=philox.normal(key, Stream.BOND_NOISE, pair_uid, pair, 1).squeeze(-1),
+            types=normals(key, Stream.ATOM_TYPE_NOISE, atom_uid, atom, ATOM_SIZES[0]),
+            adj=normals(key, Stream.BOND_NOISE, pair_uid, pair, 1).squeeze(-1),
             negatives_of_2d=self.objective.draw(batch, Stream.NEGATIVES_OF_2D),
             negatives_of_3d=self.objective.draw(batch, Stream.NEGATIVES_OF_3D),
         )

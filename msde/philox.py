@@ -46,6 +46,11 @@ class Key(NamedTuple):
     seed: int
     epoch: int
 
+    @property
+    def words(self) -> tuple[int, int]:
+        """The two words of Philox's key."""
+        return self.seed & _MASK, (self.seed >> 32) & _MASK ^ self.epoch
+
 
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Encrypt 128-bit counters, given as four broadcastable words, to four random words."""
@@ -79,8 +84,7 @@ def words(key: Key, stream: Stream, uid: Tensor, item: Tensor | int = 0, count: 
         item.unsqueeze(-1),
         (blocks << 8) | int(stream),
     )
-    seed_low, seed_high = key.seed & _MASK, (key.seed >> 32) & _MASK
-    drawn = philox4x32(counter, (seed_low, seed_high ^ key.epoch))
+    drawn = philox4x32(counter, key.words)
     shape = (len(uid), len(blocks))
     stacked = torch.stack([w.expand(shape) for w in drawn], dim=-1)  # (rows, num_blocks, 4)
     return stacked.flatten(1)[:, :count]

@@ -9,12 +9,13 @@ import torch
 from conftest import KINDS, make_small
 from torch import nn
 
-from msde import geometry, native, ops
+from msde import geometry, native, ops, philox
 from msde.encoders.gin import GINLayer
 from msde.encoders.schnet import Filters
 from msde.model import parameter_groups
 from msde.ops import Interpolation, Pairs, PairWeights, cpu, library, registered
 from msde.ops.groups import PaddedLayout
+from msde.philox import Key, Stream
 
 SIZES = {
     "molecules of 1, 2, 5 and 9 atoms": [1, 2, 5, 9],
@@ -618,6 +619,18 @@ def test_weights_are_padded_once(monkeypatch):
     for _ in range(3):
         ops.pair_sum(weight, rand(2, 7, 5))
     assert len(padded) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 119, 5000])
+@pytest.mark.parametrize("rows", [0, 1, 700])
+def test_normals_are_those_of_philox(fused, rows, count):
+    uid, item = torch.randint(-(2**62), 2**62, (rows,)), torch.randint(2**31, (rows,))
+    key, stream = Key(2**40 + 77, 9), Stream.ATOM_TYPE_NOISE
+    found = ops.normals(key, stream, uid, item, count)
+    assert torch.allclose(found, philox.normal(key, stream, uid, item, count), 1e-5, 1e-5)
+    for row in range(0, rows, 99):
+        alone = ops.normals(key, stream, uid[row : row + 1], item[row : row + 1], count)
+        assert torch.equal(alone[0], found[row])
 
 
 @pytest.mark.parametrize("collinear", [0.0, 1e-4])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from msde import philox
 from msde.ops import library, reference, registered
 from msde.ops.groups import (
     EdgeCodes,
@@ -29,6 +30,7 @@ from msde.ops.reference import (
     segment_softmax,
     segment_sum,
 )
+from msde.philox import Key, Stream
 
 __all__ = [
     "ACTIVATIONS",
@@ -50,6 +52,7 @@ __all__ = [
     "group_codes",
     "interpolated_conv",
     "linear",
+    "normals",
     "pair_attention",
     "pair_sum",
     "segment_mean",
@@ -138,6 +141,13 @@ def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -
     if not v.requires_grad and _fused_layer(v, frequency, weight, bias):
         return _ops.fourier_linear(v, frequency, weight, bias)
     return reference.fourier_linear(v, frequency, weight, bias)
+
+
+def normals(key: Key, stream: Stream, uid: Tensor, item: Tensor, count: int) -> Tensor:
+    """Return what `philox.normal` draws, but for rounding."""
+    if uid.device.type == "cpu" and library.available():
+        return _ops.normals(uid, item, count, int(stream), key.words)
+    return philox.normal(key, stream, uid, item, count)
 
 
 def edge_geometry(

@@ -5,6 +5,9 @@ Formulas stand in `csrc/ops`, interfaces in `msde.ops`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, empty_like
 from torch import get_num_threads as threads
 
@@ -18,6 +21,14 @@ CODES = {
     activation: code
     for code, activation in enumerate([None, "relu", "silu", "shifted_softplus", "tanh", "elu"])
 }
+
+
+def normals(uid: Tensor, item: Tensor, count: int, stream: int, key: Sequence[int]) -> Tensor:
+    """See `philox.normal`; `key` are its two words."""
+    uid, item = _all(uid, item)
+    out = uid.new_empty(len(uid), count, dtype=torch.float32)
+    call("normals", uid, item, len(uid), count, stream, *key, out, threads(), dtype=torch.float32)
+    return out
 
 
 def _all(*tensors: Tensor) -> list[Tensor]:

@@ -18,8 +18,8 @@ from msde import native
 
 SOURCE = Path(native.__file__).parent / "csrc/ops/ops.cpp"
 FLAGS = (
-    "-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-shared", "-fPIC",
-    "-Wl,--as-needed",
+    "-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno",
+    "-fno-trapping-math", "-shared", "-fPIC", "-Wl,--as-needed",
 )  # fmt: skip
 CAPABILITY = (7, 0)  # the least that Triton compiles for
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}

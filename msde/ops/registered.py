@@ -42,6 +42,7 @@ SCHEMAS = {
     ),
     "frame_mean": "(Tensor b, Tensor frames, Tensor row_ptr) -> Tensor",
     "frame_mean_grad": "(Tensor g, Tensor frames, Tensor row_ptr) -> Tensor",
+    "normals": "(Tensor uid, Tensor item, int count, int stream, int[] key) -> Tensor",
     "sort_groups": "(Tensor key, int num_groups) -> (Tensor, Tensor)",
     "interpolated_conv": f"(Tensor x, Tensor table, {_KNOTS}, {_PAIRS}) -> Tensor",
     "interpolated_table_grad": f"(Tensor x, Tensor g, {_KNOTS}, {_PAIRS}) -> Tensor",
@@ -102,6 +103,9 @@ FAKES: dict[str, Callable[..., Any]] = {
     ),
     "frame_mean": lambda b, frames, row_ptr: b.new_empty(row_ptr.shape[0] - 1, 3),
     "frame_mean_grad": lambda g, frames, row_ptr: g.new_empty(frames.shape[0], 3),
+    "normals": lambda uid, item, count, *_: uid.new_empty(
+        uid.shape[0], count, dtype=torch.float32
+    ),
     "sort_groups": lambda key, num_groups: (key.new_empty(num_groups + 1), _like(key)),
     "interpolated_conv": lambda x, *_: _like(x),
     "interpolated_table_grad": lambda x, g, first, weight, order, cell_ptr, *_: x.new_empty(
@@ -128,7 +132,7 @@ FAKES: dict[str, Callable[..., Any]] = {
 # Elsewhere torch's own are taken.
 ON_CPU_ONLY = {
     name for part in ("linear", "batch_norm", "fourier_linear") for name in (part, f"{part}_grad")
-} | {"edge_geometry", "frame_mean", "frame_mean_grad", "sort_groups"}
+} | {"edge_geometry", "frame_mean", "frame_mean_grad", "normals", "sort_groups"}
 
 ops = torch.ops.msde
 
@@ -327,7 +331,11 @@ def _register() -> None:
         if name not in ON_CPU_ONLY:
             torch.library.impl(operator, "CUDA", _on_its_device(_by("gpu", name)))
         torch.library.register_fake(operator, FAKES[name])
-        if name in ("sort_groups", "edge_geometry"):  # used where nothing asks for gradients
+        if name in (
+            "sort_groups",
+            "normals",
+            "edge_geometry",
+        ):  # used where nothing asks for gradients
             continue
         if name in GRADIENTS:
             keep = _keep_linear if name == "linear" else _keep

@@ -5,6 +5,7 @@
 #include "fourier.hpp"
 #include "frames.hpp"
 #include "norm.hpp"
+#include "normals.hpp"
 
 using msde::Index;
 using msde::Knots;
@@ -36,6 +37,18 @@ void msde_group(const Index* key, Index count, Index keys, Index* ptr, Index* or
   Index* at = msde::scratch<Index, 7>(keys);
   std::copy(ptr, ptr + keys, at);
   for (Index n = 0; n < count; n++) order[at[key[n]]++] = n;
+}
+
+void msde_normals_f32(const Index* uid, const Index* item, Index rows, Index count, Index stream,
+                  Index key_low, Index key_high, float* out, Index threads) {
+  msde::Normals{uid,
+                item,
+                rows,
+                count,
+                static_cast<std::uint32_t>(stream),
+                static_cast<std::uint32_t>(key_low),
+                static_cast<std::uint32_t>(key_high)}
+      .run(out, threads);
 }
 
 #define DEFINE(name, T)                                                                          \

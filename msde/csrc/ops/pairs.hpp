@@ -167,16 +167,14 @@ template <class T>
 struct Logits {
   static constexpr int L = Lanes<T>::count;
   Index atoms, padded, width, chunk;
-  T *keys, *key_grad, *sums, *row;  // (width, padded) x 2, (atoms, padded), (padded)
-  const T* query;                   // (atoms, width)
+  T *keys, *row;   // (width, padded), (padded)
+  const T* query;  // (atoms, width)
   T scale;
 
   Logits(Index atoms, Index width, Index chunk)
       : atoms(atoms), padded((atoms + L - 1) / L * L), width(width), chunk(chunk) {
-    keys = scratch<T, 1>((2 * width + atoms + 1) * padded);
-    key_grad = keys + width * padded;
-    sums = key_grad + width * padded;
-    row = sums + atoms * padded;
+    keys = scratch<T, 1>((width + 1) * padded);
+    row = keys + width * padded;
     scale = T(1) / std::sqrt(T(chunk));
   }
 
@@ -209,22 +207,22 @@ void pair_attention(const T* q, const T* k, Pairs pairs, T* out, Index channels,
   each_molecule(pairs.molecules, threads, [&](Index m) {
     const Index first = pairs.ptr[m], n = pairs.ptr[m + 1] - first;
     Logits<T> logits(n, width, chunk);
+    const Index padded = logits.padded;
+    T* sums = scratch<T, 2>(n * padded);  // over the heads
     for (Index c = 0; c < channels; c++) {
       const Index at = (c * total + first) * width;
       logits.load(q + at, k + at);
       for (Index i = 0; i < n; i++) {
-        T* __restrict sum = logits.sums + i * logits.padded;
-        std::fill(sum, sum + logits.padded, T(0));
+        T* __restrict sum = sums + i * padded;
+        std::fill(sum, sum + padded, T(0));
         for (Index h = 0; h < heads; h++) {
           logits.tanh_row(i, h);
-          for (Index a = 0; a < logits.padded; a++) sum[a] += logits.row[a];
+          for (Index a = 0; a < padded; a++) sum[a] += logits.row[a];
         }
       }
       for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
         const Index i = pairs.i[p] - first, j = pairs.j[p] - first;
-        out[p * channels + c] =
-            (logits.sums[i * logits.padded + j] + logits.sums[j * logits.padded + i]) /
-            T(2 * heads);
+        out[p * channels + c] = (sums[i * padded + j] + sums[j * padded + i]) / T(2 * heads);
       }
     }
   });
@@ -239,32 +237,43 @@ void pair_attention_grad(const T* g, const T* q, const T* k, Pairs pairs, T* gq,
     const Index first = pairs.ptr[m], n = pairs.ptr[m + 1] - first;
     Logits<T> logits(n, width, chunk);
     const Index padded = logits.padded;
+    // Of each logit's tanh, and of the logits of a head, of query and key and the other way round.
+    T* upper = scratch<T, 2>((3 * padded + 2 * width) * padded);
+    T *slopes = upper + padded * padded, *turned = slopes + padded * padded;
+    T *query_grad = turned + padded * padded, *key_grad = query_grad + width * padded;
+    std::fill(upper, upper + 3 * padded * padded, T(0));
     for (Index c = 0; c < channels; c++) {
       const Index at = (c * total + first) * width;
       logits.load(q + at, k + at);
-      std::fill(logits.key_grad, logits.key_grad + width * padded, T(0));
-      std::fill(logits.sums, logits.sums + n * padded, T(0));  // the gradient of each logit's tanh
       for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
         const Index i = pairs.i[p] - first, j = pairs.j[p] - first;
-        logits.sums[i * padded + j] = logits.sums[j * padded + i] =
+        upper[i * padded + j] = upper[j * padded + i] =
             g[p * channels + c] * logits.scale / T(2 * heads);
       }
-      for (Index i = 0; i < n; i++)
-        for (Index h = 0; h < heads; h++) {
+      std::fill(query_grad, query_grad + 2 * width * padded, T(0));
+      for (Index h = 0; h < heads; h++) {
+        for (Index i = 0; i < n; i++) {
           logits.tanh_row(i, h);
-          T* __restrict row = logits.row;
-          const T* upper = logits.sums + i * padded;
-          for (Index a = 0; a < padded; a++) row[a] = upper[a] * (1 - row[a] * row[a]);
-          for (Index d = h * chunk; d < (h + 1) * chunk; d++) {
-            const T value = logits.query[i * width + d];
-            T* __restrict to = logits.key_grad + d * padded;
-            for (Index a = 0; a < padded; a++) to[a] += value * row[a];
-            gq[at + i * width + d] = dot(row, logits.keys + d * padded, padded);
+          const T *row = logits.row, *of_row = upper + i * padded;
+          T* __restrict slope = slopes + i * padded;
+          for (Index a = 0; a < padded; a++) slope[a] = of_row[a] * (1 - row[a] * row[a]);
+          for (Index a = 0; a < n; a++) turned[a * padded + i] = slope[a];
+        }
+        for (Index d = h * chunk; d < (h + 1) * chunk; d++) {
+          T *__restrict of_keys = key_grad + d * padded, *__restrict of_queries =
+              query_grad + d * padded;
+          for (Index i = 0; i < n; i++) {
+            const T value = logits.query[i * width + d], key = logits.keys[d * padded + i];
+            for (Index a = 0; a < padded; a++) of_keys[a] += value * slopes[i * padded + a];
+            for (Index a = 0; a < padded; a++) of_queries[a] += key * turned[i * padded + a];
           }
         }
+      }
       for (Index a = 0; a < n; a++)
-        for (Index d = 0; d < width; d++)
-          gk[at + a * width + d] = logits.key_grad[d * padded + a];
+        for (Index d = 0; d < width; d++) {
+          gq[at + a * width + d] = query_grad[d * padded + a];
+          gk[at + a * width + d] = key_grad[d * padded + a];
+        }
     }
   });
 }
