@@ -74,11 +74,9 @@ def linear_grad(
     small = outputs * inputs <= SMALL
     gx, gz = x.new_empty(x.shape if need_x else 0), None
     g_weight, g_bias = x.new_empty(weight.shape), x.new_empty(weight.shape[:-1])
-    if small:
-        parts = x.new_empty(PARTS, *(channels or [1]), outputs, inputs + 1)
-    else:
-        parts = x.new_empty(PARTS, outputs)
-        gz = None if h is None else g.new_empty(g.shape[-2:])
+    parts = x.new_empty(PARTS, *(channels or [1]), outputs, inputs + 1) if small else None
+    if not small and h is not None:
+        gz = g.new_empty(g.shape[-2:])
     call(
         "linear_grad", g, h, x, weight, *facts, int(small), gx if need_x else None, gz, parts,
         PARTS, g_weight, g_bias, threads(), dtype=x.dtype, strided=True,

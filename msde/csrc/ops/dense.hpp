@@ -64,34 +64,26 @@ struct Dense {
     add_parts(parts + channels * size, part_count, both, channels * outputs, g_bias, threads);
   }
 
-  // The same for many weights: `gz` has room for one channel's (rows, outputs), `parts` is
-  // (part_count, outputs).
-  void backward_large(const T* g, const T* h, T* gx, T* gz, T* parts, Index part_count,
-                      T* g_weight, T* g_bias, int threads) const {
+  // The same for many weights: `gz`, (rows, outputs), is needed where there is an activation.
+  void backward_large(const T* g, const T* h, T* gx, T* gz, T* g_weight, T* g_bias,
+                      int threads) const {
     for (Index c = 0; c < channels; c++) {
       const Index at = c * rows * outputs;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-      for (Index part = 0; part < part_count; part++) {
-        const Index first = part * rows / part_count, last = (part + 1) * rows / part_count;
-        T* mine = parts + part * outputs;
-        std::fill(mine, mine + outputs, T(0));
-        for (Index r = first; r < last; r++) {
-          if (gz) {
-            const Index row = at + r * outputs;
-            differentiate(activation, g + row, h + row, gz + r * outputs, outputs);
-          }
-          add_rows((gz ? gz : g + at) + r * outputs, 1, outputs, mine);
-        }
+      if (gz) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+        for (Index r = 0; r < rows; r++)
+          differentiate(activation, g + at + r * outputs, h + at + r * outputs, gz + r * outputs,
+                        outputs);
       }
-      add_parts(parts, part_count, outputs, outputs, g_bias + c * outputs, threads);
       const T* of_z = gz ? gz : g + at;
       if (gx)
         Matmul<T>{{of_z, outputs, 1}, weights(c), shared ? gx : gx + c * rows * inputs, rows,
                   outputs, inputs, shared && c > 0}
             .run(threads);
-      Matmul<T>{{of_z, 1, outputs}, {input(c), inputs, 1}, g_weight + c * outputs * inputs,
-                outputs, rows, inputs}
-          .run(threads);
+      Matmul<T> of_weight{{of_z, 1, outputs}, {input(c), inputs, 1},
+                          g_weight + c * outputs * inputs, outputs, rows, inputs};
+      of_weight.row_sums = g_bias + c * outputs;
+      of_weight.run(threads);
     }
   }
 };

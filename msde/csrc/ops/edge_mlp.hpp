@@ -88,8 +88,7 @@ struct EdgeMLP {
     hidden(first, count, packed, h);
     const View<T> grad{g + first * outputs, outputs, 1};
     product(grad, count, outputs, back_weight, width, gh, width, false);  // g W
-    differentiate(activation, gh, h, gh, count * width);
-    activate(activation, h, count * width);
+    activate_and_differentiate(activation, gh, h, count * width);
     pack(View<T>{h, width, 1}, count, width, columns);
     product(View<T>{grad.data, 1, outputs}, outputs, count, columns, width, mine, width, true);
     for (Index e = 0; e < count; e++) {

@@ -30,6 +30,14 @@ struct Lanes {
 template <class T>
 using Vector = typename Lanes<T>::Vector;
 template <class T>
+Vector<T>* vector_at(T* numbers) {
+  return reinterpret_cast<Vector<T>*>(numbers);
+}
+template <class T>
+const Vector<T>* vector_at(const T* numbers) {
+  return reinterpret_cast<const Vector<T>*>(numbers);
+}
+template <class T>
 constexpr int COLS = 2 * Lanes<T>::count;  // columns of a block
 constexpr Index DEPTH = 384;  // steps of k at once: a panel of b, DEPTH x COLS, stays in cache
 
@@ -103,7 +111,7 @@ void block(View<T> a, const T* __restrict panel, Index stride, Index depth, T* _
   for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = V{};
   const T* __restrict at = a.data;
   for (Index k = 0; k < depth; k++, at += a.column, panel += stride) {
-    const V b0 = *reinterpret_cast<const V*>(panel), b1 = *reinterpret_cast<const V*>(panel + L);
+    const V b0 = *vector_at(panel), b1 = *vector_at(panel + L);
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
       const T value = at[i * a.row];
@@ -114,7 +122,7 @@ void block(View<T> a, const T* __restrict panel, Index stride, Index depth, T* _
   if (width == COLS<T>) {
     for (int i = 0; i < rows; i++)
       for (int h = 0; h < 2; h++) {
-        V* out = reinterpret_cast<V*>(c + i * ldc + h * L);
+        V* out = vector_at(c + i * ldc + h * L);
         *out = add ? *out + sum[i][h] : sum[i][h];
       }
     return;

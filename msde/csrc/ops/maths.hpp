@@ -151,4 +151,20 @@ void differentiate(Activation activation, const T* g, const T* h, T* out, Index 
   }
 }
 
+// Multiply g by the derivative at h, and put the activation's result in the place of h.
+template <class T>
+void activate_and_differentiate(Activation activation, T* __restrict g, T* __restrict h,
+                                Index size) {
+  if (activation != SILU) {
+    activate(activation, h, size);
+    differentiate(activation, g, h, g, size);
+    return;
+  }
+  for (Index f = 0; f < size; f++) {
+    const T s = sigmoid(h[f]);
+    g[f] *= s * (1 + h[f] * (1 - s));
+    h[f] *= s;
+  }
+}
+
 }  // namespace msde

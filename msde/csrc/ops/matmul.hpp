@@ -36,6 +36,7 @@ struct Matmul {
   const T* bias = nullptr;
   Activation activation = NONE;
   T* before = nullptr;
+  T* row_sums = nullptr;  // gets the sum of each row of a, where its columns are apart
 
   Index panel_count() const { return panels<T>(columns); }
   Index width(Index panel) const { return std::min<Index>(COLS<T>, columns - panel * COLS<T>); }
@@ -48,23 +49,28 @@ struct Matmul {
   bool apart() const { return a.row == 1 && a.column > 1; }
 
   // Copy rows of a whose columns are apart: block after block of ROWS of them, (deep, ROWS).
-  const T* pack_rows(View<T> part, Index count, Index deep) const {
+  const T* pack_rows(View<T> part, Index count, Index deep, T* sums) const {
     T* packed = scratch<T, 8>(count * deep);
-    for (Index i = 0; i < count; i += ROWS) {
-      const Index tall = std::min<Index>(ROWS, count - i);
-      T* out = packed + i * deep;
-      for (Index k = 0; k < deep; k++)
-        std::memcpy(out + k * tall, part.at(i, k), sizeof(T) * tall);
+    const Index whole = count / ROWS * ROWS, rest = count - whole;
+    for (Index k = 0; k < deep; k++) {
+      const T* column = part.at(0, k);
+      for (Index i = 0; i < whole; i += ROWS)
+        std::memcpy(packed + i * deep + k * ROWS, column + i, sizeof(T) * ROWS);
+      if (rest) std::memcpy(packed + whole * deep + k * rest, column + whole, sizeof(T) * rest);
+      if (sums)
+        for (Index i = 0; i < count; i++) sums[i] += column[i];
     }
     return packed;
   }
 
   // Multiply the rows first ... first + count by all panels, k by k in steps of DEPTH at most.
   void multiply(Index first, Index count, const T* packed, Index step) const {
+    T* sums = row_sums ? row_sums + first : nullptr;
+    if (sums) std::fill(sums, sums + count, T(0));
     for (Index k = 0; k < depth; k += step) {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
-      const T* blocks = apart() ? pack_rows(part, count, deep) : nullptr;
+      const T* blocks = apart() ? pack_rows(part, count, deep, sums) : nullptr;
       for (Index p = 0; p < panel_count(); p++) {
         const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;
         const Index stride = direct(p) ? b.row : COLS<T>;

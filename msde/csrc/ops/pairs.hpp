@@ -139,8 +139,7 @@ T dot(const T* a, const T* b, Index width) {
   constexpr int L = Lanes<T>::count;
   Vector<T> sums{};
   Index f = 0;
-  for (; f + L <= width; f += L)
-    sums += *reinterpret_cast<const Vector<T>*>(a + f) * *reinterpret_cast<const Vector<T>*>(b + f);
+  for (; f + L <= width; f += L) sums += *vector_at(a + f) * *vector_at(b + f);
   T rest = 0;
   for (; f < width; f++) rest += a[f] * b[f];
   return total<T, VECTOR_BYTES>(&sums) + rest;
@@ -250,7 +249,6 @@ void pair_attention_grad(const T* g, const T* q, const T* k, Pairs pairs, T* gq,
         upper[i * padded + j] = upper[j * padded + i] =
             g[p * channels + c] * logits.scale / T(2 * heads);
       }
-      std::fill(query_grad, query_grad + 2 * width * padded, T(0));
       for (Index h = 0; h < heads; h++) {
         for (Index i = 0; i < n; i++) {
           logits.tanh_row(i, h);
@@ -259,15 +257,17 @@ void pair_attention_grad(const T* g, const T* q, const T* k, Pairs pairs, T* gq,
           for (Index a = 0; a < padded; a++) slope[a] = of_row[a] * (1 - row[a] * row[a]);
           for (Index a = 0; a < n; a++) turned[a * padded + i] = slope[a];
         }
-        for (Index d = h * chunk; d < (h + 1) * chunk; d++) {
-          T *__restrict of_keys = key_grad + d * padded, *__restrict of_queries =
-              query_grad + d * padded;
-          for (Index i = 0; i < n; i++) {
-            const T value = logits.query[i * width + d], key = logits.keys[d * padded + i];
-            for (Index a = 0; a < padded; a++) of_keys[a] += value * slopes[i * padded + a];
-            for (Index a = 0; a < padded; a++) of_queries[a] += key * turned[i * padded + a];
+        for (Index d = h * chunk; d < (h + 1) * chunk; d++)
+          for (Index a = 0; a < padded; a += Lanes<T>::count) {
+            Vector<T> of_keys{}, of_queries{};
+            for (Index i = 0; i < n; i++) {
+              const Index row = i * padded + a;
+              of_keys += logits.query[i * width + d] * *vector_at(slopes + row);
+              of_queries += logits.keys[d * padded + i] * *vector_at(turned + row);
+            }
+            *vector_at(key_grad + d * padded + a) = of_keys;
+            *vector_at(query_grad + d * padded + a) = of_queries;
           }
-        }
       }
       for (Index a = 0; a < n; a++)
         for (Index d = 0; d < width; d++) {
