@@ -101,27 +101,29 @@ void pack(View<T> b, Index depth, Index columns, T* out) {
 }
 
 // c (rows, COLS) = [c +] a (rows, depth) panel (depth, COLS), the rows of the panel `stride` apart;
-// only `width` columns are written.
-template <class T, int rows>
+// only `width` columns are written, and only as many vectors of them are computed.
+template <class T, int rows, int vectors>
 void block(View<T> a, const T* __restrict panel, Index stride, Index depth, T* __restrict c,
            Index ldc, Index width, bool add) {
   using V = Vector<T>;
   constexpr int L = Lanes<T>::count;
-  V sum[rows][2];
-  for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = V{};
+  V sum[rows][vectors];
+  for (int i = 0; i < rows; i++)
+    for (int h = 0; h < vectors; h++) sum[i][h] = V{};
   const T* __restrict at = a.data;
   for (Index k = 0; k < depth; k++, at += a.column, panel += stride) {
-    const V b0 = *vector_at(panel), b1 = *vector_at(panel + L);
+    V b[vectors];
+    for (int h = 0; h < vectors; h++) b[h] = *vector_at(panel + h * L);
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
       const T value = at[i * a.row];
-      sum[i][0] += value * b0;
-      sum[i][1] += value * b1;
+#pragma GCC unroll 2
+      for (int h = 0; h < vectors; h++) sum[i][h] += value * b[h];
     }
   }
-  if (width == COLS<T>) {
+  if (width == vectors * L) {
     for (int i = 0; i < rows; i++)
-      for (int h = 0; h < 2; h++) {
+      for (int h = 0; h < vectors; h++) {
         V* out = vector_at(c + i * ldc + h * L);
         *out = add ? *out + sum[i][h] : sum[i][h];
       }
@@ -134,20 +136,29 @@ void block(View<T> a, const T* __restrict panel, Index stride, Index depth, T* _
 }
 
 // The same for any number of rows.
-template <class T>
-void stripe(View<T> a, Index rows, const T* panel, Index stride, Index depth, T* c, Index ldc,
-            Index width, bool add) {
+template <class T, int vectors>
+void stripe_of(View<T> a, Index rows, const T* panel, Index stride, Index depth, T* c, Index ldc,
+               Index width, bool add) {
   Index i = 0;
   auto take = [&](auto size) {
     constexpr int n = decltype(size)::value;
     for (; i + n <= rows; i += n)
-      block<T, n>({a.at(i, 0), a.row, a.column}, panel, stride, depth, c + i * ldc, ldc,
-                  width, add);
+      block<T, n, vectors>({a.at(i, 0), a.row, a.column}, panel, stride, depth, c + i * ldc, ldc,
+                           width, add);
   };
   take(std::integral_constant<int, ROWS>());
   take(std::integral_constant<int, ROWS / 2>());
   take(std::integral_constant<int, ROWS / 6>());
   take(std::integral_constant<int, 1>());
+}
+
+template <class T>
+void stripe(View<T> a, Index rows, const T* panel, Index stride, Index depth, T* c, Index ldc,
+            Index width, bool add) {
+  if (width > Lanes<T>::count)
+    stripe_of<T, 2>(a, rows, panel, stride, depth, c, ldc, width, add);
+  else
+    stripe_of<T, 1>(a, rows, panel, stride, depth, c, ldc, width, add);
 }
 
 // c (rows, columns) = [c +] a (rows, depth) b (depth, columns), with b packed.
