@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from msde.batch import MoleculeBatch
-from msde.ops import registered
 
 Shape = Sequence[int]
 
@@ -42,7 +41,7 @@ def _pair_attention(q: Shape, k: Shape, chunk: int, index: Shape, *_: Any, **__:
     return 4 * index[1] * q[0] * q[2]
 
 
-_aten, _msde = torch.ops.aten, registered.ops
+_aten, _msde = torch.ops.aten, torch.ops.msde
 # The FLOPs of an op, given the shapes of its tensors: what torch's counter does not know.
 FLOPS: dict[Any, Callable[..., int]] = {
     _aten.addmm_: lambda out, a, b, **_: 2 * a[0] * a[1] * b[1],  # torch counts addmm only

@@ -101,6 +101,18 @@ def normal(key: Key, stream: Stream, uid: Tensor, item: Tensor | int, count: int
     return both.flatten(1)[:, :count]
 
 
+def dropout_factors(seed: int, count: int, dropout: float) -> Tensor:
+    """Draw what dropout multiplies by, (count,): 0, or 1 / (1 - dropout)."""
+    blocks = torch.arange(-(-count // 4))
+    drawn = words(Key(seed, 0), Stream.DROPOUT, blocks, 0, 4).flatten()[:count]
+    return (drawn >= threshold(dropout)).float() / (1 - dropout)
+
+
+def threshold(share: float) -> int:
+    """Return the word below which a share of all words lies."""
+    return min(round(share * 2**32), _MASK)
+
+
 def signed(uid: np.ndarray) -> Tensor:
     """Return unsigned 64-bit ids as the int64 tensor of the same bits, as `words` takes them."""
     return torch.from_numpy(uid.astype("<u8").view("<i8"))

@@ -633,6 +633,21 @@ def test_normals_are_those_of_philox(fused, rows, count):
         assert torch.equal(alone[0], found[row])
 
 
+@pytest.mark.parametrize("size", [(0, 8), (5, 3), (3000, 8)])
+def test_dropout_is_the_same_in_cpp_and_torch(fused, monkeypatch, size):
+    found = []
+    for way in ("fused", "reference"):
+        monkeypatch.setenv("MSDE_OPS", way)
+        torch.manual_seed(3)
+        found.append([ops.dropout_factors(size, 0.1, torch.ones(1)) for _ in range(2)])
+    (one, other), reference = found
+    assert one.shape == size and all(map(torch.equal, found[0], reference))
+    if len(one) > 100:
+        assert not torch.equal(one, other)
+        assert abs((one == 0).float().mean() - 0.1) < 0.01
+        assert torch.isclose(one.max(), torch.tensor(1 / 0.9)) and len(one.unique()) == 2
+
+
 @pytest.mark.parametrize("collinear", [0.0, 1e-4])
 @sizes_of_all_kinds
 def test_edge_geometry(fused, monkeypatch, sizes, collinear):

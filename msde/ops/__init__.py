@@ -7,11 +7,13 @@ sum has one owner and one order: the bits depend neither on chance nor on the nu
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from msde import philox
-from msde.ops import library, reference, registered
+from msde.ops import cpu, library, reference, registered
 from msde.ops.groups import (
     EdgeCodes,
     Edges,
@@ -40,6 +42,7 @@ __all__ = [
     "PairWeights",
     "Pairs",
     "batch_norm",
+    "dropout_factors",
     "edge_attention",
     "edge_geometry",
     "edge_mlp",
@@ -148,6 +151,18 @@ def normals(key: Key, stream: Stream, uid: Tensor, item: Tensor, count: int) -> 
     if uid.device.type == "cpu" and library.available():
         return _ops.normals(uid, item, count, int(stream), key.words)
     return philox.normal(key, stream, uid, item, count)
+
+
+def dropout_factors(shape: tuple[int, ...], dropout: float, like: Tensor) -> Tensor:
+    """Draw what dropout multiplies by: 0, or 1 / (1 - dropout).
+
+    torch's generator gives the seed; on a CPU the rest does not depend on who computes it.
+    """
+    if not like.is_cpu or torch.compiler.is_compiling():
+        return like.new_empty(shape).bernoulli_(1 - dropout).div_(1 - dropout)
+    draw = cpu if library.available() else philox
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    return draw.dropout_factors(seed, math.prod(shape), dropout).view(shape).to(like.dtype)
 
 
 def edge_geometry(

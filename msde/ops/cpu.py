@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, empty_like
 from torch import get_num_threads as threads
 
+from msde import philox
 from msde.ops.library import call
+from msde.philox import Key, Stream
 
 # Sums over many rows are cut into this many parts, whatever the number of threads, and the parts
 # are added up in order: so the bits are the same for any number.
@@ -28,6 +30,16 @@ def normals(uid: Tensor, item: Tensor, count: int, stream: int, key: Sequence[in
     uid, item = _all(uid, item)
     out = uid.new_empty(len(uid), count, dtype=torch.float32)
     call("normals", uid, item, len(uid), count, stream, *key, out, threads(), dtype=torch.float32)
+    return out
+
+
+def dropout_factors(seed: int, count: int, dropout: float) -> Tensor:
+    """See `philox.dropout_factors`."""
+    out = torch.empty(count)
+    call(
+        "dropout_factors", count, int(Stream.DROPOUT), *Key(seed, 0).words,
+        philox.threshold(dropout), 1 / (1 - dropout), out, threads(), dtype=torch.float32,
+    )  # fmt: skip
     return out
 
 

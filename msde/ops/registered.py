@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from msde.errors import MsdeError
-from msde.ops import reference
+from msde.ops import cpu, reference
 
 _KNOTS = "Tensor first, Tensor weight, Tensor order, Tensor cell_ptr"
 _CODES = "Tensor code, Tensor code_ptr, Tensor code_order"
@@ -133,8 +134,6 @@ FAKES: dict[str, Callable[..., Any]] = {
 ON_CPU_ONLY = {
     name for part in ("linear", "batch_norm", "fourier_linear") for name in (part, f"{part}_grad")
 } | {"edge_geometry", "frame_mean", "frame_mean_grad", "normals", "sort_groups"}
-
-ops = torch.ops.msde
 
 
 def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -303,6 +302,12 @@ GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
 }
 
 
+# What is saved for the gradients, where it is not all inputs.
+CONTEXTS = {"linear": _keep_linear}
+# Used where nobody asks for them.
+WITHOUT_GRADIENTS = {"sort_groups", "normals", "edge_geometry"}
+
+
 def _by(module: str, name: str) -> Callable[..., Any]:
     """Return the function of a module, looked up when it is called: Triton may be missing."""
 
@@ -331,17 +336,47 @@ def _register() -> None:
         if name not in ON_CPU_ONLY:
             torch.library.impl(operator, "CUDA", _on_its_device(_by("gpu", name)))
         torch.library.register_fake(operator, FAKES[name])
-        if name in (
-            "sort_groups",
-            "normals",
-            "edge_geometry",
-        ):  # used where nothing asks for gradients
-            continue
-        if name in GRADIENTS:
-            keep = _keep_linear if name == "linear" else _keep
-            torch.library.register_autograd(operator, GRADIENTS[name], setup_context=keep)
-        else:
-            torch.library.register_autograd(operator, _once)
+        if name not in WITHOUT_GRADIENTS:
+            gradient, keep = GRADIENTS.get(name, _once), CONTEXTS.get(name, _keep)
+            torch.library.register_autograd(operator, gradient, setup_context=keep)
+
+
+def _short_cut(name: str) -> Callable[..., Any]:
+    """Return the operator with a way to the C++ code that passes by torch's dispatcher.
+
+    The dispatcher takes longer than the work on small tensors. It is needed on GPUs and where
+    something has to see the operators: torch.compile, torch.func, counters of FLOPs.
+    """
+    operator, keep = getattr(torch.ops.msde, name), CONTEXTS.get(name, _keep)
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = getattr(cpu, name)(*inputs)
+            keep(ctx, inputs, output)
+            return output
+
+        backward = staticmethod(GRADIENTS.get(name, _once))
+
+    def call(*inputs: Any) -> Any:
+        tensors = [value for value in inputs if isinstance(value, Tensor)]
+        if not tensors[0].is_cpu or _is_watched():
+            return operator(*inputs)
+        differentiable = name not in WITHOUT_GRADIENTS and torch.is_grad_enabled()
+        if differentiable and any([tensor.requires_grad for tensor in tensors]):
+            return Function.apply(*inputs)
+        return getattr(cpu, name)(*inputs)
+
+    return call
+
+
+def _is_watched() -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 _register()
+ops = SimpleNamespace(**{name: _short_cut(name) for name in SCHEMAS})

@@ -23,7 +23,7 @@ from msde.layers import (
     at_least_float32,
     start_xavier,
 )
-from msde.ops import Edges, edge_attention, edge_mlp, edge_norm, frame_mean, linear
+from msde.ops import Edges, dropout_factors, edge_attention, edge_mlp, edge_norm, frame_mean, linear
 from msde.sde import input_scale, make_sde, per_row
 
 # Centred molecules of two atoms, and linear ones, are collinear with the origin: see edge_frames.
@@ -130,9 +130,7 @@ class EdgeAttention(nn.Module):
         e = at_least_float32(self.edge(edge_attr))  # (num_edges, hidden_dim)
         keep = None
         if self.training and self.dropout:
-            # What dropout makes of each attention weight.
-            kept = 1 - self.dropout
-            keep = e.new_empty(len(e), self.num_heads).bernoulli_(kept).div_(kept)
+            keep = dropout_factors((len(e), self.num_heads), self.dropout, e)
         q, k, v = (at_least_float32(part(n)) for part in (self.query, self.key, self.value))
         return edge_attention(q, k, v, e, keep, edges, self.num_heads) + self.root(n)
 

@@ -5,7 +5,7 @@
 #include "fourier.hpp"
 #include "frames.hpp"
 #include "norm.hpp"
-#include "normals.hpp"
+#include "philox.hpp"
 
 using msde::Index;
 using msde::Knots;
@@ -40,15 +40,16 @@ void msde_group(const Index* key, Index count, Index keys, Index* ptr, Index* or
 }
 
 void msde_normals_f32(const Index* uid, const Index* item, Index rows, Index count, Index stream,
-                  Index key_low, Index key_high, float* out, Index threads) {
-  msde::Normals{uid,
-                item,
-                rows,
-                count,
-                static_cast<std::uint32_t>(stream),
-                static_cast<std::uint32_t>(key_low),
-                static_cast<std::uint32_t>(key_high)}
-      .run(out, threads);
+                      Index key_low, Index key_high, float* out, Index threads) {
+  const msde::PhiloxKey key{msde::Word(key_low), msde::Word(key_high)};
+  msde::Normals{uid, item, rows, count, msde::Word(stream), key}.run(out, threads);
+}
+
+void msde_dropout_factors_f32(Index size, Index stream, Index key_low, Index key_high,
+                              Index threshold, double factor, float* out, Index threads) {
+  const msde::PhiloxKey key{msde::Word(key_low), msde::Word(key_high)};
+  msde::dropout_factors(size, msde::Word(stream), key, msde::Word(threshold), float(factor), out,
+                        threads);
 }
 
 #define DEFINE(name, T)                                                                          \

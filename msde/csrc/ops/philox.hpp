@@ -1,4 +1,4 @@
-// Standard normals by Philox4x32-10 and Box and Muller; see msde/philox.py.
+// Random numbers by Philox4x32-10; see msde/philox.py.
 #pragma once
 
 #include "maths.hpp"
@@ -22,11 +22,33 @@ inline float logarithm(float x) {
   return n * 0.693359375f + (n * -2.12194440e-4f + 2.0f * (s + s * z * p));
 }
 
+using Word = std::uint32_t;
+
+struct PhiloxKey {
+  Word low, high;
+
+  // Encrypt `size` counters, each of four words, in their place.
+  void encrypt(Word* __restrict c0, Word* __restrict c1, Word* __restrict c2, Word* __restrict c3,
+               Index size) const {
+    Word k0 = low, k1 = high;
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+      for (Index n = 0; n < size; n++) {
+        const std::uint64_t p0 = std::uint64_t(c0[n]) * 0xD2511F53u;
+        const std::uint64_t p1 = std::uint64_t(c2[n]) * 0xCD9E8D57u;
+        c0[n] = static_cast<Word>(p1 >> 32) ^ c1[n] ^ k0;
+        c1[n] = static_cast<Word>(p1);
+        c2[n] = static_cast<Word>(p0 >> 32) ^ c3[n] ^ k1;
+        c3[n] = static_cast<Word>(p0);
+      }
+  }
+};
+
+// Standard normals by Box and Muller.
 struct Normals {
-  using Word = std::uint32_t;
   const Index *uid, *item;  // of each row
   Index rows, count;        // numbers of a row
-  Word stream, key_low, key_high;
+  Word stream;
+  PhiloxKey key;
 
   static constexpr Index CHUNK = 1024;  // blocks of four numbers made together
 
@@ -52,26 +74,12 @@ struct Normals {
         c2[at] = static_cast<Word>(item[first + r]);
         c3[at] = static_cast<Word>(b << 8) | stream;
       }
-    encrypt(c0, c1, c2, c3, size);
+    key.encrypt(c0, c1, c2, c3, size);
     box_muller(c0, c1, made, made + size, size);
     box_muller(c2, c3, made + 2 * size, made + 3 * size, size);
     for (Index r = 0; r < number; r++)
       for (Index n = 0; n < count; n++)
         out[r * count + n] = made[n % 4 * size + r * blocks() + n / 4];
-  }
-
-  void encrypt(Word* __restrict c0, Word* __restrict c1, Word* __restrict c2, Word* __restrict c3,
-               Index size) const {
-    Word k0 = key_low, k1 = key_high;
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-      for (Index n = 0; n < size; n++) {
-        const std::uint64_t p0 = std::uint64_t(c0[n]) * 0xD2511F53u;
-        const std::uint64_t p1 = std::uint64_t(c2[n]) * 0xCD9E8D57u;
-        c0[n] = static_cast<Word>(p1 >> 32) ^ c1[n] ^ k0;
-        c1[n] = static_cast<Word>(p1);
-        c2[n] = static_cast<Word>(p0 >> 32) ^ c3[n] ^ k1;
-        c3[n] = static_cast<Word>(p0);
-      }
   }
 
   static void box_muller(const Word* one, const Word* other, float* __restrict cosines,
@@ -86,5 +94,26 @@ struct Normals {
     }
   }
 };
+
+// out = what dropout multiplies by: 0 where a word is below `threshold`, else `factor`.
+inline void dropout_factors(Index size, Word stream, PhiloxKey key, Word threshold, float factor,
+                            float* out, int threads) {
+  constexpr Index chunk = 1024;  // counters
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index first = 0; first < (size + 3) / 4; first += chunk) {
+    Word* words = scratch<Word, 9>(4 * chunk);
+    for (Index n = 0; n < chunk; n++) {
+      const std::uint64_t counter = first + n;
+      words[n] = static_cast<Word>(counter);
+      words[chunk + n] = static_cast<Word>(counter >> 32);
+      words[2 * chunk + n] = 0;
+      words[3 * chunk + n] = stream;
+    }
+    key.encrypt(words, words + chunk, words + 2 * chunk, words + 3 * chunk, chunk);
+    const Index last = std::min(4 * (first + chunk), size);
+    for (Index n = 4 * first; n < last; n++)
+      out[n] = words[n % 4 * chunk + n / 4 - first] < threshold ? 0.0f : factor;
+  }
+}
 
 }  // namespace msde
