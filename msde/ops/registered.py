@@ -349,14 +349,14 @@ def _short_cut(name: str) -> Callable[..., Any]:
     """
     operator, keep = getattr(torch.ops.msde, name), CONTEXTS.get(name, _keep)
 
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            output = getattr(cpu, name)(*inputs)
-            keep(ctx, inputs, output)
-            return output
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = getattr(cpu, name)(*inputs)
+        keep(ctx, inputs, output)
+        return output
 
-        backward = staticmethod(GRADIENTS.get(name, _once))
+    backward = GRADIENTS.get(name, _once)
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(name, (torch.autograd.Function,), members)
 
     def call(*inputs: Any) -> Any:
         tensors = [value for value in inputs if isinstance(value, Tensor)]
@@ -364,7 +364,7 @@ def _short_cut(name: str) -> Callable[..., Any]:
             return operator(*inputs)
         differentiable = name not in WITHOUT_GRADIENTS and torch.is_grad_enabled()
         if differentiable and any([tensor.requires_grad for tensor in tensors]):
-            return Function.apply(*inputs)
+            return function.apply(*inputs)
         return getattr(cpu, name)(*inputs)
 
     return call
