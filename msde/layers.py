@@ -46,6 +46,16 @@ class Linear(nn.Linear):
         return ops.linear(x, self.weight, self.bias, activation)
 
 
+class Dropout(nn.Dropout):
+    """nn.Dropout by `ops.dropout_factors`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Set a share of x to zero in training, and make up for it."""
+        if not (self.training and self.p):
+            return x
+        return x * ops.dropout_factors(x.shape, self.p, x)
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them; xavier-uniform weights, zero biases."""
 

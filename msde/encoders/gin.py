@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import GINConfig
-from msde.layers import BatchNorm, CategoricalEmbedding, Linear, Sequential, at_least_float32
+from msde.layers import (
+    BatchNorm,
+    CategoricalEmbedding,
+    Dropout,
+    Linear,
+    Sequential,
+    at_least_float32,
+)
 from msde.molecule import ATOM_SIZES, BOND_SIZES
 from msde.ops import EdgeCodes, Edges, gin_message, group_codes, segment_mean, sort_edges
 
@@ -66,7 +73,7 @@ class GIN(nn.Module):
         self.atom_embedding = CategoricalEmbedding(ATOM_SIZES, hidden_dim)
         self.layers = nn.ModuleList(GINLayer(hidden_dim) for _ in range(config.num_layers))
         self.norms = nn.ModuleList(BatchNorm(hidden_dim) for _ in range(config.num_layers))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Return the representation of each atom, (num_atoms, output_dim)."""

@@ -15,6 +15,7 @@ from msde.config import ConformerScoreConfig
 from msde.geometry import EdgeGeometry
 from msde.layers import (
     MLP,
+    Dropout,
     FourierLinear,
     Linear,
     Sequential,
@@ -144,7 +145,7 @@ class TransformerLayer(nn.Module):
         dim = config.hidden_dim
         self.attention = EdgeAttention(dim, config.num_heads, config.dropout)
         self.feed_forward = Sequential(
-            Linear(dim, dim), nn.SiLU(), nn.Dropout(config.dropout), Linear(dim, dim)
+            Linear(dim, dim), nn.SiLU(), Dropout(config.dropout), Linear(dim, dim)
         )
         self.norm_attention = nn.LayerNorm(dim)
         self.norm_feed_forward = nn.LayerNorm(dim)
