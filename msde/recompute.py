@@ -31,8 +31,8 @@ KINDS = (
 def checkpoint_activations(module: nn.Module) -> None:
     """Let the layers in a module keep their inputs only.
 
-    They are computed twice, for a third more time. Dropout draws the same again, and BatchNorm's
-    running statistics are taken once.
+    The rest is computed twice. Dropout draws the same again, and BatchNorm's running statistics are
+    taken once.
     """
     if isinstance(module, KINDS):
         forward = module.forward

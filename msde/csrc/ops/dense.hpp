@@ -50,7 +50,7 @@ struct Dense {
           const Index count = std::min(tile, last - first), at = (c * rows + first) * outputs;
           const T* rows_of_x = input(c) + first * inputs;
           differentiate(activation, g + at, h ? h + at : g, gz, count * outputs);
-          add_rows(gz, count, outputs, of_bias + c * outputs);
+          add_rows(gz, count, outputs, outputs, of_bias + c * outputs);
           if (gx)
             product(View<T>{gz, outputs, 1}, count, outputs, packed + c * packed_size, inputs,
                     (shared ? gx : gx + c * rows * inputs) + first * inputs, inputs,
@@ -69,17 +69,20 @@ struct Dense {
                       int threads) const {
     for (Index c = 0; c < channels; c++) {
       const Index at = c * rows * outputs;
-      if (gz) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-        for (Index r = 0; r < rows; r++)
-          differentiate(activation, g + at + r * outputs, h + at + r * outputs, gz + r * outputs,
-                        outputs);
-      }
       const T* of_z = gz ? gz : g + at;
-      if (gx)
-        Matmul<T>{{of_z, outputs, 1}, weights(c), shared ? gx : gx + c * rows * inputs, rows,
-                  outputs, inputs, shared && c > 0}
-            .run(threads);
+      auto differentiated = [&](Index first, Index count) {
+        const Index from = first * outputs;
+        if (gz)
+          differentiate(activation, g + at + from, h + at + from, gz + from, count * outputs);
+      };
+      if (gx) {
+        const Matmul<T> of_x{{of_z, outputs, 1}, weights(c), shared ? gx : gx + c * rows * inputs,
+                             rows, outputs, inputs, shared && c > 0};
+        of_x.run(threads, differentiated);
+      } else {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+        for (Index r = 0; r < rows; r++) differentiated(r, 1);
+      }
       Matmul<T> of_weight{{of_z, 1, outputs}, {input(c), inputs, 1},
                           g_weight + c * outputs * inputs, outputs, rows, inputs};
       of_weight.row_sums = g_bias + c * outputs;

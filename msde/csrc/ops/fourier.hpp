@@ -61,7 +61,7 @@ struct FourierLinear {
         pack(View<T>{made, inputs(), 1}, count, inputs(), columns);
         product(View<T>{g + first * outputs, 1, outputs}, outputs, count, columns, inputs(), mine,
                 inputs(), true);
-        add_rows(g + first * outputs, count, outputs, mine + size);
+        add_rows(g + first * outputs, count, outputs, outputs, mine + size);
       }
     }
     add_parts(parts, part_count, both, size, g_weight, threads);

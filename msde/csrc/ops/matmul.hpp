@@ -18,11 +18,18 @@ void add_parts(const T* parts, Index count, Index stride, Index size, T* out, in
   }
 }
 
-// sum (width) += the sum of `count` rows.
+// sum (width) += the sum of `count` rows, `stride` apart. Few are added up at a time, so that rounding
+// does not grow with their number.
 template <class T>
-void add_rows(const T* rows, Index count, Index width, T* __restrict sum) {
-  for (Index r = 0; r < count; r++)
-    for (Index f = 0; f < width; f++) sum[f] += rows[r * width + f];
+void add_rows(const T* rows, Index count, Index stride, Index width, T* __restrict sum) {
+  constexpr Index few = 32;
+  T* __restrict part = scratch<T, 11>(width);
+  for (Index first = 0; first < count; first += few) {
+    std::fill(part, part + width, T(0));
+    for (Index r = first; r < std::min(first + few, count); r++)
+      for (Index f = 0; f < width; f++) part[f] += rows[r * stride + f];
+    for (Index f = 0; f < width; f++) sum[f] += part[f];
+  }
 }
 
 // c (rows, columns) = activation([c +] a (rows, depth) b (depth, columns) [+ bias]), c row after
@@ -57,9 +64,8 @@ struct Matmul {
       for (Index i = 0; i < whole; i += ROWS)
         std::memcpy(packed + i * deep + k * ROWS, column + i, sizeof(T) * ROWS);
       if (rest) std::memcpy(packed + whole * deep + k * rest, column + whole, sizeof(T) * rest);
-      if (sums)
-        for (Index i = 0; i < count; i++) sums[i] += column[i];
     }
+    if (sums) add_rows(part.data, deep, part.column, count, sums);
     return packed;
   }
 
@@ -86,18 +92,17 @@ struct Matmul {
         }
       }
     }
-    for (Index i = first; i < first + count; i++) finish(i);
-  }
-
-  void finish(Index row) const {
-    T* __restrict to = c + row * columns;
+    T* __restrict to = c + first * columns;
     if (bias)
-      for (Index j = 0; j < columns; j++) to[j] += bias[j];
-    if (before) std::copy(to, to + columns, before + row * columns);
-    activate(activation, to, columns);
+      for (Index i = 0; i < count; i++)
+        for (Index j = 0; j < columns; j++) to[i * columns + j] += bias[j];
+    if (before) std::copy(to, to + count * columns, before + first * columns);
+    activate(activation, to, count * columns);
   }
 
-  void run(int threads) const {
+  // `prepare(first, count)` is called for rows of a before they are used, by who uses them.
+  template <class Prepare>
+  void run(int threads, Prepare prepare) const {
     if (depth == 0 && !add) std::fill(c, c + rows * columns, T(0));
     T* packed = scratch<T, 0>(panel_count() * depth * COLS<T>);
     const Index stages = (depth + DEPTH - 1) / DEPTH;
@@ -118,9 +123,16 @@ struct Matmul {
                        packed + (p * depth + k) * COLS<T>);
         }
 #pragma omp for schedule(dynamic)
-      for (Index s = 0; s < stripes; s++)
-        multiply(s * tall, std::min(tall, rows - s * tall), packed, step);
+      for (Index s = 0; s < stripes; s++) {
+        const Index first = s * tall, count = std::min(tall, rows - first);
+        prepare(first, count);
+        multiply(first, count, packed, step);
+      }
     }
+  }
+
+  void run(int threads) const {
+    run(threads, [](Index, Index) {});
   }
 };
 
