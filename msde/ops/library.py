@@ -8,8 +8,8 @@ import importlib
 import logging
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ FLAGS = (
 )  # fmt: skip
 CAPABILITY = (7, 0)  # the least that Triton compiles for
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
-_C_TYPES = {int: ctypes.c_int64, float: ctypes.c_double}  # all else is a pointer
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +88,16 @@ def own_products() -> bool:
 
 
 @functools.cache
-def _function(name: str, types: tuple[type, ...]) -> Callable[..., None]:
-    function = getattr(_load(), name)
-    function.argtypes = types
+def _function(symbol: str) -> Any:
+    function = getattr(_load(), symbol)
     function.restype = None
     return function
+
+
+def _c_type(argument: Tensor | float | None) -> type:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p
+    return ctypes.c_double if isinstance(argument, float) else ctypes.c_int64
 
 
 def call(
@@ -111,17 +115,17 @@ def call(
     Raises:
         ValueError: a tensor is not what the function would read.
     """
-    types: list[type] = []
     values: list[float | None] = []
     for argument in arguments:
-        if isinstance(argument, Tensor):
-            if argument.dtype not in (dtype, torch.int64):
-                raise ValueError(f"{name} takes {dtype} and int64, not {argument.dtype}")
-            if not (strided or argument.is_contiguous()):
-                raise ValueError(f"{name} takes contiguous tensors")
-            values.append(argument.data_ptr())
-        else:
+        if not isinstance(argument, Tensor):
             values.append(argument)
-        types.append(_C_TYPES.get(type(argument), ctypes.c_void_p))
-    symbol = f"msde_{name}_{SUFFIXES[dtype]}" if dtype else f"msde_{name}"
-    _function(symbol, tuple(types))(*values)
+            continue
+        if argument.dtype not in (dtype, torch.int64):
+            raise ValueError(f"{name} takes {dtype} and int64, not {argument.dtype}")
+        if not (strided or argument.is_contiguous()):
+            raise ValueError(f"{name} takes contiguous tensors")
+        values.append(argument.data_ptr())
+    function = _function(f"msde_{name}_{SUFFIXES[dtype]}" if dtype else f"msde_{name}")
+    if function.argtypes is None:  # an argument's place says what it is: the same at every call
+        function.argtypes = [_c_type(argument) for argument in arguments]
+    function(*values)
