@@ -22,7 +22,9 @@ part step-256.json 90 python "$here/step.py" --input "$input" --json $published
 part step-1024.json 90 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 --json $published
 part ops.json 90 python "$here/ops.py" --input "$input"
 part kernels.json 45 python "$here/kernels.py" --input "$input" --trace "$output/step.json.gz"
-part step-xl.json 90 python "$here/step.py" --input "$input" --preset xl --turns 1 --json \
+# A billion parameters do not fit where there is no GPU: there this shows that the script runs.
+big=$(python -c "import torch; print('xl' if torch.cuda.is_available() else 'base')")
+part "step-$big.json" 90 python "$here/step.py" --input "$input" --preset "$big" --turns 1 --json \
     --bfloat16 --activation-checkpointing
 cat "$output"/*.log 2> /dev/null | tail -40 >&2
 ls "$output"

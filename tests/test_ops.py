@@ -353,7 +353,15 @@ def test_triton_kernels(gpu, fused, monkeypatch, name, dtype):
         assert one.dtype == other.dtype and torch.allclose(one, other, tolerance, tolerance)
 
 
-LAYERS = [(0, 3, 4), (1, 0, 2), (7, 1, 1), (61, 800, 33), (130, 65, 64), (500, 130, 110)]
+LAYERS = [
+    (0, 3, 4),
+    (1, 0, 2),
+    (7, 1, 1),
+    (61, 800, 33),
+    (130, 65, 64),
+    (500, 130, 110),
+    (70, 10_001, 1),
+]
 
 
 @pytest.mark.parametrize("activation", [None, "silu", "tanh"])

@@ -43,7 +43,7 @@ struct Matmul {
   const T* bias = nullptr;
   Activation activation = NONE;
   T* before = nullptr;
-  T* row_sums = nullptr;  // gets the sum of each row of a, where its columns are apart
+  T* row_sums = nullptr;  // gets the sum of each row of a, where rows of a are one number apart
 
   Index panel_count() const { return panels<T>(columns); }
   Index width(Index panel) const { return std::min<Index>(COLS<T>, columns - panel * COLS<T>); }
@@ -53,9 +53,10 @@ struct Matmul {
     return rows <= 4 * ROWS && b.column == 1 && width(panel) == COLS<T>;
   }
 
-  bool apart() const { return a.row == 1 && a.column > 1; }
+  // Whether to copy rows of a, too: it pays where the numbers of a row are apart.
+  bool apart() const { return a.row == 1 && (a.column > 1 || row_sums); }
 
-  // Copy rows of a whose columns are apart: block after block of ROWS of them, (deep, ROWS).
+  // Copy rows of a: block after block of ROWS of them, (deep, ROWS).
   const T* pack_rows(View<T> part, Index count, Index deep, T* sums) const {
     T* packed = scratch<T, 8>(count * deep);
     const Index whole = count / ROWS * ROWS, rest = count - whole;
