@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from msde import ops
-from msde.ops import segment_mean
 
 EPSILON = 1e-6  # added to every norm that divides, as in the published frames
 
@@ -38,7 +37,7 @@ def centre(rows: Tensor, batch: Tensor, counts: Tensor) -> Tensor:
         batch: (num_atoms,) molecule of each row.
         counts: (num_graphs,) rows of each molecule.
     """
-    return rows - segment_mean(rows, batch, counts).index_select(0, batch)
+    return rows - ops.segment_mean(rows, batch, counts).index_select(0, batch)
 
 
 def distances(pos: Tensor, pair_index: Tensor) -> Tensor:

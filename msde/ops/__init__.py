@@ -27,7 +27,6 @@ from msde.ops.interpolation import Interpolation
 from msde.ops.reference import (
     ACTIVATIONS,
     filter_conv,
-    fourier_features,
     segment_mean,
     segment_softmax,
     segment_sum,
@@ -48,7 +47,6 @@ __all__ = [
     "edge_mlp",
     "edge_norm",
     "filter_conv",
-    "fourier_features",
     "fourier_linear",
     "frame_mean",
     "gin_message",

@@ -12,7 +12,7 @@ from torch import Tensor, empty_like
 from torch import get_num_threads as threads
 
 from msde import philox
-from msde.ops.library import call
+from msde.ops.library import call, contiguous
 from msde.philox import Key, Stream
 
 # Sums over many rows are cut into this many parts, whatever the number of threads, and the parts
@@ -27,7 +27,7 @@ CODES = {
 
 def normals(uid: Tensor, item: Tensor, count: int, stream: int, key: Sequence[int]) -> Tensor:
     """See `philox.normal`; `key` are its two words."""
-    uid, item = _all(uid, item)
+    uid, item = contiguous(uid, item)
     out = uid.new_empty(len(uid), count, dtype=torch.float32)
     call("normals", uid, item, len(uid), count, stream, *key, out, threads(), dtype=torch.float32)
     return out
@@ -41,10 +41,6 @@ def dropout_factors(seed: int, count: int, dropout: float) -> Tensor:
         philox.threshold(dropout), 1 / (1 - dropout), out, threads(), dtype=torch.float32,
     )  # fmt: skip
     return out
-
-
-def _all(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.contiguous() for tensor in tensors]
 
 
 def _layer(x: Tensor, weight: Tensor, activation: str | None) -> tuple[list[Tensor], list[int]]:
@@ -62,7 +58,7 @@ def linear(
 ) -> tuple[Tensor, Tensor]:
     """Return activation(x weight^T + bias) and, for SiLU, what it is applied to."""
     (x, weight), facts = _layer(x, weight, activation)
-    bias = None if bias is None else bias.contiguous()
+    (bias,) = contiguous(bias)
     y = x.new_empty(*weight.shape[:-2], x.shape[-2], weight.shape[-2])
     before = y.new_empty(y.shape if activation == "silu" else 0)
     call(
@@ -100,7 +96,7 @@ def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return x normalised over its rows, and their mean and biased variance."""
-    x, weight, bias = _all(x, weight, bias)
+    x, weight, bias = contiguous(x, weight, bias)
     rows, width = x.shape
     y, mean, variance = empty_like(x), empty_like(weight), empty_like(weight)
     parts = x.new_empty(PARTS, 2, width)
@@ -116,7 +112,7 @@ def batch_norm_grad(
     variance: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, weight and bias."""
-    g, x, weight, bias = _all(g, x, weight, bias)
+    g, x, weight, bias = contiguous(g, x, weight, bias)
     rows, width = x.shape
     gx, g_weight, g_bias = map(empty_like, (x, weight, bias))
     parts = x.new_empty(PARTS, 2, width)
@@ -129,7 +125,7 @@ def batch_norm_grad(
 
 def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Map v, (rows, scalars), to (rows, outputs)."""
-    v, frequency, weight, bias = _all(v, frequency, weight, bias)
+    v, frequency, weight, bias = contiguous(v, frequency, weight, bias)
     y = v.new_empty(len(v), len(weight))
     call(
         "fourier_linear", v, frequency, weight, *v.shape, len(frequency), len(weight), bias, y,
@@ -140,7 +136,7 @@ def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -
 
 def fourier_linear_grad(g: Tensor, v: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of weight and bias."""
-    g, v, frequency = _all(g, v, frequency)
+    g, v, frequency = contiguous(g, v, frequency)
     outputs, inputs = g.shape[1], 2 * v.shape[1] * len(frequency)
     g_weight, g_bias = v.new_empty(outputs, inputs), v.new_empty(outputs)
     parts = v.new_empty(PARTS, outputs, inputs + 1)
@@ -163,7 +159,7 @@ def edge_geometry(
     pos: Tensor, index: Tensor, collinear: float, epsilon: float
 ) -> tuple[Tensor, ...]:
     """See `geometry.edge_geometry`."""
-    pos, index = _all(pos, index)
+    pos, index = contiguous(pos, index)
     num_edges = index.shape[1]
     shapes = ((num_edges, 3, 3), (num_edges, 2), (num_edges, 2), (num_edges, 2), (num_edges,))
     found = tuple(map(pos.new_empty, shapes))
@@ -176,7 +172,7 @@ def edge_geometry(
 
 def frame_mean(b: Tensor, frames: Tensor, row_ptr: Tensor) -> Tensor:
     """Return the mean of b, (num_edges, 3), along frames over the edges into each atom."""
-    b, frames = _all(b, frames)
+    b, frames = contiguous(b, frames)
     atoms = len(row_ptr) - 1
     y = b.new_empty(atoms, 3)
     call("frame_mean", b, frames, row_ptr, atoms, y, threads(), dtype=b.dtype)
@@ -185,7 +181,7 @@ def frame_mean(b: Tensor, frames: Tensor, row_ptr: Tensor) -> Tensor:
 
 def frame_mean_grad(g: Tensor, frames: Tensor, row_ptr: Tensor) -> Tensor:
     """Return the gradient of b, (num_edges, 3)."""
-    g, frames = _all(g, frames)
+    g, frames = contiguous(g, frames)
     gb = g.new_empty(len(frames), 3)
     call("frame_mean_grad", g, frames, row_ptr, len(g), gb, threads(), dtype=g.dtype)
     return gb
@@ -196,7 +192,7 @@ def interpolated_conv(
     index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,
 ) -> Tensor:  # fmt: skip
     """Convolve x, (num_atoms, width), with filters in a table, (num_rows, width)."""
-    x, table = _all(x, table)
+    x, table = contiguous(x, table)
     out = empty_like(x)
     pairs = (index, ptr, pair_ptr, len(ptr) - 1)
     call(
@@ -211,7 +207,7 @@ def interpolated_table_grad(
     index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return the gradient of the table, (num_rows, width)."""
-    x, g = _all(x, g)
+    x, g = contiguous(x, g)
     cells, width = len(cell_ptr) - 1, x.shape[1]
     parts, out = x.new_empty(cells, 4, width), x.new_empty(cells + 3, width)
     pairs = (index, ptr, pair_ptr, len(ptr) - 1)
@@ -226,7 +222,7 @@ def pair_sum(
     weight: Tensor, x: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
 ) -> Tensor:
     """Sum over pairs: weight (num_pairs, channels), x (channels, num_atoms, width)."""
-    weight, x = _all(weight, x)
+    weight, x = contiguous(weight, x)
     out = empty_like(x)
     call(
         "pair_sum", weight, x, index, ptr, pair_ptr, len(ptr) - 1, out, len(x), x.shape[2],
@@ -239,7 +235,7 @@ def pair_dot(
     x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
 ) -> Tensor:
     """Return the gradient of the weights of `pair_sum`, (num_pairs, channels)."""
-    x, g = _all(x, g)
+    x, g = contiguous(x, g)
     out = x.new_empty(index.shape[1], len(x))
     call(
         "pair_dot", x, g, index, ptr, pair_ptr, len(ptr) - 1, out, len(x), x.shape[2], threads(),
@@ -252,7 +248,7 @@ def pair_attention(
     q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
 ) -> Tensor:
     """Return symmetric attention, (num_pairs, channels)."""
-    q, k = _all(q, k)
+    q, k = contiguous(q, k)
     out = q.new_empty(index.shape[1], len(q))
     call(
         "pair_attention", q, k, index, ptr, pair_ptr, len(ptr) - 1, out, len(q), q.shape[2], chunk,
@@ -266,7 +262,7 @@ def pair_attention_grad(
     graph: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of q and k."""
-    g, q, k = _all(g, q, k)
+    g, q, k = contiguous(g, q, k)
     gq, gk = empty_like(q), empty_like(k)
     call(
         "pair_attention_grad", g, q, k, index, ptr, pair_ptr, len(ptr) - 1, gq, gk, len(q),
@@ -277,7 +273,7 @@ def pair_attention_grad(
 
 def sum_over_edges(x: Tensor, index: Tensor, row_ptr: Tensor) -> Tensor:
     """Sum x, (num_atoms, width), over each atom's neighbours."""
-    (x,) = _all(x)
+    (x,) = contiguous(x)
     out = empty_like(x)
     call(
         "sum_over_edges", x, row_ptr, index, len(row_ptr) - 1, out, x.shape[1], threads(),
@@ -291,7 +287,7 @@ def gin_message(
     index: Tensor, row_ptr: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return (1 + eps) x + sum of relu(x_source + table[code]), (num_atoms, width)."""
-    x, table = _all(x, table)
+    x, table = contiguous(x, table)
     out = empty_like(x)
     call(
         "gin_message", x, table, eps, row_ptr, index, len(row_ptr) - 1, code, out, x.shape[1],
@@ -305,14 +301,15 @@ def gin_message_grad(
     code_order: Tensor, index: Tensor, row_ptr: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, table and eps."""
-    g, x, table = _all(g, x, table)
-    (codes, width), size = table.shape, table.numel() + 1
-    gx, grads, parts = empty_like(x), x.new_empty(size), x.new_empty(PARTS, size)
+    g, x, table = contiguous(g, x, table)
+    codes, width = table.shape
+    gx, g_table, g_eps = map(empty_like, (x, table, eps))
+    parts = x.new_empty(PARTS, table.numel() + 1)
     call(
         "gin_message_grad", g, x, table, eps, row_ptr, index, len(row_ptr) - 1, code, gx, parts,
-        PARTS, grads, codes, width, threads(), dtype=x.dtype,
+        PARTS, g_table, g_eps, codes, width, threads(), dtype=x.dtype,
     )  # fmt: skip
-    return gx, grads[:-1].clone().view(codes, width), grads[-1:].clone()
+    return gx, g_table, g_eps
 
 
 def edge_attention(
@@ -320,8 +317,7 @@ def edge_attention(
     index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the attended values, (num_atoms, width), and the attention, (num_edges, heads)."""
-    q, k, v, edge = _all(q, k, v, edge)
-    keep = None if keep is None else keep.contiguous()
+    q, k, v, edge, keep = contiguous(q, k, v, edge, keep)
     out, alpha = empty_like(q), q.new_empty(len(edge), heads)
     call(
         "edge_attention", q, k, v, edge, keep, row_ptr, index, len(row_ptr) - 1, alpha, out, heads,
@@ -335,8 +331,7 @@ def edge_attention_grad(
     heads: int, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of q, k, v and edge."""
-    g, q, k, v, edge = _all(g, q, k, v, edge)
-    keep = None if keep is None else keep.contiguous()
+    g, q, k, v, edge, keep = contiguous(g, q, k, v, edge, keep)
     gq, gk, gv, ge = map(empty_like, (q, k, v, edge))
     call(
         "edge_attention_grad", g, q, k, v, edge, keep, alpha, row_ptr, index, len(row_ptr) - 1, ptr,
@@ -350,8 +345,7 @@ def edge_mlp(
     bias: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return weight activation(a_source + b_target [+ attr_weight attr]) + bias for each edge."""
-    a, b, weight, bias = _all(a, b, weight, bias)
-    attr, attr_weight = (None if t is None else t.contiguous() for t in (attr, attr_weight))
+    a, b, attr, attr_weight, weight, bias = contiguous(a, b, attr, attr_weight, weight, bias)
     outputs, width = weight.shape
     inputs = 0 if attr is None else attr.shape[1]
     out = a.new_empty(index.shape[1], outputs)
@@ -367,21 +361,16 @@ def edge_mlp_grad(
     weight: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> list[Tensor]:  # fmt: skip
     """Return the gradients of a, b, weight and, where there is one, attr and attr_weight."""
-    g, a, b, weight = _all(g, a, b, weight)
-    attr, attr_weight = (None if t is None else t.contiguous() for t in (attr, attr_weight))
+    g, a, b, attr, attr_weight, weight = contiguous(g, a, b, attr, attr_weight, weight)
     outputs, width = weight.shape
     inputs = 0 if attr is None else attr.shape[1]
-    ga, gb, g_attr = empty_like(a), empty_like(b), None if attr is None else empty_like(attr)
+    ga, gb, g_weight = map(empty_like, (a, b, weight))
+    of_attr = [] if attr is None else [empty_like(attr), empty_like(attr_weight)]
     edge_ptr = row_ptr.index_select(0, ptr)  # (num_graphs + 1,) offsets of the molecules' edges
-    size = (outputs + inputs) * width
-    parts, grads = a.new_empty(PARTS, size), a.new_empty(size)
+    parts = a.new_empty(PARTS, outputs + inputs, width)
     call(
         "edge_mlp_grad", g, a, b, attr, attr_weight, weight, index, width, inputs, outputs,
-        CODES[activation], index.shape[1], ptr, edge_ptr, len(ptr) - 1, ga, gb, g_attr, parts,
-        PARTS, grads, threads(), dtype=a.dtype,
+        CODES[activation], index.shape[1], ptr, edge_ptr, len(ptr) - 1, ga, gb, g_weight,
+        *(of_attr or (None, None)), parts, PARTS, threads(), dtype=a.dtype,
     )  # fmt: skip
-    g_weight, g_attr_weight = grads.split([outputs * width, width * inputs])
-    found = [ga, gb, g_weight.clone().view(outputs, width)]
-    if g_attr is None:
-        return found
-    return [*found, g_attr, g_attr_weight.clone().view(width, inputs)]
+    return [ga, gb, g_weight, *of_attr]

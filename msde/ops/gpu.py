@@ -14,6 +14,7 @@ from torch import Tensor, empty_like
 
 from msde.ops import triton_edge_mlp
 from msde.ops import triton_kernels as kernels
+from msde.ops.library import contiguous
 
 TILE = 32  # edges or pairs taken together
 BLOCK = 64  # of the hidden layer of the edge MLP
@@ -24,16 +25,12 @@ def _block(width: int) -> int:
     return triton.next_power_of_2(width)
 
 
-def _all(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.contiguous() for tensor in tensors]
-
-
 def interpolated_conv(
     x: Tensor, table: Tensor, first: Tensor, weight: Tensor, order: Tensor, cell_ptr: Tensor,
     index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,
 ) -> Tensor:  # fmt: skip
     """Convolve x, (num_atoms, width), with filters in a table, (num_rows, width)."""
-    x, table = _all(x, table)
+    x, table = contiguous(x, table)
     (atoms, width), out = x.shape, empty_like(x)
     kernels.interpolated_conv[(atoms,)](
         x, table, first, weight, graph, ptr, pair_ptr, out, width, _block(width)
@@ -46,7 +43,7 @@ def interpolated_table_grad(
     index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return the gradient of the table, (num_rows, width)."""
-    x, g = _all(x, g)
+    x, g = contiguous(x, g)
     cells, width = len(cell_ptr) - 1, x.shape[1]
     parts = x.new_empty(cells, 4, width)
     kernels.interpolated_table_grad[(cells,)](
@@ -62,7 +59,7 @@ def pair_sum(
     weight: Tensor, x: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
 ) -> Tensor:
     """Sum over pairs: weight (num_pairs, channels), x (channels, num_atoms, width)."""
-    weight, x = _all(weight, x)
+    weight, x = contiguous(weight, x)
     (channels, atoms, width), out = x.shape, empty_like(x)
     kernels.pair_sum[(atoms, channels)](
         weight, x, graph, ptr, pair_ptr, out, atoms, channels, width, _block(width)
@@ -74,7 +71,7 @@ def pair_dot(
     x: Tensor, g: Tensor, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
 ) -> Tensor:
     """Return the gradient of the weights of `pair_sum`, (num_pairs, channels)."""
-    x, g = _all(x, g)
+    x, g = contiguous(x, g)
     (channels, atoms, width), num_pairs = x.shape, index.shape[1]
     out = x.new_empty(num_pairs, channels)
     if num_pairs:
@@ -88,7 +85,7 @@ def pair_attention(
     q: Tensor, k: Tensor, chunk: int, index: Tensor, ptr: Tensor, pair_ptr: Tensor, graph: Tensor
 ) -> Tensor:
     """Return symmetric attention, (num_pairs, channels)."""
-    q, k = _all(q, k)
+    q, k = contiguous(q, k)
     (channels, atoms, width), num_pairs = q.shape, index.shape[1]
     out = q.new_empty(num_pairs, channels)
     if num_pairs:
@@ -104,7 +101,7 @@ def pair_attention_grad(
     graph: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of q and k."""
-    g, q, k = _all(g, q, k)
+    g, q, k = contiguous(g, q, k)
     (channels, atoms, width), gq, gk = q.shape, empty_like(q), empty_like(k)
     kernels.pair_attention_grad[(atoms, channels)](
         g, q, k, graph, ptr, pair_ptr, gq, gk, atoms, channels, 1 / math.sqrt(chunk),
@@ -126,7 +123,7 @@ def gin_message(
     index: Tensor, row_ptr: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return (1 + eps) x + sum of relu(x_source + table[code]), (num_atoms, width)."""
-    x, table = _all(x, table)
+    x, table = contiguous(x, table)
     (atoms, width), out = x.shape, empty_like(x)
     kernels.gin_message[(atoms,)](x, table, eps, code, row_ptr, index, out, width, _block(width))
     return out
@@ -137,7 +134,7 @@ def gin_message_grad(
     code_order: Tensor, index: Tensor, row_ptr: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, table and eps."""
-    g, x, table = _all(g, x, table)
+    g, x, table = contiguous(g, x, table)
     (atoms, width), codes, gx = x.shape, len(table), empty_like(x)
     block = _block(width)
     kernels.gin_message_grad[(atoms,)](g, x, table, eps, code, row_ptr, index, gx, width, block)
@@ -153,7 +150,7 @@ def edge_attention(
     index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the attended values, (num_atoms, width), and the attention, (num_edges, heads)."""
-    q, k, v, edge = _all(q, k, v, edge)
+    q, k, v, edge = contiguous(q, k, v, edge)
     (atoms, width), out, alpha = q.shape, empty_like(q), q.new_empty(len(edge), heads)
     factor = q if keep is None else keep.contiguous()
     scale = 1 / math.sqrt(width // heads)
@@ -169,7 +166,7 @@ def edge_attention_grad(
     heads: int, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of q, k, v and edge."""
-    g, q, k, v, edge = _all(g, q, k, v, edge)
+    g, q, k, v, edge = contiguous(g, q, k, v, edge)
     (atoms, width), slopes = q.shape, empty_like(alpha)
     gq, gk, gv, ge = map(empty_like, (q, k, v, edge))
     factor = q if keep is None else keep.contiguous()
@@ -202,10 +199,10 @@ def edge_mlp(
     bias: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return weight activation(a_source + b_target [+ attr_weight attr]) + bias for each edge."""
-    a, b, weight, bias = _all(a, b, weight, bias)
+    a, b, weight, bias = contiguous(a, b, weight, bias)
     sizes, blocks = _mlp(weight, attr, activation)
     edges, has_attr = index.shape[1], attr is not None
-    of_attr = [a, a] if attr is None or attr_weight is None else _all(attr, attr_weight)
+    of_attr = [a, a] if attr is None or attr_weight is None else contiguous(attr, attr_weight)
     out = a.new_empty(edges, len(weight))
     if edges:
         triton_edge_mlp.edge_mlp[(triton.cdiv(edges, TILE),)](
@@ -220,10 +217,10 @@ def edge_mlp_grad(
     weight: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
 ) -> list[Tensor]:  # fmt: skip
     """Return the gradients of a, b, weight and, where there is one, attr and attr_weight."""
-    g, a, b, weight = _all(g, a, b, weight)
+    g, a, b, weight = contiguous(g, a, b, weight)
     sizes, blocks = _mlp(weight, attr, activation)
     (width, inputs, outputs), edges, has_attr = sizes, index.shape[1], attr is not None
-    of_attr = [a, a] if attr is None or attr_weight is None else _all(attr, attr_weight)
+    of_attr = [a, a] if attr is None or attr_weight is None else contiguous(attr, attr_weight)
     inner = (g, a, b, *of_attr, weight, index[0], index[1])
     across = triton.cdiv(width, BLOCK)
     ga, gb = empty_like(a), empty_like(b)

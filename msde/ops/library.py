@@ -87,6 +87,11 @@ def own_products() -> bool:
         return False
 
 
+def contiguous(*tensors: Tensor | None) -> list[Any]:
+    """Return the tensors with their numbers in a row; None stays None."""
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
 @functools.cache
 def _function(symbol: str) -> Any:
     function = getattr(_load(), symbol)

@@ -32,7 +32,6 @@ struct Dense {
   // the rows has its own gradients of weights and biases in `parts`, (part_count, both).
   void backward_small(const T* g, const T* h, T* gx, T* parts, Index part_count, T* g_weight,
                       T* g_bias, int threads) const {
-    constexpr Index tile = 8 * ROWS;
     const Index size = outputs * inputs, both = channels * (size + outputs);
     const Index packed_size = outputs * panels<T>(inputs) * COLS<T>;
     T* packed = scratch<T, 4>(channels * packed_size);
@@ -42,22 +41,20 @@ struct Dense {
     for (Index part = 0; part < part_count; part++) {
       T *mine = parts + part * both, *of_bias = mine + channels * size;
       std::fill(mine, mine + both, T(0));
-      T* gz = scratch<T, 5>(tile * outputs + tile * panels<T>(inputs) * COLS<T>);
-      T* columns = gz + tile * outputs;
+      T* gz = scratch<T, 5>(TILE * outputs + TILE * panels<T>(inputs) * COLS<T>);
+      T* columns = gz + TILE * outputs;
       const Index last = (part + 1) * rows / part_count;
-      for (Index first = part * rows / part_count; first < last; first += tile)
+      for (Index first = part * rows / part_count; first < last; first += TILE)
         for (Index c = 0; c < channels; c++) {
-          const Index count = std::min(tile, last - first), at = (c * rows + first) * outputs;
-          const T* rows_of_x = input(c) + first * inputs;
+          const Index count = std::min(TILE, last - first), at = (c * rows + first) * outputs;
           differentiate(activation, g + at, h ? h + at : g, gz, count * outputs);
           add_rows(gz, count, outputs, outputs, of_bias + c * outputs);
           if (gx)
             product(View<T>{gz, outputs, 1}, count, outputs, packed + c * packed_size, inputs,
                     (shared ? gx : gx + c * rows * inputs) + first * inputs, inputs,
                     shared && c > 0);
-          pack(View<T>{rows_of_x, inputs, 1}, count, inputs, columns);
-          product(View<T>{gz, 1, outputs}, outputs, count, columns, inputs, mine + c * size,
-                  inputs, true);
+          add_transposed_product(gz, outputs, input(c) + first * inputs, inputs, count, columns,
+                                 mine + c * size);
         }
     }
     add_parts(parts, part_count, both, channels * size, g_weight, threads);

@@ -12,7 +12,6 @@ struct EdgeMLP {
   const Index *source, *target;
   Index width, inputs, outputs;  // of the hidden layer, of attr, of the result
   Activation activation;
-  static constexpr Index TILE = 8 * ROWS;
 
   Index hidden_size() const { return TILE * width; }
 
@@ -48,8 +47,7 @@ struct EdgeMLP {
       activate(activation, h, count * width);
       T* to = out + first * outputs;
       product(View<T>{h, width, 1}, count, width, packed_weight, outputs, to, outputs, false);
-      for (Index e = 0; e < count; e++)
-        for (Index o = 0; o < outputs; o++) to[e * outputs + o] += bias[o];
+      add_bias(bias, count, outputs, to);
     }
   }
 
@@ -57,7 +55,8 @@ struct EdgeMLP {
   // edge_ptr[m] on; each part of the molecules sums its own gradient of the weights, laid out as
   // W, (outputs, width), and V, (width, inputs), in `parts`, (part_count, both).
   void backward(const T* g, const Index* ptr, const Index* edge_ptr, Index molecules, T* ga, T* gb,
-                T* g_attr, T* parts, Index part_count, T* g_weights, int threads) const {
+                T* g_weight, T* g_attr, T* g_attr_weight, T* parts, Index part_count,
+                int threads) const {
     const Index size = outputs * width + (inputs ? width * inputs : 0);
     const T* packed = pack_weights();
     // W, (outputs, width), and V, (width, inputs), as they are
@@ -78,7 +77,9 @@ struct EdgeMLP {
                         back + half, ga, gb, g_attr, mine);
       }
     }
-    add_parts(parts, part_count, size, size, g_weights, threads);
+    add_parts(parts, part_count, size, outputs * width, g_weight, threads);
+    if (inputs)
+      add_parts(parts + outputs * width, part_count, size, width * inputs, g_attr_weight, threads);
   }
 
   void tile_backward(const T* g, Index first, Index count, const T* packed, const T* back_weight,
@@ -89,8 +90,7 @@ struct EdgeMLP {
     const View<T> grad{g + first * outputs, outputs, 1};
     product(grad, count, outputs, back_weight, width, gh, width, false);  // g W
     activate_and_differentiate(activation, gh, h, count * width);
-    pack(View<T>{h, width, 1}, count, width, columns);
-    product(View<T>{grad.data, 1, outputs}, outputs, count, columns, width, mine, width, true);
+    add_transposed_product(grad.data, outputs, h, width, count, columns, mine);
     for (Index e = 0; e < count; e++) {
       const T* row = gh + e * width;
       T* __restrict to_a = ga + source[first + e] * width;
@@ -101,9 +101,8 @@ struct EdgeMLP {
     if (!inputs) return;
     product(View<T>{gh, width, 1}, count, width, back_attr, inputs, g_attr + first * inputs, inputs,
             false);
-    pack(View<T>{attr + first * inputs, inputs, 1}, count, inputs, columns);
-    product(View<T>{gh, 1, width}, width, count, columns, inputs, mine + outputs * width, inputs,
-            true);
+    add_transposed_product(gh, width, attr + first * inputs, inputs, count, columns,
+                           mine + outputs * width);
   }
 };
 

@@ -45,8 +45,8 @@ void gin_message(const T* x, const T* table, T own, Rows rows, const Index* code
 // terms summed by code are the table's gradient. `parts` is (part_count, codes * width + 1).
 template <class T>
 void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, const Index* code,
-                      T* gx, T* parts, Index part_count, T* table_grad, Index codes, Index width,
-                      int threads) {
+                      T* gx, T* parts, Index part_count, T* table_grad, T* own_grad, Index codes,
+                      Index width, int threads) {
   const Index size = codes * width + 1;
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
   for (Index part = 0; part < part_count; part++) {
@@ -71,7 +71,8 @@ void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, 
     }
     mine[size - 1] = of_own;
   }
-  add_parts(parts, part_count, size, size, table_grad, threads);
+  add_parts(parts, part_count, size, size - 1, table_grad, threads);
+  add_parts(parts + size - 1, part_count, size, 1, own_grad, threads);
 }
 
 // Attention of each atom over the edges into it (Shi et al. 2021):

@@ -11,7 +11,6 @@ template <class T>
 struct FourierLinear {
   const T *v, *frequency, *weight;
   Index rows, scalars, frequencies, outputs;
-  static constexpr Index TILE = 8 * ROWS;
 
   Index inputs() const { return 2 * scalars * frequencies; }
 
@@ -38,8 +37,7 @@ struct FourierLinear {
       T *made = scratch<T, 5>(TILE * inputs()), *to = y + first * outputs;
       features(first, count, made);
       product(View<T>{made, inputs(), 1}, count, inputs(), packed, outputs, to, outputs, false);
-      for (Index r = 0; r < count; r++)
-        for (Index o = 0; o < outputs; o++) to[r * outputs + o] += bias[o];
+      add_bias(bias, count, outputs, to);
     }
   }
 
@@ -58,9 +56,7 @@ struct FourierLinear {
       for (Index first = part * rows / part_count; first < last; first += TILE) {
         const Index count = std::min(TILE, last - first);
         features(first, count, made);
-        pack(View<T>{made, inputs(), 1}, count, inputs(), columns);
-        product(View<T>{g + first * outputs, 1, outputs}, outputs, count, columns, inputs(), mine,
-                inputs(), true);
+        add_transposed_product(g + first * outputs, outputs, made, inputs(), count, columns, mine);
         add_rows(g + first * outputs, count, outputs, outputs, mine + size);
       }
     }

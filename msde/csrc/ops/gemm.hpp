@@ -39,6 +39,7 @@ const Vector<T>* vector_at(const T* numbers) {
 }
 template <class T>
 constexpr int COLS = 2 * Lanes<T>::count;  // columns of a block
+constexpr Index TILE = 8 * ROWS;  // rows of a layer whose hidden numbers stay in cache
 constexpr Index DEPTH = 384;  // steps of k at once: a panel of b, DEPTH x COLS, stays in cache
 
 // A matrix as a pointer and the distances between rows and between columns.
@@ -170,6 +171,14 @@ void product(View<T> a, Index rows, Index depth, const T* packed, Index columns,
     stripe(a, rows, packed + p * depth * COLS<T>, COLS<T>, depth, c + p * COLS<T>, ldc, width,
            add);
   }
+}
+
+// c (rows, columns) += a^T b, with a (count, rows) and b (count, columns); `room` is for b, packed.
+template <class T>
+void add_transposed_product(const T* a, Index rows, const T* b, Index columns, Index count, T* room,
+                            T* c) {
+  pack(View<T>{b, columns, 1}, count, columns, room);
+  product(View<T>{a, 1, rows}, rows, count, room, columns, c, columns, true);
 }
 
 }  // namespace msde

@@ -32,6 +32,13 @@ void add_rows(const T* rows, Index count, Index stride, Index width, T* __restri
   }
 }
 
+// Add the bias, (width), to each of `count` rows.
+template <class T>
+void add_bias(const T* bias, Index count, Index width, T* __restrict rows) {
+  for (Index r = 0; r < count; r++)
+    for (Index f = 0; f < width; f++) rows[r * width + f] += bias[f];
+}
+
 // c (rows, columns) = activation([c +] a (rows, depth) b (depth, columns) [+ bias]), c row after
 // row. `before`, where it is given, gets what the activation is applied to.
 template <class T>
@@ -93,10 +100,8 @@ struct Matmul {
         }
       }
     }
-    T* __restrict to = c + first * columns;
-    if (bias)
-      for (Index i = 0; i < count; i++)
-        for (Index j = 0; j < columns; j++) to[i * columns + j] += bias[j];
+    T* to = c + first * columns;
+    if (bias) add_bias(bias, count, columns, to);
     if (before) std::copy(to, to + count * columns, before + first * columns);
     activate(activation, to, count * columns);
   }

@@ -146,9 +146,10 @@ void msde_dropout_factors_f32(Index size, Index stream, Index key_low, Index key
   void msde_gin_message_grad_##name(const T* g, const T* x, const T* table, const T* eps,        \
                                     const Index* row_ptr, const Index* source, Index atoms,      \
                                     const Index* code, T* gx, T* parts, Index part_count,        \
-                                    T* grads, Index codes, Index width, Index threads) {         \
+                                    T* g_table, T* g_eps, Index codes, Index width,              \
+                                    Index threads) {                                             \
     msde::gin_message_grad<T>(g, x, table, 1 + *eps, {row_ptr, source, atoms}, code, gx, parts,  \
-                              part_count, grads, codes, width, threads);                         \
+                              part_count, g_table, g_eps, codes, width, threads);                \
   }                                                                                              \
   void msde_edge_attention_##name(const T* q, const T* k, const T* v, const T* b, const T* keep, \
                                   const Index* row_ptr, const Index* source, Index atoms,        \
@@ -175,12 +176,12 @@ void msde_dropout_factors_f32(Index size, Index stream, Index key_low, Index key
                                  const T* attr_weight, const T* weight, const Index* edge_index, \
                                  Index width, Index inputs, Index outputs, Index activation,     \
                                  Index edges, const Index* ptr, const Index* edge_ptr,           \
-                                 Index molecules, T* ga, T* gb, T* g_attr, T* parts,             \
-                                 Index part_count, T* g_weights, Index threads) {                \
+                                 Index molecules, T* ga, T* gb, T* g_weight, T* g_attr,          \
+                                 T* g_attr_weight, T* parts, Index part_count, Index threads) {  \
     msde::EdgeMLP<T>{a, b, attr, attr_weight, weight, nullptr, edge_index, edge_index + edges,   \
                      width, inputs, outputs, static_cast<msde::Activation>(activation)}          \
-        .backward(g, ptr, edge_ptr, molecules, ga, gb, g_attr, parts, part_count, g_weights,     \
-                  threads);                                                                      \
+        .backward(g, ptr, edge_ptr, molecules, ga, gb, g_weight, g_attr, g_attr_weight, parts,   \
+                  part_count, threads);                                                          \
   }
 
 BOTH(DEFINE)
