@@ -80,10 +80,9 @@ struct Dense {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
         for (Index r = 0; r < rows; r++) differentiated(r, 1);
       }
-      Matmul<T> of_weight{{of_z, 1, outputs}, {input(c), inputs, 1},
-                          g_weight + c * outputs * inputs, outputs, rows, inputs};
-      of_weight.row_sums = g_bias + c * outputs;
-      of_weight.run(threads);
+      TransposedMatmul<T>{of_z, input(c), g_weight + c * outputs * inputs, g_bias + c * outputs,
+                          rows, outputs, inputs}
+          .run(threads);
     }
   }
 };

@@ -39,6 +39,8 @@ const Vector<T>* vector_at(const T* numbers) {
 }
 template <class T>
 constexpr int COLS = 2 * Lanes<T>::count;  // columns of a block
+template <class T>
+constexpr Index LINE = 64 / sizeof(T);  // of the cache
 constexpr Index TILE = 8 * ROWS;  // rows of a layer whose hidden numbers stay in cache
 constexpr Index DEPTH = 384;  // steps of k at once: a panel of b, DEPTH x COLS, stays in cache
 
@@ -94,11 +96,28 @@ void pack_panel(View<T> b, Index depth, Index columns, Index first, T* out) {
     }
 }
 
-// Pack all of b, (depth, columns): panel after panel of (depth, COLS).
+// Pack all of b, (depth, columns): panel after panel of (depth, COLS). Where the numbers of a row
+// stand side by side, rows are read one after another: what is not in cache is fetched ahead.
 template <class T>
 void pack(View<T> b, Index depth, Index columns, T* out) {
-  for (Index p = 0; p < panels<T>(columns); p++)
+  const Index whole = b.column == 1 ? columns / COLS<T> : 0;
+  for (Index k = 0; whole && k < depth; k++)
+    for (Index p = 0; p < whole; p++)
+      std::memcpy(out + (p * depth + k) * COLS<T>, b.at(k, p * COLS<T>), sizeof(T) * COLS<T>);
+  for (Index p = whole; p < panels<T>(columns); p++)
     pack_panel(b, depth, columns, p * COLS<T>, out + p * depth * COLS<T>);
+}
+
+// Pack a^T with a (depth, rows), `stride` apart: block after block of (depth, ROWS), the last one
+// as narrow as what is left.
+template <class T>
+void pack_transposed(const T* a, Index stride, Index depth, Index rows, T* out) {
+  const Index whole = rows / ROWS * ROWS, rest = rows - whole;
+  for (Index k = 0; k < depth; k++, a += stride) {
+    for (Index i = 0; i < whole; i += ROWS)
+      std::memcpy(out + i * depth + k * ROWS, a + i, sizeof(T) * ROWS);
+    if (rest) std::memcpy(out + whole * depth + k * rest, a + whole, sizeof(T) * rest);
+  }
 }
 
 // c (rows, COLS) = [c +] a (rows, depth) panel (depth, COLS), the rows of the panel `stride` apart;
@@ -111,6 +130,11 @@ void block(View<T> a, const T* __restrict panel, Index stride, Index depth, T* _
   V sum[rows][vectors];
   for (int i = 0; i < rows; i++)
     for (int h = 0; h < vectors; h++) sum[i][h] = V{};
+#pragma GCC unroll 12
+  for (int i = 0; i < rows; i++) {  // else the results would have to wait for their place in cache
+    __builtin_prefetch(c + i * ldc, 1);
+    __builtin_prefetch(c + i * ldc + vectors * L - 1, 1);
+  }
   const T* __restrict at = a.data;
   for (Index k = 0; k < depth; k++, at += a.column, panel += stride) {
     V b[vectors];

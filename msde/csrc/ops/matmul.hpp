@@ -50,7 +50,8 @@ struct Matmul {
   const T* bias = nullptr;
   Activation activation = NONE;
   T* before = nullptr;
-  T* row_sums = nullptr;  // gets the sum of each row of a, where rows of a are one number apart
+
+  static constexpr Index AHEAD = 3;  // stripes, which rows are fetched before they are needed
 
   Index panel_count() const { return panels<T>(columns); }
   Index width(Index panel) const { return std::min<Index>(COLS<T>, columns - panel * COLS<T>); }
@@ -60,47 +61,27 @@ struct Matmul {
     return rows <= 4 * ROWS && b.column == 1 && width(panel) == COLS<T>;
   }
 
-  // Whether to copy rows of a, too: it pays where the numbers of a row are apart.
-  bool apart() const { return a.row == 1 && (a.column > 1 || row_sums); }
-
-  // Copy rows of a: block after block of ROWS of them, (deep, ROWS).
-  const T* pack_rows(View<T> part, Index count, Index deep, T* sums) const {
-    T* packed = scratch<T, 8>(count * deep);
-    const Index whole = count / ROWS * ROWS, rest = count - whole;
-    for (Index k = 0; k < deep; k++) {
-      const T* column = part.at(0, k);
-      for (Index i = 0; i < whole; i += ROWS)
-        std::memcpy(packed + i * deep + k * ROWS, column + i, sizeof(T) * ROWS);
-      if (rest) std::memcpy(packed + whole * deep + k * rest, column + whole, sizeof(T) * rest);
-    }
-    if (sums) add_rows(part.data, deep, part.column, count, sums);
-    return packed;
+  // Have part `p` of a stripe of rows of a brought to the cache before it is needed.
+  void fetch(Index first, Index count, Index p, Index k, Index deep) const {
+    const Index from = first + p * count / panel_count();
+    const Index until = std::min(rows, first + (p + 1) * count / panel_count());
+    for (Index r = from; r < until; r++)
+      for (Index j = 0; j < deep; j += LINE<T>) __builtin_prefetch(a.at(r, k + j), 0, 2);
   }
 
   // Multiply the rows first ... first + count by all panels, k by k in steps of DEPTH at most.
   void multiply(Index first, Index count, const T* packed, Index step) const {
-    T* sums = row_sums ? row_sums + first : nullptr;
-    if (sums) std::fill(sums, sums + count, T(0));
+    T* to = c + first * columns;
     for (Index k = 0; k < depth; k += step) {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
-      const T* blocks = apart() ? pack_rows(part, count, deep, sums) : nullptr;
       for (Index p = 0; p < panel_count(); p++) {
+        fetch(first + AHEAD * count, count, p, k, deep);
         const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;
-        const Index stride = direct(p) ? b.row : COLS<T>;
-        T* to = c + first * columns + p * COLS<T>;
-        if (!apart()) {
-          stripe(part, count, panel, stride, deep, to, columns, width(p), add || k > 0);
-          continue;
-        }
-        for (Index i = 0; i < count; i += ROWS) {
-          const Index tall = std::min<Index>(ROWS, count - i);
-          stripe(View<T>{blocks + i * deep, 1, tall}, tall, panel, stride, deep,
-                 to + i * columns, columns, width(p), add || k > 0);
-        }
+        stripe(part, count, panel, direct(p) ? b.row : COLS<T>, deep, to + p * COLS<T>, columns,
+               width(p), add || k > 0);
       }
     }
-    T* to = c + first * columns;
     if (bias) add_bias(bias, count, columns, to);
     if (before) std::copy(to, to + count * columns, before + first * columns);
     activate(activation, to, count * columns);
@@ -113,10 +94,9 @@ struct Matmul {
     T* packed = scratch<T, 0>(panel_count() * depth * COLS<T>);
     const Index stages = (depth + DEPTH - 1) / DEPTH;
     const Index step = stages ? (depth + stages - 1) / stages : 1;
-    // Stripes of rows, short enough that the threads finish together. Where all rows of a are deep,
-    // each thread has one: so it goes through b once.
+    // Stripes of rows, short enough that the threads finish together.
     const Index share = (rows + ROWS * threads - 1) / (ROWS * threads);
-    const Index tall = ROWS * (apart() && stages > 1 ? share : std::clamp<Index>(share / 8, 1, 8));
+    const Index tall = ROWS * std::clamp<Index>(share / 8, 1, 8);
     const Index stripes = (rows + tall - 1) / tall;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -139,6 +119,57 @@ struct Matmul {
 
   void run(int threads) const {
     run(threads, [](Index, Index) {});
+  }
+};
+
+// c (rows, columns) = a^T b and sums (rows) = a^T 1, with a (count, rows) and b (count, columns):
+// gradients of weights, few, from many rows.
+template <class T>
+struct TransposedMatmul {
+  const T *a, *b;
+  T *c, *sums;
+  Index count, rows, columns;
+  // Rows at once. Panels as long as a power of two would fall on the same places of a cache.
+  static constexpr Index STEP = 252;
+
+  // The piece of c from row `top` to `bottom`, column `left` to `right`, by one thread. It packs
+  // what it needs: so no thread waits for another.
+  void piece(Index top, Index bottom, Index left, Index right) const {
+    const Index tall = bottom - top, wide = right - left;
+    T* blocks = scratch<T, 0>(STEP * tall);
+    T* packed = scratch<T, 8>(STEP * panels<T>(wide) * COLS<T>);
+    if (left == 0) std::fill(sums + top, sums + bottom, T(0));
+    for (Index k = 0; k < count; k += STEP) {
+      const Index deep = std::min(STEP, count - k);
+      const T* of_a = a + k * rows + top;
+      pack_transposed(of_a, rows, deep, tall, blocks);
+      pack(View<T>{b + k * columns + left, columns, 1}, deep, wide, packed);
+      if (left == 0) add_rows(of_a, deep, rows, tall, sums + top);
+      for (Index j = 0; j < wide; j += COLS<T>)
+        for (Index i = 0; i < tall; i += ROWS) {
+          const Index high = std::min<Index>(ROWS, tall - i);
+          stripe(View<T>{blocks + i * deep, 1, high}, high, packed + j * deep, COLS<T>, deep,
+                 c + (top + i) * columns + left + j, columns, std::min<Index>(COLS<T>, wide - j),
+                 k > 0);
+        }
+    }
+  }
+
+  void run(int threads) const {
+    if (count == 0) std::fill(c, c + rows * columns, T(0));
+    // A piece for each thread, cut into `across` by `down` so that least is packed twice.
+    auto packed_twice = [&](Index across) { return rows * across + columns * (threads / across); };
+    Index across = 1;
+    for (Index n = 2; n <= threads; n++)
+      if (threads % n == 0 && packed_twice(n) < packed_twice(across)) across = n;
+    const Index down = threads / across;
+    auto row = [&](Index i) { return std::min(rows, (rows + ROWS - 1) / ROWS * i / down * ROWS); };
+    auto column = [&](Index j) {
+      return std::min(columns, panels<T>(columns) * j / across * COLS<T>);
+    };
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (Index n = 0; n < threads; n++)
+      piece(row(n / across), row(n / across + 1), column(n % across), column(n % across + 1));
   }
 };
 
