@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from msde import philox
 from msde.batch import MoleculeBatch
 from msde.config import LossConfig
-from msde.ops import segment_mean
+from msde.ops import row_dot, segment_mean
 from msde.philox import Stream
 
 
@@ -101,6 +101,11 @@ class Objective:
         pool, first = gather_rows(other) if self.config.negatives == "ranks" else (other, 0)
         return pool, first + torch.arange(len(other), device=other.device)
 
+    def ebm_nce(self, h: Tensor, pool: Tensor, places: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Hold each row of `h` against those of the pool at `places`, the first its partner's."""
+        logits = row_dot(h, pool, torch.stack(places, dim=-1)) / self.config.temperature
+        return ebm_nce(logits[:, 0], logits[:, 1:])
+
     def __call__(
         self, h: Tensor, other: Tensor, drawn: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
@@ -135,14 +140,11 @@ class NodeEBMNCE(Objective):
         """Return loss and accuracy of the slot's atoms, averaged over each molecule."""
         pool, own = self.pool(other)
         exclude = self.config.exclude_true_pairs
-        if exclude and len(pool) == 1:
-            against = h.new_empty(len(h), 0)  # a lone atom has nothing to be held against
-        else:
+        places = [own]
+        if not (exclude and len(pool) == 1):  # a lone atom has nothing to be held against
             over_ranks = self.config.negatives == "ranks"
-            negative = _place_in(pool, own, drawn, exclude) if over_ranks else drawn
-            against = _dot(h, pool.index_select(0, negative)).unsqueeze(-1)
-        temperature = self.config.temperature
-        loss, right = ebm_nce(_dot(h, other) / temperature, against / temperature)
+            places.append(_place_in(pool, own, drawn, exclude) if over_ranks else drawn)
+        loss, right = self.ebm_nce(h, pool, places)
         counts = batch.atoms_per_graph
         return segment_mean(loss, batch.batch, counts), segment_mean(right, batch.batch, counts)
 
@@ -156,12 +158,7 @@ class GraphEBMNCE(Objective):
         """Return loss and accuracy of each molecule; in training a slot's order is random."""
         pool, own = self.pool(other)
         shifts = min(self.config.num_shifts, len(pool) - 1)  # the whole way round is the true pair
-        against = h.new_empty(len(h), shifts)
-        if shifts:
-            shifted = [pool[(own + 1 + k) % len(pool)] for k in range(shifts)]
-            against = torch.stack([_dot(h, rows) for rows in shifted], dim=-1)
-        temperature = self.config.temperature
-        return ebm_nce(_dot(h, other) / temperature, against / temperature)
+        return self.ebm_nce(h, pool, [(own + k) % len(pool) for k in range(shifts + 1)])
 
 
 class InfoNCE(Objective):
@@ -184,8 +181,3 @@ def _place_in(pool: Tensor, own: Tensor, drawn: Tensor, exclude_own: bool) -> Te
         return drawn * len(pool) >> 32
     place = drawn * (len(pool) - 1) >> 32
     return place + (place >= own)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the scalar product of each row of a with that of b, (rows,)."""
-    return (a * b).sum(-1)

@@ -132,6 +132,18 @@ def cases(name, sizes, width=6, share=0.6):
             return ops.batch_norm(x, Norm(weight, bias, buffers[x.dtype]), rest == "relu")
 
         return Case(op, [rand(n, width), rand(width), rand(width)], twice=True)
+    if name == "edge_norm":
+
+        def edge_norm(a, b, weight, bias):
+            buffers = [torch.zeros_like(bias.detach()), torch.ones_like(bias.detach()), 0]
+            return torch.cat(ops.edge_norm(a, b, Norm(weight, bias, buffers), edges))
+
+        inputs = [rand(n, width), rand(n, width), rand(width), rand(width)]
+        return Case(edge_norm, inputs, twice=True)
+    if name == "row_dot":
+        at = torch.randint(n + 2, (n, 3))
+        op = lambda x, y: ops.row_dot(x, y, at)  # noqa: E731
+        return Case(op, [rand(n, width), rand(n + 2, width)], twice=True)
     if name == "fourier_linear":
         frequency = torch.randn(3, dtype=torch.float64)
         v = torch.randn(n, 2, dtype=torch.float64)
@@ -186,6 +198,8 @@ NAMES = [
     "linear of channels",
     "batch_norm",
     "batch_norm relu",
+    "edge_norm",
+    "row_dot",
     "fourier_linear",
     "interpolated_conv",
     "pair_sum",
@@ -590,7 +604,7 @@ def test_under_autocast_every_op_is_fused(batch, fused, monkeypatch, kind):
     monkeypatch.setattr(ops, "_fused", lambda *t: found.append(is_fused(*t)) or found[-1])
     with torch.autocast("cpu", torch.bfloat16):
         make_small(kind).train()(batch)[0].backward()
-    assert len(found) == 33 and all(found)
+    assert len(found) == 35 and all(found)
 
 
 @pytest.mark.parametrize("kind", KINDS)

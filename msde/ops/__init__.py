@@ -56,6 +56,7 @@ __all__ = [
     "normals",
     "pair_attention",
     "pair_sum",
+    "row_dot",
     "segment_mean",
     "segment_softmax",
     "segment_sum",
@@ -310,5 +311,24 @@ def edge_norm(a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edges: Edges) -> tuple
         a, b: (num_atoms, width) what the source and the target contribute.
     """
     with torch.autocast(a.device.type, enabled=False):
-        dtype = norm.weight.dtype
-        return reference.edge_norm(a.to(dtype), b.to(dtype), norm, edges, sum_over_edges)
+        a, b, num_edges = a.to(norm.weight.dtype), b.to(norm.weight.dtype), edges.index.shape[1]
+        if not (norm.training and num_edges > 1 and _fused_layer(a, b, norm.weight)):
+            return reference.edge_norm(a, b, norm, edges, sum_over_edges)
+        a, b, means, variance = _ops.edge_norm(
+            a, b, norm.weight, norm.bias, norm.eps, edges.index, edges.row_ptr
+        )
+        reference.update_statistics(norm, means.sum(0), variance, num_edges)
+        return a, b
+
+
+def row_dot(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """Return the scalar products of each row of x with some rows of y, (rows, count).
+
+    Args:
+        x: (rows, width).
+        y: (others, width).
+        at: (rows, count) which rows of y.
+    """
+    if x.shape[-1] == y.shape[-1] and len(x) == len(at) and _fused_layer(x, y):
+        return _ops.row_dot(x, y, at)
+    return reference.row_dot(x, y, at)

@@ -123,6 +123,57 @@ def batch_norm_grad(
     return gx, g_weight, g_bias
 
 
+def edge_norm(
+    a: Tensor, b: Tensor, weight: Tensor, bias: Tensor, eps: float, index: Tensor, row_ptr: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return a and b so scaled that a_source + b_target is normalised over the edges.
+
+    And the means of both over the edges, (2, width), and the biased variance of their sum.
+    """
+    a, b, weight, bias = contiguous(a, b, weight, bias)
+    atoms, width = a.shape
+    normed_a, normed_b, variance = map(empty_like, (a, b, weight))
+    means, parts = a.new_empty(2, width), a.new_empty(PARTS, 2, width)
+    call(
+        "edge_norm", a, b, weight, bias, row_ptr, index, atoms, width, eps, parts, PARTS, means,
+        variance, normed_a, normed_b, threads(), dtype=a.dtype,
+    )  # fmt: skip
+    return normed_a, normed_b, means, variance
+
+
+def edge_norm_grad(
+    of_a: Tensor, of_b: Tensor, a: Tensor, b: Tensor, weight: Tensor, eps: float, index: Tensor,
+    row_ptr: Tensor, means: Tensor, variance: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the gradients of a, b, weight and bias."""
+    of_a, of_b, a, b, weight = contiguous(of_a, of_b, a, b, weight)
+    atoms, width = a.shape
+    ga, gb, g_weight, g_bias = map(empty_like, (a, b, weight, weight))
+    sums, parts = a.new_empty(2, width), a.new_empty(PARTS, 2, width)
+    call(
+        "edge_norm_grad", of_a, of_b, a, b, weight, row_ptr, index, atoms, width, eps, means,
+        variance, parts, PARTS, sums, ga, gb, g_weight, g_bias, threads(), dtype=a.dtype,
+    )  # fmt: skip
+    return ga, gb, g_weight, g_bias
+
+
+def row_dot(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """Return the scalar products of each row of x with some of y, shaped like `at`."""
+    x, y, at = contiguous(x, y, at)
+    out = x.new_empty(at.shape)
+    sizes = (len(x), *y.shape, at.shape[1])
+    call("row_dot", x, y, at, *sizes, out, threads(), dtype=x.dtype)
+    return out
+
+
+def row_dot_grad(g: Tensor, x: Tensor, y: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and y."""
+    g, x, y, at = contiguous(g, x, y, at)
+    gx, gy, sizes = empty_like(x), empty_like(y), (len(x), *y.shape, at.shape[1])
+    call("row_dot_grad", g, x, y, at, *sizes, gx, gy, threads(), dtype=x.dtype)
+    return gx, gy
+
+
 def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Map v, (rows, scalars), to (rows, outputs)."""
     v, frequency, weight, bias = contiguous(v, frequency, weight, bias)

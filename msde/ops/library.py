@@ -77,8 +77,8 @@ def available(device: str = "cpu") -> bool:
 def own_products() -> bool:
     """Say whether matrix products by the C++ code are faster than torch's.
 
-    torch's MKL takes AVX2 for other makers' processors: with AVX-512 it runs at half their rate, and
-    without it no faster than the C++ code, which saves the passes of biases and activations.
+    torch's MKL takes AVX2 for other makers' processors: with AVX-512 it runs at half their rate,
+    and without it no faster than the C++ code, which saves passes for biases and activations.
     """
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False

@@ -314,20 +314,36 @@ def update_statistics(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows
     norm.num_batches_tracked += 1
 
 
-def edge_statistics(
-    a: Tensor, b: Tensor, edges: Edges, neighbour_sum: Callable[[Tensor, Edges], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of a_source + b_target over the edges, each (width,).
+def normalised_over_edges(
+    a: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    index: Tensor,
+    row_ptr: Tensor,
+    sum_of_neighbours: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return a and b so scaled that a_source + b_target is normalised over the edges.
 
-    From sums at the atoms, centred first: var = E[a'^2] + E[b'^2] + 2 E[a' b'].
+    And the means of both over the edges, (2, width), and the biased variance of their sum: from
+    sums at the atoms, centred first, E[a'^2] + E[b'^2] + 2 E[a' b'].
     """
-    num_edges, degree = edges.index.shape[1], edges.degree.to(a.dtype)
-    mean_a, mean_b = degree @ a / num_edges, degree @ b / num_edges
-    a, b = a - mean_a, b - mean_b
-    squares = degree @ (a.square() + b.square())
-    products = (neighbour_sum(a, edges) * b).sum(0)
+    num_edges, degree = index.shape[1], row_ptr.diff().to(a.dtype)
+    means = torch.stack([degree @ a, degree @ b]) / num_edges
+    of_a, of_b = a - means[0], b - means[1]
+    near = sum_of_neighbours(of_a) if sum_of_neighbours else _SumOverEdges.apply(of_a, index)
+    squares = degree @ (of_a.square() + of_b.square())
     # Rounding may leave a variance of zero a little below it.
-    return mean_a + mean_b, ((squares + 2 * products) / num_edges).clamp(min=0)
+    variance = ((squares + 2 * (near * of_b).sum(0)) / num_edges).clamp(min=0)
+    return (*_scaled(a, b, weight, bias, eps, means.sum(0), variance), means, variance)
+
+
+def _scaled(
+    a: Tensor, b: Tensor, weight: Tensor, bias: Tensor, eps: float, mean: Tensor, variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    scale = weight * torch.rsqrt(variance + eps)
+    return a * scale, torch.addcmul(bias - mean * scale, b, scale)
 
 
 def edge_norm(
@@ -338,11 +354,17 @@ def edge_norm(
     neighbour_sum: Callable[[Tensor, Edges], Tensor] = sum_over_edges,
 ) -> tuple[Tensor, Tensor]:
     """See `msde.ops.edge_norm`."""
-    num_edges = edges.index.shape[1]
-    if norm.training and num_edges > 1:
-        mean, variance = edge_statistics(a, b, edges, neighbour_sum)
-        update_statistics(norm, mean, variance, num_edges)
-    else:
-        mean, variance = norm.running_mean, norm.running_var
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    return a * scale, torch.addcmul(norm.bias - mean * scale, b, scale)
+    affine, num_edges = (norm.weight, norm.bias, norm.eps), edges.index.shape[1]
+    if not (norm.training and num_edges > 1):
+        return _scaled(a, b, *affine, norm.running_mean, norm.running_var)
+    a, b, means, variance = normalised_over_edges(
+        a, b, *affine, edges.index, edges.row_ptr, lambda x: neighbour_sum(x, edges)
+    )
+    update_statistics(norm, means.sum(0), variance, num_edges)
+    return a, b
+
+
+def row_dot(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """See `msde.ops.row_dot`."""
+    rows = y.index_select(0, at.flatten()).unflatten(0, at.shape)  # (rows, count, width)
+    return (x.unsqueeze(1) * rows).sum(-1)

@@ -6,6 +6,7 @@ Linear and bilinear ops have gradients made of one another, so these can be diff
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -35,6 +36,16 @@ SCHEMAS = {
         "(Tensor g, Tensor x, Tensor weight, Tensor bias, bool relu, float eps, Tensor mean, "
         "Tensor variance) -> (Tensor, Tensor, Tensor)"
     ),
+    "edge_norm": (
+        "(Tensor a, Tensor b, Tensor weight, Tensor bias, float eps, Tensor index, Tensor row_ptr)"
+        " -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "edge_norm_grad": (
+        "(Tensor of_a, Tensor of_b, Tensor a, Tensor b, Tensor weight, float eps, Tensor index, "
+        "Tensor row_ptr, Tensor means, Tensor variance) -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "row_dot": "(Tensor x, Tensor y, Tensor at) -> Tensor",
+    "row_dot_grad": "(Tensor g, Tensor x, Tensor y, Tensor at) -> (Tensor, Tensor)",
     "fourier_linear": "(Tensor v, Tensor frequency, Tensor weight, Tensor bias) -> Tensor",
     "fourier_linear_grad": "(Tensor g, Tensor v, Tensor frequency) -> (Tensor, Tensor)",
     "edge_geometry": (
@@ -95,6 +106,14 @@ FAKES: dict[str, Callable[..., Any]] = {
     ),
     "batch_norm": lambda x, weight, bias, *_: (_like(x), _like(weight), _like(weight)),
     "batch_norm_grad": lambda g, x, weight, bias, *_: (_like(x), _like(weight), _like(bias)),
+    "edge_norm": lambda a, b, weight, *_: (
+        _like(a), _like(b), a.new_empty(2, a.shape[1]), _like(weight)
+    ),
+    "edge_norm_grad": lambda of_a, of_b, a, b, weight, *_: (
+        _like(a), _like(b), _like(weight), _like(weight)
+    ),
+    "row_dot": lambda x, y, at: x.new_empty(at.shape),
+    "row_dot_grad": lambda g, x, y, *_: (_like(x), _like(y)),
     "fourier_linear": lambda v, frequency, weight, bias: v.new_empty(v.shape[0], weight.shape[0]),
     "fourier_linear_grad": lambda g, v, frequency: (
         v.new_empty(g.shape[1], 2 * v.shape[1] * frequency.shape[0]), v.new_empty(g.shape[1])
@@ -132,15 +151,17 @@ FAKES: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 # Elsewhere torch's own are taken.
 ON_CPU_ONLY = {
-    name for part in ("linear", "batch_norm", "fourier_linear") for name in (part, f"{part}_grad")
-} | {"edge_geometry", "frame_mean", "frame_mean_grad", "normals", "sort_groups"}
+    name
+    for part in ("linear", "batch_norm", "edge_norm", "row_dot", "fourier_linear", "frame_mean")
+    for name in (part, f"{part}_grad")
+} | {"edge_geometry", "normals", "sort_groups"}
 
 
-def _keep(ctx: Any, inputs: tuple, output: Any) -> None:
-    """Save the inputs, and what of the output its gradient needs."""
+def _keep(ctx: Any, inputs: tuple, output: Any, results: int = 1) -> None:
+    """Save the inputs, and what of the output, behind its results, the gradient needs."""
     ctx.constants = [None if isinstance(value, Tensor) else value for value in inputs]
     tensors = [value if isinstance(value, Tensor) else None for value in inputs]
-    further = output[1:] if isinstance(output, tuple) else ()
+    further = output[results:] if isinstance(output, tuple) else ()
     if further:
         ctx.mark_non_differentiable(*further)
         ctx.set_materialize_grads(False)  # or zeros would be made for the gradients of these
@@ -160,7 +181,7 @@ def _rest(inputs: Sequence[Any], *grads: Tensor | None) -> tuple[Tensor | None, 
 
 
 def _again(
-    function: Callable[..., Tensor], inputs: Sequence[Any], g: Tensor
+    function: Callable[..., Any], inputs: Sequence[Any], g: Tensor | tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
     """Return gradients that can be differentiated: those of plain torch, by computing it again."""
     with torch.enable_grad():
@@ -200,6 +221,28 @@ def _batch_norm(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, ..
     if torch.is_grad_enabled():
         return _again(reference.normalised_over_rows, inputs, g)
     return _rest(inputs, *ops.batch_norm_grad(g, *inputs, mean, variance))
+
+
+def _normed_over_edges(*inputs: Any) -> tuple[Tensor, ...]:
+    return reference.normalised_over_edges(*inputs)[:2]
+
+
+def _edge_norm(
+    ctx: Any, of_a: Tensor | None, of_b: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
+    *inputs, means, variance = _kept(ctx)
+    a, b, weight, _, *rest = inputs
+    g = tuple(torch.zeros_like(a) if of is None else of for of in (of_a, of_b))
+    if torch.is_grad_enabled():
+        return _again(_normed_over_edges, inputs, g)
+    return _rest(inputs, *ops.edge_norm_grad(*g, a, b, weight, *rest, means, variance))
+
+
+def _row_dot(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = _kept(ctx)
+    if torch.is_grad_enabled():
+        return _again(reference.row_dot, inputs, g)
+    return _rest(inputs, *ops.row_dot_grad(g, *inputs))
 
 
 def _fourier_linear(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -287,6 +330,8 @@ def _once(ctx: Any, *grads: Tensor) -> None:
 GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
     "linear": _linear,
     "batch_norm": _batch_norm,
+    "edge_norm": _edge_norm,
+    "row_dot": _row_dot,
     "fourier_linear": _fourier_linear,
     "frame_mean": _frame_mean,
     "frame_mean_grad": _frame_mean_grad,
@@ -303,7 +348,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
 
 
 # What is saved for the gradients, where it is not all inputs.
-CONTEXTS = {"linear": _keep_linear}
+CONTEXTS = {"linear": _keep_linear, "edge_norm": functools.partial(_keep, results=2)}
 # Used where nobody asks for them.
 WITHOUT_GRADIENTS = {"sort_groups", "normals", "edge_geometry"}
 

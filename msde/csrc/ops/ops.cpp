@@ -2,10 +2,12 @@
 // pointers to contiguous memory; indices are 64-bit.
 #include "dense.hpp"
 #include "edge_mlp.hpp"
+#include "edge_norm.hpp"
 #include "fourier.hpp"
 #include "frames.hpp"
 #include "norm.hpp"
 #include "philox.hpp"
+#include "row_dot.hpp"
 
 using msde::Index;
 using msde::Knots;
@@ -78,6 +80,31 @@ void msde_dropout_factors_f32(Index size, Index stream, Index key_low, Index key
                                    Index part_count, T* g_weight, T* g_bias, Index threads) {    \
     msde::BatchNorm<T>{x, weight, bias, rows, width, relu, T(epsilon)}                           \
         .backward(g, mean, variance, gx, parts, part_count, g_weight, g_bias, threads);          \
+  }                                                                                              \
+  void msde_edge_norm_##name(const T* a, const T* b, const T* weight, const T* bias,             \
+                             const Index* row_ptr, const Index* source, Index atoms, Index width,\
+                             double epsilon, T* parts, Index part_count, T* means, T* variance,  \
+                             T* normed_a, T* normed_b, Index threads) {                          \
+    msde::EdgeNorm<T>{a, b, weight, {row_ptr, source, atoms}, width, T(epsilon)}                 \
+        .forward(bias, parts, part_count, means, variance, normed_a, normed_b, threads);         \
+  }                                                                                              \
+  void msde_edge_norm_grad_##name(const T* ga, const T* gb, const T* a, const T* b,              \
+                                  const T* weight, const Index* row_ptr, const Index* source,    \
+                                  Index atoms, Index width, double epsilon, const T* means,      \
+                                  const T* variance, T* parts, Index part_count, T* sums,        \
+                                  T* to_a, T* to_b, T* g_weight, T* g_bias, Index threads) {     \
+    msde::EdgeNorm<T>{a, b, weight, {row_ptr, source, atoms}, width, T(epsilon)}                 \
+        .backward(ga, gb, means, variance, parts, part_count, sums, to_a, to_b, g_weight, g_bias,\
+                  threads);                                                                      \
+  }                                                                                              \
+  void msde_row_dot_##name(const T* x, const T* y, const Index* at, Index rows, Index others,    \
+                           Index width, Index count, T* out, Index threads) {                    \
+    msde::RowDot<T>{x, y, at, rows, others, width, count}.forward(out, threads);                 \
+  }                                                                                              \
+  void msde_row_dot_grad_##name(const T* g, const T* x, const T* y, const Index* at, Index rows, \
+                                Index others, Index width, Index count, T* gx, T* gy,            \
+                                Index threads) {                                                 \
+    msde::RowDot<T>{x, y, at, rows, others, width, count}.backward(g, gx, gy, threads);          \
   }                                                                                              \
   void msde_fourier_linear_##name(const T* v, const T* frequency, const T* weight, Index rows,   \
                                   Index scalars, Index frequencies, Index outputs,               \
