@@ -190,10 +190,24 @@ struct Logits {
   void tanh_row(Index i, Index head) {
     const T* q = query + i * width + head * chunk;
     const T* k = keys + head * chunk * padded;
+    if (chunk == 4) return tanh_row_of<4>(q, k);
+    if (chunk == 8) return tanh_row_of<8>(q, k);
     for (Index a = 0; a < padded; a++) row[a] = q[0] * k[a];
     for (Index d = 1; d < chunk; d++)
       for (Index a = 0; a < padded; a++) row[a] += q[d] * k[d * padded + a];
     for (Index a = 0; a < padded; a++) row[a] = hyperbolic_tangent(row[a] * scale);
+  }
+
+  // The same where the compiler knows the few numbers of a head: nothing goes to memory and back.
+  template <int few>
+  void tanh_row_of(const T* q, const T* k) {
+#pragma GCC ivdep
+    for (Index a = 0; a < padded; a++) {
+      T logit = q[0] * k[a];
+#pragma GCC unroll 8
+      for (int d = 1; d < few; d++) logit += q[d] * k[d * padded + a];
+      row[a] = hyperbolic_tangent(logit * scale);
+    }
   }
 };
 
