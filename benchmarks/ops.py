@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from floor import DEVICE, best, rates
+from floor import DEVICE, best, product_rate, rates
 from msde.data_tools.convert import choose_format
 from step import NCI, make_batches
 from torch import Tensor
@@ -52,6 +52,7 @@ def atom_cases(n: int) -> dict[str, Case]:
 
     precisions = (torch.float32, torch.float64)
     norms = {dtype: torch.nn.BatchNorm1d(2 * HIDDEN, dtype=dtype) for dtype in precisions}
+    places = torch.stack([torch.arange(n), torch.randperm(n)], dim=-1)
     return {
         "linear 300 to 600": layer(300, 600, None),
         "linear 300 to 128": layer(300, 128, None),
@@ -66,6 +67,11 @@ def atom_cases(n: int) -> dict[str, Case]:
         "batch_norm relu": Case(
             lambda x: ops.batch_norm(x, norms[x.dtype], relu=True),
             [torch.randn(n, 2 * HIDDEN)],
+            0,
+        ),
+        "row_dot": Case(
+            lambda x, y: ops.row_dot(x, y, places),
+            [torch.randn(n, HIDDEN), torch.randn(n, HIDDEN)],
             0,
         ),
     }
@@ -112,6 +118,8 @@ def edge_cases(batch: MoleculeBatch) -> dict[str, Case]:
 
     scalars, frequency = torch.randn(num_edges, 2), torch.randn(WIDTH)
     keep = (torch.rand(num_edges, HEADS) < 0.9) / 0.9
+    precisions = (torch.float32, torch.float64)
+    norms = {dtype: torch.nn.BatchNorm1d(HIDDEN, dtype=dtype) for dtype in precisions}
     atoms = [torch.randn(n, WIDTH) for _ in range(3)]
     return {
         "linear of edges 16 to 16 elu": Case(
@@ -133,6 +141,11 @@ def edge_cases(batch: MoleculeBatch) -> dict[str, Case]:
         ),
         "sum_over_edges": Case(
             lambda x: ops.sum_over_edges(x, edges), [torch.randn(n, HIDDEN)], 0
+        ),
+        "edge_norm": Case(
+            lambda a, b: torch.stack(ops.edge_norm(a, b, norms[a.dtype], edges)),
+            [torch.randn(n, HIDDEN), torch.randn(n, HIDDEN)],
+            0,
         ),
         "edge_attention": Case(
             lambda q, k, v, e: ops.edge_attention(q, k, v, e, keep.to(q.dtype), edges, HEADS),
@@ -186,7 +199,7 @@ def measure(case: Case, speed: dict[str, float], repeats: int) -> dict:
                 work = lambda backward=backward: run(case, torch.float32, upper, backward)  # noqa: E731
                 row[name] = min(row[name], best(work, 2))
     size = sum(x.nbytes for x in case.inputs) + upper.nbytes
-    rate = max(speed["torch_flops_per_s"], speed["own_flops_per_s"])
+    rate = product_rate(speed)
     floors = {
         # Backward reads the inputs and the upper gradient, and writes a gradient for each input.
         "forward_s": max(size / speed["copy_bytes_per_s"], case.flops / rate),

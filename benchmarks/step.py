@@ -6,7 +6,8 @@ A step assembles a batch, draws noise, runs forward and backward and Adam; it ta
 batches in turn and keeps nothing of earlier steps. Each side runs in a fresh process, one after
 another, as often as --turns says: ours, the published code as it is and, on a CPU, the published
 code with denormals flushed. Memory is the peak above what was held before the first step. The
-floor is the time of our step's matrix products alone, at the rate measured in the same run.
+floor is the time of our step's matrix products alone, at the rate that one such product had right
+behind the step: what others take of a machine slows down both.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from floor import DEVICE, now, rates, step_flops
+from floor import DEVICE, Products, now, product_rate, rates, step_flops
 from msde.data_tools.chunks import Task, convert_one
 from msde.data_tools.convert import choose_format, read_file
 from msde.data_tools.readers import Options, RawMolecule, get_reader
@@ -164,20 +165,24 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(side: Side, steps: int) -> dict:
-    """Train for `steps` steps after those that warm up; return seconds and memory."""
+def measure(side: Side, steps: int, products: Products | None = None) -> dict:
+    """Train for `steps` steps after those that warm up; return seconds, memory, product rates."""
+    product_rates = []
     reset_peak()
     before = memory_mb()
     watch = Stopwatch()
     for number in range(WARM_UP + steps):
         watch.start()
         side.step(number, watch)
+        if products and number >= WARM_UP:
+            product_rates.append(products.rates(2))
     parts = {name: laps[WARM_UP:] for name, laps in watch.parts.items()}
     return {
         "seconds": [sum(laps) for laps in zip(*parts.values(), strict=True)],
         "parts": {name: statistics.median(laps) for name, laps in parts.items()},
         "memory_mb": memory_mb() - before,
         "memory_before_mb": before,
+        "product_rates": product_rates,
     }
 
 
@@ -187,7 +192,7 @@ def run_side(arguments: argparse.Namespace) -> dict:
     if arguments.side == OURS:
         cpu.prepare()
         columns = make_columns(arguments.input, task, arguments.batch_size, None)
-        return measure(Ours(columns, arguments), arguments.steps)
+        return measure(Ours(columns, arguments), arguments.steps, Products())
     torch.set_flush_denormal(arguments.side == FLUSHED)  # before torch has threads
     from published_step import Published  # needs what is not installed for ours
 
@@ -228,12 +233,9 @@ def compare(arguments: argparse.Namespace) -> dict:
     if arguments.published:
         sides += [PUBLISHED, FLUSHED] if DEVICE.type == "cpu" else [PUBLISHED]
     turns: dict[str, list[dict]] = {side: [] for side in sides}
-    speeds = []
     for _ in range(arguments.turns):
         for side in sides:
             turns[side].append(run_apart(side))
-            if side == OURS:
-                speeds.append(rates(20))  # beside it: what others take of a machine changes
     found = {side: summarise(t, arguments.batch_size) for side, t in turns.items()}
     ours, theirs = found[OURS], {side: found[side] for side in sides[1:]}
     result = {
@@ -259,19 +261,22 @@ def compare(arguments: argparse.Namespace) -> dict:
     }
     side = Ours(columns, arguments)
     flops = statistics.mean(step_flops(side.model, side.batch(n)) for n in range(len(columns)))
-    speed = {name: statistics.median(s[name] for s in speeds) for name in speeds[0]}
-    floors = [flops / max(s["torch_flops_per_s"], s["own_flops_per_s"]) for s in speeds]
     fractions = [
-        floor * of_turn / arguments.batch_size
-        for floor, of_turn in zip(floors, ours["molecules_per_s_of_turns"], strict=True)
+        statistics.median(
+            flops / product_rate(found) / seconds
+            for found, seconds in zip(turn["product_rates"], turn["seconds"], strict=True)
+        )
+        for turn in turns[OURS]
     ]
+    floors = [flops / product_rate(f) for turn in turns[OURS] for f in turn["product_rates"]]
     peak = flops_peak(arguments.bfloat16)
     return result | {
         "flops_per_step": flops,
-        **speed,
+        **rates(20),
         "floor_seconds": statistics.median(floors),
         "fraction_of_floor": statistics.median(fractions),
         "fraction_of_floor_of_turns": fractions,
+        "fraction_of_floor_at_the_best_rate": min(floors) / ours["seconds_per_step"],
         "model_flops_utilisation": flops / ours["seconds_per_step"] / peak if peak else None,
     }
 
