@@ -41,7 +41,7 @@ class Products:
         a, b = torch.randn(4096, 1024, device=DEVICE), torch.randn(1024, 1024, device=DEVICE)
         self.work: dict[str, Callable[[], object]] = {"torch_flops_per_s": lambda: a @ b}
         if DEVICE.type == "cpu" and library.available():
-            self.work["own_flops_per_s"] = lambda: cpu_ops.linear(a, b, None, None)
+            self.work["own_flops_per_s"] = lambda: cpu_ops.linear(a, b, None, None, None)
         self.flops = 2 * 4096 * 1024 * 1024
 
     def rates(self, repeats: int) -> dict[str, float]:

@@ -41,9 +41,11 @@ def start_xavier(*layers: nn.Linear) -> None:
 class Linear(nn.Linear):
     """nn.Linear by `ops.linear`, with an activation if one is named."""
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map (..., inputs) to (..., outputs)."""
-        return ops.linear(x, self.weight, self.bias, activation)
+    def forward(
+        self, x: Tensor, activation: str | None = None, plus: Tensor | None = None
+    ) -> Tensor:
+        """Map (..., inputs) to (..., outputs), and add `plus` of that shape if it is given."""
+        return ops.linear(x, self.weight, self.bias, activation, plus)
 
 
 class Dropout(nn.Dropout):
@@ -68,11 +70,11 @@ class MLP(nn.Module):
         self.activation = activation
         start_xavier(*self.layers)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Map (..., sizes[0]) to (..., sizes[-1])."""
+    def forward(self, h: Tensor, plus: Tensor | None = None) -> Tensor:
+        """Map (..., sizes[0]) to (..., sizes[-1]), and add `plus` of that shape if it is given."""
         for layer in self.layers[:-1]:
             h = layer(h, self.activation)
-        return self.layers[-1](h)
+        return self.layers[-1](h, plus=plus)
 
 
 class FourierLinear(nn.Linear):

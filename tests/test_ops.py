@@ -120,6 +120,9 @@ def cases(name, sizes, width=6, share=0.6):
     if name == "linear of channels":
         op = lambda x, weight: ops.linear(ops.linear(x, weight, None, "elu"), weight)  # noqa: E731
         return Case(op, [rand(n, 5), rand(3, 5, 5)], twice=True)
+    if name == "linear plus":
+        op = lambda x, weight, plus: ops.linear(x, weight, plus=plus)  # noqa: E731
+        return Case(op, [rand(n, 5), rand(width, 5), rand(n, width)], twice=True)
     if kind == "linear":
         op = lambda *layer: ops.linear(*layer, rest or None)  # noqa: E731
         return Case(op, [rand(n, 5), rand(width, 5), rand(width)], twice=True)
@@ -196,6 +199,7 @@ NAMES = [
     "linear tanh",
     "linear elu",
     "linear of channels",
+    "linear plus",
     "batch_norm",
     "batch_norm relu",
     "edge_norm",
@@ -383,7 +387,7 @@ LAYERS = [
 @pytest.mark.parametrize("channels", [None, 3])
 @pytest.mark.parametrize("shape", LAYERS)
 def test_layers_of_every_shape(fused, monkeypatch, shape, channels, wide, activation):
-    """Small and large ones, with weights that are a part of wider ones."""
+    """Small and large ones, with weights that are a part of wider ones, by any number of threads."""
     rows, inputs, outputs = shape
     torch.manual_seed(0)
     of_channels = [] if channels is None else [channels]
@@ -391,13 +395,18 @@ def test_layers_of_every_shape(fused, monkeypatch, shape, channels, wide, activa
     weight = torch.randn(*of_channels, outputs, inputs + wide, requires_grad=True)
     bias = torch.randn(*of_channels, outputs, requires_grad=True)
     g = torch.randn(*of_channels, rows, outputs)
-    found = []
-    for way in ("fused", "reference"):
+
+    def run(way, num_threads=1):
         monkeypatch.setenv("MSDE_OPS", way)
-        y = ops.linear(x, weight[..., :inputs], bias, activation)
-        found.append([y, *torch.autograd.grad(y, [x, weight, bias], g)])
-    for ours, theirs in zip(*found, strict=True):
+        with threads(num_threads):
+            y = ops.linear(x, weight[..., :inputs], bias, activation)
+            return [y, *torch.autograd.grad(y, [x, weight, bias], g)]
+
+    found = run("fused")
+    for ours, theirs in zip(found, run("reference"), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    for num_threads in (2, 3, 4):
+        assert all(map(torch.equal, found, run("fused", num_threads)))
 
 
 def test_products_that_do_not_fit_are_refused(fused):
@@ -405,6 +414,10 @@ def test_products_that_do_not_fit_are_refused(fused):
     for misfit in ((x[:, :4], weight), (x, weight, torch.randn(2)), (x, weight[0, :4])):
         with pytest.raises(RuntimeError):
             ops.linear(*misfit)
+    with pytest.raises(RuntimeError):
+        ops.linear(x, weight, plus=torch.randn(3, 3))
+    with pytest.raises(ValueError, match="not both"):
+        ops.linear(x, weight, None, "relu", torch.randn(4, 3))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (0, 3, 5), (2, 0, 5), (4, 2, 3, 5)])

@@ -82,10 +82,10 @@ class Interaction(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, h: Tensor, filters: Filters, pairs: Pairs) -> Tensor:
-        """Return the change of h, (num_atoms, hidden_dim)."""
+        """Return the new h, (num_atoms, hidden_dim)."""
         x = at_least_float32(self.to_filters(h))  # (num_atoms, num_filters)
         x = filters.convolve(self.filter, x, pairs)
-        return self.out(self.from_filters(x, "shifted_softplus"))
+        return self.out(self.from_filters(x, "shifted_softplus"), plus=h)
 
 
 class SchNet(nn.Module):
@@ -118,7 +118,7 @@ class SchNet(nn.Module):
         filters, pairs = Filters(distance, self.centres), batch.pairs
         h = self.embedding(batch.x[:, 0])  # the code of the atomic number, "other" included
         for interaction in self.interactions:
-            h = h + interaction(h, filters, pairs)
+            h = interaction(h, filters, pairs)
         return self.out(h)
 
     def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:

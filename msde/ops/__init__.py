@@ -93,30 +93,45 @@ def _of_edges(edges: Edges) -> tuple[Tensor, ...]:
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    plus: Tensor | None = None,
 ) -> Tensor:
-    """Return activation(x weight^T + bias), by own code where that is faster than torch's.
+    """Return activation(x weight^T + bias) or x weight^T + bias + plus.
+
+    On CPUs by own code where that is faster than torch's.
 
     Args:
         x: (..., inputs), or (channels, rows, inputs) for weights of channels, which may share
             (rows, inputs). Autocast is left to torch.
         weight: (outputs, inputs) or (channels, outputs, inputs).
         bias: (outputs,) or (channels, outputs).
-        activation: one of `reference.ACTIVATIONS`.
+        activation: one of `reference.ACTIVATIONS`; not together with `plus`.
+        plus: of the result's shape.
 
     Returns:
         (..., outputs) or (channels, rows, outputs).
+
+    Raises:
+        ValueError: there are both an activation and `plus`.
     """
+    if not (activation is None or plus is None):
+        raise ValueError(f"a layer has the activation {activation} or something to add, not both")
     # What does not fit is left to torch, which says so.
     fits = x.dim() > 1 and weight.dim() > 1 and x.shape[-1] == weight.shape[-1]
     fits = fits and (bias is None or bias.shape == weight.shape[:-1])
     if weight.dim() == 3:
         fits = fits and (x.dim() == 2 or x.shape[:-2] == weight.shape[:1])
-    if not (fits and library.own_products() and _fused_layer(x, weight, bias)):
-        return reference.linear(x, weight, bias, activation)
-    if x.dim() == 2 or weight.dim() == 3:
-        return _ops.linear(x, weight, bias, activation)[0]
-    y = _ops.linear(x.flatten(0, -2), weight, bias, activation)[0]
+    flat = x.dim() == 2 or weight.dim() == 3
+    if plus is not None:
+        fits = fits and flat and plus.shape == (*weight.shape[:-2], x.shape[-2], weight.shape[-2])
+    if not (fits and library.own_products() and _fused_layer(x, weight, bias, plus)):
+        return reference.linear(x, weight, bias, activation, plus)
+    if flat:
+        return _ops.linear(x, weight, bias, activation, plus)[0]
+    y = _ops.linear(x.flatten(0, -2), weight, bias, activation, None)[0]
     return y.unflatten(0, x.shape[:-1])
 
 

@@ -54,16 +54,16 @@ def _layer(x: Tensor, weight: Tensor, activation: str | None) -> tuple[list[Tens
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, plus: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return activation(x weight^T + bias) and, for SiLU, what it is applied to."""
+    """Return activation(x weight^T + bias) [+ plus, without activation] and, for SiLU, what it is applied to."""
     (x, weight), facts = _layer(x, weight, activation)
-    (bias,) = contiguous(bias)
+    bias, plus = contiguous(bias, plus)
     y = x.new_empty(*weight.shape[:-2], x.shape[-2], weight.shape[-2])
     before = y.new_empty(y.shape if activation == "silu" else 0)
     call(
-        "linear", x, weight, bias, *facts, y, before if len(before) else None, threads(),
-        dtype=x.dtype, strided=True,
+        "linear", x, weight, bias, *facts, y, before if len(before) else None, plus,
+        threads(), dtype=x.dtype, strided=True,
     )  # fmt: skip
     return y, before
 

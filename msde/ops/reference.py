@@ -22,7 +22,13 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
 }
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None = None,
+    plus: Tensor | None = None,
+) -> Tensor:
     """See `msde.ops.linear`."""
     if weight.dim() != 3:
         y = nn.functional.linear(x, weight, bias)
@@ -34,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | Non
         y = torch.bmm(x, weight.mT)
     if weight.dim() == 3 and bias is not None:
         y = y + bias.unsqueeze(1)
-    return ACTIVATIONS[activation](y)
+    return ACTIVATIONS[activation](y) if plus is None else y + plus
 
 
 def normalised_over_rows(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> Tensor:

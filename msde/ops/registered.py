@@ -24,7 +24,10 @@ _PAIRS = "Tensor index, Tensor ptr, Tensor pair_ptr, Tensor graph"
 _EDGES = "Tensor index, Tensor row_ptr, Tensor ptr, Tensor reverse"
 _EDGE_MLP = "Tensor a, Tensor b, Tensor? attr, Tensor? attr_weight, Tensor weight"
 SCHEMAS = {
-    "linear": "(Tensor x, Tensor weight, Tensor? bias, str? activation) -> (Tensor, Tensor)",
+    "linear": (
+        "(Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? plus)"
+        " -> (Tensor, Tensor)"
+    ),
     "linear_grad": (
         "(Tensor g, Tensor? h, Tensor x, Tensor weight, str? activation, bool need_x)"
         " -> (Tensor, Tensor, Tensor)"
@@ -100,7 +103,7 @@ def _layer(x: Tensor, weight: Tensor, activation: str | None) -> tuple[Tensor, T
 
 
 FAKES: dict[str, Callable[..., Any]] = {
-    "linear": lambda x, weight, bias, activation: _layer(x, weight, activation),
+    "linear": lambda x, weight, bias, activation, plus: _layer(x, weight, activation),
     "linear_grad": lambda g, h, x, weight, activation, need_x: (
         x.new_empty(x.shape if need_x else 0), _like(weight), x.new_empty(weight.shape[:-1])
     ),
@@ -193,25 +196,26 @@ def _again(
 
 def _keep_linear(ctx: Any, inputs: tuple, output: Any) -> None:
     """Save the inputs and what the activation's derivative is computed from."""
-    (y, before), activation = output, inputs[-1]
+    (y, before), activation = output, inputs[3]
     ctx.mark_non_differentiable(before)
     ctx.set_materialize_grads(False)
     h = before if activation == "silu" else None if activation is None else y
     ctx.activation = activation
-    ctx.save_for_backward(*inputs[:-1], h)
+    ctx.save_for_backward(*inputs[:3], h)
 
 
 def _linear(ctx: Any, g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     x, weight, bias, h = ctx.saved_tensors
     inputs = (x, weight, bias, ctx.activation)
     if g is None:
-        return _rest(inputs)
+        return (*_rest(inputs), None)
+    need_x, need_weight, need_bias, _, need_plus = ctx.needs_input_grad
+    of_plus = g if need_plus else None
     if torch.is_grad_enabled():
-        return _again(reference.linear, inputs, g)
-    need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        return (*_again(reference.linear, inputs, g), of_plus)
     gx, g_weight, g_bias = ops.linear_grad(g, h, x, weight, ctx.activation, need_x)
     needed = zip((gx, g_weight, g_bias), (need_x, need_weight, need_bias), strict=True)
-    return _rest(inputs, *[grad if need else None for grad, need in needed])
+    return (*_rest(inputs, *[grad if need else None for grad, need in needed]), of_plus)
 
 
 def _batch_norm(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:

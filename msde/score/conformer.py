@@ -73,11 +73,11 @@ class FrameEdges(nn.Module):
         self.coordinates = FourierLinear(2, hidden_dim, hidden_dim)
         self.mlp = MLP([2 + 2 * hidden_dim, hidden_dim, hidden_dim], "silu")
 
-    def forward(self, of_edges: EdgeGeometry) -> Tensor:
-        """Return features of the edges, (num_edges, hidden_dim)."""
+    def forward(self, of_edges: EdgeGeometry, plus: Tensor) -> Tensor:
+        """Return features of the edges plus others, (num_edges, hidden_dim)."""
         source = self.coordinates(of_edges.source)  # (num_edges, hidden_dim)
         target = self.coordinates(of_edges.target)
-        return self.mlp(torch.cat([of_edges.angle, source, target], dim=-1))
+        return self.mlp(torch.cat([of_edges.angle, source, target], dim=-1), plus)
 
 
 class FrameFeatures(nn.Module):
@@ -91,7 +91,7 @@ class FrameFeatures(nn.Module):
 
     def forward(self, h_2d: Tensor, of_edges: EdgeGeometry, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
-        return self.topology(h_2d, edges) + self.frame(of_edges)
+        return self.frame(of_edges, self.topology(h_2d, edges))
 
 
 class FrameDistanceFeatures(FrameFeatures):
@@ -106,7 +106,7 @@ class FrameDistanceFeatures(FrameFeatures):
     def forward(self, h_2d: Tensor, of_edges: EdgeGeometry, edges: Edges) -> Tensor:
         """Return features of the edges, (num_edges, hidden_dim)."""
         distance = self.distance(of_edges.distance.unsqueeze(-1))  # (num_edges, hidden_dim)
-        return distance * self.topology(h_2d, edges) + self.frame(of_edges)
+        return self.frame(of_edges, distance * self.topology(h_2d, edges))
 
 
 EDGE_FEATURES = {"frame": FrameFeatures, "frame_distance": FrameDistanceFeatures}

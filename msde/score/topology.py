@@ -226,7 +226,7 @@ class TopologyScore(nn.Module):
         scale = input_scale(self.sde, t, self.input_spread)  # (num_graphs,)
         types_t = types_t * per_row(scale[batch.batch], types_t)
         adj_t = adj_t * scale[batch.pair_batch]
-        x = self.geometry_embedding(h_3d) + self.atom_type_embedding(types_t)
+        x = self.atom_type_embedding(types_t, plus=self.geometry_embedding(h_3d))
         if self.time_of_nodes is not None:
             x = x + self.time_of_nodes(t)[batch.batch]  # (num_atoms, input_dim)
         dense = pairs.padded.pad_pairs(adj_t.unsqueeze(-1))  # (num_graphs, size, size)

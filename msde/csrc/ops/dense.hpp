@@ -18,12 +18,14 @@ struct Dense {
   View<T> weights(Index c) const { return {weight + c * outputs * weight_row, weight_row, 1}; }
   View<T> turned(Index c) const { return {weights(c).data, 1, weight_row}; }
 
-  // `before`, (channels, rows, outputs) or null, gets what the activation is applied to.
-  void forward(T* y, T* before, int threads) const {
+  // `before`, (channels, rows, outputs) or null, gets what the activation is applied to; `plus`, of
+  // the same shape or null, is added before.
+  void forward(T* y, T* before, const T* plus, int threads) const {
     for (Index c = 0; c < channels; c++) {
       const Index at = c * rows * outputs;
       Matmul<T>{{input(c), inputs, 1}, turned(c), y + at, rows, inputs, outputs, false,
-                bias ? bias + c * outputs : nullptr, activation, before ? before + at : nullptr}
+                bias ? bias + c * outputs : nullptr, activation, before ? before + at : nullptr,
+                plus ? plus + at : nullptr}
           .run(threads);
     }
   }

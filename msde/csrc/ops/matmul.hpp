@@ -39,8 +39,8 @@ void add_bias(const T* bias, Index count, Index width, T* __restrict rows) {
     for (Index f = 0; f < width; f++) rows[r * width + f] += bias[f];
 }
 
-// c (rows, columns) = activation([c +] a (rows, depth) b (depth, columns) [+ bias]), c row after
-// row. `before`, where it is given, gets what the activation is applied to.
+// c (rows, columns) = activation([c +] a (rows, depth) b (depth, columns) [+ bias] [+ plus]), c row
+// after row. `before`, where it is given, gets what the activation is applied to.
 template <class T>
 struct Matmul {
   View<T> a, b;
@@ -50,6 +50,7 @@ struct Matmul {
   const T* bias = nullptr;
   Activation activation = NONE;
   T* before = nullptr;
+  const T* plus = nullptr;
 
   static constexpr Index AHEAD = 3;  // stripes, which rows are fetched before they are needed
 
@@ -72,6 +73,7 @@ struct Matmul {
   // Multiply the rows first ... first + count by all panels, k by k in steps of DEPTH at most.
   void multiply(Index first, Index count, const T* packed, Index step) const {
     T* to = c + first * columns;
+    if (plus) std::copy(plus + first * columns, plus + (first + count) * columns, to);
     for (Index k = 0; k < depth; k += step) {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
@@ -79,7 +81,7 @@ struct Matmul {
         fetch(first + AHEAD * count, count, p, k, deep);
         const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;
         stripe(part, count, panel, direct(p) ? b.row : COLS<T>, deep, to + p * COLS<T>, columns,
-               width(p), add || k > 0);
+               width(p), add || plus || k > 0);
       }
     }
     if (bias) add_bias(bias, count, columns, to);
@@ -90,7 +92,7 @@ struct Matmul {
   // `prepare(first, count)` is called for rows of a before they are used, by who uses them.
   template <class Prepare>
   void run(int threads, Prepare prepare) const {
-    if (depth == 0 && !add) std::fill(c, c + rows * columns, T(0));
+    if (depth == 0 && !add && !plus) std::fill(c, c + rows * columns, T(0));
     T* packed = scratch<T, 0>(panel_count() * depth * COLS<T>);
     const Index stages = (depth + DEPTH - 1) / DEPTH;
     const Index step = stages ? (depth + stages - 1) / stages : 1;

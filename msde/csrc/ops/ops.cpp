@@ -56,8 +56,8 @@ void msde_dropout_factors_f32(Index size, Index stream, Index key_low, Index key
 
 #define DEFINE(name, T)                                                                          \
   void msde_linear_##name(const T* x, const T* weight, const T* bias, LAYER, T* y, T* before,    \
-                          Index threads) {                                                       \
-    msde::Dense<T>{x, weight, bias, THE_LAYER}.forward(y, before, threads);                      \
+                          const T* plus, Index threads) {                                        \
+    msde::Dense<T>{x, weight, bias, THE_LAYER}.forward(y, before, plus, threads);                \
   }                                                                                              \
   void msde_linear_grad_##name(const T* g, const T* h, const T* x, const T* weight, LAYER,       \
                                Index small, T* gx, T* gz, T* parts, Index part_count, T* g_weight,\
