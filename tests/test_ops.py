@@ -387,7 +387,7 @@ LAYERS = [
 @pytest.mark.parametrize("channels", [None, 3])
 @pytest.mark.parametrize("shape", LAYERS)
 def test_layers_of_every_shape(fused, monkeypatch, shape, channels, wide, activation):
-    """Small and large ones, with weights that are a part of wider ones, by any number of threads."""
+    """Small and large ones, weights that are a part of wider ones, any number of threads."""
     rows, inputs, outputs = shape
     torch.manual_seed(0)
     of_channels = [] if channels is None else [channels]
