@@ -38,7 +38,8 @@ def training(output, steps_made=2):
     return lambda: path.exists() and path.read_text().count("\n") >= steps_made
 
 
-@pytest.mark.parametrize("hung", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hung", [0, 1])
 def test_a_rank_that_hangs_is_noticed_and_named(common, tmp_path, hung):
     harm = {"what": "hang", "rank": hung, "step": 4}
     job = Job(tmp_path, *common, "run.steps=100", "run.comm_timeout=10", harm=harm)
@@ -183,6 +184,7 @@ def test_a_supervised_run_survives_what_is_done_to_it(common, tmp_path):
     assert read_rows(output) == read_rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_ranks(common, tmp_path):
     launcher = [BINARIES / "torchrun", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     launcher += [f"--master-port={free_port()}"]

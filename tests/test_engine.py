@@ -21,6 +21,8 @@ from msde.philox import Stream, seed_for
 from msde.plan import make_plan, state_memory
 
 pytestmark = pytest.mark.launcher
+# `make test` has another of the kind.
+REST = [pytest.mark.dist, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent
 PRETRAIN = ROOT / "launch/pretrain.py"
@@ -164,7 +166,7 @@ def test_no_pickle_comes_from_the_data_path_during_training(shard_dir, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [3, *(pytest.param(n, marks=REST) for n in (0, 1, 2))])
 def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage):
     expected = torch.tensor(plain_loop(shard_dir))
     output = tmp_path / "run"
@@ -277,6 +279,8 @@ def test_without_a_launcher(shard_dir, tmp_path):
         assert model.config.model.hidden_dim == 64
 
 
+@pytest.mark.dist
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
 def test_base_with_negatives_of_all_ranks_trains(shard_dir, tmp_path, stage):
     """Under ZeRO: every module that the published network lacks, and collectives in the loss."""
@@ -294,6 +298,8 @@ def test_base_with_negatives_of_all_ranks_trains(shard_dir, tmp_path, stage):
     assert weights.load_weights(output / "best").config.loss.negatives == "ranks"
 
 
+@pytest.mark.dist
+@pytest.mark.slow
 def test_warm_start_from_weights_of_ours_and_published_ones(shard_dir, tmp_path):
     converted = tmp_path / "converted"
     command = [sys.executable, ROOT / "launch/convert_checkpoint.py", "--output", converted]
@@ -362,6 +368,8 @@ def test_the_plain_loop_of_the_examples_runs(shard_dir):
     assert len(result.stdout.splitlines()) == 20
 
 
+@pytest.mark.dist
+@pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over_and_named(shard_dir, tmp_path):
     output = tmp_path / "run"
     common = ["--data", shard_dir, "--output", output, *PAPER, "run.save_every=2"]

@@ -42,7 +42,7 @@ def state(output, step):
     [
         pytest.param(stage, what, marks=[] if quick else pytest.mark.slow)
         for stage, what, quick in [
-            (0, "nan_position", True),
+            (0, "nan_position", False),
             (1, "nan_position", False),
             (2, "nan_position", False),
             (3, "nan_position", False),

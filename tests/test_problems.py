@@ -59,6 +59,8 @@ def test_one_problem_is_one_line():
         problems.tell()
 
 
+@pytest.mark.dist
+@pytest.mark.slow
 def test_a_profile_is_a_trace_of_every_rank(shard_dir, tmp_path):
     import gzip
 

@@ -150,6 +150,7 @@ def test_a_run_that_is_asked_to_stop_saves_on_all_ranks(common, whole, tmp_path,
     assert (output / "DONE").exists() and not (output / "PREEMPTED").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_during_validation_leaves_it_for_later(shard_dir, tmp_path):
     """Also checks that every validation is there once, whatever happens."""
     output, undisturbed = tmp_path / "run", tmp_path / "whole"
@@ -224,6 +225,7 @@ def test_every_bit_of_a_manifest_counts(checkpoints, tmp_path):
         assert found is None or found[1] == expected, place
 
 
+@pytest.mark.slow
 def test_runs_go_on_from_the_newest_undamaged_checkpoint_or_not_at_all(checkpoints, tmp_path):
     arguments, made = checkpoints
     output = tmp_path / "run"
@@ -351,14 +353,9 @@ def dumped(folder, rank=0):
     return torch.load(folder / f"state-{rank}", weights_only=True)
 
 
-@pytest.mark.parametrize(
-    ("stage", "before", "after"),
-    [
-        pytest.param(stage, *ranks, marks=[] if (stage, ranks) == (1, (2, 1)) else pytest.mark.slow)
-        for stage in (0, 1, 2, 3)
-        for ranks in ((2, 1), (1, 2))
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_ranks(on_ranks, tmp_path, stage, before, after):
     arguments, original = on_ranks(stage, before)
     output = tmp_path / "run"
