@@ -65,7 +65,8 @@ def runner_of(output):
     return runner
 
 
-@pytest.mark.parametrize("victim", [runner_of, pytest.param(launcher_of, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [runner_of, launcher_of])
 def test_nothing_outlives_a_killed_launcher(common, tmp_path, victim):
     output = tmp_path / "run"
     job = Job(tmp_path, *common, "run.steps=1000", harm=SLOW, launcher=deepspeed())

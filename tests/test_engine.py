@@ -21,8 +21,6 @@ from msde.philox import Stream, seed_for
 from msde.plan import make_plan, state_memory
 
 pytestmark = pytest.mark.launcher
-# `make test` has another of the kind.
-REST = [pytest.mark.dist, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent
 PRETRAIN = ROOT / "launch/pretrain.py"
@@ -166,7 +164,9 @@ def test_no_pickle_comes_from_the_data_path_during_training(shard_dir, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-@pytest.mark.parametrize("stage", [3, *(pytest.param(n, marks=REST) for n in (0, 1, 2))])
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage):
     expected = torch.tensor(plain_loop(shard_dir))
     output = tmp_path / "run"

@@ -70,7 +70,7 @@ def whole(common, tmp_path_factory):
     ("what", "rank", "step"),
     [
         ("die", 1, 5),
-        ("die_in_save", 1, 6),
+        pytest.param("die_in_save", 1, 6, marks=pytest.mark.slow),
         pytest.param("die", 0, 8, marks=pytest.mark.slow),
         pytest.param("die_in_save", 0, 3, marks=pytest.mark.slow),
     ],
