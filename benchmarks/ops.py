@@ -40,6 +40,11 @@ class Case:
     flops: float  # of the matrix products, forward
 
 
+def norms_of(width: int) -> dict[torch.dtype, torch.nn.BatchNorm1d]:
+    """Make a BatchNorm of each precision."""
+    return {t: torch.nn.BatchNorm1d(width, dtype=t) for t in (torch.float32, torch.float64)}
+
+
 def atom_cases(n: int) -> dict[str, Case]:
     """Make the cases that need atoms only."""
 
@@ -50,8 +55,7 @@ def atom_cases(n: int) -> dict[str, Case]:
             2 * n * i * o,
         )
 
-    precisions = (torch.float32, torch.float64)
-    norms = {dtype: torch.nn.BatchNorm1d(2 * HIDDEN, dtype=dtype) for dtype in precisions}
+    norms = norms_of(2 * HIDDEN)
     places = torch.stack([torch.arange(n), torch.randperm(n)], dim=-1)
     return {
         "linear 300 to 600": layer(300, 600, None),
@@ -118,8 +122,7 @@ def edge_cases(batch: MoleculeBatch) -> dict[str, Case]:
 
     scalars, frequency = torch.randn(num_edges, 2), torch.randn(WIDTH)
     keep = (torch.rand(num_edges, HEADS) < 0.9) / 0.9
-    precisions = (torch.float32, torch.float64)
-    norms = {dtype: torch.nn.BatchNorm1d(HIDDEN, dtype=dtype) for dtype in precisions}
+    norms = norms_of(HIDDEN)
     atoms = [torch.randn(n, WIDTH) for _ in range(3)]
     return {
         "linear of edges 16 to 16 elu": Case(

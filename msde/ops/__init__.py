@@ -7,6 +7,7 @@ sum has one owner and one order: the bits depend neither on chance nor on the nu
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -326,14 +327,13 @@ def edge_norm(a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edges: Edges) -> tuple
         a, b: (num_atoms, width) what the source and the target contribute.
     """
     with torch.autocast(a.device.type, enabled=False):
-        a, b, num_edges = a.to(norm.weight.dtype), b.to(norm.weight.dtype), edges.index.shape[1]
-        if not (norm.training and num_edges > 1 and _fused_layer(a, b, norm.weight)):
-            return reference.edge_norm(a, b, norm, edges, sum_over_edges)
-        a, b, means, variance = _ops.edge_norm(
-            a, b, norm.weight, norm.bias, norm.eps, edges.index, edges.row_ptr
+        a, b = a.to(norm.weight.dtype), b.to(norm.weight.dtype)
+        if _fused_layer(a, b, norm.weight):
+            return reference.edge_norm(a, b, norm, edges, _ops.edge_norm)
+        normalised = functools.partial(
+            reference.normalised_over_edges, sum_of_neighbours=lambda x: sum_over_edges(x, edges)
         )
-        reference.update_statistics(norm, means.sum(0), variance, num_edges)
-        return a, b
+        return reference.edge_norm(a, b, norm, edges, normalised)
 
 
 def row_dot(x: Tensor, y: Tensor, at: Tensor) -> Tensor:

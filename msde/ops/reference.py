@@ -357,15 +357,13 @@ def edge_norm(
     b: Tensor,
     norm: nn.BatchNorm1d,
     edges: Edges,
-    neighbour_sum: Callable[[Tensor, Edges], Tensor] = sum_over_edges,
+    normalised: Callable[..., tuple[Tensor, ...]] = normalised_over_edges,
 ) -> tuple[Tensor, Tensor]:
-    """See `msde.ops.edge_norm`."""
+    """See `msde.ops.edge_norm`; `normalised` does what `normalised_over_edges` does."""
     affine, num_edges = (norm.weight, norm.bias, norm.eps), edges.index.shape[1]
     if not (norm.training and num_edges > 1):
         return _scaled(a, b, *affine, norm.running_mean, norm.running_var)
-    a, b, means, variance = normalised_over_edges(
-        a, b, *affine, edges.index, edges.row_ptr, lambda x: neighbour_sum(x, edges)
-    )
+    a, b, means, variance = normalised(a, b, *affine, edges.index, edges.row_ptr)
     update_statistics(norm, means.sum(0), variance, num_edges)
     return a, b
 

@@ -101,7 +101,7 @@ void pack_panel(View<T> b, Index depth, Index columns, Index first, T* out) {
 template <class T>
 void pack(View<T> b, Index depth, Index columns, T* out) {
   const Index whole = b.column == 1 ? columns / COLS<T> : 0;
-  for (Index k = 0; whole && k < depth; k++)
+  for (Index k = 0; k < depth; k++)
     for (Index p = 0; p < whole; p++)
       std::memcpy(out + (p * depth + k) * COLS<T>, b.at(k, p * COLS<T>), sizeof(T) * COLS<T>);
   for (Index p = whole; p < panels<T>(columns); p++)
