@@ -58,6 +58,7 @@ class MoleculeBatch:
     key: Key = NO_KEY  # what noise and times are keyed by, besides the uid
     slot: int = 0  # the slot's number in the epoch: keys dropout
     weight: float = 1.0  # of this slot's mean in the mean over the step's slots
+    num_filler: int = 0  # molecules at the end that count nothing, see `filler`
 
     @property
     def num_graphs(self) -> int:
@@ -68,6 +69,15 @@ class MoleculeBatch:
     def num_atoms(self) -> int:
         """Number of atoms of all molecules."""
         return len(self.z)
+
+    @property
+    def counted_atoms(self) -> Tensor | None:
+        """The number of atoms that count, which come first, (), or None: all of them."""
+        return self.ptr[self.num_graphs - self.num_filler] if self.num_filler else None
+
+    def counted(self, per_graph: Tensor) -> Tensor:
+        """Return those rows, one a molecule, that count."""
+        return per_graph[: self.num_graphs - self.num_filler]
 
     @property
     def atoms_per_graph(self) -> Tensor:
@@ -92,7 +102,7 @@ class MoleculeBatch:
     @property
     def extended_edges(self) -> Edges:
         """The extended edges, as the ops take them."""
-        return Edges(self.extended_edge_index, self.extended_ptr, self.ptr)
+        return Edges(self.extended_edge_index, self.extended_ptr, self.ptr, self.counted_atoms)
 
     @classmethod
     def from_columns(
@@ -146,6 +156,7 @@ class MoleculeBatch:
             key=key,
             slot=slot,
             weight=weight,
+            num_filler=compact.num_filler,
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> MoleculeBatch:

@@ -30,6 +30,7 @@ class Compact:
     extended_source: Tensor
     extended_degree: Tensor
     pos: Tensor
+    num_filler: int = 0  # molecules at the end that only fill a batch up, see `filler`
 
     COUNTS = ("num_atoms", "num_bonds", "num_extended", "num_conformers")
     COLUMNS = (

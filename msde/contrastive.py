@@ -128,11 +128,17 @@ class NodeEBMNCE(Objective):
         drawn = philox.words(batch.key, stream, uid, batch.atom_in_graph, 2)  # (num_atoms, 2)
         if self.config.negatives == "ranks":
             return drawn[:, 0]
-        order = torch.argsort(philox.sort_key(drawn))  # (num_atoms,)
+        key, counted = philox.sort_key(drawn), batch.counted_atoms
+        place = torch.arange(len(key), device=key.device)
+        if counted is not None:  # the others stay last, each in its place
+            key = torch.where(place < counted, key - 2**63, place)
+        order = torch.argsort(key)  # (num_atoms,)
         if not self.config.exclude_true_pairs:
             return order
         # One random cycle through all atoms: a permutation that leaves none in its place.
-        return torch.empty_like(order).index_copy_(0, order, order.roll(-1))
+        last = counted if counted is not None else len(key)
+        after = torch.where(place + 1 == last, 0, place + 1).clamp(max=len(key) - 1)
+        return torch.empty_like(order).index_copy_(0, order, order.index_select(0, after))
 
     def __call__(
         self, h: Tensor, other: Tensor, drawn: Tensor, batch: MoleculeBatch

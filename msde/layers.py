@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,9 +125,11 @@ class BatchNorm(nn.BatchNorm1d):
     Fewer than two rows have no variance; PyTorch would raise an error in training.
     """
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Normalise (rows, width); the activation may be "relu"."""
-        return ops.batch_norm(x, self, relu=activation == "relu")
+    def forward(
+        self, x: Tensor, activation: str | None = None, counted: Tensor | None = None
+    ) -> Tensor:
+        """Normalise (rows, width), of which the first ones count; the activation may be "relu"."""
+        return ops.batch_norm(x, self, activation == "relu", counted)
 
 
 # What a Linear or a BatchNorm makes together with the module behind it.
@@ -141,17 +144,19 @@ _FUSED = {
 class Sequential(nn.Sequential):
     """nn.Sequential that lets a layer apply the activation behind it."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply all modules in turn."""
+    def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Apply all modules in turn; a BatchNorm is told how many rows count."""
         layers = list(self)
         while layers:
             layer = layers.pop(0)
             activation = _FUSED.get((type(layer), type(layers[0]))) if layers else None
-            if activation is None:
-                x = layer(x)
-            else:
+            arguments: dict[str, Any] = {}
+            if activation is not None:
                 layers.pop(0)
-                x = layer(x, activation)
+                arguments["activation"] = activation
+            if isinstance(layer, BatchNorm):
+                arguments["counted"] = counted
+            x = layer(x, **arguments)
         return x
 
 

@@ -100,11 +100,11 @@ class MoleculeSDE(nn.Module):
             h_3d: (num_atoms, hidden_dim) representations of the geometry.
 
         Returns:
-            Two tensors (num_graphs,).
+            Two tensors (molecules that count,).
         """
         if self.objective.level == "graph":
-            h_2d = self.encoder_2d.readout(h_2d, batch)
-            h_3d = self.encoder_3d.readout(h_3d, batch)
+            h_2d = batch.counted(self.encoder_2d.readout(h_2d, batch))
+            h_3d = batch.counted(self.encoder_3d.readout(h_3d, batch))
         if self.projection_2d is not None:
             h_2d = self.projection_2d(h_2d)
         with torch.autocast(
@@ -113,14 +113,16 @@ class MoleculeSDE(nn.Module):
             h_2d, h_3d = at_least_float32(h_2d), at_least_float32(h_3d)
             forward = self.objective(h_2d, h_3d, noise.negatives_of_2d, batch)
             backward = self.objective(h_3d, h_2d, noise.negatives_of_3d, batch)
-        return (forward[0] + backward[0]) / 2, (forward[1] + backward[1]) / 2
+        loss, accuracy = ((one + other) / 2 for one, other in zip(forward, backward, strict=True))
+        return batch.counted(loss), batch.counted(accuracy)
 
     def loss_2d_to_3d(self, h_2d: Tensor, batch: MoleculeBatch, noise: Noise) -> Tensor:
-        """Return the denoising loss of positions given `h_2d`, (num_graphs,)."""
+        """Return the denoising loss of positions given `h_2d`, (molecules that count,)."""
         score, t = self.score_2d_to_3d, noise.t_2d_to_3d
         pos_t = perturb(score.sde, batch.pos, t[batch.batch], noise.pos)  # (num_atoms, 3)
         noise_pred = score(pos_t, t, h_2d, batch)
-        return losses.denoising_positions(noise_pred, noise.pos, batch) * self._anneal(score.sde, t)
+        loss = losses.denoising_positions(noise_pred, noise.pos, batch)
+        return batch.counted(loss * self._anneal(score.sde, t))
 
     def loss_3d_to_2d(
         self, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
@@ -128,7 +130,7 @@ class MoleculeSDE(nn.Module):
         """Return the denoising losses of atom types and of adjacency given `h_3d`.
 
         Returns:
-            Two tensors (num_graphs,).
+            Two tensors (molecules that count,).
         """
         score, t = self.score_3d_to_2d, noise.t_3d_to_2d
         types = nn.functional.one_hot(batch.x[:, 0], ATOM_SIZES[0]).to(noise.types.dtype)
@@ -138,8 +140,8 @@ class MoleculeSDE(nn.Module):
         types_pred, adj_pred = score(types_t, adj_t, t, h_3d, batch)
         weight = self._anneal(score.sde, t)
         return (
-            losses.denoising_atom_types(types_pred, noise.types, batch) * weight,
-            losses.denoising_adjacency(adj_pred, noise.adj, batch) * weight,
+            batch.counted(losses.denoising_atom_types(types_pred, noise.types, batch) * weight),
+            batch.counted(losses.denoising_adjacency(adj_pred, noise.adj, batch) * weight),
         )
 
     def _anneal(self, sde: SDE, t: Tensor) -> Tensor:
@@ -155,8 +157,9 @@ class MoleculeSDE(nn.Module):
             noise: by default what `draw_noise` draws.
 
         Returns:
-            The scalar to differentiate, and detached terms (num_graphs,) in float32: `total`,
-            `contrastive`, `2d_to_3d`, `3d_to_2d` and the pair accuracy `contrastive_accuracy`.
+            The scalar to differentiate, and detached terms in float32, one value for each molecule
+            that counts: `total`, `contrastive`, `2d_to_3d`, `3d_to_2d` and the pair accuracy
+            `contrastive_accuracy`.
         """
         noise = self.draw_noise(batch) if noise is None else noise
         weights = self.config.loss
@@ -170,7 +173,7 @@ class MoleculeSDE(nn.Module):
             weights.coefficient_contrastive * contrastive
             + weights.coefficient_2d_to_3d * to_3d
             + weights.coefficient_3d_to_2d * to_2d
-        )  # (num_graphs,)
+        )  # (molecules that count,)
         terms = {
             "total": total,
             "contrastive": contrastive,
@@ -202,10 +205,12 @@ def antithetic_times(batch: MoleculeBatch, stream: Stream, num_timesteps: int) -
     The first half of the slot draws steps k of the grid, the second half takes
     num_timesteps - 1 - k.
     """
-    half = batch.num_graphs // 2 + 1
-    drawn = philox.words(batch.key, stream, batch.uid[:half])[:, 0]
+    uid = batch.counted(batch.uid)
+    half = len(uid) // 2 + 1
+    drawn = philox.words(batch.key, stream, uid[:half])[:, 0]
     step = drawn * num_timesteps >> 32  # (half,) uniform in [0, num_timesteps)
-    step = torch.cat([step, num_timesteps - 1 - step])[: batch.num_graphs]
+    step = torch.cat([step, num_timesteps - 1 - step])[: len(uid)]
+    step = torch.cat([step, step.new_zeros(batch.num_filler)])
     return _time(step, num_timesteps)
 
 

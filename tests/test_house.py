@@ -30,6 +30,7 @@ ORDER = [
     "mixture",
     "partition",
     "compact",
+    "filler",
     "resident",
     "ops",
     "geometry",

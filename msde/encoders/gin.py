@@ -39,15 +39,19 @@ class GINLayer(nn.Module):
             Linear(2 * hidden_dim, hidden_dim),
         )
 
-    def forward(self, h: Tensor, bonds: Edges, bond_codes: EdgeCodes) -> Tensor:
+    def forward(
+        self, h: Tensor, bonds: Edges, bond_codes: EdgeCodes, counted: Tensor | None = None
+    ) -> Tensor:
         """Update h, (num_atoms, hidden_dim).
 
         Args:
             bond_codes: rows of `every_bond`.
+            counted: () how many atoms, the first ones, count in statistics; None means all.
         """
         table = self.bond_embedding(self.every_bond)  # (60, hidden_dim): one lookup a bond
         # Messages are made and summed in the table's precision, also where h came of autocast.
-        return self.mlp(gin_message(at_least_float32(h), table, self.eps, bond_codes, bonds))
+        messages = gin_message(at_least_float32(h), table, self.eps, bond_codes, bonds)
+        return self.mlp(messages, counted)
 
 
 # What an atom's representation is made of, given it after each layer:
@@ -77,17 +81,18 @@ class GIN(nn.Module):
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Return the representation of each atom, (num_atoms, output_dim)."""
-        kinds = batch.edge_attr.new_tensor([BOND_SIZES[1] * BOND_SIZES[2], BOND_SIZES[2], 1])
-        bond_code = (batch.edge_attr * kinds).sum(-1)  # (num_edges,) row of every_bond
+        first, second, third = batch.edge_attr.unbind(-1)
+        bond_code = (first * BOND_SIZES[1] + second) * BOND_SIZES[2] + third  # row of every_bond
         bonds, order = sort_edges(batch.edge_index, batch.ptr, batch.num_atoms)
         bond_codes = group_codes(bond_code.index_select(0, order), math.prod(BOND_SIZES))
         x = batch.x
         if self.cip:
             x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)
-        h = [self.atom_embedding(x)]  # (num_atoms, hidden_dim) each
+        h, counted = [self.atom_embedding(x)], batch.counted_atoms  # (num_atoms, hidden_dim) each
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             activation = "relu" if number < len(self.layers) - 1 else None
-            h.append(self.dropout(norm(layer(h[-1], bonds, bond_codes), activation)))
+            updated = layer(h[-1], bonds, bond_codes, counted)
+            h.append(self.dropout(norm(updated, activation, counted)))
         return READOUTS[self.over_layers](h)
 
     def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:

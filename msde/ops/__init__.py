@@ -136,16 +136,21 @@ def linear(
     return y.unflatten(0, x.shape[:-1])
 
 
-def batch_norm(x: Tensor, norm: nn.BatchNorm1d, relu: bool = False) -> Tensor:
+def batch_norm(
+    x: Tensor, norm: nn.BatchNorm1d, relu: bool = False, counted: Tensor | None = None
+) -> Tensor:
     """Return norm(x), (rows, width), and relu of it if that is asked for.
 
     Fewer than two rows have no statistics, and the running ones are used.
+
+    Args:
+        counted: () how many rows, the first ones, count in statistics; None means all.
     """
-    if norm.training and len(x) > 1 and _fused_layer(x, norm.weight):
+    if counted is None and norm.training and len(x) > 1 and _fused_layer(x, norm.weight):
         y, mean, variance = _ops.batch_norm(x, norm.weight, norm.bias, relu, norm.eps)
         reference.update_statistics(norm, mean, variance, len(x))
         return y
-    return reference.batch_norm(x, norm, relu)
+    return reference.batch_norm(x, norm, relu, counted)
 
 
 def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -328,10 +333,12 @@ def edge_norm(a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edges: Edges) -> tuple
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.to(norm.weight.dtype), b.to(norm.weight.dtype)
-        if _fused_layer(a, b, norm.weight):
+        if edges.counted is None and _fused_layer(a, b, norm.weight):
             return reference.edge_norm(a, b, norm, edges, _ops.edge_norm)
         normalised = functools.partial(
-            reference.normalised_over_edges, sum_of_neighbours=lambda x: sum_over_edges(x, edges)
+            reference.normalised_over_edges,
+            sum_of_neighbours=lambda x: sum_over_edges(x, edges),
+            counted=edges.counted,
         )
         return reference.edge_norm(a, b, norm, edges, normalised)
 

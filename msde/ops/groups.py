@@ -35,6 +35,7 @@ class Edges:
     index: Tensor  # (2, num_edges) sources and targets
     row_ptr: Tensor  # (num_atoms + 1,) offsets of the edges into each atom
     ptr: Tensor  # (num_graphs + 1,) offsets of the molecules' atoms
+    counted: Tensor | None = None  # () how many atoms, the first ones, count in statistics, or all
     _made: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
