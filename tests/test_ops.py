@@ -12,6 +12,7 @@ from torch import nn
 from msde import geometry, native, ops, philox
 from msde.encoders.gin import GINLayer
 from msde.encoders.schnet import Filters
+from msde.layers import Sequential
 from msde.model import parameter_groups
 from msde.ops import Interpolation, Pairs, PairWeights, cpu, library, registered
 from msde.ops.groups import PaddedLayout
@@ -602,7 +603,7 @@ def test_training_is_that_of_torch_but_for_rounding(batch, monkeypatch, fused):
 def test_messages_under_autocast_are_made_and_summed_in_float32(way):
     torch.manual_seed(0)
     edges, layer = edges_of([3, 1, 14, 18, 9, 2]), GINLayer(40)
-    layer.mlp = nn.Identity()
+    layer.mlp = Sequential()
     codes, h = codes_of(edges), torch.randn(47, 40).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         found = layer(h, edges, codes)

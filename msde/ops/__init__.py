@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from msde import philox
-from msde.ops import cpu, library, reference, registered
+from msde.ops import cpu, library, normalisation, reference, registered
 from msde.ops.groups import (
     EdgeCodes,
     Edges,
@@ -148,9 +148,9 @@ def batch_norm(
     """
     if counted is None and norm.training and len(x) > 1 and _fused_layer(x, norm.weight):
         y, mean, variance = _ops.batch_norm(x, norm.weight, norm.bias, relu, norm.eps)
-        reference.update_statistics(norm, mean, variance, len(x))
+        normalisation.update_statistics(norm, mean, variance, len(x))
         return y
-    return reference.batch_norm(x, norm, relu, counted)
+    return normalisation.batch_norm(x, norm, relu, counted)
 
 
 def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
     """Return the sum of x, (num_atoms, width), over the neighbours of each atom."""
     if _fused(x):
         return _ops.sum_over_edges(x, edges.index, edges.row_ptr)
-    return reference.sum_over_edges(x, edges)
+    return reference.sum_over_edges(x, edges.index)
 
 
 def gin_message(x: Tensor, table: Tensor, eps: Tensor, codes: EdgeCodes, edges: Edges) -> Tensor:
@@ -334,13 +334,13 @@ def edge_norm(a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edges: Edges) -> tuple
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.to(norm.weight.dtype), b.to(norm.weight.dtype)
         if edges.counted is None and _fused_layer(a, b, norm.weight):
-            return reference.edge_norm(a, b, norm, edges, _ops.edge_norm)
+            return normalisation.edge_norm(a, b, norm, edges, _ops.edge_norm)
         normalised = functools.partial(
-            reference.normalised_over_edges,
+            normalisation.normalised_over_edges,
             sum_of_neighbours=lambda x: sum_over_edges(x, edges),
             counted=edges.counted,
         )
-        return reference.edge_norm(a, b, norm, edges, normalised)
+        return normalisation.edge_norm(a, b, norm, edges, normalised)
 
 
 def row_dot(x: Tensor, y: Tensor, at: Tensor) -> Tensor:

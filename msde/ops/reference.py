@@ -43,55 +43,6 @@ def linear(
     return ACTIVATIONS[activation](y) if plus is None else y + plus
 
 
-def normalised_over_rows(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> Tensor:
-    """Return x, (rows, width), with each column normalised by its own mean and variance."""
-    y = nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
-    return torch.relu(y) if relu else y
-
-
-def made_again() -> bool:
-    """Say whether this is a forward pass that a backward one makes again."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
-def _counts(rows: int, counted: Tensor) -> Tensor:
-    """Return which of some rows are among the first, that count, (rows,)."""
-    return torch.arange(rows, device=counted.device) < counted
-
-
-def normalised_over_first_rows(
-    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float, counted: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x normalised by the mean and the biased variance of its first rows, and both."""
-    counts = _counts(len(x), counted).unsqueeze(1)
-    mean = torch.where(counts, x, 0).sum(0) / counted
-    centred = x - mean
-    variance = torch.where(counts, centred, 0).square().sum(0) / counted
-    y = torch.addcmul(bias, centred, weight * torch.rsqrt(variance + eps))
-    return torch.relu(y) if relu else y, mean, variance
-
-
-def batch_norm(
-    x: Tensor, norm: nn.BatchNorm1d, relu: bool = False, counted: Tensor | None = None
-) -> Tensor:
-    """See `msde.ops.batch_norm`."""
-    if norm.training and counted is not None:
-        affine = norm.weight, norm.bias
-        y, mean, variance = normalised_over_first_rows(x, *affine, relu, norm.eps, counted)
-        update_statistics(norm, mean, variance, counted)
-        return y
-    statistics = norm.running_mean, norm.running_var
-    of_batch = norm.training and len(x) > 1
-    if of_batch and made_again():
-        statistics = tuple(map(torch.clone, statistics))  # not to be taken in twice
-    elif of_batch:
-        norm.num_batches_tracked += 1
-    y = nn.functional.batch_norm(
-        x, *statistics, norm.weight, norm.bias, of_batch, norm.momentum, norm.eps
-    )
-    return torch.relu(y) if relu else y
-
-
 def fourier_features(v: Tensor, frequency: Tensor) -> Tensor:
     """Return [sin(2 pi v w), cos(2 pi v w)] of v, (...,): (..., 2 * num_frequencies)."""
     angle = v.unsqueeze(-1) * (2 * math.pi * frequency)  # (..., num_frequencies)
@@ -280,9 +231,9 @@ class _SumOverEdges(torch.autograd.Function):
         return _SumOverEdges.apply(grads[0], edge_index.flip(0)), None
 
 
-def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
-    """Return the sum of x, (num_atoms, width), over the neighbours of each atom."""
-    return _SumOverEdges.apply(x, edges.index)
+def sum_over_edges(x: Tensor, index: Tensor) -> Tensor:
+    """See `msde.ops.sum_over_edges`."""
+    return _SumOverEdges.apply(x, index)
 
 
 def gin_message(x: Tensor, table: Tensor, eps: Tensor, codes: EdgeCodes, edges: Edges) -> Tensor:
@@ -332,73 +283,6 @@ def pair_attention(q: Tensor, k: Tensor, chunk: int, pairs: Pairs) -> Tensor:
 
     logits = torch.matmul(chunks(q) / math.sqrt(chunk), chunks(k).transpose(-1, -2))
     return pairs.padded.pack_pairs(torch.tanh(logits).mean(1))
-
-
-@torch.no_grad()
-def update_statistics(
-    norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: int | Tensor
-) -> None:
-    """Take the mean and the biased variance of some rows into the running statistics, once."""
-    if made_again():
-        return
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
-    norm.num_batches_tracked += 1
-
-
-def normalised_over_edges(
-    a: Tensor,
-    b: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    index: Tensor,
-    row_ptr: Tensor,
-    sum_of_neighbours: Callable[[Tensor], Tensor] | None = None,
-    counted: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return a and b so scaled that a_source + b_target is normalised over the edges.
-
-    And the means of both over the edges, (2, width), and the biased variance of their sum: from
-    sums at the atoms, centred first, E[a'^2] + E[b'^2] + 2 E[a' b'].
-    """
-    num_edges, degree = index.shape[1], row_ptr.diff().to(a.dtype)
-    if counted is not None:
-        degree = torch.where(_counts(len(a), counted), degree, 0)
-        num_edges = degree.sum()
-    means = torch.stack([degree @ a, degree @ b]) / num_edges
-    of_a, of_b = a - means[0], b - means[1]
-    near = sum_of_neighbours(of_a) if sum_of_neighbours else _SumOverEdges.apply(of_a, index)
-    if counted is not None:
-        near = torch.where(_counts(len(a), counted).unsqueeze(1), near, 0)
-    squares = degree @ (of_a.square() + of_b.square())
-    # Rounding may leave a variance of zero a little below it.
-    variance = ((squares + 2 * (near * of_b).sum(0)) / num_edges).clamp(min=0)
-    return (*_scaled(a, b, weight, bias, eps, means.sum(0), variance), means, variance)
-
-
-def _scaled(
-    a: Tensor, b: Tensor, weight: Tensor, bias: Tensor, eps: float, mean: Tensor, variance: Tensor
-) -> tuple[Tensor, Tensor]:
-    scale = weight * torch.rsqrt(variance + eps)
-    return a * scale, torch.addcmul(bias - mean * scale, b, scale)
-
-
-def edge_norm(
-    a: Tensor,
-    b: Tensor,
-    norm: nn.BatchNorm1d,
-    edges: Edges,
-    normalised: Callable[..., tuple[Tensor, ...]] = normalised_over_edges,
-) -> tuple[Tensor, Tensor]:
-    """See `msde.ops.edge_norm`; `normalised` does what `normalised_over_edges` does."""
-    affine, num_edges = (norm.weight, norm.bias, norm.eps), edges.index.shape[1]
-    if not (norm.training and num_edges > 1):
-        return _scaled(a, b, *affine, norm.running_mean, norm.running_var)
-    a, b, means, variance = normalised(a, b, *affine, edges.index, edges.row_ptr)
-    rows = num_edges if edges.counted is None else edges.row_ptr[edges.counted]
-    update_statistics(norm, means.sum(0), variance, rows)
-    return a, b
 
 
 def row_dot(x: Tensor, y: Tensor, at: Tensor) -> Tensor:

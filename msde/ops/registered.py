@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from msde.errors import MsdeError
-from msde.ops import cpu, reference
+from msde.ops import cpu, normalisation, reference
 from msde.ops.schemas import FAKES, ON_CPU_ONLY, SCHEMAS
 
 
@@ -83,12 +83,12 @@ def _batch_norm(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, ..
     if g is None:
         return _rest(inputs)
     if torch.is_grad_enabled():
-        return _again(reference.normalised_over_rows, inputs, g)
+        return _again(normalisation.normalised_over_rows, inputs, g)
     return _rest(inputs, *ops.batch_norm_grad(g, *inputs, mean, variance))
 
 
 def _normed_over_edges(*inputs: Any) -> tuple[Tensor, ...]:
-    return reference.normalised_over_edges(*inputs)[:2]
+    return normalisation.normalised_over_edges(*inputs)[:2]
 
 
 def _edge_norm(
