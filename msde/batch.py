@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msde import codec, geometry, philox
+from msde import codec, geometry
 from msde.codec import MoleculeColumns
 from msde.compact import Compact, numbers, offsets, repeat
 from msde.molecule import (
@@ -368,7 +368,7 @@ def _choose_conformers(compact: Compact, atoms: Tensor, first: Tensor, key: Key)
     if not compact.several_conformers:
         return compact.pos
     conformers = compact.counts["num_conformers"]
-    chosen = philox.words(key, Stream.CONFORMER, compact.uid)[:, 0] * conformers >> 32
+    chosen = ops.words(key, Stream.CONFORMER, compact.uid)[:, 0] * conformers >> 32
     start = offsets(atoms * conformers)[:-1] + chosen * atoms  # (num_graphs,)
     num_atoms = compact.totals[0]
     rows = torch.arange(num_atoms, device=atoms.device)

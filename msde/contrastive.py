@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from msde import philox
 from msde.batch import MoleculeBatch
 from msde.config import LossConfig
-from msde.ops import row_dot, segment_mean
+from msde.ops import row_dot, segment_mean, words
 from msde.philox import Stream
 
 
@@ -125,7 +125,7 @@ class NodeEBMNCE(Objective):
         the number of atoms is not known here, `__call__` scales the number.
         """
         uid = batch.uid[batch.batch]
-        drawn = philox.words(batch.key, stream, uid, batch.atom_in_graph, 2)  # (num_atoms, 2)
+        drawn = words(batch.key, stream, uid, batch.atom_in_graph, 2)  # (num_atoms, 2)
         if self.config.negatives == "ranks":
             return drawn[:, 0]
         key, counted = philox.sort_key(drawn), batch.counted_atoms

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from msde import losses, philox
+from msde import losses
 from msde.batch import MoleculeBatch
 from msde.config import Config
 from msde.contrastive import OBJECTIVES
 from msde.encoders import GIN, PaiNN, SchNet
 from msde.layers import Linear, at_least_float32
 from msde.molecule import ATOM_SIZES
-from msde.ops import normals
+from msde.ops import normals, words
 from msde.philox import Key, Stream
 from msde.score import ConformerScore, TopologyScore
 from msde.sde import SDE, perturb
@@ -207,7 +207,7 @@ def antithetic_times(batch: MoleculeBatch, stream: Stream, num_timesteps: int) -
     """
     uid = batch.counted(batch.uid)
     half = len(uid) // 2 + 1
-    drawn = philox.words(batch.key, stream, uid[:half])[:, 0]
+    drawn = words(batch.key, stream, uid[:half])[:, 0]
     step = drawn * num_timesteps >> 32  # (half,) uniform in [0, num_timesteps)
     step = torch.cat([step, num_timesteps - 1 - step])[: len(uid)]
     step = torch.cat([step, step.new_zeros(batch.num_filler)])
@@ -222,7 +222,7 @@ def antithetic_times_over_epochs(
     A function of the molecule alone: neither its slot nor its neighbours matter.
     """
     key = Key(batch.key.seed, batch.key.epoch // 2)
-    step = philox.words(key, stream, batch.uid)[:, 0] * num_timesteps >> 32  # (num_graphs,)
+    step = words(key, stream, batch.uid)[:, 0] * num_timesteps >> 32  # (num_graphs,)
     if batch.key.epoch % 2:
         step = num_timesteps - 1 - step
     return _time(step, num_timesteps)

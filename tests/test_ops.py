@@ -669,6 +669,21 @@ def test_normals_are_those_of_philox(fused, rows, count):
         assert torch.equal(alone[0], found[row])
 
 
+@pytest.mark.parametrize("count", [1, 3, 119])
+@pytest.mark.parametrize("rows", [0, 1, 70])
+def test_random_numbers_by_triton(gpu, rows, count):
+    with torch.device(TRITONS):
+        uid, item = torch.randint(-(2**62), 2**62, (rows,)), torch.randint(2**32, (rows,))
+    stream = Stream.BOND_NOISE
+    for key in (Key(2**40 + 77, 9), Key(2**63 + 5, 2**31)):
+        for items in (item, None):
+            expected = philox.words(key, stream, uid, 0 if items is None else items, count)
+            found = gpu.words(uid, items, count, int(stream), key.words)
+            assert torch.equal(found, expected)
+        found = gpu.normals(uid, item, count, int(stream), key.words)
+        assert torch.allclose(found, philox.normal(key, stream, uid, item, count), 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("size", [(0, 8), (5, 3), (3000, 8)])
 def test_dropout_is_the_same_in_cpp_and_torch(fused, monkeypatch, size):
     found = []

@@ -64,6 +64,7 @@ __all__ = [
     "sort_edges",
     "sort_groups",
     "sum_over_edges",
+    "words",
 ]
 _ops = registered.ops
 
@@ -166,9 +167,18 @@ def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -
     return reference.fourier_linear(v, frequency, weight, bias)
 
 
+def words(
+    key: Key, stream: Stream, uid: Tensor, item: Tensor | None = None, count: int = 1
+) -> Tensor:
+    """Return what `philox.words` draws, (rows, count) int64, to the bit."""
+    if library.available(uid.device.type):
+        return _ops.words(uid, item, count, int(stream), key.words)
+    return philox.words(key, stream, uid, 0 if item is None else item, count)
+
+
 def normals(key: Key, stream: Stream, uid: Tensor, item: Tensor, count: int) -> Tensor:
     """Return what `philox.normal` draws, but for rounding."""
-    if uid.device.type == "cpu" and library.available():
+    if library.available(uid.device.type):
         return _ops.normals(uid, item, count, int(stream), key.words)
     return philox.normal(key, stream, uid, item, count)
 

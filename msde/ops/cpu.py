@@ -25,6 +25,14 @@ from msde.ops.library import call, contiguous
 from msde.philox import Key, Stream
 
 
+def words(uid: Tensor, item: Tensor | None, count: int, stream: int, key: Sequence[int]) -> Tensor:
+    """See `philox.words`; `key` are its two words."""
+    low, high = key
+    return philox.words(
+        Key(high << 32 | low, 0), Stream(stream), uid, 0 if item is None else item, count
+    )
+
+
 def normals(uid: Tensor, item: Tensor, count: int, stream: int, key: Sequence[int]) -> Tensor:
     """See `philox.normal`; `key` are its two words."""
     uid, item = contiguous(uid, item)

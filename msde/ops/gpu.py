@@ -6,23 +6,55 @@ Everything here stays on the device and waits for nothing. Interfaces are those 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor, empty_like
 
-from msde.ops import triton_edge_mlp
+from msde.ops import triton_edge_mlp, triton_noise
 from msde.ops import triton_kernels as kernels
 from msde.ops.library import contiguous
 
 TILE = 32  # edges or pairs taken together
 BLOCK = 64  # of the hidden layer of the edge MLP
 PARTS = 64  # into which sums over all edges are cut
+COUNTERS = 256  # of random numbers taken together
 
 
 def _block(width: int) -> int:
     return triton.next_power_of_2(width)
+
+
+def _counters(
+    uid: Tensor, count: int, stream: int, key: Sequence[int]
+) -> tuple[tuple[int], list[int]]:
+    """Return the grid of the kernels of random numbers, and what they have to know."""
+    blocks = triton.cdiv(count, 4)
+    # The key's words as numbers of 32 bits with a sign, which is what Triton takes.
+    low, high = [(word ^ 1 << 31) - (1 << 31) for word in key]
+    counters = len(uid) * blocks
+    return (triton.cdiv(counters, COUNTERS),), [counters, blocks, count, stream, low, high]
+
+
+def words(uid: Tensor, item: Tensor | None, count: int, stream: int, key: Sequence[int]) -> Tensor:
+    """See `philox.words`; `key` are its two words."""
+    uid, item = contiguous(uid, item)
+    out = uid.new_empty(len(uid), count)
+    grid, facts = _counters(uid, count, stream, key)
+    has_item = item is not None
+    triton_noise.words[grid](uid, item if has_item else uid, out, *facts, has_item, COUNTERS)
+    return out
+
+
+def normals(uid: Tensor, item: Tensor, count: int, stream: int, key: Sequence[int]) -> Tensor:
+    """See `philox.normal`; `key` are its two words."""
+    uid, item = contiguous(uid, item)
+    out = uid.new_empty(len(uid), count, dtype=torch.float32)
+    grid, facts = _counters(uid, count, stream, key)
+    triton_noise.normals[grid](uid, item, out, *facts, COUNTERS)
+    return out
 
 
 def interpolated_conv(

@@ -214,7 +214,7 @@ GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
 # What is saved for the gradients, where it is not all inputs.
 CONTEXTS = {"linear": _keep_linear, "edge_norm": functools.partial(_keep, results=2)}
 # Used where nobody asks for them.
-WITHOUT_GRADIENTS = {"sort_groups", "normals", "edge_geometry"}
+WITHOUT_GRADIENTS = {"sort_groups", "words", "normals", "edge_geometry"}
 
 
 def _by(module: str, name: str) -> Callable[..., Any]:

@@ -47,6 +47,7 @@ SCHEMAS = {
     ),
     "frame_mean": "(Tensor b, Tensor frames, Tensor row_ptr) -> Tensor",
     "frame_mean_grad": "(Tensor g, Tensor frames, Tensor row_ptr) -> Tensor",
+    "words": "(Tensor uid, Tensor? item, int count, int stream, int[] key) -> Tensor",
     "normals": "(Tensor uid, Tensor item, int count, int stream, int[] key) -> Tensor",
     "sort_groups": "(Tensor key, int num_groups) -> (Tensor, Tensor)",
     "interpolated_conv": f"(Tensor x, Tensor table, {_KNOTS}, {_PAIRS}) -> Tensor",
@@ -116,6 +117,7 @@ FAKES: dict[str, Callable[..., Any]] = {
     ),
     "frame_mean": lambda b, frames, row_ptr: b.new_empty(row_ptr.shape[0] - 1, 3),
     "frame_mean_grad": lambda g, frames, row_ptr: g.new_empty(frames.shape[0], 3),
+    "words": lambda uid, item, count, *_: uid.new_empty(uid.shape[0], count),
     "normals": lambda uid, item, count, *_: uid.new_empty(
         uid.shape[0], count, dtype=torch.float32
     ),
@@ -147,4 +149,4 @@ ON_CPU_ONLY = {
     name
     for part in ("linear", "batch_norm", "edge_norm", "row_dot", "fourier_linear", "frame_mean")
     for name in (part, f"{part}_grad")
-} | {"edge_geometry", "normals", "sort_groups"}
+} | {"edge_geometry", "sort_groups"}
