@@ -24,7 +24,7 @@ from msde.molecule import (
     check_geometry,
     extended_edges,
 )
-from msde.ops import Edges, Pairs
+from msde.ops import Edges, Pairs, words
 from msde.philox import Key, Stream
 
 if TYPE_CHECKING:
@@ -368,7 +368,7 @@ def _choose_conformers(compact: Compact, atoms: Tensor, first: Tensor, key: Key)
     if not compact.several_conformers:
         return compact.pos
     conformers = compact.counts["num_conformers"]
-    chosen = ops.words(key, Stream.CONFORMER, compact.uid)[:, 0] * conformers >> 32
+    chosen = words(key, Stream.CONFORMER, compact.uid)[:, 0] * conformers >> 32
     start = offsets(atoms * conformers)[:-1] + chosen * atoms  # (num_graphs,)
     num_atoms = compact.totals[0]
     rows = torch.arange(num_atoms, device=atoms.device)
