@@ -1,6 +1,11 @@
 import contextlib
 import copy
 import importlib
+import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +19,7 @@ from msde.encoders.gin import GINLayer
 from msde.encoders.schnet import Filters
 from msde.layers import Sequential
 from msde.model import parameter_groups
-from msde.ops import Interpolation, Pairs, PairWeights, cpu, library, registered
+from msde.ops import Interpolation, Pairs, PairWeights, cpu, library, normalisation, registered
 from msde.ops.groups import PaddedLayout
 from msde.philox import Key, Stream
 
@@ -669,6 +674,39 @@ def test_normals_are_those_of_philox(fused, rows, count):
         assert torch.equal(alone[0], found[row])
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("counted", [2, 9, 50])
+def test_rows_that_do_not_count_on_a_gpu(gpu, counted, relu):
+    torch.manual_seed(0)
+    with torch.device(TRITONS):
+        x, weight, bias = rand(50, 70), rand(70), rand(70)
+        counted, g = torch.tensor(counted), torch.randn(50, 70, dtype=torch.float64)
+    inputs = (x, weight, bias, relu, 1e-5, counted)
+    expected = normalisation.normalised_over_first_rows(*inputs)
+    found = gpu.batch_norm(*inputs)
+    assert all(map(torch.allclose, found, expected))
+    gradients = torch.autograd.grad(expected[0], inputs[:3], g)
+    assert all(map(torch.allclose, gpu.batch_norm_grad(g, *inputs, *found[1:]), gradients))
+
+
+def test_every_kernel_compiles_for_a_gpu_that_is_not_there(tmp_path):
+    pytest.importorskip("triton")
+    script = Path(__file__).parent.parent / "benchmarks/compile_kernels.py"
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, script, "--capability=90"], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    compiled = json.loads(result.stdout)["kernels"]
+    launched = {
+        name
+        for path in Path(ops.__file__).parent.glob("triton_*.py")
+        for name in re.findall(r"^def ([a-z]\w+)\(", path.read_text(), re.M)
+    }
+    assert {kernel["kernel"] for kernel in compiled} == launched
+    assert max(kernel["shared_bytes"] for kernel in compiled) < 99 * 1024  # that of small GPUs
+
+
 @pytest.mark.parametrize("count", [1, 3, 119])
 @pytest.mark.parametrize("rows", [0, 1, 70])
 def test_random_numbers_by_triton(gpu, rows, count):
@@ -699,11 +737,15 @@ def test_dropout_is_the_same_in_cpp_and_torch(fused, monkeypatch, size):
         assert torch.isclose(one.max(), torch.tensor(1 / 0.9)) and len(one.unique()) == 2
 
 
+@pytest.mark.parametrize("by", ["C++", "Triton"])
 @pytest.mark.parametrize("collinear", [0.0, 1e-4])
 @sizes_of_all_kinds
-def test_edge_geometry(fused, monkeypatch, sizes, collinear):
-    edges = edges_of(sizes, share=1)
-    pos = torch.randn(sum(sizes), 3, dtype=torch.float64)
+def test_edge_geometry(gpu, fused, monkeypatch, sizes, collinear, by):
+    with torch.device(TRITONS if by == "Triton" else "cpu"):
+        edges = edges_of(sizes, share=1)
+        pos = torch.randn(sum(sizes), 3, dtype=torch.float64)
+    if by == "Triton":
+        use_triton(gpu, monkeypatch)
     found = geometry.edge_geometry(pos, edges.index, collinear)
     turned = geometry.edge_geometry(pos, edges.index.flip(0), collinear)
     broken = geometry.edge_geometry(pos * torch.nan, edges.index, collinear)

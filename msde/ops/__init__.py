@@ -80,10 +80,16 @@ def _fused(*tensors: Tensor | None) -> bool:
 
 
 def _fused_layer(*tensors: Tensor | None) -> bool:
-    """Say whether all of these are what the fused layers take: on a CPU, without autocast."""
+    """Say whether all of these are what the fused layers take: no autocast is wanted of them."""
     first = tensors[0]
-    plain = first is not None and first.device.type == "cpu"
-    return plain and not torch.is_autocast_enabled("cpu") and _fused(*tensors)
+    wanted = first is not None and torch.is_autocast_enabled(first.device.type)
+    return not wanted and _fused(*tensors)
+
+
+def _fused_on_cpu(*tensors: Tensor | None) -> bool:
+    """Say whether all of these are what the layers take that are left to torch on a GPU."""
+    first = tensors[0]
+    return first is not None and first.is_cpu and _fused_layer(*tensors)
 
 
 def _of_pairs(pairs: Pairs) -> tuple[Tensor, ...]:
@@ -129,7 +135,7 @@ def linear(
     flat = x.dim() == 2 or weight.dim() == 3
     if plus is not None:
         fits = fits and flat and plus.shape == (*weight.shape[:-2], x.shape[-2], weight.shape[-2])
-    if not (fits and library.own_products() and _fused_layer(x, weight, bias, plus)):
+    if not (fits and library.own_products() and _fused_on_cpu(x, weight, bias, plus)):
         return reference.linear(x, weight, bias, activation, plus)
     if flat:
         return _ops.linear(x, weight, bias, activation, plus)[0]
@@ -147,9 +153,12 @@ def batch_norm(
     Args:
         counted: () how many rows, the first ones, count in statistics; None means all.
     """
-    if counted is None and norm.training and len(x) > 1 and _fused_layer(x, norm.weight):
-        y, mean, variance = _ops.batch_norm(x, norm.weight, norm.bias, relu, norm.eps)
-        normalisation.update_statistics(norm, mean, variance, len(x))
+    by_torch = not norm.training or len(x) < 2 or (x.is_cpu and counted is not None)
+    if not by_torch and _fused_layer(x, norm.weight):
+        y, mean, variance = _ops.batch_norm(x, norm.weight, norm.bias, relu, norm.eps, counted)
+        normalisation.update_statistics(
+            norm, mean, variance, len(x) if counted is None else counted
+        )
         return y
     return normalisation.batch_norm(x, norm, relu, counted)
 
@@ -162,7 +171,7 @@ def fourier_linear(v: Tensor, frequency: Tensor, weight: Tensor, bias: Tensor) -
         frequency: (num_frequencies,).
         weight, bias: (outputs, scalars * 2 * num_frequencies) and (outputs,).
     """
-    if not v.requires_grad and _fused_layer(v, frequency, weight, bias):
+    if not v.requires_grad and _fused_on_cpu(v, frequency, weight, bias):
         return _ops.fourier_linear(v, frequency, weight, bias)
     return reference.fourier_linear(v, frequency, weight, bias)
 
@@ -200,7 +209,7 @@ def edge_geometry(
 ) -> tuple[Tensor, ...] | None:
     """Return what `geometry.edge_geometry` says, or None: then it has to be made by torch.
 
-    That is so on a GPU, and where positions need gradients.
+    That is so where positions need gradients.
     """
     if pos.requires_grad or not _fused_layer(pos):
         return None
@@ -343,7 +352,7 @@ def edge_norm(a: Tensor, b: Tensor, norm: nn.BatchNorm1d, edges: Edges) -> tuple
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.to(norm.weight.dtype), b.to(norm.weight.dtype)
-        if edges.counted is None and _fused_layer(a, b, norm.weight):
+        if edges.counted is None and _fused_on_cpu(a, b, norm.weight):
             return normalisation.edge_norm(a, b, norm, edges, _ops.edge_norm)
         normalised = functools.partial(
             normalisation.normalised_over_edges,
@@ -361,6 +370,6 @@ def row_dot(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
         y: (others, width).
         at: (rows, count) which rows of y.
     """
-    if x.shape[-1] == y.shape[-1] and len(x) == len(at) and _fused_layer(x, y):
+    if x.shape[-1] == y.shape[-1] and len(x) == len(at) and _fused_on_cpu(x, y):
         return _ops.row_dot(x, y, at)
     return reference.row_dot(x, y, at)

@@ -70,9 +70,9 @@ def linear_grad(
 
 
 def batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float
+    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float, counted: None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x normalised over its rows, and their mean and biased variance."""
+    """Return x normalised over its rows, which all count, and their mean and biased variance."""
     x, weight, bias = contiguous(x, weight, bias)
     rows, width = x.shape
     y, mean, variance = empty_like(x), empty_like(weight), empty_like(weight)
@@ -85,8 +85,8 @@ def batch_norm(
 
 
 def batch_norm_grad(
-    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float, mean: Tensor,
-    variance: Tensor,
+    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float,
+    counted: None, mean: Tensor, variance: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, weight and bias."""
     g, x, weight, bias = contiguous(g, x, weight, bias)

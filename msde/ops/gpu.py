@@ -15,6 +15,11 @@ from torch import Tensor, empty_like
 
 from msde.ops import triton_edge_mlp, triton_noise
 from msde.ops import triton_kernels as kernels
+from msde.ops.gpu_layers import batch_norm as batch_norm
+from msde.ops.gpu_layers import batch_norm_grad as batch_norm_grad
+from msde.ops.gpu_layers import edge_geometry as edge_geometry
+from msde.ops.gpu_layers import frame_mean as frame_mean
+from msde.ops.gpu_layers import frame_mean_grad as frame_mean_grad
 from msde.ops.library import contiguous
 
 TILE = 32  # edges or pairs taken together

@@ -14,8 +14,12 @@ from msde.ops.groups import Edges
 from msde.ops.reference import sum_over_edges
 
 
-def normalised_over_rows(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> Tensor:
+def normalised_over_rows(
+    x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float, counted: Tensor | None = None
+) -> Tensor:
     """Return x, (rows, width), with each column normalised by its own mean and variance."""
+    if counted is not None:
+        return normalised_over_first_rows(x, weight, bias, relu, eps, counted)[0]
     y = nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
     return torch.relu(y) if relu else y
 
@@ -35,10 +39,11 @@ def normalised_over_first_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return x normalised by the mean and the biased variance of its first rows, and both."""
     counts = _counts(len(x), counted).unsqueeze(1)
-    mean = torch.where(counts, x, 0).sum(0) / counted
-    centred = x - mean
+    wide = x.to(weight.dtype)  # sums of many rows
+    mean = torch.where(counts, wide, 0).sum(0) / counted
+    centred = wide - mean
     variance = torch.where(counts, centred, 0).square().sum(0) / counted
-    y = torch.addcmul(bias, centred, weight * torch.rsqrt(variance + eps))
+    y = torch.addcmul(bias, centred, weight * torch.rsqrt(variance + eps)).to(x.dtype)
     return torch.relu(y) if relu else y, mean, variance
 
 

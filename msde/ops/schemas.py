@@ -23,11 +23,12 @@ SCHEMAS = {
         " -> (Tensor, Tensor, Tensor)"
     ),
     "batch_norm": (
-        "(Tensor x, Tensor weight, Tensor bias, bool relu, float eps) -> (Tensor, Tensor, Tensor)"
+        "(Tensor x, Tensor weight, Tensor bias, bool relu, float eps, Tensor? counted)"
+        " -> (Tensor, Tensor, Tensor)"
     ),
     "batch_norm_grad": (
-        "(Tensor g, Tensor x, Tensor weight, Tensor bias, bool relu, float eps, Tensor mean, "
-        "Tensor variance) -> (Tensor, Tensor, Tensor)"
+        "(Tensor g, Tensor x, Tensor weight, Tensor bias, bool relu, float eps, Tensor? counted, "
+        "Tensor mean, Tensor variance) -> (Tensor, Tensor, Tensor)"
     ),
     "edge_norm": (
         "(Tensor a, Tensor b, Tensor weight, Tensor bias, float eps, Tensor index, Tensor row_ptr)"
@@ -147,6 +148,6 @@ FAKES: dict[str, Callable[..., Any]] = {
 # Elsewhere torch's own are taken.
 ON_CPU_ONLY = {
     name
-    for part in ("linear", "batch_norm", "edge_norm", "row_dot", "fourier_linear", "frame_mean")
+    for part in ("linear", "edge_norm", "row_dot", "fourier_linear")
     for name in (part, f"{part}_grad")
-} | {"edge_geometry", "sort_groups"}
+} | {"sort_groups"}

@@ -1,0 +1,115 @@
+"""Compile the Triton kernels of a training step for a GPU, which does not have to be there.
+
+python benchmarks/compile_kernels.py --capability 90 > compiled.json
+
+The step runs on the CPU with small molecules and the network of a preset, so that kernels get the
+types and sizes of a real step; where it would launch a kernel, the kernel is compiled instead.
+Their results are then whatever was in memory, which nothing depends on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+# Before Triton is imported: with its interpreter there is nothing to compile.
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch  # noqa: E402
+import triton  # noqa: E402
+from msde.data_tools.chunks import convert_one  # noqa: E402
+from msde.data_tools.readers import RawMolecule  # noqa: E402
+from step import make_task  # noqa: E402
+from torch import Tensor  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+from msde import cpu, ops  # noqa: E402
+from msde.batch import MoleculeBatch  # noqa: E402
+from msde.codec import columns_from_records  # noqa: E402
+from msde.config import make_config  # noqa: E402
+from msde.model import MoleculeSDE  # noqa: E402
+from msde.ops import cpu as cpu_ops  # noqa: E402
+from msde.ops import gpu as gpu_ops  # noqa: E402
+from msde.ops import registered  # noqa: E402
+from msde.philox import Key  # noqa: E402
+
+SMILES = ["C[C@H](N)C(=O)O", "C#C", *["O=C(O)c1ccccc1-c1c2ccc(=O)c(Br)c-2oc2ccccc12"] * 4]
+TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int64: "*i64"}
+
+
+class Compiler:
+    """Compiles what is launched, once for each kind of arguments."""
+
+    def __init__(self, capability: int) -> None:
+        """Compile for GPUs of a compute capability, as 90 for 9.0."""
+        self.target = GPUTarget("cuda", capability, 32)
+        self.compiled: dict[str, dict[str, Any]] = {}
+
+    def launch(self, kernel: JITFunction, *arguments: Any, **named: Any) -> None:
+        """Take the place of JITFunction.run."""
+        values = dict(zip(kernel.arg_names, arguments, strict=False))
+        values |= {name: named[name] for name in kernel.arg_names if name in named}
+        constant = {p.name for p in kernel.params if p.is_constexpr}
+        signature = {
+            name: "constexpr" if name in constant else _type(values[name])
+            for name in kernel.arg_names
+        }
+        constants = {(kernel.arg_names.index(name),): values[name] for name in constant}
+        key = f"{kernel.__name__} {signature} {constants}"
+        if key in self.compiled:
+            return
+        began = time.perf_counter()
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        options = {name: value for name, value in named.items() if name not in kernel.arg_names}
+        made = triton.compile(source, target=self.target, options=options)
+        self.compiled[key] = {
+            "kernel": kernel.__name__,
+            "constants": {name: values[name] for name in sorted(constant)},
+            "shared_bytes": made.metadata.shared,
+            "machine_code_bytes": len(made.asm["cubin"]),
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+
+
+def _type(value: Tensor | float) -> str:
+    if isinstance(value, Tensor):
+        return TYPES[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def train_a_step(preset: str) -> None:
+    """Run one training step with every op sent where it would be sent on a GPU."""
+    task = make_task("smiles", keep_hydrogens=False)
+    records = [convert_one(RawMolecule("", n, "", smiles), task) for n, smiles in enumerate(SMILES)]
+    batch = MoleculeBatch.from_columns(columns_from_records(records), Key(0, 0))
+    for name in set(registered.SCHEMAS) - registered.ON_CPU_ONLY:
+        setattr(cpu_ops, name, getattr(gpu_ops, name))
+    ops._fused_on_cpu = lambda *tensors: False
+    model = MoleculeSDE.from_seed(make_config(preset)).train()
+    loss, _ = model(batch)
+    loss.backward()
+
+
+def main() -> None:
+    """Compile and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--capability", type=int, default=90, help="90 for H100 and H200")
+    parser.add_argument("--presets", nargs="+", default=["paper"])
+    arguments = parser.parse_args()
+    cpu.prepare()
+    compiler = Compiler(arguments.capability)
+    JITFunction.run = lambda kernel, *a, grid, warmup, **named: compiler.launch(kernel, *a, **named)
+    for preset in arguments.presets:
+        train_a_step(preset)
+    print(
+        json.dumps({"capability": arguments.capability, "kernels": [*compiler.compiled.values()]})
+    )
+
+
+if __name__ == "__main__":
+    main()
