@@ -163,16 +163,17 @@ class MoleculeBatch:
         """Return the batch with all tensors on `device`."""
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=non_blocking)
-            for name, value in self._tensors().items()
+            for name, value in self.tensors().items()
         }
         return dataclasses.replace(self, **moved)
 
     def pin_memory(self) -> MoleculeBatch:
         """Return the batch in memory that a device copies from without waiting."""
-        pinned: dict[str, Any] = {name: t.pin_memory() for name, t in self._tensors().items()}
+        pinned: dict[str, Any] = {name: t.pin_memory() for name, t in self.tensors().items()}
         return dataclasses.replace(self, **pinned)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are tensors."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -208,7 +209,7 @@ class MoleculeBatch:
             "pair_index": (2, num_pairs),
             "pair_ptr": (self.num_graphs + 1,),
         }
-        for name, tensor in self._tensors().items():
+        for name, tensor in self.tensors().items():
             dtype = torch.float32 if name == "pos" else torch.int64
             check(tensor.shape == shapes[name], f"{name} has shape {tuple(tensor.shape)}")
             check(tensor.dtype == dtype, f"{name} has dtype {tensor.dtype}, expected {dtype}")

@@ -5,6 +5,7 @@ Knows nothing of DeepSpeed: a plain PyTorch loop can train it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,8 @@ class MoleculeSDE(nn.Module):
     loss = c_cl L_contrastive + c_23 L_2d_to_3d + c_32 (L_node + L_adj) / 2
     """
 
+    TERMS = ("total", "contrastive", "2d_to_3d", "3d_to_2d", "contrastive_accuracy")
+
     def __init__(self, config: Config) -> None:
         """Build the networks that `config.model` describes, initialised from torch's generator."""
         super().__init__()
@@ -63,6 +66,8 @@ class MoleculeSDE(nn.Module):
         if self.encoder_2d.output_dim != dim:
             self.projection_2d = Linear(self.encoder_2d.output_dim, dim)
         self.objective = OBJECTIVES[config.loss.contrastive](config.loss)
+        # What takes the place of `losses` where steps are replayed, see `replay`.
+        self.replayed: Callable[[MoleculeBatch, Noise], dict[str, Tensor]] | None = None
 
     @classmethod
     def from_seed(cls, config: Config) -> MoleculeSDE:
@@ -162,6 +167,12 @@ class MoleculeSDE(nn.Module):
             `contrastive_accuracy`.
         """
         noise = self.draw_noise(batch) if noise is None else noise
+        terms = (self.replayed or self.losses)(batch, noise)
+        detached = {name: term.detach().float() for name, term in terms.items()}
+        return terms["total"].mean() * batch.weight, detached
+
+    def losses(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
+        """Return the terms that `forward` names, to be differentiated, in the order of TERMS."""
         weights = self.config.loss
         h_2d = self.encoder_2d(batch)  # (num_atoms, hidden_dim)
         h_3d = self.encoder_3d(batch)  # (num_atoms, hidden_dim)
@@ -174,15 +185,7 @@ class MoleculeSDE(nn.Module):
             + weights.coefficient_2d_to_3d * to_3d
             + weights.coefficient_3d_to_2d * to_2d
         )  # (molecules that count,)
-        terms = {
-            "total": total,
-            "contrastive": contrastive,
-            "2d_to_3d": to_3d,
-            "3d_to_2d": to_2d,
-            "contrastive_accuracy": accuracy,
-        }
-        detached = {name: term.detach().float() for name, term in terms.items()}
-        return total.mean() * batch.weight, detached
+        return dict(zip(self.TERMS, (total, contrastive, to_3d, to_2d, accuracy), strict=True))
 
 
 def adjacency(batch: MoleculeBatch) -> Tensor:

@@ -44,6 +44,7 @@ ORDER = [
     "losses",
     "contrastive",
     "model",
+    "replay",
     "recompute",
     "published",
     "weights",

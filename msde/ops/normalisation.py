@@ -130,6 +130,8 @@ def edge_norm(
     if not (norm.training and num_edges > 1):
         return _scaled(a, b, *affine, norm.running_mean, norm.running_var)
     a, b, means, variance = normalised(a, b, *affine, edges.index, edges.row_ptr)
-    rows = num_edges if edges.counted is None else edges.row_ptr[edges.counted]
+    rows: int | Tensor = num_edges
+    if edges.counted is not None:  # not by edges.row_ptr[...], for which a GPU's host waits
+        rows = edges.row_ptr.index_select(0, edges.counted.view(1))
     update_statistics(norm, means.sum(0), variance, rows)
     return a, b
