@@ -17,14 +17,18 @@ part() {  # file, seconds at most, command
     timeout "$limit" "$@" > "$file" 2> "$file.log" && rm "$file.log" || echo "$file: failed" >&2
 }
 
-part tests.txt 120 python -m pytest -q "$here/../tests/test_ops.py" -k "triton or Triton or gpu"
-part step-256.json 90 python "$here/step.py" --input "$input" --json $published
-part step-1024.json 90 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 --json $published
-part ops.json 90 python "$here/ops.py" --input "$input"
-part kernels.json 45 python "$here/kernels.py" --input "$input" --trace "$output/step.json.gz"
+part tests.txt 100 python -m pytest -q "$here/../tests/test_ops.py" "$here/../tests/test_replay.py" \
+    -k "triton or Triton or gpu or cuda"
+part step-256.json 75 python "$here/step.py" --input "$input" --json $published
+part step-1024.json 75 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 --json $published
+part step-256-graphs.json 45 python "$here/step.py" --input "$input" --turns 1 --json --cuda-graphs
+part step-1024-graphs.json 45 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 \
+    --json --cuda-graphs
+part ops.json 80 python "$here/ops.py" --input "$input"
+part kernels.json 40 python "$here/kernels.py" --input "$input" --trace "$output/step.json.gz"
 # A billion parameters do not fit where there is no GPU: there this shows that the script runs.
 big=$(python -c "import torch; print('xl' if torch.cuda.is_available() else 'base')")
-part "step-$big.json" 90 python "$here/step.py" --input "$input" --preset "$big" --turns 1 --json \
+part "step-$big.json" 75 python "$here/step.py" --input "$input" --preset "$big" --turns 1 --json \
     --bfloat16 --activation-checkpointing
 cat "$output"/*.log 2> /dev/null | tail -40 >&2
 ls "$output"

@@ -35,13 +35,16 @@ from rdkit import RDConfig
 from msde import cpu
 from msde.batch import MoleculeBatch
 from msde.codec import MoleculeColumns, columns_from_records
+from msde.compact import Compact
 from msde.config import make_config
 from msde.errors import MsdeError, report_errors
+from msde.filler import filled
 from msde.flops import peak as flops_peak
 from msde.model import MoleculeSDE, parameter_groups
 from msde.molecule import MoleculeRecord, silence_rdkit
 from msde.philox import Key
 from msde.recompute import checkpoint_activations
+from msde.replay import ReplayedLosses
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 OURS, PUBLISHED, FLUSHED = "msde", "published", "published, denormals flushed"
@@ -122,13 +125,17 @@ class Ours:
         self.model = MoleculeSDE.from_seed(make_config(arguments.preset)).to(DEVICE).train()
         if arguments.activation_checkpointing:
             checkpoint_activations(self.model)
+        self.cuda_graphs = arguments.cuda_graphs
+        if self.cuda_graphs and DEVICE.type == "cuda":
+            self.model.replayed = ReplayedLosses(self.model)
         cpu.set_memory_policy(sum(p.nbytes for p in self.model.parameters()))
         self.optimizer = torch.optim.Adam(parameter_groups(self.model), fused=True)
 
     def batch(self, number: int) -> MoleculeBatch:
         """Assemble a batch anew, with the indices that the model needs."""
-        columns = self.columns[number % len(self.columns)]
-        return MoleculeBatch.from_columns(columns, Key(0, number)).to(DEVICE)
+        compact = Compact.from_columns(self.columns[number % len(self.columns)])
+        compact = filled(compact) if self.cuda_graphs else compact
+        return MoleculeBatch.expand(compact, Key(0, number)).to(DEVICE)
 
     def step(self, number: int, watch: Stopwatch) -> None:
         """Do one training step and book its parts."""
@@ -165,18 +172,20 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(side: Side, steps: int, products: Products | None = None) -> dict:
+def measure(
+    side: Side, steps: int, products: Products | None = None, warm_up: int = WARM_UP
+) -> dict:
     """Train for `steps` steps after those that warm up; return seconds, memory, product rates."""
     product_rates = []
     reset_peak()
     before = memory_mb()
     watch = Stopwatch()
-    for number in range(WARM_UP + steps):
+    for number in range(warm_up + steps):
         watch.start()
         side.step(number, watch)
-        if products and number >= WARM_UP:
+        if products and number >= warm_up:
             product_rates.append(products.rates(2))
-    parts = {name: laps[WARM_UP:] for name, laps in watch.parts.items()}
+    parts = {name: laps[warm_up:] for name, laps in watch.parts.items()}
     return {
         "seconds": [sum(laps) for laps in zip(*parts.values(), strict=True)],
         "parts": {name: statistics.median(laps) for name, laps in parts.items()},
@@ -192,7 +201,9 @@ def run_side(arguments: argparse.Namespace) -> dict:
     if arguments.side == OURS:
         cpu.prepare()
         columns = make_columns(arguments.input, task, arguments.batch_size, None)
-        return measure(Ours(columns, arguments), arguments.steps, Products())
+        # Steps are recorded when their size is met for the second time.
+        warm_up = 2 * len(columns) if arguments.cuda_graphs else WARM_UP
+        return measure(Ours(columns, arguments), arguments.steps, Products(), warm_up)
     torch.set_flush_denormal(arguments.side == FLUSHED)  # before torch has threads
     from published_step import Published  # needs what is not installed for ours
 
@@ -249,6 +260,7 @@ def compare(arguments: argparse.Namespace) -> dict:
         "preset": arguments.preset,
         "bfloat16": arguments.bfloat16,
         "activation_checkpointing": arguments.activation_checkpointing,
+        "cuda_graphs": arguments.cuda_graphs,
         "batch_size": arguments.batch_size,
         "batches": len(columns),
         "keep_hydrogens": arguments.keep_hydrogens,
@@ -295,6 +307,7 @@ def main() -> None:
     parser.add_argument("--keep-hydrogens", action="store_true")
     parser.add_argument("--bfloat16", action="store_true", help="ours under autocast")
     parser.add_argument("--activation-checkpointing", action="store_true", help="of ours")
+    parser.add_argument("--cuda-graphs", action="store_true", help="ours on filled batches")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--side", choices=(OURS, PUBLISHED, FLUSHED), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -176,6 +176,7 @@ class RunConfig:
     spike_factor: float = 0.0  # leave out steps with a loss so many times its mean; 0 is off
     ema_decay: float = 0.0  # of an exponential moving average of the weights; 0 is off
     activation_checkpointing: bool = False  # make hidden layers again in the backward pass
+    cuda_graphs: bool = False  # record steps, of sizes filled up to repeat, and replay them
 
 
 @dataclass
@@ -319,6 +320,19 @@ def _convert(value: Any, expected: Any, where: str) -> Any:
     return value
 
 
+# Values that are shares, and those that must be positive where they are given.
+SHARES = (
+    "model.gin.dropout", "model.conformer.dropout", "data.validation_fraction",
+    "data.masking_ratio", "run.ema_decay", "optim.beta1", "optim.beta2",
+)  # fmt: skip
+POSITIVE = (
+    "loss.num_timesteps", "model.schnet.cutoff", "loss.temperature", "loss.num_shifts",
+    "model.painn.cutoff", "data.atoms_per_slot", "data.max_validation_molecules", "run.steps",
+    "run.epochs", "run.log_every", "run.save_every", "run.validate_every", "run.keep_last",
+    "run.keep_every", "run.max_left_out", "optim.lr",
+)  # fmt: skip
+
+
 def _check(config: Config) -> None:
     """Check what must hold between values; an MsdeError names the rules that are broken."""
     rules: dict[str, bool] = {}
@@ -327,17 +341,20 @@ def _check(config: Config) -> None:
             least = 0 if key.endswith("time_dim") else 1
             rules[f"{key} must be at least {least}"] = size >= least
     insist(rules)  # before they are divided by
+    values = leaves(config)
+    rules |= {f"{key} must be in [0, 1)": 0 <= values[key] < 1 for key in SHARES}
+    rules |= {f"{key} must be positive": values[key] is None or values[key] > 0 for key in POSITIVE}
     rules |= _data_rules(config.data) | _run_rules(config.run, config.optim)
     rules |= {
-        "loss.num_timesteps must be positive": config.loss.num_timesteps > 0,
         "model.schnet.num_gaussians must be at least 2": config.model.schnet.num_gaussians >= 2,
-        "model.schnet.cutoff must be positive": config.model.schnet.cutoff > 0,
-        "model.gin.dropout must be in [0, 1)": 0 <= config.model.gin.dropout < 1,
-        "model.conformer.dropout must be in [0, 1)": 0 <= config.model.conformer.dropout < 1,
-        "loss.temperature must be positive": config.loss.temperature > 0,
-        "loss.num_shifts must be positive": config.loss.num_shifts > 0,
         "model.painn.num_gaussians must be at least 2": config.model.painn.num_gaussians >= 2,
-        "model.painn.cutoff must be positive": config.model.painn.cutoff > 0,
+        "run.cuda_graphs works without run.activation_checkpointing, data.atoms_per_slot and "
+        "loss.negatives=ranks only": not config.run.cuda_graphs
+        or not (
+            config.run.activation_checkpointing
+            or config.data.atoms_per_slot
+            or config.loss.negatives == "ranks"
+        ),
         "model.conformer.num_heads must divide model.conformer.hidden_dim": (
             config.model.conformer.hidden_dim % config.model.conformer.num_heads == 0
         ),
@@ -360,10 +377,8 @@ def _check(config: Config) -> None:
 
 def _data_rules(data: DataConfig) -> dict[str, bool]:
     return {
-        "data.validation_fraction must be in [0, 1)": 0 <= data.validation_fraction < 1,
         "data.molecules_per_step must be at least 2": data.molecules_per_step >= 2,
         "data.molecules_per_slot must be at least 2": (data.molecules_per_slot or 2) >= 2,
-        "data.atoms_per_slot must be positive": (data.atoms_per_slot or 1) > 0,
         "data.molecules_per_slot and data.atoms_per_slot cannot both be given": (
             data.molecules_per_slot is None or data.atoms_per_slot is None
         ),
@@ -371,28 +386,14 @@ def _data_rules(data: DataConfig) -> dict[str, bool]:
         "data.resident works without data.masking_ratio only": (
             not data.resident or not data.masking_ratio
         ),
-        "data.masking_ratio must be in [0, 1)": 0 <= data.masking_ratio < 1,
-        "data.max_validation_molecules must be positive": data.max_validation_molecules > 0,
     }
 
 
 def _run_rules(run: RunConfig, optim: OptimConfig) -> dict[str, bool]:
     return {
         "run.seed must be in [0, 2^64)": 0 <= run.seed < 2**64,
-        "run.steps must be positive": run.steps is None or run.steps > 0,
-        "run.epochs must be positive": run.epochs > 0,
-        "run.log_every must be positive": run.log_every > 0,
-        "run.save_every must be positive": run.save_every > 0,
-        "run.validate_every must be positive": run.validate_every > 0,
-        "run.keep_last must be positive": run.keep_last > 0,
-        "run.keep_every must be positive": run.keep_every is None or run.keep_every > 0,
         "run.comm_timeout must be at least 5": run.comm_timeout >= 5,
-        "run.max_left_out must be positive": run.max_left_out > 0,
         "run.spike_factor must be 0 or more than 1": not run.spike_factor or run.spike_factor > 1,
-        "run.ema_decay must be in [0, 1)": 0 <= run.ema_decay < 1,
-        "optim.lr must be positive": optim.lr > 0,
         "optim.warmup_steps must not be negative": optim.warmup_steps >= 0,
         "optim.weight_decay must not be negative": optim.weight_decay >= 0,
-        "optim.beta1 must be in [0, 1)": 0 <= optim.beta1 < 1,
-        "optim.beta2 must be in [0, 1)": 0 <= optim.beta2 < 1,
     }

@@ -32,6 +32,12 @@ def cosine_envelope(distance: Tensor, cutoff: Tensor) -> Tensor:
     return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1)
 
 
+def to_members(per_group: Tensor, group: Tensor) -> Tensor:
+    """Return for each member, (members,), the row of its group, (members, width)."""
+    # Not per_group[group], whose gradient the threads of a CPU add up in any order.
+    return nn.functional.embedding(group, per_group)
+
+
 def start_xavier(*layers: nn.Linear) -> None:
     """Give layers xavier-uniform weights and zero biases."""
     for layer in layers:

@@ -21,7 +21,9 @@ import torch
 
 from msde.batch import MoleculeBatch
 from msde.codec import MoleculeColumns
+from msde.compact import Compact
 from msde.errors import MsdeError
+from msde.filler import filled
 from msde.masking import mask_columns
 from msde.mixture import Mixture
 from msde.partition import Partition, Slots, Window
@@ -65,6 +67,7 @@ class ShardStream:
         world_size: int = 1,
         workers: int = 0,
         masking_ratio: float = 0.0,
+        fill: bool = False,
     ) -> None:
         """Start at the first step of epoch 0.
 
@@ -72,6 +75,7 @@ class ShardStream:
             workers: threads that prepare windows in the background, and one that makes batches;
                 0 does both when a step is asked for. It changes nothing but the time it takes.
             masking_ratio: see `masking.mask_columns`.
+            fill: fill batches up to sizes that repeat, see `filler`.
 
         Raises:
             MsdeError: the world size does not divide the slots.
@@ -84,7 +88,7 @@ class ShardStream:
             )
         self.partition = partition
         self.workers = workers
-        self.masking_ratio = masking_ratio
+        self.masking_ratio, self.fill = masking_ratio, fill
         share = slots_per_step // world_size
         self.own_slots = range(rank * share, (rank + 1) * share)
         self.position = Position(0, 0, 0)
@@ -167,9 +171,13 @@ class ShardStream:
         if part.columns is None:
             assert self._resident is not None
             compact = self._resident.take(numbers[first:last])
-            return MoleculeBatch.expand(compact, window.key, slot, weight)
-        columns = mask_columns(part.columns.part(first, last), self.masking_ratio, window.key)
-        batch = MoleculeBatch.from_columns(columns, window.key, slot, weight)
+        else:
+            columns = part.columns.part(first, last)
+            compact = Compact.from_columns(mask_columns(columns, self.masking_ratio, window.key))
+        compact = filled(compact) if self.fill else compact
+        batch = MoleculeBatch.expand(compact, window.key, slot, weight)
+        if part.columns is None:
+            return batch
         return batch.pin_memory() if torch.cuda.is_available() and self.workers else batch
 
     def state_dict(self) -> dict[str, int | str]:

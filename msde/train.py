@@ -31,6 +31,7 @@ from msde.plan import RunPlan, make_plan
 from msde.preemption import StopRequest
 from msde.profiling import profiled
 from msde.recompute import checkpoint_activations
+from msde.replay import ReplayedLosses
 from msde.validation import TermSums, Validator, named_scalars
 from msde.watchdog import Watchdog, limit_waiting
 
@@ -72,6 +73,8 @@ def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
     model = MoleculeSDE.from_seed(config)
     if config.run.activation_checkpointing:
         checkpoint_activations(model)
+    if config.run.cuda_graphs and torch.cuda.is_available():
+        model.replayed = ReplayedLosses(model)
     if init_from is not None:
         weights.fill(model, init_from)
         log.info("weights from %s", init_from)
@@ -329,6 +332,10 @@ def pretrain(
         NotFinite: too many steps in a row had losses or gradients that are not finite.
         CommunicationFailed: another rank is dead, hangs or cannot be reached.
     """
+    if config.run.cuda_graphs and engine_config.zero_stage(ds_config) == 3:
+        raise MsdeError(
+            "run.cuda_graphs works with ZeRO 0 to 2 only; 3 gathers weights in the step"
+        )
     slots_per_step = ds_config["train_batch_size"]
     plan = make_plan(config, data, slots_per_step, ranks.rank(), ranks.world_size())
     stop = StopRequest(output)

@@ -50,6 +50,16 @@ def test_bad_overrides_are_named(override, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["run.activation_checkpointing=true", "data.atoms_per_slot=99", "loss.negatives=ranks"],
+)
+def test_what_cannot_be_replayed_is_refused(other):
+    make_config("paper", overrides=["run.cuda_graphs=true"])
+    with pytest.raises(MsdeError, match="run.cuda_graphs works without"):
+        make_config("paper", overrides=["run.cuda_graphs=true", other])
+
+
 def test_unknown_presets_name_the_nearest():
     with pytest.raises(MsdeError, match="unknown preset 'papr'; did you mean 'paper'"):
         make_config("papr")

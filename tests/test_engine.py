@@ -261,9 +261,10 @@ def test_resume_equals_an_uninterrupted_run(shard_dir, tmp_path, stage):
 
 
 def test_without_a_launcher(shard_dir, tmp_path):
-    """One process, with validation; the weights it leaves can be loaded."""
+    """One process, with validation, on filled batches; the weights it leaves can be loaded."""
     output = tmp_path / "run"
     overrides = [*PAPER, "data.validation_fraction=0.2", "run.validate_every=2"]
+    overrides.append("run.cuda_graphs=true")
     result = run("--data", shard_dir, "--output", output, *overrides, ranks=0)
     assert "cpu_debug.json" in result.stderr
     rows = read_metrics(output / "metrics.jsonl")

@@ -139,8 +139,9 @@ def test_batches_are_valid_and_hold_what_the_shards_hold(data):
         assert np.array_equal(batch.pos[atoms], by_uid[uid].pos[0])
 
 
+@pytest.mark.parametrize("fill", [False, True])
 @pytest.mark.parametrize("several", [False, True])
-def test_resident_molecules_give_the_same_batches(data, several, tmp_path, records):
+def test_resident_molecules_give_the_same_batches(data, several, fill, tmp_path, records):
     if several:  # conformers
         import dataclasses
 
@@ -153,14 +154,16 @@ def test_resident_molecules_give_the_same_batches(data, several, tmp_path, recor
         ]
         write_manifest(tmp_path, [write_shard(tmp_path, 0, columns_from_records(more))], {})
         data = Mixture([ShardDataset(tmp_path)])
-    options = {"slots": 2, "per_slot": 3}
+    options = {"slots": 2, "per_slot": 3, "fill": fill}
     resident = make_stream(data, **options)
     resident.keep_on(torch.device("cpu"))
     pairs = zip(epochs(make_stream(data, **options), 2), epochs(resident, 2), strict=True)
     for streamed, kept in pairs:
-        kept.validate()
+        assert bool(kept.num_filler) == fill
+        if not fill:
+            kept.validate()
         assert (streamed.slot, streamed.weight, streamed.key) == (kept.slot, kept.weight, kept.key)
-        for name, tensor in streamed._tensors().items():
+        for name, tensor in streamed.tensors().items():
             assert torch.equal(tensor, getattr(kept, name)), name
 
 

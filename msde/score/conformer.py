@@ -23,6 +23,7 @@ from msde.layers import (
     TimeEmbedding,
     at_least_float32,
     start_xavier,
+    to_members,
 )
 from msde.ops import Edges, dropout_factors, edge_attention, edge_mlp, edge_norm, frame_mean, linear
 from msde.sde import input_scale, make_sde, per_row
@@ -232,8 +233,8 @@ class ConformerScore(nn.Module):
         n = self.node_embedding(h_2d)  # (num_atoms, hidden_dim)
         if self.time is not None:
             to_nodes, to_edges = self.time(t).chunk(2, dim=-1)  # (num_graphs, hidden_dim) each
-            n = n + to_nodes[batch.batch]
-            edge_attr = edge_attr + to_edges[batch.batch[edges.index[1]]]
+            n = n + to_members(to_nodes, batch.batch)
+            edge_attr = edge_attr + to_members(to_edges, batch.batch[edges.index[1]])
         noise_pred = torch.zeros_like(pos)
         for layers, readout in zip(self.blocks, self.readouts, strict=True):
             for number, layer in enumerate(layers):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from msde.batch import MoleculeBatch
 from msde.config import TopologyScoreConfig
-from msde.layers import MLP, Linear, TimeEmbedding, at_least_float32
+from msde.layers import MLP, Linear, TimeEmbedding, at_least_float32, to_members
 from msde.molecule import ATOM_SIZES
 from msde.ops import Pairs, PairWeights, linear, pair_attention, pair_sum
 from msde.sde import input_scale, make_sde, per_row
@@ -171,7 +171,7 @@ class EdgeScore(nn.Module):
             channels.append(adj)
         features = torch.cat(channels, dim=-1)  # (num_pairs, width)
         if self.time_of_edges is not None:
-            features = features + self.time_of_edges(t)[batch.pair_batch]
+            features = features + to_members(self.time_of_edges(t), batch.pair_batch)
         return self.out(features).squeeze(-1)
 
 
@@ -228,7 +228,7 @@ class TopologyScore(nn.Module):
         adj_t = adj_t * scale[batch.pair_batch]
         x = self.atom_type_embedding(types_t, plus=self.geometry_embedding(h_3d))
         if self.time_of_nodes is not None:
-            x = x + self.time_of_nodes(t)[batch.batch]  # (num_atoms, input_dim)
+            x = x + to_members(self.time_of_nodes(t), batch.batch)  # (num_atoms, input_dim)
         dense = pairs.padded.pad_pairs(adj_t.unsqueeze(-1))  # (num_graphs, size, size)
         squared = pairs.padded.pack_pairs(torch.bmm(dense, dense))  # (num_pairs, 1)
         powers = torch.cat([adj_t.unsqueeze(-1), squared], dim=-1)
