@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
+# Without compiling at once what is compiled when it is imported, if it ever is.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 # What the demo converts and trains; any of these can be given on the command line.
 DEMO := demo
@@ -12,18 +14,23 @@ MOLECULES ?= 2000
 RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count() or 2)' 2>/dev/null || echo 2)
 STEPS ?= 250
 
+# The tests of `make test`, as by default for pytest.
+QUICK := not large and not data and not slow
+
 .PHONY: venv demo test test-dist test-data test-large lint clean
 
 venv: $(VENV)/.done
 
 $(VENV)/.done: setup.py msde/__init__.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	$(PIP) "$(TORCH)"
+	$(PIP) --editable ".[test]"
 	touch $@
 
+# Runs of several ranks have the machine to themselves.
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(QUICK) and not launcher"
+	$(BIN)/python -m pytest -m "$(QUICK) and launcher"
 
 test-dist: venv
 	$(BIN)/python -m pytest -m dist
@@ -35,7 +42,7 @@ test-large: venv
 	$(BIN)/python -m pytest -m large
 
 lint: venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) --editable ".[dev]"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -56,6 +56,7 @@ setup(
         "formats": ["ase>=3.24", "msgpack>=1.0"],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ogb>=1.3.6",
             "scikit-learn>=1.4",
             "ase>=3.24",

@@ -63,7 +63,7 @@ def test_round_trip_through_pytorch_geometric(batch):
     assert torch.equal(packed.edge_index, batch.edge_index)
     assert torch.equal(packed.batch, batch.batch)
     again = MoleculeBatch.from_pyg(molecules)
-    for name, tensor in batch._tensors().items():
+    for name, tensor in batch.tensors().items():
         assert torch.allclose(getattr(again, name).double(), tensor.double(), atol=1e-6), name
 
 

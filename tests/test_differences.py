@@ -96,10 +96,10 @@ def test_isolated_atoms_are_not_padding():
 
 
 def test_the_batch_is_not_changed_by_a_step(batch):
-    before = {k: v.clone() for k, v in batch._tensors().items()}
+    before = {k: v.clone() for k, v in batch.tensors().items()}
     for kind in ("paper", "base"):
         make_small(kind).train()(batch)[0].backward()
-    for name, tensor in batch._tensors().items():
+    for name, tensor in batch.tensors().items():
         assert torch.equal(tensor, before[name]) and not tensor.requires_grad
 
 

@@ -116,14 +116,15 @@ def by_file(output):
     (output / "STOP").write_text("")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ask", "launched"),
     [
-        pytest.param(by_one_rank, False, marks=pytest.mark.slow),
+        (by_one_rank, False),
         (by_launcher, True),
-        pytest.param(by_runner, True, marks=pytest.mark.slow),
-        pytest.param(by_usr2, False, marks=pytest.mark.slow),
-        pytest.param(by_file, False, marks=pytest.mark.slow),
+        (by_runner, True),
+        (by_usr2, False),
+        (by_file, False),
     ],
 )
 def test_a_run_that_is_asked_to_stop_saves_on_all_ranks(common, whole, tmp_path, ask, launched):
