@@ -15,91 +15,176 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from msde.batch import MoleculeBatch
 from msde.model import MoleculeSDE, Noise
 
-MOST_RECORDS = 24  # each keeps the memory of its gradients
+MOST_RECORDS = 24
+WARM_UP = 3  # passes before those that are recorded: libraries choose their kernels
 
 log = logging.getLogger(__name__)
 
+# Takes what computes some tensors; returns their memory, and what computes them there again.
+Recorder = Callable[[Callable[[], list[Tensor]]], tuple[list[Tensor], Callable[[], None]]]
 
-class _OfTensors(nn.Module):
-    """The losses as a function of tensors alone, as they are recorded."""
 
-    def __init__(self, model: MoleculeSDE, batch: MoleculeBatch) -> None:
-        """Take from a batch what is not a tensor."""
-        super().__init__()
-        self.model, self._batch, self._names = model, batch, list(batch.tensors())
-        self.train(model.training)
+class CudaGraphs:
+    """Records on a GPU. Records share their memory, so each is to be used up before the next."""
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the losses' values, given the tensors of a batch and of its noise."""
+    def __init__(self) -> None:
+        """Open the memory that records share."""
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
+        """Record what a function computes."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            results = run()
+        return results, graph.replay
+
+
+class _Record:
+    """The losses of batches of one kind, and the gradients of all parameters."""
+
+    def __init__(
+        self,
+        model: MoleculeSDE,
+        batch: MoleculeBatch,
+        tensors: tuple[Tensor, ...],
+        recorder: Recorder,
+    ) -> None:
+        """Record passes over the tensors of a batch and of its noise."""
+        self._model, self._batch, self._names = model, batch, list(batch.tensors())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._tensors = [tensor.clone() for tensor in tensors]
+        self._total = self._compute()[0]
+        self._upper = torch.ones_like(self._total)
+        with _on_another_stream(self._upper.device):
+            for _ in range(WARM_UP):
+                self._forward()
+                self._backward()
+        self._terms, self._replay_forward = recorder(self._forward)
+        (self._flat,), self._replay_backward = recorder(self._backward)
+
+    def _compute(self) -> list[Tensor]:
         count = len(self._names)
-        fields: dict[str, Any] = dict(zip(self._names, tensors[:count], strict=True))
+        fields: dict[str, Any] = dict(zip(self._names, self._tensors[:count], strict=True))
         batch = dataclasses.replace(self._batch, **fields)
-        total, *others = self.model.losses(batch, Noise(*tensors[count:])).values()
-        return total, *(term.detach() for term in others)
+        return list(self._model.losses(batch, Noise(*self._tensors[count:])).values())
+
+    def _forward(self) -> list[Tensor]:
+        self._total, *others = self._compute()
+        return [self._total.detach(), *(term.detach() for term in others)]
+
+    def _backward(self) -> list[Tensor]:
+        gradients = torch.autograd.grad(
+            self._total, self.parameters, self._upper, allow_unused=True
+        )
+        self._used = [gradient is not None for gradient in gradients]
+        return [torch.cat([g.flatten() for g in gradients if g is not None])]
+
+    def forward(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the terms of a batch, as tensors of their own."""
+        for place, tensor in zip(self._tensors, tensors, strict=True):
+            place.copy_(tensor)
+        self._replay_forward()
+        return tuple(term.clone() for term in self._terms)
+
+    def backward(self, upper: Tensor) -> list[Tensor | None]:
+        """Return the parameters' gradients, as parts of a tensor of their own."""
+        self._upper.copy_(upper)
+        self._replay_backward()
+        used = [p for p, used in zip(self.parameters, self._used, strict=True) if used]
+        parts = iter(self._flat.clone().split([p.numel() for p in used]))
+        return [
+            next(parts).view_as(p) if used else None
+            for p, used in zip(self.parameters, self._used, strict=True)
+        ]
+
+
+class _Replay(torch.autograd.Function):
+    """The terms as a function of the parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, record: _Record, tensors: tuple[Tensor, ...], *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        total, *others = record.forward(tensors)
+        ctx.record = record
+        ctx.mark_non_differentiable(*others)
+        return total, *others
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.record.backward(grads[0])
 
 
 class ReplayedLosses:
     """`model.losses`, recorded for each kind of batch when it is met for the second time.
 
-    There may be no collective inside, and no activation checkpointing.
+    Its backward pass is to follow before another batch's forward pass. There may be no collective
+    inside, and no activation checkpointing.
     """
 
-    def __init__(self, model: MoleculeSDE, record: Callable[..., Any] | None = None) -> None:
-        """Record by CUDA graphs, or by a function like torch.cuda.make_graphed_callables."""
-        self._model, self._record = model, record or _as_cuda_graphs
+    def __init__(self, model: MoleculeSDE, recorder: Recorder | None = None) -> None:
+        """Record by CUDA graphs, if nothing else is given."""
+        self._model, self._recorder = model, recorder or CudaGraphs()
         self._met: collections.Counter[tuple] = collections.Counter()
-        self._records: dict[tuple, Callable[..., tuple[Tensor, ...]]] = {}
+        self._records: dict[tuple, _Record | None] = {}
 
     def __call__(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
-        """Return what `model.losses` returns."""
+        """Return what `model.losses` returns; only the total is to be differentiated."""
         if not (batch.num_filler and self._model.training and torch.is_grad_enabled()):
             return self._model.losses(batch, noise)
         tensors = (*batch.tensors().values(), *vars(noise).values())
         sizes = tuple(tuple(tensor.shape) for tensor in tensors)
         kind = (batch.max_num_atoms, batch.num_filler, sizes)
         self._met[kind] += 1
-        if kind not in self._records:
-            if self._met[kind] < 2 or len(self._records) == MOST_RECORDS:
-                return self._model.losses(batch, noise)
+        if self._met[kind] == 2 and len(self._records) < MOST_RECORDS:
             self._records[kind] = self._recorded(batch, tensors)
-        return dict(zip(self._model.TERMS, self._records[kind](*tensors), strict=True))
+        record = self._records.get(kind)
+        if record is None:
+            return self._model.losses(batch, noise)
+        terms = _Replay.apply(record, tensors, *record.parameters)
+        return dict(zip(self._model.TERMS, terms, strict=True))
 
-    def _recorded(
-        self, batch: MoleculeBatch, tensors: tuple[Tensor, ...]
-    ) -> Callable[..., tuple[Tensor, ...]]:
-        losses = _OfTensors(self._model, batch)
+    def _recorded(self, batch: MoleculeBatch, tensors: tuple[Tensor, ...]) -> _Record | None:
         try:
             with _as_if_nothing_happened(self._model):
-                return self._record(losses, tensors)
+                return _Record(self._model, batch, tensors, self._recorder)
         except RuntimeError as error:
             log.warning(f"steps of this size are not replayed: {str(error).splitlines()[0]}")
-            return _OfTensors(self._model, batch)
-
-
-def _as_cuda_graphs(losses: nn.Module, tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
-    # Casts that autocast remembers would be those of the recording for ever.
-    remembers = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        # Some parameters of the published layout have no part in the losses.
-        return torch.cuda.make_graphed_callables(losses, tensors, allow_unused_input=True)
-    finally:
-        torch.set_autocast_cache_enabled(remembers)
+            return None
 
 
 @contextlib.contextmanager
-def _as_if_nothing_happened(model: nn.Module) -> Iterator[None]:
-    """Undo what passes that only record do to running statistics and to torch's generator."""
+def _on_another_stream(device: torch.device) -> Iterator[None]:
+    """Let a GPU work on a stream of its own, where it may be recorded afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@contextlib.contextmanager
+def _as_if_nothing_happened(model: MoleculeSDE) -> Iterator[None]:
+    """Undo what passes that only record do to running statistics and to torch's generators.
+
+    Casts that autocast remembers would be those of the recording for ever, so it remembers none.
+    """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng(devices=[b.device for b in model.parameters() if b.is_cuda][:1]):
-        try:
+    devices = [p.device for p in model.parameters() if p.is_cuda][:1]
+    remembers = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with torch.random.fork_rng(devices=devices):
             yield
-        finally:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
+    finally:
+        torch.set_autocast_cache_enabled(remembers)
+        for buffer, before in buffers:
+            buffer.data.copy_(before)

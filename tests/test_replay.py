@@ -83,44 +83,63 @@ def one_hot(codes, sizes):
     return (codes.unsqueeze(-1) == torch.arange(sizes)).long()
 
 
-def as_a_graph_would(losses, tensors):
-    """Compute again, from memory that the inputs are copied to."""
-    memory = [tensor.clone() for tensor in tensors]
-    losses(*memory)  # what only records must leave no trace
+class Graphs:
+    """Computes again into the memory of the first results, as CUDA graphs do."""
 
-    def replay(*inputs):
-        for place, tensor in zip(memory, inputs, strict=True):
-            place.copy_(tensor)
-        return losses(*memory)
+    def __init__(self):
+        self.recorded = 0
 
-    return replay
+    def __call__(self, run):
+        results = [result.clone() for result in run()]
+        self.recorded += 1
+
+        def replay():
+            with torch.enable_grad():
+                again = run()
+            for place, result in zip(results, again, strict=True):
+                place.copy_(result)
+
+        return results, replay
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_record_holds_for_other_molecules_of_its_sizes(kind, records):
     model, plain = (make_small(kind, *NO_DROPOUT).train() for _ in range(2))
-    recorded = []
-
-    def record(losses, tensors):
-        recorded.append(tensors)
-        return as_a_graph_would(losses, tensors)
-
-    model.replayed = ReplayedLosses(model, record)
+    graphs = Graphs()
+    model.replayed = ReplayedLosses(model, graphs)
     for molecules in (records, records, records[::-1], records[3:] + records[:3]):
         _, full = both(molecules)
         found, expected = outcome(model, full), outcome(plain, full)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert len(recorded) == 1
+    assert graphs.recorded == 2  # forward and backward
+
+
+def test_gradients_and_terms_of_several_batches_are_kept_apart(records):
+    """As of the slots of a step, with a slot between that is not replayed."""
+    model, plain = (make_small("paper", *NO_DROPOUT).train() for _ in range(2))
+    model.replayed = ReplayedLosses(model, Graphs())
+    slots = [both(molecules)[1] for molecules in (records, records[::-1], records[:4], records)]
+    outcome(model, slots[0]), outcome(plain, slots[0])
+    kept = []
+    for one in (model, plain):
+        one.zero_grad()
+        found = []
+        for batch in slots:
+            found.append(one(batch))
+            found[-1][0].backward()
+        kept.append([terms["total"] for _, terms in found] + [p.grad for p in one.parameters()])
+    for one, other in zip(*kept, strict=True):
+        assert one is other or torch.equal(one, other)
 
 
 def test_what_cannot_be_recorded_is_computed(records, caplog):
     model, plain = (make_small("paper", *NO_DROPOUT).train() for _ in range(2))
 
-    def record(losses, tensors):
+    def fail(run):
         raise RuntimeError("no graph")
 
-    model.replayed = ReplayedLosses(model, record)
+    model.replayed = ReplayedLosses(model, fail)
     _, full = both(records)
     for _ in range(3):
         found, expected = outcome(model, full), outcome(plain, full)
