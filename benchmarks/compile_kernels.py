@@ -4,7 +4,8 @@ python benchmarks/compile_kernels.py --capability 90 > compiled.json
 
 The step runs on the CPU with small molecules and the network of a preset, so that kernels get the
 types and sizes of a real step; where it would launch a kernel, the kernel is compiled instead.
-Their results are then whatever was in memory, which nothing depends on.
+Their results are then whatever was in memory, which nothing depends on. What the step would launch
+is counted: Triton's kernels, and torch's operators that are more than another view of a tensor.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from msde.data_tools.chunks import convert_one  # noqa: E402
 from msde.data_tools.readers import RawMolecule  # noqa: E402
 from step import make_task  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
@@ -49,9 +51,11 @@ class Compiler:
         """Compile for GPUs of a compute capability, as 90 for 9.0."""
         self.target = GPUTarget("cuda", capability, 32)
         self.compiled: dict[str, dict[str, Any]] = {}
+        self.launches = 0
 
     def launch(self, kernel: JITFunction, *arguments: Any, **named: Any) -> None:
         """Take the place of JITFunction.run."""
+        self.launches += 1
         values = dict(zip(kernel.arg_names, arguments, strict=False))
         values |= {name: named[name] for name in kernel.arg_names if name in named}
         constant = {p.name for p in kernel.params if p.is_constexpr}
@@ -82,8 +86,31 @@ def _type(value: Tensor | float) -> str:
     return "fp32" if isinstance(value, float) else "i32"
 
 
-def train_a_step(preset: str) -> None:
-    """Run one training step with every op sent where it would be sent on a GPU."""
+class Operators(TorchDispatchMode):
+    """Counts torch's operators that do something."""
+
+    NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "detach", "_unsafe_view")
+
+    def __init__(self) -> None:
+        """Start at none."""
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple = (), named: dict | None = None
+    ) -> Any:
+        """Count one."""
+        name = function.overloadpacket.__name__
+        self.count += not (function.namespace == "msde" or function.is_view or name in self.NOTHING)
+        return function(*arguments, **(named or {}))
+
+
+def train_a_step(preset: str) -> int:
+    """Run one training step with every op sent where it would be sent on a GPU.
+
+    Returns:
+        How many operators of torch's it has.
+    """
     task = make_task("smiles", keep_hydrogens=False)
     records = [convert_one(RawMolecule("", n, "", smiles), task) for n, smiles in enumerate(SMILES)]
     batch = MoleculeBatch.from_columns(columns_from_records(records), Key(0, 0))
@@ -91,24 +118,30 @@ def train_a_step(preset: str) -> None:
         setattr(cpu_ops, name, getattr(gpu_ops, name))
     ops._fused_on_cpu = lambda *tensors: False
     model = MoleculeSDE.from_seed(make_config(preset)).train()
-    loss, _ = model(batch)
-    loss.backward()
+    with Operators() as operators:
+        loss, _ = model(batch)
+        loss.backward()
+    return operators.count
 
 
 def main() -> None:
     """Compile and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--capability", type=int, default=90, help="90 for H100 and H200")
-    parser.add_argument("--presets", nargs="+", default=["paper"])
+    parser.add_argument("--preset", default="paper")
     arguments = parser.parse_args()
     cpu.prepare()
     compiler = Compiler(arguments.capability)
     JITFunction.run = lambda kernel, *a, grid, warmup, **named: compiler.launch(kernel, *a, **named)
-    for preset in arguments.presets:
-        train_a_step(preset)
-    print(
-        json.dumps({"capability": arguments.capability, "kernels": [*compiler.compiled.values()]})
-    )
+    operators = train_a_step(arguments.preset)
+    result = {
+        "capability": arguments.capability,
+        "preset": arguments.preset,
+        "operators_of_torch": operators,
+        "launches_of_triton": compiler.launches,
+        "kernels": [*compiler.compiled.values()],
+    }
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
