@@ -5,8 +5,6 @@ import json
 import pytest
 from test_engine import ENVIRONMENT, PAPER, launch
 
-pytestmark = pytest.mark.launcher
-
 
 def assert_one_line(result, message):
     assert result.returncode == 2, result.stderr
@@ -22,6 +20,7 @@ def test_no_arguments_name_the_shortest_command():
     assert "deepspeed launch/pretrain.py --data DIR --output DIR" in result.stderr
 
 
+@pytest.mark.launcher
 def test_only_one_rank_speaks():
     assert_one_line(launch(ranks=2), "deepspeed launch/pretrain.py --data DIR --output DIR")
 
