@@ -87,7 +87,7 @@ def _type(value: Tensor | float) -> str:
 
 
 class Operators(TorchDispatchMode):
-    """Counts torch's operators that do something."""
+    """Counts torch's operators that do something, those within the fused ops too."""
 
     NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "detach", "_unsafe_view")
 
@@ -101,7 +101,10 @@ class Operators(TorchDispatchMode):
     ) -> Any:
         """Count one."""
         name = function.overloadpacket.__name__
-        self.count += not (function.namespace == "msde" or function.is_view or name in self.NOTHING)
+        if function.namespace == "msde" and name not in registered.ON_CPU_ONLY:
+            with self:
+                return getattr(gpu_ops, name)(*arguments)
+        self.count += not (function.is_view or name in self.NOTHING)
         return function(*arguments, **(named or {}))
 
 
