@@ -130,14 +130,13 @@ class NodeEBMNCE(Objective):
             return drawn[:, 0]
         key, counted = philox.sort_key(drawn), batch.counted_atoms
         place = torch.arange(len(key), device=key.device)
-        if counted is not None:  # the others stay last, each in its place
+        if counted is not None:  # the others come last, and have what negatives they may
             key = torch.where(place < counted, key - 2**63, place)
         order = torch.argsort(key)  # (num_atoms,)
         if not self.config.exclude_true_pairs:
             return order
         # One random cycle through all atoms: a permutation that leaves none in its place.
-        last = counted if counted is not None else len(key)
-        after = torch.where(place + 1 == last, 0, place + 1).clamp(max=len(key) - 1)
+        after = (place + 1) % (len(key) if counted is None else counted)
         return torch.empty_like(order).index_copy_(0, order, order.index_select(0, after))
 
     def __call__(

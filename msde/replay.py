@@ -45,7 +45,7 @@ class CudaGraphs:
 
 
 class _Record:
-    """The losses of batches of one kind, and the gradients of all parameters."""
+    """The losses of batches of one kind, and the gradients of the parameters that have any."""
 
     def __init__(
         self,
@@ -58,8 +58,7 @@ class _Record:
         self._model, self._batch, self._names = model, batch, list(batch.tensors())
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._tensors = [tensor.clone() for tensor in tensors]
-        self._total = self._compute()[0]
-        self._upper = torch.ones_like(self._total)
+        self._upper = batch.pos.new_ones(len(batch.counted(batch.uid)))
         with _on_another_stream(self._upper.device):
             for _ in range(WARM_UP):
                 self._forward()
@@ -67,22 +66,22 @@ class _Record:
         self._terms, self._replay_forward = recorder(self._forward)
         (self._flat,), self._replay_backward = recorder(self._backward)
 
-    def _compute(self) -> list[Tensor]:
+    def _forward(self) -> list[Tensor]:
         count = len(self._names)
         fields: dict[str, Any] = dict(zip(self._names, self._tensors[:count], strict=True))
         batch = dataclasses.replace(self._batch, **fields)
-        return list(self._model.losses(batch, Noise(*self._tensors[count:])).values())
-
-    def _forward(self) -> list[Tensor]:
-        self._total, *others = self._compute()
-        return [self._total.detach(), *(term.detach() for term in others)]
+        terms = self._model.losses(batch, Noise(*self._tensors[count:]))
+        self._total = terms["total"]
+        return [term.detach() for term in terms.values()]
 
     def _backward(self) -> list[Tensor]:
         gradients = torch.autograd.grad(
             self._total, self.parameters, self._upper, allow_unused=True
         )
-        self._used = [gradient is not None for gradient in gradients]
-        return [torch.cat([g.flatten() for g in gradients if g is not None])]
+        # Some of the published layout have no part in the losses.
+        found = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
+        self.parameters = [parameter for parameter, _ in found]
+        return [torch.cat([gradient.flatten() for _, gradient in found])]
 
     def forward(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the terms of a batch, as tensors of their own."""
@@ -91,16 +90,12 @@ class _Record:
         self._replay_forward()
         return tuple(term.clone() for term in self._terms)
 
-    def backward(self, upper: Tensor) -> list[Tensor | None]:
+    def backward(self, upper: Tensor) -> list[Tensor]:
         """Return the parameters' gradients, as parts of a tensor of their own."""
         self._upper.copy_(upper)
         self._replay_backward()
-        used = [p for p, used in zip(self.parameters, self._used, strict=True) if used]
-        parts = iter(self._flat.clone().split([p.numel() for p in used]))
-        return [
-            next(parts).view_as(p) if used else None
-            for p, used in zip(self.parameters, self._used, strict=True)
-        ]
+        parts = self._flat.clone().split([p.numel() for p in self.parameters])
+        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
 
 class _Replay(torch.autograd.Function):

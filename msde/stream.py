@@ -176,9 +176,8 @@ class ShardStream:
             compact = Compact.from_columns(mask_columns(columns, self.masking_ratio, window.key))
         compact = filled(compact) if self.fill else compact
         batch = MoleculeBatch.expand(compact, window.key, slot, weight)
-        if part.columns is None:
-            return batch
-        return batch.pin_memory() if torch.cuda.is_available() and self.workers else batch
+        pin = part.columns is not None and self.workers and torch.cuda.is_available()
+        return batch.pin_memory() if pin else batch
 
     def state_dict(self) -> dict[str, int | str]:
         """Return the position, that of the next step, and what it is valid for."""

@@ -50,12 +50,12 @@ def batch_norm_grad(
     kernels.batch_norm_grad_parts[(PARTS, _across(width))](
         g, x, weight, bias, mean, variance, parts, rows, width, eps, relu, PARTS, BLOCK
     )
-    sums = parts.sum(0)  # (2, width) the gradients of weight and bias
+    g_weight, g_bias = (part.sum(0) for part in parts.unbind(1))
     kernels.batch_norm_grad[(triton.cdiv(rows, TILE), _across(width))](
-        g, x, weight, bias, mean, variance, sums, x if counted is None else counted, gx, rows,
-        width, eps, relu, counted is not None, TILE, BLOCK,
+        g, x, weight, bias, mean, variance, g_weight, g_bias, x if counted is None else counted,
+        gx, rows, width, eps, relu, counted is not None, TILE, BLOCK,
     )  # fmt: skip
-    return gx, sums[0].clone(), sums[1].clone()
+    return gx, g_weight, g_bias
 
 
 def edge_geometry(

@@ -97,14 +97,15 @@ def normalised_over_edges(
     sums at the atoms, centred first, E[a'^2] + E[b'^2] + 2 E[a' b'].
     """
     num_edges, degree = index.shape[1], row_ptr.diff().to(a.dtype)
-    if counted is not None:
-        degree = torch.where(_counts(len(a), counted), degree, 0)
+    counts = None if counted is None else _counts(len(a), counted)
+    if counts is not None:
+        degree = torch.where(counts, degree, 0)
         num_edges = degree.sum()
     means = torch.stack([degree @ a, degree @ b]) / num_edges
     of_a, of_b = a - means[0], b - means[1]
     near = sum_of_neighbours(of_a) if sum_of_neighbours else sum_over_edges(of_a, index)
-    if counted is not None:
-        near = torch.where(_counts(len(a), counted).unsqueeze(1), near, 0)
+    if counts is not None:
+        near = torch.where(counts.unsqueeze(1), near, 0)
     squares = degree @ (of_a.square() + of_b.square())
     # Rounding may leave a variance of zero a little below it.
     variance = ((squares + 2 * (near * of_b).sum(0)) / num_edges).clamp(min=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from msde.ops.triton_kernels import _relu, _relu_grad
+
 
 @triton.jit
 def _part(part, rows, num_parts: tl.constexpr):
@@ -75,7 +77,7 @@ def batch_norm(x, weight, bias, mean, variance, y, rows, width, eps: tl.constexp
     there = (r < rows)[:, None] & (f < width)[None, :]
     out = tl.load(x + at, mask=there, other=0) * scale[None, :] + shift[None, :]
     if relu:
-        out = tl.where(out < 0, 0, out)  # what is not a number stays so
+        out = _relu(out)
     tl.store(y + at, out, mask=there)
 
 
@@ -96,7 +98,7 @@ def batch_norm_grad_parts(g, x, weight, bias, mean, variance, parts, rows, width
         normal = (tl.load(x + r * width + f, mask=mask, other=0) - centre) * inverse
         upper = tl.load(g + r * width + f, mask=mask, other=0)
         if relu:
-            upper = tl.where(normal * w + b <= 0, 0, upper)
+            upper = _relu_grad(upper, normal * w + b)
         of_weight += upper * normal
         of_bias += upper
     tl.store(parts + 2 * part * width + f, of_weight, mask=mask)
@@ -104,7 +106,7 @@ def batch_norm_grad_parts(g, x, weight, bias, mean, variance, parts, rows, width
 
 
 @triton.jit
-def batch_norm_grad(g, x, weight, bias, mean, variance, sums, counted, gx, rows, width,
+def batch_norm_grad(g, x, weight, bias, mean, variance, g_weight, g_bias, counted, gx, rows, width,
                     eps: tl.constexpr, relu: tl.constexpr, has_counted: tl.constexpr,
                     tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """Some rows and columns: the gradient of x, given those of weight and bias."""
@@ -121,9 +123,9 @@ def batch_norm_grad(g, x, weight, bias, mean, variance, sums, counted, gx, rows,
     normal *= inverse[None, :]
     upper = tl.load(g + at, mask=there, other=0)
     if relu:
-        before = normal * w[None, :] + _column(bias, f, width)[None, :]
-        upper = tl.where(before <= 0, 0, upper)
-    through = _column(sums + width, f, width)[None, :] + normal * _column(sums, f, width)[None, :]
+        upper = _relu_grad(upper, normal * w[None, :] + _column(bias, f, width)[None, :])
+    of_weight, of_bias = _column(g_weight, f, width), _column(g_bias, f, width)
+    through = of_bias[None, :] + normal * of_weight[None, :]
     upper -= tl.where((r < count)[:, None], through / count, 0)
     tl.store(gx + at, upper * (w * inverse)[None, :], mask=there)
 
