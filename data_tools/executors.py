@@ -74,9 +74,11 @@ def _local(processes: int) -> Iterator[Workers]:
         yield Workers(pool, processes)
         pool.shutdown()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for worker in set(multiprocessing.active_children()) - others:
             worker.kill()  # a molecule may take it minutes, and whoever waits has decided to stop
+        # Of a result that was being sent the rest never comes: without a writer the pool sees that.
+        pool._result_queue._writer.close()  # type: ignore[attr-defined]
+        pool.shutdown(cancel_futures=True)
         raise
 
 
