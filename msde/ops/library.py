@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,17 @@ def _gpu_works() -> bool:
         return False
 
 
-@torch.compiler.assume_constant_result
+def constant_when_compiled(function: Callable) -> Callable:
+    """Mark a function for torch.compile: its result does not change.
+
+    As `torch.compiler.assume_constant_result` does, which imports torch's compiler: commands that
+    compile nothing would take twice as long to start.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_compiled
 def available(device: str = "cpu") -> bool:
     """Say whether a type of device has fused ops: MSDE_OPS=reference forbids them."""
     if os.environ.get("MSDE_OPS") == "reference":
@@ -72,7 +83,7 @@ def available(device: str = "cpu") -> bool:
     return device == "cpu" and _load() is not None
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 @functools.cache
 def own_products() -> bool:
     """Say whether matrix products by the C++ code are faster than torch's.
