@@ -132,6 +132,7 @@ def main() -> None:
     with problems.noted():
         check_data(arguments.data)
     problems.tell()
+    engine_config.check_together(config, ds_config)
     if arguments.dry_run:
         if rank == 0:
             dry_run(config, ds_config, arguments, world_size)

@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from msde.config import nearest, read_json
-from msde.errors import Problems
+from msde.config import Config, nearest, read_json
+from msde.errors import MsdeError, Problems
 
 # What this project decides elsewhere; the same fact must not stand in two places.
 _OURS = {
@@ -86,6 +86,18 @@ def load(path: Path, world_size: int) -> dict[str, Any]:
             "gradient_accumulation_steps": slots // world_size,
         }
     )
+
+
+def check_together(config: Config, values: dict[str, Any]) -> None:
+    """Check what is right in a configuration and in DeepSpeed's, but not in both at once.
+
+    Raises:
+        MsdeError: they exclude each other.
+    """
+    if config.run.cuda_graphs and zero_stage(values) == 3:
+        raise MsdeError(
+            "run.cuda_graphs works with ZeRO 0 to 2 only; 3 gathers weights in the step"
+        )
 
 
 def zero_stage(values: dict[str, Any]) -> int:

@@ -332,10 +332,7 @@ def pretrain(
         NotFinite: too many steps in a row had losses or gradients that are not finite.
         CommunicationFailed: another rank is dead, hangs or cannot be reached.
     """
-    if config.run.cuda_graphs and engine_config.zero_stage(ds_config) == 3:
-        raise MsdeError(
-            "run.cuda_graphs works with ZeRO 0 to 2 only; 3 gathers weights in the step"
-        )
+    engine_config.check_together(config, ds_config)
     slots_per_step = ds_config["train_batch_size"]
     plan = make_plan(config, data, slots_per_step, ranks.rank(), ranks.world_size())
     stop = StopRequest(output)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pytest
@@ -128,3 +129,11 @@ def test_known_keys_are_those_of_the_installed_deepspeed():
     }
     assert set(known["zero_optimization"]) <= names
     assert names - deprecated <= set(known["zero_optimization"])
+
+
+@pytest.mark.parametrize(("stage", "fits"), [("zero2", True), ("zero3", False)])
+def test_cuda_graphs_exclude_zero_3(stage, fits):
+    config = make_config("paper", overrides=["run.cuda_graphs=true"])
+    values = engine_config.load(engine_config.shipped_config(stage), 1)
+    with contextlib.nullcontext() if fits else pytest.raises(MsdeError, match="ZeRO 0 to 2 only"):
+        engine_config.check_together(config, values)
