@@ -51,7 +51,8 @@ def test_an_output_that_cannot_be_made_is_named(shard_dir, tmp_path):
 def test_help():
     result = launch("--help", ranks=0)
     assert result.returncode == 0
-    for option in ("--data", "--deepspeed_config", "--resume", "--dry-run", "--save-every"):
+    options = "--data --deepspeed_config --resume --dry-run --save-every --profile"
+    for option in options.split():
         assert option in result.stdout
 
 

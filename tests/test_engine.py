@@ -20,8 +20,6 @@ from msde.monitor import read_metrics
 from msde.philox import Stream, seed_for
 from msde.plan import make_plan, state_memory
 
-pytestmark = pytest.mark.launcher
-
 ROOT = Path(__file__).parent.parent
 PRETRAIN = ROOT / "launch/pretrain.py"
 PARITY = Path(__file__).parent / "data/parity"

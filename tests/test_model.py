@@ -272,20 +272,20 @@ def test_training_under_autocast_is_close_to_float32(model, batch):
 
 
 def test_a_small_batch_can_be_learnt_by_heart(batch):
-    overrides = ["model.hidden_dim=32", "optim.lr=3e-3", "optim.scale_encoder_3d=1"]
+    overrides = ["model.hidden_dim=32", "optim.lr=6e-3", "optim.scale_encoder_3d=1"]
     model = MoleculeSDE.from_seed(make_config("paper", overrides=overrides)).train()
     optimizer = torch.optim.Adam(parameter_groups(model))
     noise = model.draw_noise(batch)
     losses = []
-    for _ in range(150):
+    for _ in range(50):
         loss, terms = model(batch, noise)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append({name: term.mean().item() for name, term in terms.items()})
     assert losses[-1]["contrastive"] < 0.2 * losses[0]["contrastive"]
-    assert losses[-1]["2d_to_3d"] < 0.9 * losses[0]["2d_to_3d"]
-    assert losses[-1]["3d_to_2d"] < 0.8 * losses[0]["3d_to_2d"]
+    assert losses[-1]["2d_to_3d"] < 0.5 * losses[0]["2d_to_3d"]
+    assert losses[-1]["3d_to_2d"] < 0.5 * losses[0]["3d_to_2d"]
 
 
 @pytest.mark.parametrize("way", ["reference", "fused"])

@@ -580,7 +580,7 @@ def test_attention_keeps_the_weights_for_its_gradient_and_not_the_result(fused):
     assert shapes.count(out.shape) == 3 and all(t.data_ptr() != out.data_ptr() for t in kept)
 
 
-def trained(batch, steps=30):
+def trained(batch, steps=15):
     """Train a small model and return the losses."""
     model = make_small("paper", "model.conformer.dropout=0").train()
     optimizer = torch.optim.Adam(parameter_groups(model))

@@ -25,11 +25,15 @@ def convert(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def error_of(monkeypatch, *arguments):
-    """The error of a call, in this process: a new one takes seconds to start."""
+def convert_here(monkeypatch, *arguments):
+    """Convert in this process: a new one takes seconds to start."""
     monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
+    convert_checkpoint.main()
+
+
+def error_of(monkeypatch, *arguments):
     with pytest.raises(MsdeError) as error:
-        convert_checkpoint.main()
+        convert_here(monkeypatch, *arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -116,11 +120,12 @@ def test_chirality_tables_of_four_rows(tmp_path):
     assert_same(published.export_checkpoint(state, config, kept, notes), checkpoint)
 
 
-def test_options_that_leave_no_trace_are_stored(tmp_path):
+def test_options_that_leave_no_trace_are_stored(tmp_path, monkeypatch, capsys):
     options = ["model.conformer.sde.kind=VP", "model.gin.readout=sum", "loss.anneal_power=2"]
-    result = convert("--from-published", FILES[0], "--output", tmp_path / "model", *options)
-    assert result.returncode == 0 and "  model.conformer.sde.kind=VP" in result.stdout
-    config = msde.load(tmp_path / "model").config
+    output = tmp_path / "model"
+    convert_here(monkeypatch, "--from-published", FILES[0], "--output", output, *options)
+    assert "  model.conformer.sde.kind=VP" in capsys.readouterr().out
+    config = msde.load(output).config
     assert config.model.conformer.sde.kind == "VP" and config.model.gin.readout == "sum"
     assert config.loss.anneal_power == 2
 
@@ -214,7 +219,7 @@ def test_corrected_models_have_no_published_form(correction):
         published.export_checkpoint(model.state_dict(), model.config, {}, {})
 
 
-def test_half_precision_comes_back_as_it_was(tmp_path):
+def test_half_precision_comes_back_as_it_was(tmp_path, monkeypatch):
     checkpoint = read(DIR / "model_complete.pth")
     for state in checkpoint.values():
         for name in state:
@@ -222,6 +227,6 @@ def test_half_precision_comes_back_as_it_was(tmp_path):
                 state[name] = state[name].half()
     torch.save(checkpoint, tmp_path / "half.pth")
     folder, back = tmp_path / "model", tmp_path / "back.pth"
-    assert convert("--from-published", tmp_path / "half.pth", "--output", folder).returncode == 0
-    assert convert("--to-published", folder, "--output", back).returncode == 0
+    convert_here(monkeypatch, "--from-published", tmp_path / "half.pth", "--output", folder)
+    convert_here(monkeypatch, "--to-published", folder, "--output", back)
     assert_same(read(back), checkpoint)
