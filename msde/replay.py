@@ -39,7 +39,8 @@ class CudaGraphs:
     def __call__(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
         """Record what a function computes."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Meanwhile another thread makes batches, which "global" would forbid it.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             results = run()
         return results, graph.replay
 

@@ -28,6 +28,7 @@ from msde.masking import mask_columns
 from msde.mixture import Mixture
 from msde.partition import Partition, Slots, Window
 from msde.resident import ResidentMolecules
+from msde.sidestream import OnTheirWay, SideStream
 
 STEPS_AHEAD = 4  # that are ready for the training thread
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class Position(NamedTuple):
     step: int  # in the window
 
 
-Steps = Generator[tuple[Position, float, list[MoleculeBatch]], None, None]
+Steps = Generator[tuple[Position, float, list[MoleculeBatch] | OnTheirWay], None, None]
 
 
 class _Prepared(NamedTuple):
@@ -93,6 +94,8 @@ class ShardStream:
         self.own_slots = range(rank * share, (rank + 1) * share)
         self.position = Position(0, 0, 0)
         self.epochs_done = 0.0
+        self._device = torch.device("cpu")
+        self._side: SideStream | None = None
         self._resident: ResidentMolecules | None = None
         self._digest = partition.digest()
 
@@ -101,9 +104,15 @@ class ShardStream:
         """The data that are streamed."""
         return self.partition.data
 
+    def send_to(self, device: torch.device) -> None:
+        """Have batches on a device from now on; a GPU gets them beside its other work."""
+        self._device = device
+        self._side = SideStream(device) if device.type == "cuda" else None
+
     def keep_on(self, device: torch.device) -> None:
         """Load all molecules to a device now, and make batches there from then on."""
         self._resident = ResidentMolecules(self.data, device)
+        self.send_to(device)
 
     def __iter__(self) -> Generator[list[MoleculeBatch], None, None]:
         """Yield this rank's slots of each step, from the current position on, for ever.
@@ -117,7 +126,7 @@ class ShardStream:
             steps = _ahead(steps, STEPS_AHEAD)
         try:
             for self.position, self.epochs_done, slots in steps:
-                yield slots
+                yield slots.arrived() if isinstance(slots, OnTheirWay) else slots
         finally:
             steps.close()
 
@@ -140,7 +149,7 @@ class ShardStream:
                         last = number + 1 == windows
                         after = Position(*((epoch + 1, 0) if last else (epoch, number + 1)), 0)
                     done = epoch + (number + (step + 1) / num_steps) / windows
-                    yield after, done, [self._batch(part, step, lane) for lane in self.own_slots]
+                    yield after, done, self._slots(part, step)
                 first = 0
         finally:
             prepared.close()
@@ -160,6 +169,14 @@ class ShardStream:
         columns = None if self._resident else self.data.fetch(slots.numbers)
         return _Prepared(window, slots, columns)
 
+    def _slots(self, part: _Prepared, step: int) -> list[MoleculeBatch] | OnTheirWay:
+        """Make the batches of this rank's slots, or have the device make them."""
+
+        def make() -> list[MoleculeBatch]:
+            return [self._batch(part, step, lane) for lane in self.own_slots]
+
+        return self._side.send(make) if self._side else make()
+
     def _batch(self, part: _Prepared, step: int, lane: int) -> MoleculeBatch:
         """Make the batch of one slot."""
         window, (numbers, ptr) = part.window, (part.slots.numbers, part.slots.ptr)
@@ -176,8 +193,9 @@ class ShardStream:
             compact = Compact.from_columns(mask_columns(columns, self.masking_ratio, window.key))
         compact = filled(compact) if self.fill else compact
         batch = MoleculeBatch.expand(compact, window.key, slot, weight)
-        pin = part.columns is not None and self.workers and torch.cuda.is_available()
-        return batch.pin_memory() if pin else batch
+        if self._side and part.columns is not None:
+            batch = batch.pin_memory()  # else the copy would have to be waited for
+        return batch.to(self._device)
 
     def state_dict(self) -> dict[str, int | str]:
         """Return the position, that of the next step, and what it is valid for."""

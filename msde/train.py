@@ -130,6 +130,8 @@ class Run:
         self.engine = make_engine(model, ds_config)
         if config.data.resident:
             self.plan.stream.keep_on(self.engine.device)
+        else:
+            self.plan.stream.send_to(self.engine.device)
         self.ema: ExponentialMovingAverage | None = None
         self.step, self.best, self.validation_due = 0, math.inf, True
         mean_loss, in_a_row = MeanLoss(), 0
@@ -206,7 +208,6 @@ class Run:
         for number, batch in enumerate(slots):
             with out_of_memory_is_explained(batch):
                 torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
-                batch = batch.to(self.engine.device)
                 loss, terms = self.counter.forward(self.engine, batch)
                 self.guard.see(batch, terms["total"], first + number)
                 if number == len(slots) - 1:

@@ -35,6 +35,7 @@ ORDER = [
     "ops",
     "geometry",
     "batch",
+    "sidestream",
     "stream",
     "plan",
     "layers",

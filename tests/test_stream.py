@@ -167,6 +167,21 @@ def test_resident_molecules_give_the_same_batches(data, several, fill, tmp_path,
             assert torch.equal(tensor, getattr(kept, name)), name
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_gpu_gets_the_same_batches_beside_its_other_work(data, resident):
+    device = torch.device("cuda")
+    there = make_stream(data, workers=2)
+    (there.keep_on if resident else there.send_to)(device)
+    work, steps = torch.randn(4096, 4096, device=device), iter(there)
+    arriving = itertools.chain.from_iterable(steps)
+    for here, batch in zip(epochs(make_stream(data), 2), arriving, strict=False):
+        work = (work @ work).sin()  # the GPU is behind by some steps
+        for name, tensor in batch.tensors().items():
+            assert tensor.is_cuda and torch.equal(getattr(here, name), (tensor + 0).cpu()), name
+    steps.close()
+
+
 def test_damage_reaches_the_training_thread_and_no_thread_is_left(data, monkeypatch):
     before = threading.active_count()
 
