@@ -48,6 +48,8 @@ from msde.replay import ReplayedLosses
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 OURS, PUBLISHED, FLUSHED = "msde", "published", "published, denormals flushed"
+IN_ENGINE = "msde in DeepSpeed's engine"
+SIDES = (OURS, IN_ENGINE, PUBLISHED, FLUSHED)
 WARM_UP = 2  # steps that are not timed
 
 
@@ -153,6 +155,34 @@ class Ours:
         watch.lap("optimizer")
 
 
+class InEngine(Ours):
+    """The same steps by DeepSpeed's engine, on one rank, configured as runs are by default."""
+
+    def __init__(self, columns: list[MoleculeColumns], arguments: argparse.Namespace) -> None:
+        """Build the engine around the model of a preset."""
+        from msde import engine, engine_config, ranks
+
+        super().__init__(columns, arguments)
+        os.environ.setdefault("DS_ACCELERATOR", DEVICE.type)
+        os.environ.update(ranks.map_environment(os.environ))
+        engine.start_process_group(timeout=60)
+        shipped = "zero1" if DEVICE.type == "cuda" else "cpu_debug"
+        ds_config = engine_config.load(engine_config.shipped_config(shipped), 1)
+        self.engine = engine.make_engine(self.model, ds_config)
+
+    def step(self, number: int, watch: Stopwatch) -> None:
+        """Do one training step and book its parts."""
+        batch = self.batch(number)
+        watch.lap("batch")
+        with self.autocast():
+            loss, _ = self.engine(batch)
+        watch.lap("forward")
+        self.engine.backward(loss)
+        watch.lap("backward")
+        self.engine.step()
+        watch.lap("optimizer")
+
+
 def memory_mb() -> float:
     """Return the peak memory of the device, or of the process on a CPU, since the last reset."""
     if DEVICE.type == "cuda":
@@ -198,20 +228,21 @@ def measure(
 def run_side(arguments: argparse.Namespace) -> dict:
     """Measure one side in this process."""
     task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
-    if arguments.side == OURS:
+    if arguments.side in (OURS, IN_ENGINE):
         cpu.prepare()
         columns = make_columns(arguments.input, task, arguments.batch_size, None)
         # Steps are recorded when their size is met for the second time.
         warm_up = 2 * len(columns) if arguments.cuda_graphs else WARM_UP
-        return measure(Ours(columns, arguments), arguments.steps, Products(), warm_up)
+        side = (Ours if arguments.side == OURS else InEngine)(columns, arguments)
+        return measure(side, arguments.steps, Products(), warm_up)
     torch.set_flush_denormal(arguments.side == FLUSHED)  # before torch has threads
     from published_step import Published  # needs what is not installed for ours
 
     reader = get_reader(task.format)
     found = read_molecules(arguments.input, task)
     mols = (reader.parse(raw, task.options).mol for raw, _ in found)
-    side = Published(arguments.published, mols, arguments.batch_size, DEVICE)
-    return measure(side, arguments.steps)
+    published = Published(arguments.published, mols, arguments.batch_size, DEVICE)
+    return measure(published, arguments.steps)
 
 
 def run_apart(side: str) -> dict:
@@ -241,6 +272,8 @@ def compare(arguments: argparse.Namespace) -> dict:
     task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
     columns = make_columns(arguments.input, task, arguments.batch_size, None)
     sides = [OURS]
+    if arguments.engine:
+        sides += [IN_ENGINE]
     if arguments.published:
         sides += [PUBLISHED, FLUSHED] if DEVICE.type == "cpu" else [PUBLISHED]
     turns: dict[str, list[dict]] = {side: [] for side in sides}
@@ -308,8 +341,9 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="ours under autocast")
     parser.add_argument("--activation-checkpointing", action="store_true", help="of ours")
     parser.add_argument("--cuda-graphs", action="store_true", help="ours on filled batches")
+    parser.add_argument("--engine", action="store_true", help="also ours in DeepSpeed's engine")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--side", choices=(OURS, PUBLISHED, FLUSHED), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         with contextlib.redirect_stdout(sys.stderr):
@@ -323,7 +357,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result))
         return
-    for side in filter(result.__contains__, (OURS, PUBLISHED, FLUSHED)):
+    for side in filter(result.__contains__, SIDES):
         row = result[side]
         print(f"{side}: {row['molecules_per_s']:.1f} molecules/s, {row['memory_mb']:.0f} MB")
 
