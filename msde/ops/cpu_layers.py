@@ -10,6 +10,7 @@ from msde.ops.library import call, contiguous
 # Sums over many rows are cut into this many parts, whatever the number of threads, and the parts
 # are added up in order: so the bits are the same for any number.
 PARTS = 32
+LARGE_PARTS, ROWS_OF_PART = 4, 256
 SMALL = 10_000  # weights of a layer that are small enough for each part to have its own gradient
 CODES = {
     activation: code
@@ -59,12 +60,14 @@ def linear_grad(
     small = outputs * inputs <= SMALL
     gx, gz = x.new_empty(x.shape if need_x else 0), None
     g_weight, g_bias = x.new_empty(weight.shape), x.new_empty(weight.shape[:-1])
-    parts = x.new_empty(PARTS, *(channels or [1]), outputs, inputs + 1) if small else None
+    # Of a large layer's gradients few: each is as large as the weights.
+    count = PARTS if small else max(1, min(LARGE_PARTS, x.shape[-2] // ROWS_OF_PART))
+    parts = x.new_empty(count, *(channels if small else []), outputs, inputs + 1)
     if not small and h is not None:
         gz = g.new_empty(g.shape[-2:])
     call(
         "linear_grad", g, h, x, weight, *facts, int(small), gx if need_x else None, gz, parts,
-        PARTS, g_weight, g_bias, threads(), dtype=x.dtype, strided=True,
+        count, g_weight, g_bias, threads(), dtype=x.dtype, strided=True,
     )  # fmt: skip
     return gx, g_weight, g_bias
 

@@ -39,16 +39,14 @@ struct Dense {
     T* packed = scratch<T, 4>(channels * packed_size);
     for (Index c = 0; c < channels; c++)
       pack(weights(c), outputs, inputs, packed + c * packed_size);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (Index part = 0; part < part_count; part++) {
+    share_parts(rows, part_count, threads, [&](Index part, Index begin, Index end) {
       T *mine = parts + part * both, *of_bias = mine + channels * size;
       std::fill(mine, mine + both, T(0));
       T* gz = scratch<T, 5>(TILE * outputs + TILE * panels<T>(inputs) * COLS<T>);
       T* columns = gz + TILE * outputs;
-      const Index last = (part + 1) * rows / part_count;
-      for (Index first = part * rows / part_count; first < last; first += TILE)
+      for (Index first = begin; first < end; first += TILE)
         for (Index c = 0; c < channels; c++) {
-          const Index count = std::min(TILE, last - first), at = (c * rows + first) * outputs;
+          const Index count = std::min(TILE, end - first), at = (c * rows + first) * outputs;
           differentiate(activation, g + at, h ? h + at : g, gz, count * outputs);
           add_rows(gz, count, outputs, outputs, of_bias + c * outputs);
           if (gx)
@@ -58,14 +56,15 @@ struct Dense {
           add_transposed_product(gz, outputs, input(c) + first * inputs, inputs, count, columns,
                                  mine + c * size);
         }
-    }
+    });
     add_parts(parts, part_count, both, channels * size, g_weight, threads);
     add_parts(parts + channels * size, part_count, both, channels * outputs, g_bias, threads);
   }
 
-  // The same for many weights: `gz`, (rows, outputs), is needed where there is an activation.
-  void backward_large(const T* g, const T* h, T* gx, T* gz, T* g_weight, T* g_bias,
-                      int threads) const {
+  // The same for many weights: `gz`, (rows, outputs), is needed where there is an activation, and
+  // `parts` is (part_count, weights and bias of a channel).
+  void backward_large(const T* g, const T* h, T* gx, T* gz, T* parts, Index part_count,
+                      T* g_weight, T* g_bias, int threads) const {
     for (Index c = 0; c < channels; c++) {
       const Index at = c * rows * outputs;
       const T* of_z = gz ? gz : g + at;
@@ -82,9 +81,8 @@ struct Dense {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
         for (Index r = 0; r < rows; r++) differentiated(r, 1);
       }
-      TransposedMatmul<T>{of_z, input(c), g_weight + c * outputs * inputs, g_bias + c * outputs,
-                          rows, outputs, inputs}
-          .run(threads);
+      TransposedMatmul<T>{of_z, input(c), rows, outputs, inputs, parts, part_count}.run(
+          g_weight + c * outputs * inputs, g_bias + c * outputs, threads);
     }
   }
 };

@@ -39,16 +39,14 @@ struct EdgeMLP {
   void forward(Index edges, T* out, int threads) const {
     const T* packed = pack_weights();
     const T* packed_weight = packed + (inputs ? inputs * panels<T>(width) * COLS<T> : 0);
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
-    for (Index first = 0; first < edges; first += TILE) {
-      const Index count = std::min(TILE, edges - first);
+    share_rows(edges, TILE, threads, [&](Index first, Index count) {
       T* h = scratch<T, 5>(hidden_size());
       hidden(first, count, packed, h);
       activate(activation, h, count * width);
       T* to = out + first * outputs;
       product(View<T>{h, width, 1}, count, width, packed_weight, outputs, to, outputs, false);
       add_bias(bias, count, outputs, to);
-    }
+    });
   }
 
   // Gradients from g, (edges, outputs). Molecule m has atoms from ptr[m] on and edges from
@@ -64,19 +62,17 @@ struct EdgeMLP {
     T* back = scratch<T, 6>(half + (inputs ? width * panels<T>(inputs) * COLS<T> : 0));
     pack(View<T>{weight, width, 1}, outputs, width, back);
     if (inputs) pack(View<T>{attr_weight, inputs, 1}, width, inputs, back + half);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (Index part = 0; part < part_count; part++) {
+    share_parts(molecules, part_count, threads, [&](Index part, Index begin, Index end) {
       T* mine = parts + part * size;
       std::fill(mine, mine + size, T(0));
-      const Index last = (part + 1) * molecules / part_count;
-      for (Index m = part * molecules / part_count; m < last; m++) {
+      for (Index m = begin; m < end; m++) {
         for (T* grad : {ga, gb})
           std::fill(grad + ptr[m] * width, grad + ptr[m + 1] * width, T(0));
         for (Index first = edge_ptr[m]; first < edge_ptr[m + 1]; first += TILE)
           tile_backward(g, first, std::min(TILE, edge_ptr[m + 1] - first), packed, back,
                         back + half, ga, gb, g_attr, mine);
       }
-    }
+    });
     add_parts(parts, part_count, size, outputs * width, g_weight, threads);
     if (inputs)
       add_parts(parts + outputs * width, part_count, size, width * inputs, g_attr_weight, threads);

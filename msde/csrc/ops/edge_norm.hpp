@@ -21,13 +21,11 @@ struct EdgeNorm {
   template <class Work>
   void sum_parts(T* parts, Index part_count, Index count, T* out, int threads, Work work) const {
     const Index size = count * width;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (Index part = 0; part < part_count; part++) {
+    share_parts(rows.atoms, part_count, threads, [&](Index part, Index first, Index last) {
       T* mine = parts + part * size;
       std::fill(mine, mine + size, T(0));
-      const Index last = (part + 1) * rows.atoms / part_count;
-      for (Index i = part * rows.atoms / part_count; i < last; i++) work(i, mine);
-    }
+      for (Index i = first; i < last; i++) work(i, mine);
+    });
     add_parts(parts, part_count, size, size, out, threads);
   }
 
@@ -105,8 +103,7 @@ struct EdgeNorm {
       of_mean[f] = -scale[f] * sums[f] / T(edges());
       of_variance[f] = -sums[width + f] * scale[f] * inverse * inverse / T(edges());
     }
-#pragma omp parallel for schedule(dynamic, 64) num_threads(threads) if (threads > 1)
-    for (Index i = 0; i < rows.atoms; i++) {
+    share_each(rows.atoms, threads, [&](Index i) {
       T *__restrict near_a = scratch<T, 5>(2 * width), *__restrict near_b = near_a + width;
       sum_neighbours(a, mean_a, i, near_a);
       sum_neighbours(b, mean_b, i, near_b);
@@ -118,7 +115,7 @@ struct EdgeNorm {
         to_a[at] = ga[at] * scale[f] + of_variance[f] * (of_a + near_b[f]) + both;
         to_b[at] = gb[at] * scale[f] + of_variance[f] * (of_b + near_a[f]) + both;
       }
-    }
+    });
   }
 };
 

@@ -14,30 +14,28 @@ struct Rows {
 // y_i = sum of x_j over the edges j -> i.
 template <class T>
 void sum_over_edges(const T* x, Rows rows, T* y, Index width, int threads) {
-#pragma omp parallel for schedule(dynamic, 64) num_threads(threads) if (threads > 1)
-  for (Index i = 0; i < rows.atoms; i++) {
+  share_each(rows.atoms, threads, [&](Index i) {
     T* __restrict to = y + i * width;
     std::fill(to, to + width, T(0));
     for (Index e = rows.row_ptr[i]; e < rows.row_ptr[i + 1]; e++) {
       const T* from = x + rows.source[e] * width;
       for (Index f = 0; f < width; f++) to[f] += from[f];
     }
-  }
+  });
 }
 
 // y_i = own x_i + sum over bonds j -> i of relu(x_j + table[code]).
 template <class T>
 void gin_message(const T* x, const T* table, T own, Rows rows, const Index* code, T* y,
                  Index width, int threads) {
-#pragma omp parallel for schedule(dynamic, 64) num_threads(threads) if (threads > 1)
-  for (Index i = 0; i < rows.atoms; i++) {
+  share_each(rows.atoms, threads, [&](Index i) {
     T* __restrict to = y + i * width;
     for (Index f = 0; f < width; f++) to[f] = own * x[i * width + f];
     for (Index e = rows.row_ptr[i]; e < rows.row_ptr[i + 1]; e++) {
       const T *from = x + rows.source[e] * width, *bond = table + code[e] * width;
       for (Index f = 0; f < width; f++) to[f] += relu(from[f] + bond[f]);
     }
-  }
+  });
 }
 
 // Gradients of gin_message. Bonds are stored both ways with one code, so the bonds out of atom j
@@ -48,13 +46,11 @@ void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, 
                       T* gx, T* parts, Index part_count, T* table_grad, T* own_grad, Index codes,
                       Index width, int threads) {
   const Index size = codes * width + 1;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-  for (Index part = 0; part < part_count; part++) {
+  share_parts(rows.atoms, part_count, threads, [&](Index part, Index first, Index last) {
     T* mine = parts + part * size;
     std::fill(mine, mine + size, T(0));
     T of_own = 0;
-    const Index last = (part + 1) * rows.atoms / part_count;
-    for (Index j = part * rows.atoms / part_count; j < last; j++) {
+    for (Index j = first; j < last; j++) {
       const T* xj = x + j * width;
       T* __restrict to = gx + j * width;
       for (Index f = 0; f < width; f++) to[f] = own * g[j * width + f];
@@ -70,7 +66,7 @@ void gin_message_grad(const T* g, const T* x, const T* table, T own, Rows rows, 
       }
     }
     mine[size - 1] = of_own;
-  }
+  });
   add_parts(parts, part_count, size, size - 1, table_grad, threads);
   add_parts(parts + size - 1, part_count, size, 1, own_grad, threads);
 }
@@ -84,8 +80,7 @@ void edge_attention(const T* q, const T* k, const T* v, const T* b, const T* kee
                     T* alpha, T* y, Index heads, Index dim, int threads) {
   const Index width = heads * dim;
   const T scale = T(1) / std::sqrt(T(dim));
-#pragma omp parallel for schedule(dynamic, 64) num_threads(threads) if (threads > 1)
-  for (Index i = 0; i < rows.atoms; i++) {
+  share_each(rows.atoms, threads, [&](Index i) {
     const Index first = rows.row_ptr[i], last = rows.row_ptr[i + 1];
     T* product = scratch<T, 2>(width + 2 * heads);
     T *top = product + width, *total = top + heads;
@@ -118,7 +113,7 @@ void edge_attention(const T* q, const T* k, const T* v, const T* b, const T* kee
         for (Index d = h * dim; d < (h + 1) * dim; d++) to[d] += kept * (vj[d] + be[d]);
       }
     }
-  }
+  });
 }
 
 // Gradients of edge_attention, with u_eh = keep_eh <gy_i, v_j + b_e>_h:
@@ -131,7 +126,7 @@ void edge_attention_grad(const T* gy, const T* q, const T* k, const T* v, const 
                          int threads) {
   const Index width = heads * dim;
   const T scale = T(1) / std::sqrt(T(dim));
-  each_molecule(molecules, threads, [&](Index m) {
+  share(molecules, threads, [&](Index m) {
     for (T* grad : {gq, gk, gv}) std::fill(grad + ptr[m] * width, grad + ptr[m + 1] * width, T(0));
     T* product = scratch<T, 2>(width + heads);
     T* total = product + width;

@@ -31,14 +31,12 @@ struct FourierLinear {
   void forward(const T* bias, T* y, int threads) const {
     T* packed = scratch<T, 4>(inputs() * panels<T>(outputs) * COLS<T>);
     pack(View<T>{weight, 1, inputs()}, inputs(), outputs, packed);
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
-    for (Index first = 0; first < rows; first += TILE) {
-      const Index count = std::min(TILE, rows - first);
+    share_rows(rows, TILE, threads, [&](Index first, Index count) {
       T *made = scratch<T, 5>(TILE * inputs()), *to = y + first * outputs;
       features(first, count, made);
       product(View<T>{made, inputs(), 1}, count, inputs(), packed, outputs, to, outputs, false);
       add_bias(bias, count, outputs, to);
-    }
+    });
   }
 
   // The gradients of W, (outputs, inputs), and bias from g; each part of the rows has its own, one
@@ -46,20 +44,18 @@ struct FourierLinear {
   void backward(const T* g, T* parts, Index part_count, T* g_weight, T* g_bias,
                 int threads) const {
     const Index size = outputs * inputs(), both = size + outputs;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (Index part = 0; part < part_count; part++) {
+    share_parts(rows, part_count, threads, [&](Index part, Index begin, Index end) {
       T *mine = parts + part * both, *made = scratch<T, 5>(
           TILE * inputs() + TILE * panels<T>(inputs()) * COLS<T>);
       T* columns = made + TILE * inputs();
       std::fill(mine, mine + both, T(0));
-      const Index last = (part + 1) * rows / part_count;
-      for (Index first = part * rows / part_count; first < last; first += TILE) {
-        const Index count = std::min(TILE, last - first);
+      for (Index first = begin; first < end; first += TILE) {
+        const Index count = std::min(TILE, end - first);
         features(first, count, made);
         add_transposed_product(g + first * outputs, outputs, made, inputs(), count, columns, mine);
         add_rows(g + first * outputs, count, outputs, outputs, mine + size);
       }
-    }
+    });
     add_parts(parts, part_count, both, size, g_weight, threads);
     add_parts(parts + size, part_count, both, outputs, g_bias, threads);
   }

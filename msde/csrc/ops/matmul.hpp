@@ -2,6 +2,7 @@
 #pragma once
 
 #include "maths.hpp"
+#include "threads.hpp"
 
 namespace msde {
 
@@ -39,6 +40,13 @@ void add_bias(const T* bias, Index count, Index width, T* __restrict rows) {
     for (Index f = 0; f < width; f++) rows[r * width + f] += bias[f];
 }
 
+// Have rows, `stride` apart, brought to the cache before they are needed.
+template <class T>
+void fetch(const T* rows, Index count, Index stride, Index width) {
+  for (Index r = 0; r < count; r++)
+    for (Index f = 0; f < width; f += LINE<T>) __builtin_prefetch(rows + r * stride + f, 0, 2);
+}
+
 // c (rows, columns) = activation([c +] a (rows, depth) b (depth, columns) [+ bias] [+ plus]), c row
 // after row. `before`, where it is given, gets what the activation is applied to.
 template <class T>
@@ -52,8 +60,6 @@ struct Matmul {
   T* before = nullptr;
   const T* plus = nullptr;
 
-  static constexpr Index AHEAD = 3;  // stripes, which rows are fetched before they are needed
-
   Index panel_count() const { return panels<T>(columns); }
   Index width(Index panel) const { return std::min<Index>(COLS<T>, columns - panel * COLS<T>); }
 
@@ -62,12 +68,11 @@ struct Matmul {
     return rows <= 4 * ROWS && b.column == 1 && width(panel) == COLS<T>;
   }
 
-  // Have part `p` of a stripe of rows of a brought to the cache before it is needed.
-  void fetch(Index first, Index count, Index p, Index k, Index deep) const {
-    const Index from = first + p * count / panel_count();
+  // Have part `p` of the stripe of rows from `first` on brought to the cache.
+  void fetch_part(Index first, Index count, Index p, Index k, Index deep) const {
+    const Index from = std::min(rows, first + p * count / panel_count());
     const Index until = std::min(rows, first + (p + 1) * count / panel_count());
-    for (Index r = from; r < until; r++)
-      for (Index j = 0; j < deep; j += LINE<T>) __builtin_prefetch(a.at(r, k + j), 0, 2);
+    fetch(a.at(from, k), until - from, a.row, deep);
   }
 
   // Multiply the rows first ... first + count by all panels, k by k in steps of DEPTH at most.
@@ -78,7 +83,7 @@ struct Matmul {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
       for (Index p = 0; p < panel_count(); p++) {
-        fetch(first + AHEAD * count, count, p, k, deep);
+        fetch_part(first + count, count, p, k, deep);
         const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;
         stripe(part, count, panel, direct(p) ? b.row : COLS<T>, deep, to + p * COLS<T>, columns,
                width(p), add || plus || k > 0);
@@ -97,26 +102,18 @@ struct Matmul {
     const Index stages = (depth + DEPTH - 1) / DEPTH;
     const Index step = stages ? (depth + stages - 1) / stages : 1;
     // Stripes of rows, short enough that the threads finish together.
-    const Index share = (rows + ROWS * threads - 1) / (ROWS * threads);
-    const Index tall = ROWS * std::clamp<Index>(share / 8, 1, 8);
-    const Index stripes = (rows + tall - 1) / tall;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-#pragma omp for collapse(2) schedule(dynamic, 4)
-      for (Index p = 0; p < panel_count(); p++)
-        for (Index s = 0; s < stages; s++) {
-          const Index k = s * step, deep = std::min(step, depth - k);
-          if (!direct(p))
-            pack_panel(View<T>{b.at(k, 0), b.row, b.column}, deep, columns, p * COLS<T>,
-                       packed + (p * depth + k) * COLS<T>);
-        }
-#pragma omp for schedule(dynamic)
-      for (Index s = 0; s < stripes; s++) {
-        const Index first = s * tall, count = std::min(tall, rows - first);
-        prepare(first, count);
-        multiply(first, count, packed, step);
-      }
-    }
+    const Index part = (rows + ROWS * threads - 1) / (ROWS * threads);
+    const Index tall = ROWS * std::clamp<Index>(part / 8, 1, 8);
+    share(panel_count() * stages, threads, [&](Index n) {
+      const Index p = n / stages, k = n % stages * step, deep = std::min(step, depth - k);
+      if (!direct(p))
+        pack_panel(View<T>{b.at(k, 0), b.row, b.column}, deep, columns, p * COLS<T>,
+                   packed + (p * depth + k) * COLS<T>);
+    });
+    share_rows(rows, tall, threads, [&](Index first, Index count) {
+      prepare(first, count);
+      multiply(first, count, packed, step);
+    });
   }
 
   void run(int threads) const {
@@ -125,53 +122,61 @@ struct Matmul {
 };
 
 // c (rows, columns) = a^T b and sums (rows) = a^T 1, with a (count, rows) and b (count, columns):
-// gradients of weights, few, from many rows.
+// gradients of weights, few, from many rows. Each part of the rows makes a c and sums of its own in
+// `parts`, (part_count, both), whatever the number of threads.
 template <class T>
 struct TransposedMatmul {
   const T *a, *b;
-  T *c, *sums;
   Index count, rows, columns;
+  T* parts;
+  Index part_count;
   // Rows at once. Panels as long as a power of two would fall on the same places of a cache.
   static constexpr Index STEP = 252;
 
-  // The piece of c from row `top` to `bottom`, column `left` to `right`, by one thread. It packs
-  // what it needs: so no thread waits for another.
-  void piece(Index top, Index bottom, Index left, Index right) const {
-    const Index tall = bottom - top, wide = right - left;
-    T* blocks = scratch<T, 0>(STEP * tall);
+  // The columns left ... right of one part, from the rows first ... last.
+  void piece(Index first, Index last, Index left, Index right, T* c) const {
+    const Index wide = right - left;
+    const Index products = panels<T>(wide) * ((rows + ROWS - 1) / ROWS);
+    T* blocks = scratch<T, 0>(STEP * rows);
     T* packed = scratch<T, 8>(STEP * panels<T>(wide) * COLS<T>);
-    if (left == 0) std::fill(sums + top, sums + bottom, T(0));
-    for (Index k = 0; k < count; k += STEP) {
-      const Index deep = std::min(STEP, count - k);
-      const T* of_a = a + k * rows + top;
-      pack_transposed(of_a, rows, deep, tall, blocks);
+    T* sums = left == 0 ? c + rows * columns : nullptr;
+    if (sums) std::fill(sums, sums + rows, T(0));
+    for (Index k = first; k < last; k += STEP) {
+      const Index deep = std::min(STEP, last - k), next = k + deep;
+      const Index ahead = std::min(STEP, last - next);
+      pack_transposed(a + k * rows, rows, deep, rows, blocks);
       pack(View<T>{b + k * columns + left, columns, 1}, deep, wide, packed);
-      if (left == 0) add_rows(of_a, deep, rows, tall, sums + top);
+      if (sums) add_rows(a + k * rows, deep, rows, rows, sums);
+      Index done = 0;
       for (Index j = 0; j < wide; j += COLS<T>)
-        for (Index i = 0; i < tall; i += ROWS) {
-          const Index high = std::min<Index>(ROWS, tall - i);
+        for (Index i = 0; i < rows; i += ROWS, done++) {
+          const Index from = next + ahead * done / products;
+          const Index number = next + ahead * (done + 1) / products - from;
+          fetch(a + from * rows, number, rows, rows);
+          fetch(b + from * columns + left, number, columns, wide);
+          const Index high = std::min<Index>(ROWS, rows - i);
           stripe(View<T>{blocks + i * deep, 1, high}, high, packed + j * deep, COLS<T>, deep,
-                 c + (top + i) * columns + left + j, columns, std::min<Index>(COLS<T>, wide - j),
-                 k > 0);
+                 c + i * columns + left + j, columns, std::min<Index>(COLS<T>, wide - j),
+                 k > first);
         }
     }
   }
 
-  void run(int threads) const {
-    if (count == 0) std::fill(c, c + rows * columns, T(0));
-    // A piece for each thread, cut into `across` by `down` so that least is packed twice.
-    auto packed_twice = [&](Index across) { return rows * across + columns * (threads / across); };
-    Index across = 1;
-    for (Index n = 2; n <= threads; n++)
-      if (threads % n == 0 && packed_twice(n) < packed_twice(across)) across = n;
-    const Index down = threads / across;
-    auto row = [&](Index i) { return std::min(rows, (rows + ROWS - 1) / ROWS * i / down * ROWS); };
-    auto column = [&](Index j) {
-      return std::min(columns, panels<T>(columns) * j / across * COLS<T>);
+  void run(T* c, T* sums, int threads) const {
+    const Index size = rows * columns, both = size + rows;
+    if (count < part_count) std::fill(parts, parts + part_count * both, T(0));
+    // Two pieces a thread at least: what is packed for each of them is least for few.
+    const Index across = std::min(panels<T>(columns), (2 * threads + part_count - 1) / part_count);
+    auto column = [&](Index n) {
+      return std::min(columns, panels<T>(columns) * n / across * COLS<T>);
     };
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (Index n = 0; n < threads; n++)
-      piece(row(n / across), row(n / across + 1), column(n % across), column(n % across + 1));
+    share(part_count * across, threads, [&](Index n) {
+      const Index part = n / across;
+      piece(part * count / part_count, (part + 1) * count / part_count, column(n % across),
+            column(n % across + 1), parts + part * both);
+    });
+    add_parts(parts, part_count, both, size, c, threads);
+    add_parts(parts + size, part_count, both, rows, sums, threads);
   }
 };
 

@@ -15,12 +15,10 @@ struct BatchNorm {
   // Mean and biased variance of each column. Parts of the rows are averaged first, and combined in
   // order (Chan et al. 1979): no square is taken of what has not been centred.
   void statistics(T* parts, Index part_count, T* mean, T* variance, int threads) const {
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (Index part = 0; part < part_count; part++) {
-      const Index first = part * rows / part_count, last = (part + 1) * rows / part_count;
+    share_parts(rows, part_count, threads, [&](Index part, Index first, Index last) {
       T *__restrict sum = parts + part * 2 * width, *__restrict squares = sum + width;
       std::fill(sum, sum + 2 * width, T(0));
-      if (first == last) continue;
+      if (first == last) return;
       for (Index r = first; r < last; r++)
         for (Index f = 0; f < width; f++) sum[f] += x[r * width + f];
       const T share = T(1) / (last - first);
@@ -30,7 +28,7 @@ struct BatchNorm {
           const T apart = x[r * width + f] - sum[f];
           squares[f] += apart * apart;
         }
-    }
+    });
     std::fill(mean, mean + width, T(0));
     std::fill(variance, variance + width, T(0));
     for (Index part = 0; part < part_count; part++) {
@@ -76,20 +74,18 @@ struct BatchNorm {
   void backward(const T* g, const T* mean, const T* variance, T* gx, T* parts, Index part_count,
                 T* g_weight, T* g_bias, int threads) const {
     const T* scale = affine(mean, variance);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (Index part = 0; part < part_count; part++) {
+    share_parts(rows, part_count, threads, [&](Index part, Index first, Index last) {
       T *__restrict of_weight = parts + part * 2 * width, *__restrict of_bias = of_weight + width;
       T* __restrict masked = scratch<T, 6>(width);
       std::fill(of_weight, of_weight + 2 * width, T(0));
-      const Index last = (part + 1) * rows / part_count;
-      for (Index r = part * rows / part_count; r < last; r++) {
+      for (Index r = first; r < last; r++) {
         const T *gr = mask(g + r * width, x + r * width, scale, masked), *xr = x + r * width;
         for (Index f = 0; f < width; f++) {
           of_weight[f] += gr[f] * (xr[f] - mean[f]);
           of_bias[f] += gr[f];
         }
       }
-    }
+    });
     add_parts(parts, part_count, 2 * width, width, g_weight, threads);
     add_parts(parts + width, part_count, 2 * width, width, g_bias, threads);
     T *slope = scratch<T, 5>(2 * width), *offset = slope + width;

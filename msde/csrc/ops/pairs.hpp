@@ -12,13 +12,6 @@ struct Pairs {
   Index molecules;
 };
 
-// For each molecule, by any of the threads: work(m).
-template <class Work>
-void each_molecule(Index molecules, int threads, Work work) {
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
-  for (Index m = 0; m < molecules; m++) work(m);
-}
-
 // Where the filters of pairs stand: between the rows of a table, see interpolated_conv.
 template <class T>
 struct Knots {
@@ -30,7 +23,7 @@ struct Knots {
 template <class T>
 void interpolated_conv(const T* x, const T* table, Knots<T> at, Pairs pairs, T* y, Index width,
                        int threads) {
-  each_molecule(pairs.molecules, threads, [&](Index m) {
+  share(pairs.molecules, threads, [&](Index m) {
     std::fill(y + pairs.ptr[m] * width, y + pairs.ptr[m + 1] * width, T(0));
     for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
       const T* w = at.weight + 4 * p;
@@ -57,37 +50,33 @@ template <class T>
 void interpolated_table_grad(const T* x, const T* g, Knots<T> at, Pairs pairs, const Index* order,
                              const Index* cell_ptr, T* parts, T* out, Index cells, Index width,
                              int threads) {
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-#pragma omp for schedule(dynamic, 16)
-    for (Index k = 0; k < cells; k++) {
-      if (cell_ptr[k] == cell_ptr[k + 1]) continue;
-      T* __restrict sum = parts + k * 4 * width;
-      std::fill(sum, sum + 4 * width, T(0));
-      for (Index s = cell_ptr[k]; s < cell_ptr[k + 1]; s++) {
-        const Index p = order[s], i = pairs.i[p] * width, j = pairs.j[p] * width;
-        const T *xi = x + i, *xj = x + j, *gi = g + i, *gj = g + j, *w = at.weight + 4 * p;
-        const T w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
+  share_each(cells, threads, [&](Index k) {
+    if (cell_ptr[k] == cell_ptr[k + 1]) return;
+    T* __restrict sum = parts + k * 4 * width;
+    std::fill(sum, sum + 4 * width, T(0));
+    for (Index s = cell_ptr[k]; s < cell_ptr[k + 1]; s++) {
+      const Index p = order[s], i = pairs.i[p] * width, j = pairs.j[p] * width;
+      const T *xi = x + i, *xj = x + j, *gi = g + i, *gj = g + j, *w = at.weight + 4 * p;
+      const T w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
 #pragma GCC ivdep
-        for (Index f = 0; f < width; f++) {
-          const T both = xi[f] * gj[f] + xj[f] * gi[f];
-          sum[f] += w0 * both;
-          sum[width + f] += w1 * both;
-          sum[2 * width + f] += w2 * both;
-          sum[3 * width + f] += w3 * both;
-        }
+      for (Index f = 0; f < width; f++) {
+        const T both = xi[f] * gj[f] + xj[f] * gi[f];
+        sum[f] += w0 * both;
+        sum[width + f] += w1 * both;
+        sum[2 * width + f] += w2 * both;
+        sum[3 * width + f] += w3 * both;
       }
     }
-#pragma omp for schedule(static)
-    for (Index row = 0; row < cells + 3; row++) {
-      T* __restrict to = out + row * width;
-      std::fill(to, to + width, T(0));
-      for (Index q = std::max<Index>(0, row - cells + 1); q < std::min<Index>(4, row + 1); q++) {
-        const Index k = row - q;
-        if (cell_ptr[k] == cell_ptr[k + 1]) continue;
-        const T* from = parts + (k * 4 + q) * width;
-        for (Index f = 0; f < width; f++) to[f] += from[f];
-      }
+  });
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index row = 0; row < cells + 3; row++) {
+    T* __restrict to = out + row * width;
+    std::fill(to, to + width, T(0));
+    for (Index q = std::max<Index>(0, row - cells + 1); q < std::min<Index>(4, row + 1); q++) {
+      const Index k = row - q;
+      if (cell_ptr[k] == cell_ptr[k + 1]) continue;
+      const T* from = parts + (k * 4 + q) * width;
+      for (Index f = 0; f < width; f++) to[f] += from[f];
     }
   }
 }
@@ -98,7 +87,7 @@ template <class T>
 void pair_sum(const T* weight, const T* x, Pairs pairs, T* y, Index channels, Index width,
               int threads) {
   const Index atoms = pairs.ptr[pairs.molecules];
-  each_molecule(pairs.molecules, threads, [&](Index m) {
+  share(pairs.molecules, threads, [&](Index m) {
     for (Index c = 0; c < channels; c++) {
       const T* from = x + c * atoms * width;
       T* to = y + c * atoms * width;
@@ -150,7 +139,7 @@ template <class T>
 void pair_dot(const T* x, const T* g, Pairs pairs, T* out, Index channels, Index width,
               int threads) {
   const Index atoms = pairs.ptr[pairs.molecules];
-  each_molecule(pairs.molecules, threads, [&](Index m) {
+  share(pairs.molecules, threads, [&](Index m) {
     for (Index c = 0; c < channels; c++) {
       const T *a = x + c * atoms * width, *b = g + c * atoms * width;
       for (Index p = pairs.pair_ptr[m]; p < pairs.pair_ptr[m + 1]; p++) {
@@ -217,7 +206,7 @@ template <class T>
 void pair_attention(const T* q, const T* k, Pairs pairs, T* out, Index channels, Index width,
                     Index chunk, int threads) {
   const Index total = pairs.ptr[pairs.molecules], heads = width / chunk;
-  each_molecule(pairs.molecules, threads, [&](Index m) {
+  share(pairs.molecules, threads, [&](Index m) {
     const Index first = pairs.ptr[m], n = pairs.ptr[m + 1] - first;
     Logits<T> logits(n, width, chunk);
     const Index padded = logits.padded;
@@ -246,7 +235,7 @@ template <class T>
 void pair_attention_grad(const T* g, const T* q, const T* k, Pairs pairs, T* gq, T* gk,
                          Index channels, Index width, Index chunk, int threads) {
   const Index total = pairs.ptr[pairs.molecules], heads = width / chunk;
-  each_molecule(pairs.molecules, threads, [&](Index m) {
+  share(pairs.molecules, threads, [&](Index m) {
     const Index first = pairs.ptr[m], n = pairs.ptr[m + 1] - first;
     Logits<T> logits(n, width, chunk);
     const Index padded = logits.padded;
