@@ -5,6 +5,7 @@
 #include "edge_norm.hpp"
 #include "fourier.hpp"
 #include "frames.hpp"
+#include "group.hpp"
 #include "norm.hpp"
 #include "philox.hpp"
 #include "row_dot.hpp"
@@ -31,14 +32,8 @@ using msde::Rows;
 
 extern "C" {
 
-// Sort the numbers 0 ... count - 1 by key, stably: those of key k from ptr[k] to ptr[k + 1].
 void msde_group(const Index* key, Index count, Index keys, Index* ptr, Index* order) {
-  std::fill(ptr, ptr + keys + 1, Index(0));
-  for (Index n = 0; n < count; n++) ptr[key[n] + 1]++;
-  for (Index k = 0; k < keys; k++) ptr[k + 1] += ptr[k];
-  Index* at = msde::scratch<Index, 7>(keys);
-  std::copy(ptr, ptr + keys, at);
-  for (Index n = 0; n < count; n++) order[at[key[n]]++] = n;
+  msde::group(key, count, keys, ptr, order);
 }
 
 void msde_normals_f32(const Index* uid, const Index* item, Index rows, Index count, Index stream,

@@ -1,6 +1,7 @@
 // Scalar products of the rows of two matrices.
 #pragma once
 
+#include "group.hpp"
 #include "pairs.hpp"
 
 namespace msde {
@@ -19,26 +20,25 @@ struct RowDot {
         out[r * count + k] = dot(x + r * width, y + at[r * count + k] * width, width);
   }
 
-  // A row of y may be met more than once: so each thread has columns of its own, and all rows.
+  // A row of y may be met more than once: its gradient is summed over where it is met, in order.
   void backward(const T* g, T* gx, T* gy, int threads) const {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (Index n = 0; n < threads; n++) {
-      const Index left = n * width / threads, right = (n + 1) * width / threads;
-      for (Index s = 0; s < others; s++)
-        std::fill(gy + s * width + left, gy + s * width + right, T(0));
-      for (Index r = 0; r < rows; r++) {
-        std::fill(gx + r * width + left, gx + r * width + right, T(0));
-        for (Index k = 0; k < count; k++) {
-          const Index s = at[r * count + k] * width;
-          const T *from_x = x + r * width, *from_y = y + s, upper = g[r * count + k];
-          T *__restrict to_x = gx + r * width, *__restrict to_y = gy + s;
-          for (Index f = left; f < right; f++) {
-            to_x[f] += upper * from_y[f];
-            to_y[f] += upper * from_x[f];
-          }
-        }
-      }
-    }
+    Index *ptr = scratch<Index, 12>(others + 1 + rows * count), *met = ptr + others + 1;
+    group(at, rows * count, others, ptr, met);
+    share_each(rows, threads, [&](Index r) {
+      T* to = gx + r * width;
+      std::fill(to, to + width, T(0));
+      for (Index k = r * count; k < (r + 1) * count; k++) add(g[k], y + at[k] * width, to);
+    });
+    share_each(others, threads, [&](Index s) {
+      T* to = gy + s * width;
+      std::fill(to, to + width, T(0));
+      for (Index n = ptr[s]; n < ptr[s + 1]; n++)
+        add(g[met[n]], x + met[n] / count * width, to);
+    });
+  }
+
+  void add(T factor, const T* from, T* __restrict to) const {
+    for (Index f = 0; f < width; f++) to[f] += factor * from[f];
   }
 };
 
