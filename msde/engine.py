@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -21,6 +20,9 @@ def start_process_group(timeout: float) -> None:
     Args:
         timeout: seconds that the ranks wait for each other.
     """
+    # DeepSpeed reduces in shared memory for inference only; compiling that would take a minute of
+    # the first run on a CPU, and it keeps 69 MB a rank that outlive the run.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # Before the first collective: DeepSpeed itself chooses the device only with the engine.
     get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(
@@ -28,18 +30,6 @@ def start_process_group(timeout: float) -> None:
         verbose=False,
         timeout=datetime.timedelta(seconds=timeout),
     )
-    _unname_shared_memory()
-
-
-def _unname_shared_memory() -> None:
-    """Have the memory in which DeepSpeed reduces among CPUs go when its ranks do.
-
-    DeepSpeed never removes these files, 69 MB of memory for each rank.
-    """
-    dist.barrier()  # all ranks have opened it
-    names = ("MASTER_ADDR", "MASTER_PORT", "RANK")
-    parts = ["deepspeed_allreduce_buffer", str(os.getuid()), *(os.environ[n] for n in names)]
-    Path("/dev/shm", "_".join(parts)).unlink(missing_ok=True)
 
 
 def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
