@@ -47,8 +47,7 @@ setup(
         "tensorboard>=2.15",
         "safetensors>=0.4",
         "tqdm>=4.60",
-        # DeepSpeed compiles its shared-memory collective with it on first use on CPUs.
-        "ninja",
+        "fsspec",
     ],
     extras_require={
         "sklearn": ["scikit-learn>=1.4"],

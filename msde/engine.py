@@ -20,9 +20,9 @@ def start_process_group(timeout: float) -> None:
     Args:
         timeout: seconds that the ranks wait for each other.
     """
-    # DeepSpeed reduces in shared memory for inference only; compiling that would take a minute of
-    # the first run on a CPU, and it keeps 69 MB a rank that outlive the run.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Of these DeepSpeed asks here for its reduction in shared memory, which only inference calls.
+    # It takes a minute to compile on a CPU and keeps 69 MB a rank, which outlive the run.
+    deepspeed.ops.__compatible_ops__ = {}
     # Before the first collective: DeepSpeed itself chooses the device only with the engine.
     get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(

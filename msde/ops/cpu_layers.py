@@ -10,8 +10,9 @@ from msde.ops.library import call, contiguous
 # Sums over many rows are cut into this many parts, whatever the number of threads, and the parts
 # are added up in order: so the bits are the same for any number.
 PARTS = 32
-LARGE_PARTS, ROWS_OF_PART = 4, 256
-SMALL = 10_000  # weights of a layer that are small enough for each part to have its own gradient
+SMALL = 10_000  # weights of a layer whose gradient is made PARTS times
+# Of a larger layer: so many parts at most, of so many rows at least, with so many weights together.
+LARGE_PARTS, LEAST_ROWS, LARGEST = 4, 252, 1 << 22
 CODES = {
     activation: code
     for code, activation in enumerate([None, "relu", "silu", "shifted_softplus", "tanh", "elu"])
@@ -60,8 +61,8 @@ def linear_grad(
     small = outputs * inputs <= SMALL
     gx, gz = x.new_empty(x.shape if need_x else 0), None
     g_weight, g_bias = x.new_empty(weight.shape), x.new_empty(weight.shape[:-1])
-    # Of a large layer's gradients few: each is as large as the weights.
-    count = PARTS if small else max(1, min(LARGE_PARTS, x.shape[-2] // ROWS_OF_PART))
+    few = min(LARGE_PARTS, x.shape[-2] // LEAST_ROWS, LARGEST // max(1, outputs * inputs))
+    count = PARTS if small else max(1, few)
     parts = x.new_empty(count, *(channels if small else []), outputs, inputs + 1)
     if not small and h is not None:
         gz = g.new_empty(g.shape[-2:])

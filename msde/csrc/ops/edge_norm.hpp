@@ -42,10 +42,10 @@ struct EdgeNorm {
   // E[a'^2] + E[b'^2] + 2 E[a' b'] with both centred first.
   void statistics(T* parts, Index part_count, T* means, T* variance, int threads) const {
     sum_parts(parts, part_count, 2, means, threads, [&](Index i, T* __restrict sums) {
-      const T share = T(degree(i)) / T(edges());
+      const T fraction = T(degree(i)) / T(edges());
       for (Index f = 0; f < width; f++) {
-        sums[f] += share * a[i * width + f];
-        sums[width + f] += share * b[i * width + f];
+        sums[f] += fraction * a[i * width + f];
+        sums[width + f] += fraction * b[i * width + f];
       }
     });
     const T *mean_a = means, *mean_b = means + width;

@@ -102,8 +102,8 @@ struct Matmul {
     const Index stages = (depth + DEPTH - 1) / DEPTH;
     const Index step = stages ? (depth + stages - 1) / stages : 1;
     // Stripes of rows, short enough that the threads finish together.
-    const Index part = (rows + ROWS * threads - 1) / (ROWS * threads);
-    const Index tall = ROWS * std::clamp<Index>(part / 8, 1, 8);
+    const Index blocks_each = (rows + ROWS * threads - 1) / (ROWS * threads);
+    const Index tall = ROWS * std::clamp<Index>(blocks_each / 8, 1, 8);
     share(panel_count() * stages, threads, [&](Index n) {
       const Index p = n / stages, k = n % stages * step, deep = std::min(step, depth - k);
       if (!direct(p))
@@ -164,9 +164,11 @@ struct TransposedMatmul {
 
   void run(T* c, T* sums, int threads) const {
     const Index size = rows * columns, both = size + rows;
-    if (count < part_count) std::fill(parts, parts + part_count * both, T(0));
-    // Two pieces a thread at least: what is packed for each of them is least for few.
-    const Index across = std::min(panels<T>(columns), (2 * threads + part_count - 1) / part_count);
+    if (count < part_count)  // a part without rows writes nothing
+      std::fill(parts, parts + part_count * both, T(0));
+    // Two pieces a thread, where there are panels enough; each packs all columns of a for itself.
+    const Index wanted = threads > 1 ? (2 * threads + part_count - 1) / part_count : 1;
+    const Index across = std::min(panels<T>(columns), wanted);
     auto column = [&](Index n) {
       return std::min(columns, panels<T>(columns) * n / across * COLS<T>);
     };

@@ -21,8 +21,8 @@ struct BatchNorm {
       if (first == last) return;
       for (Index r = first; r < last; r++)
         for (Index f = 0; f < width; f++) sum[f] += x[r * width + f];
-      const T share = T(1) / (last - first);
-      for (Index f = 0; f < width; f++) sum[f] *= share;
+      const T fraction = T(1) / (last - first);
+      for (Index f = 0; f < width; f++) sum[f] *= fraction;
       for (Index r = first; r < last; r++)
         for (Index f = 0; f < width; f++) {
           const T apart = x[r * width + f] - sum[f];
@@ -34,11 +34,11 @@ struct BatchNorm {
     for (Index part = 0; part < part_count; part++) {
       const Index before = part * rows / part_count, after = (part + 1) * rows / part_count;
       if (before == after) continue;
-      const T share = T(after - before) / T(after), both = T(before) * share;
+      const T fraction = T(after - before) / T(after), both = T(before) * fraction;
       const T *of_part = parts + part * 2 * width, *squares = of_part + width;
       for (Index f = 0; f < width; f++) {
         const T apart = of_part[f] - mean[f];
-        mean[f] += apart * share;
+        mean[f] += apart * fraction;
         variance[f] += squares[f] + apart * apart * both;
       }
     }

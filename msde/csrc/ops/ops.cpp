@@ -61,7 +61,8 @@ void msde_dropout_factors_f32(Index size, Index stream, Index key_low, Index key
     if (small)                                                                                   \
       layer.backward_small(g, h, gx, parts, part_count, g_weight, g_bias, threads);              \
     else                                                                                         \
-      layer.backward_large(g, h, gx, gz, parts, part_count, g_weight, g_bias, threads);                             \
+      layer.backward_large(g, h, gx, gz, parts, part_count, g_weight, g_bias,                    \
+                           threads);                                                             \
   }                                                                                              \
   void msde_batch_norm_##name(const T* x, const T* weight, const T* bias, Index rows,            \
                               Index width, Index relu, double epsilon, T* parts,                 \

@@ -27,17 +27,17 @@ struct RowDot {
     share_each(rows, threads, [&](Index r) {
       T* to = gx + r * width;
       std::fill(to, to + width, T(0));
-      for (Index k = r * count; k < (r + 1) * count; k++) add(g[k], y + at[k] * width, to);
+      for (Index k = r * count; k < (r + 1) * count; k++) add_multiple(g[k], y + at[k] * width, to);
     });
     share_each(others, threads, [&](Index s) {
       T* to = gy + s * width;
       std::fill(to, to + width, T(0));
       for (Index n = ptr[s]; n < ptr[s + 1]; n++)
-        add(g[met[n]], x + met[n] / count * width, to);
+        add_multiple(g[met[n]], x + met[n] / count * width, to);
     });
   }
 
-  void add(T factor, const T* from, T* __restrict to) const {
+  void add_multiple(T factor, const T* from, T* __restrict to) const {
     for (Index f = 0; f < width; f++) to[f] += factor * from[f];
   }
 };
