@@ -45,7 +45,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="start from the weights, and with the model, of a run's best/, a checkpoint or a "
         "converted one",
     )
-    parser.add_argument("--resume", choices=("auto", "required", "never"), default="auto")
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "required", "never"),
+        default="auto",
+        help="from the newest checkpoint in --output: if there is one, by all means, or not at all",
+    )
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="same as run.save_every=")
     parser.add_argument(
         "--profile", type=int, default=0, metavar="N", help="write a trace of N steps"
@@ -73,15 +78,30 @@ def resolve(arguments: argparse.Namespace) -> Config:
     return make_config(arguments.preset, arguments.config, arguments.overrides, over)
 
 
-def check_data(data: list[str]) -> None:
-    """Check that there are data, before any model is built; staging comes later."""
+def check_data(data: list[str], config: Config | None) -> None:
+    """Check that there are data, before any model is built.
+
+    Args:
+        config: None if it has mistakes of its own; then data that must be copied are passed over.
+    """
     from msde.plan import open_data
 
     problems = Problems()
     for item in data:
+        if config is None and "://" in item:
+            continue
         with problems.noted():
-            open_data([item])
+            open_data([item], config.data.stage_dir if config else None)
     problems.tell()
+
+
+def begun_with(arguments: argparse.Namespace) -> int | None:
+    """Return how many slots a step the run has that is resumed, if one is."""
+    from msde.snapshots import newest_manifest
+
+    if arguments.resume == "never":
+        return None
+    return newest_manifest(arguments.output / "checkpoints").get("slots")
 
 
 def dry_run(
@@ -119,6 +139,7 @@ def main() -> None:
 
     cpu.prepare()
     problems = Problems()
+    config: Config | None = None
     with problems.noted():
         config = resolve(arguments)
     import torch
@@ -128,10 +149,11 @@ def main() -> None:
     chosen = arguments.deepspeed_config
     ds_path = chosen or engine_config.shipped_config("zero1" if on_gpu else "cpu_debug")
     with problems.noted():
-        ds_config = engine_config.load(ds_path, world_size)
+        ds_config = engine_config.load(ds_path, world_size, begun_with(arguments))
     with problems.noted():
-        check_data(arguments.data)
+        check_data(arguments.data, config)
     problems.tell()
+    assert config is not None  # or there would have been a problem
     engine_config.check_together(config, ds_config)
     if arguments.dry_run:
         if rank == 0:

@@ -31,7 +31,7 @@ from msde.ema import ExponentialMovingAverage
 from msde.errors import MsdeError, NoCheckpoint
 from msde.snapshots import (
     folder_name,
-    full_disk_is_told,
+    full_disk_undoes,
     hash_files,
     make_room,
     newest_valid,
@@ -96,7 +96,7 @@ def save(
     # Weights twice, the optimizer's three, and the moving average, all float32.
     needed = 4 * sum(_size(p) for p in engine.module.parameters()) * (5 + (ema is not None))
     on_first_rank(lambda: make_room(root, final, needed))
-    with full_disk_is_told(final, temporary, needed):
+    with full_disk_undoes(final, temporary, needed):
         engine.save_checkpoint(str(root), tag=temporary.name, save_latest=False)
         export_weights(engine.module, config, temporary)
         if ema is not None:

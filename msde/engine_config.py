@@ -30,11 +30,15 @@ def shipped_config(name: str) -> Path:
     return Path(str(resources.files("msde.ds_configs") / f"{name}.json"))
 
 
-def load(path: Path, world_size: int) -> dict[str, Any]:
+def load(path: Path, world_size: int, begun_with: int | None = None) -> dict[str, Any]:
     """Read a DeepSpeed configuration and fill in its batch sizes for `world_size` ranks.
 
     DeepSpeed counts slots: `train_batch_size` is the number of slots of an optimizer step. Where
-    it is missing or "auto", every rank takes one slot each accumulation step.
+    it is missing or "auto", every rank takes one slot each accumulation step, and a run that is
+    resumed keeps the slots that it was begun with.
+
+    Args:
+        begun_with: slots of the run that is resumed, if one is.
 
     Raises:
         MsdeError: an unknown key, a value that cannot work, or slots the ranks do not divide.
@@ -55,13 +59,13 @@ def load(path: Path, world_size: int) -> dict[str, Any]:
         )
         accumulation = "auto"
     if slots == "auto":
-        slots = world_size * (1 if accumulation == "auto" else accumulation)
+        slots = begun_with or world_size * (1 if accumulation == "auto" else accumulation)
     if type(slots) is not int or slots < 1:
         problems.add(f"{path}: train_batch_size is {slots!r}, expected a positive number")
     elif slots % world_size:
         problems.add(
             f"{path}: train_batch_size is {slots} slots, which {world_size} ranks cannot share "
-            f"evenly; use a multiple of {world_size}"
+            f"evenly; use a multiple of {world_size}, or ranks that divide the slots"
         )
     elif accumulation not in ("auto", slots // world_size):
         problems.add(

@@ -56,7 +56,7 @@ def _disk_full(root: Path, final: Path, needed: int) -> DiskFull:
 
 
 @contextlib.contextmanager
-def full_disk_is_told(final: Path, temporary: Path, needed: int) -> Iterator[None]:
+def full_disk_undoes(final: Path, temporary: Path, needed: int) -> Iterator[None]:
     """Tell of a disk that fills up although it had room, and remove what has been written.
 
     Raises:
@@ -137,17 +137,20 @@ def newest_valid(root: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def newest_manifest(root: Path) -> dict[str, Any]:
+    """Return the newest manifest that is undamaged, without a look at its files; empty for none."""
+    for folder in sorted(root.glob("step-*"), reverse=True):
+        problem, manifest = _read_manifest(folder)
+        if problem is None:
+            return manifest
+    return {}
+
+
 def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        found, files = manifest["format"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST} cannot be read ({error})", {}
-    if manifest.get("sha256") != _own_digest(manifest):
-        return f"{MANIFEST} is damaged (SHA-256 differs)", {}
-    if found != FORMAT:
-        return f"its format is {found!r}, this release reads {FORMAT!r}", {}
-    for name, facts in files.items():
+    problem, manifest = _read_manifest(folder)
+    if problem is not None:
+        return problem, {}
+    for name, facts in manifest["files"].items():
         path = folder / name
         if not path.exists():
             return f"{name} is missing", {}
@@ -155,4 +158,17 @@ def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
             return f"{name} has {path.stat().st_size} bytes, expected {facts['bytes']}", {}
         if file_sha256(path) != facts["sha256"]:
             return f"{name} is damaged (SHA-256 differs)", {}
+    return None, manifest
+
+
+def _read_manifest(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        found, _ = manifest["format"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read ({error})", {}
+    if manifest.get("sha256") != _own_digest(manifest):
+        return f"{MANIFEST} is damaged (SHA-256 differs)", {}
+    if found != FORMAT:
+        return f"its format is {found!r}, this release reads {FORMAT!r}", {}
     return None, manifest

@@ -209,8 +209,10 @@ class ShardStream:
         """
         if state["plan"] != self._digest:
             raise MsdeError(
-                "the checkpoint was written with other data, another run.seed or other slots; "
-                "resume with the same ones or start a new run with --resume never"
+                "the checkpoint was written with other data, another run.seed, another "
+                "data.validation_fraction or other slots (train_batch_size, "
+                "data.molecules_per_step, data.molecules_per_slot, data.atoms_per_slot); resume "
+                "with the same ones, or choose another --output"
             )
         self.position = Position(*(int(state[name]) for name in Position._fields))
 

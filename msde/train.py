@@ -268,6 +268,7 @@ class Run:
         if self.monitor is not None:
             self.monitor.sync()
         facts = {
+            "slots": self.plan.stream.partition.slots_per_step,
             "stream": self.plan.stream.state_dict(),
             "best_validation": self.best if math.isfinite(self.best) else None,
             "validation_due": self.validation_due,

@@ -66,6 +66,13 @@ def test_dry_run_says_what_would_be_done(shard_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_data_elsewhere_are_read_by_way_of_a_folder_for_copies(shard_dir, tmp_path):
+    arguments = ["--data", f"file://{shard_dir}", "--output", tmp_path / "run", "--dry-run"]
+    result = launch(*arguments, f"data.stage_dir={tmp_path / 'copies'}", ranks=0)
+    assert result.returncode == 0, result.stderr
+    assert_one_line(launch(*arguments, ranks=0), "data.stage_dir=")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -75,6 +75,14 @@ def test_shipped_engine_configurations(name, world_size):
     assert values["gradient_clipping"] == 0
 
 
+def test_a_run_keeps_the_slots_that_it_was_begun_with():
+    path = engine_config.shipped_config("zero1")
+    values = engine_config.load(path, 2, begun_with=8)
+    assert (values["train_batch_size"], values["gradient_accumulation_steps"]) == (8, 4)
+    with pytest.raises(MsdeError, match="8 slots, which 3 ranks cannot share evenly"):
+        engine_config.load(path, 3, begun_with=8)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -19,6 +19,7 @@ from msde.model import MoleculeSDE, parameter_groups
 from msde.monitor import read_metrics
 from msde.philox import Stream, seed_for
 from msde.plan import make_plan, state_memory
+from msde.snapshots import newest_manifest
 
 ROOT = Path(__file__).parent.parent
 PRETRAIN = ROOT / "launch/pretrain.py"
@@ -386,6 +387,7 @@ def test_a_run_is_not_mixed_with_another(shard_dir, tmp_path):
     output = tmp_path / "run"
     common = ["--data", shard_dir, "--output", output, *PAPER]
     run(*common, "run.steps=1", ranks=0)
+    assert newest_manifest(output / "checkpoints")["slots"] == 1
     for extra, message in [
         (["--resume", "never"], "holds checkpoints of an earlier run"),
         (["model.hidden_dim=32"], "model.hidden_dim = 64, this run has 32"),
