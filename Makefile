@@ -1,5 +1,5 @@
-# The torch to install: the default is the CPU-sized pin that is tested here. On a machine with
-# CUDA use `make TORCH=torch demo`.
+# The torch to install: the default is the release that is tested here. On a machine with CUDA use
+# `make TORCH=torch demo`, after `rm -rf .venv` where another one is installed.
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV := .venv

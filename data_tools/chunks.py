@@ -27,7 +27,6 @@ from .readers import Options, Parsed, RawMolecule, get_reader
 CHUNK = 64  # raw molecules that a worker takes at a time; shards end between chunks
 BATCH = 32  # of them parsed one after another: code and molecules stay in the processor's caches
 OUTSIDE_VOCABULARY = "not seen by the model"  # begins the notes on atoms of such molecules
-MAX_ATOMS = 256  # memory of a slot grows with the square of its largest molecule
 
 
 Result = TypeVar("Result")
@@ -40,7 +39,6 @@ class Task:
     format: str
     options: Options = Options()
     num_labels: int = 0
-    max_atoms: int = MAX_ATOMS
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,8 @@ def _or_reason(work: Callable[..., Result], *arguments: Any) -> Result | str:
 
 
 def _record(raw: RawMolecule, parsed: Parsed, task: Task) -> MoleculeRecord:
-    if parsed.mol.GetNumAtoms() > task.max_atoms:
-        raise MoleculeError(f"more than {task.max_atoms} atoms: {parsed.mol.GetNumAtoms()}")
+    if parsed.mol.GetNumAtoms() > task.options.max_atoms:
+        raise MoleculeError(f"more than {task.options.max_atoms} atoms: {parsed.mol.GetNumAtoms()}")
     return record_from_mol(
         parsed.mol,
         molecule_uid(raw.source, raw.line),

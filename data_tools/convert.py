@@ -33,7 +33,7 @@ from msde.errors import MsdeError, OneLineParser, report_errors
 from msde.shards import FORMAT, read_manifest, write_manifest
 
 from . import parts as parts_module
-from .chunks import CHUNK, MAX_ATOMS, Task
+from .chunks import CHUNK, Task
 from .executors import Workers, converted, open_workers
 from .parts import Parts, open_parts
 from .progress import Progress
@@ -60,7 +60,6 @@ def convert(
     processes: int = 1,
     executor: Executor | None = None,
     limit: int | None = None,
-    max_atoms: int = MAX_ATOMS,
     max_rejects: float = 1.0,
 ) -> dict[str, int]:
     """Convert files to shards and return the counts of what happened.
@@ -80,8 +79,7 @@ def convert(
         workers = contextlib.nullcontext(Workers(executor, REMOTE_WORKERS))
     else:
         workers = open_workers("local", processes)
-    options = dataclasses.replace(options or Options(), max_atoms=max_atoms)
-    return _convert(inputs, output, format, options, workers, limit, max_atoms, max_rejects)
+    return _convert(inputs, output, format, options or Options(), workers, limit, max_rejects)
 
 
 def _convert(
@@ -91,7 +89,6 @@ def _convert(
     options: Options,
     workers: contextlib.AbstractContextManager[Workers],
     limit: int | None,
-    max_atoms: int,
     max_rejects: float,
 ) -> dict[str, int]:
     _check_inputs(inputs)
@@ -100,7 +97,7 @@ def _convert(
     check_trusted(reader, inputs, options)
     facts = reader.facts(inputs, options)
     raws = _read(inputs, format, options, limit)
-    task = Task(format, options, len(facts.labels), max_atoms)
+    task = Task(format, options, len(facts.labels))
     job = _job(inputs, task, facts, limit)
     with open_parts(output, job) as parts:
         if not parts.is_complete:
@@ -153,7 +150,6 @@ def _job(inputs: list[Path], task: Task, facts: Facts, limit: int | None) -> dic
             for path, stat in zip(inputs, stats, strict=True)
         ],
         "limit": limit,
-        "max_atoms": task.max_atoms,
         **dataclasses.asdict(task.options),
         **dataclasses.asdict(facts),
         "rdkit": rdkit.__version__,
@@ -274,14 +270,17 @@ def _parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="INPUT", help=".gz is read too")
     add("--output", required=True, type=Path, metavar="DIR")
-    add("--format", default=AUTO, choices=(AUTO, *FORMATS))
+    add("--format", default=AUTO, choices=(AUTO, *FORMATS), help="default: by the name")
     add("--processes", type=int, default=cores, metavar="N", help="local ones; default: all cores")
     add("--executor", default="local", metavar="WHERE", help="local, dask:ADDRESS or mpi")
     add("--limit", type=int, metavar="N", help="read only the first N molecules")
     add(
         "--keep-hydrogens", action=argparse.BooleanOptionalAction, help="default: as is usual there"
     )
-    add("--max-atoms", type=int, default=MAX_ATOMS, metavar="N", help="reject larger molecules")
+    add(
+        "--max-atoms", type=int, default=Options.max_atoms, metavar="N",
+        help="reject larger molecules",
+    )  # fmt: skip
     add(
         "--conformers", type=int, default=1, metavar="N",
         help="how many to make where there is no geometry; 0: topology only",
@@ -290,8 +289,8 @@ def _parse_arguments() -> argparse.Namespace:
         "--group-conformers", action="store_true", help="neighbours with one title are one molecule"
     )
     add("--keep-radicals", action="store_true", help="where they are mostly mistakes of a format")
-    add("--smiles-column", metavar="NAME")
-    add("--name-column", metavar="NAME")
+    add("--smiles-column", metavar="NAME", help="of a table; default: one named like one")
+    add("--name-column", metavar="NAME", help="of a table; default: one named like one")
     add("--label-columns", metavar="NAME[=UNIT],...", help="default: all that hold numbers")
     add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
     add(
@@ -359,7 +358,6 @@ def _run(arguments: argparse.Namespace) -> None:
         _options(arguments),
         open_workers(arguments.executor, arguments.processes),
         arguments.limit,
-        arguments.max_atoms,
         arguments.max_rejects,
     )
     print(

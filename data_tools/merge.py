@@ -124,7 +124,12 @@ def main() -> None:
     parser = OneLineParser(prog="data_tools.merge", description=__doc__)
     parser.add_argument("roots", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--labels", choices=("same", "union"), default="same")
+    parser.add_argument(
+        "--labels",
+        choices=("same", "union"),
+        default="same",
+        help="same: all data sets have the same; union: missing values are NaN",
+    )
     parser.add_argument("--skip-duplicates", action="store_true", help="keep the first of each id")
     arguments = parser.parse_args()
     count = merge(**vars(arguments))

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from msde.monitor import read_metrics
 
 PANELS = {
-    "loss/{}contrastive": "contrastive (EBM-NCE)",
+    "loss/{}contrastive": "contrastive",
     "loss/{}2d_to_3d": "2D to 3D (zero predicted: 3)",
     "loss/{}3d_to_2d": "3D to 2D (zero predicted: 1)",
     "accuracy/{}contrastive": "contrastive pair accuracy",
@@ -23,6 +23,8 @@ for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
     for part, label, style in (("", "training", "-"), ("validation/", "held out", "o-")):
         key = name.format(part)
         series = [(row["step"], row[key]) for row in rows if key in row]
+        if not series:  # nothing was held out
+            continue
         axis.plot(*zip(*series, strict=True), style, label=label, markersize=3, linewidth=1.2)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("optimizer step")

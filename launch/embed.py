@@ -17,7 +17,9 @@ from msde import cpu
 from msde.errors import MsdeError, OneLineParser, report_errors
 
 
-def read_molecules(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[str, np.ndarray]]:
+def read_molecules(
+    path: Path, keep_hydrogens: bool, trust_pickle: bool
+) -> tuple[list[Any], dict[str, np.ndarray]]:
     """Return the molecules of a file and where they stand in it.
 
     Raises:
@@ -26,7 +28,7 @@ def read_molecules(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[st
     from msde.data_tools.convert import read_file, recognise
     from msde.data_tools.readers import FORMATS, Options, check_trusted, get_reader
 
-    from msde.molecule import MoleculeError
+    from msde.molecule import MAX_ATOMS, MoleculeError
 
     if not path.is_file():
         raise MsdeError(f"input {path} cannot be read: it is neither a file nor a folder of shards")
@@ -36,7 +38,13 @@ def read_molecules(path: Path, keep_hydrogens: bool) -> tuple[list[Any], dict[st
         raise MsdeError(f"{path}: format not known by its name; expected a folder or {known}")
     reader = get_reader(format)
     # Conformers are made later, and only where a view needs them.
-    options = Options(keep_hydrogens=keep_hydrogens, conformers=0, keep_radicals=True)
+    options = Options(
+        keep_hydrogens=keep_hydrogens,
+        conformers=0,
+        keep_radicals=True,
+        max_atoms=MAX_ATOMS,
+        trust_pickle=trust_pickle,
+    )
     check_trusted(reader, [path], options)
     molecules: list[Any] = []
     names, lines = [], []
@@ -58,9 +66,16 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
     parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="or a folder")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.npz")
-    parser.add_argument("--view", choices=("2d", "3d", "both"), default="both")
-    parser.add_argument("--level", choices=("graph", "node"), default="graph")
+    parser.add_argument(
+        "--view", choices=("2d", "3d", "both"), default="both", help="which encoder"
+    )
+    parser.add_argument(
+        "--level", choices=("graph", "node"), default="graph", help="a row a molecule, or an atom"
+    )
     parser.add_argument("--keep-hydrogens", action="store_true", help="default: remove them")
+    parser.add_argument(
+        "--trust-pickle", action="store_true", help="read pickles, which can run any program"
+    )
     arguments = parser.parse_args()
     if arguments.output.suffix != ".npz":
         raise MsdeError(f"--output {arguments.output} should end in .npz")
@@ -83,7 +98,7 @@ def main() -> None:
         uid = [dataset.index(block)["uid"] for block in range(dataset.num_blocks)]
         molecules, where = source, {"uid": np.concatenate(uid)}
     else:
-        molecules, where = read_molecules(source, arguments.keep_hydrogens)
+        molecules, where = read_molecules(source, arguments.keep_hydrogens, arguments.trust_pickle)
     found = model.encode(molecules, arguments.view, arguments.level, arguments.keep_hydrogens)
     (size,) = {len(column) for column in where.values()}
     arrays = {f"h_{view}": h for view, h in found.h.items()} | where

@@ -19,7 +19,12 @@ from msde.errors import MsdeError, OneLineParser, report_errors
 from msde.orphans import end_with_the_parent
 
 PREEMPTED = 75  # EX_TEMPFAIL: the same command goes on later
-HOPELESS = {2: "input or configuration", 5: "losses that are not finite", 6: "damaged data"}
+HOPELESS = {
+    2: "input or configuration",
+    3: "no valid checkpoint",
+    5: "losses that are not finite",
+    6: "damaged data",
+}
 GRACE = 40.0  # seconds to end after SIGTERM: the launchers give their ranks 30
 MARK = "MSDE_SUPERVISED_BY"  # in the environment of all processes of a job
 

@@ -23,7 +23,7 @@ from msde.presets import PRESETS
 class DataConfig:
     """Which molecules are trained on and how many a step takes."""
 
-    validation_fraction: float = 0.02  # held out by a hash of the molecule id
+    validation_fraction: float = 0.02  # held out: those with the lowest ids, which are hashes
     molecules_per_step: int = 256  # per optimizer step, shared by its slots ...
     molecules_per_slot: int | None = None  # ... unless the size of a slot is given here ...
     atoms_per_slot: int | None = None  # ... or here, by its atoms
@@ -41,7 +41,7 @@ class GINConfig:
     num_layers: int = 5
     dropout: float = 0.0
     readout: Literal["last", "concat", "max", "sum"] = "last"  # over the layers, per atom
-    # `tag` is RDKit's mark, which depends on the order of the atoms; `cip` is R or S.
+    # `tag` is RDKit's mark, which depends on the order of the atoms; `cip` is R, S, r or s.
     chirality: Literal["tag", "cip"] = "tag"
 
 
@@ -383,7 +383,7 @@ def _data_rules(data: DataConfig) -> dict[str, bool]:
             data.molecules_per_slot is None or data.atoms_per_slot is None
         ),
         "data.workers must not be negative": data.workers >= 0,
-        "data.resident works without data.masking_ratio only": (
+        "data.resident and data.masking_ratio cannot be used together": (
             not data.resident or not data.masking_ratio
         ),
     }

@@ -30,7 +30,7 @@ class DiskFull(MsdeError):
 
 
 class NotFinite(MsdeError):
-    """A loss that is not a finite number any more."""
+    """Losses or gradients that are not finite any more."""
 
     exit_code = 5
 

@@ -174,7 +174,7 @@ class MoleculeSDE(nn.Module):
     def losses(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return the terms that `forward` names, to be differentiated, in the order of TERMS."""
         weights = self.config.loss
-        h_2d = self.encoder_2d(batch)  # (num_atoms, hidden_dim)
+        h_2d = self.encoder_2d(batch)  # (num_atoms, encoder_2d.output_dim)
         h_3d = self.encoder_3d(batch)  # (num_atoms, hidden_dim)
         contrastive, accuracy = self.contrastive(h_2d, h_3d, batch, noise)
         to_3d = self.loss_2d_to_3d(h_2d, batch, noise)

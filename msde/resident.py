@@ -12,6 +12,7 @@ from msde import codec
 from msde.compact import Compact, offsets, repeat
 from msde.errors import MsdeError
 from msde.mixture import BLOCKS_AT_ONCE, Mixture
+from msde.shards import BLOCK_MOLECULES
 
 _ROWS = {name: codec.row_counts(name) for name in Compact.COLUMNS}
 
@@ -28,8 +29,8 @@ class ResidentMolecules:
         parts: dict[str, list[Tensor]] = {name: [] for name in ("uid", *Compact.COLUMNS)}
         counts: dict[str, list[np.ndarray]] = {name: [] for name in Compact.COUNTS}
         try:
-            for first in range(0, len(data), BLOCKS_AT_ONCE * 1024):
-                last = min(first + BLOCKS_AT_ONCE * 1024, len(data))
+            for first in range(0, len(data), BLOCKS_AT_ONCE * BLOCK_MOLECULES):
+                last = min(first + BLOCKS_AT_ONCE * BLOCK_MOLECULES, len(data))
                 columns = data.fetch(np.arange(first, last))
                 compact = Compact.from_columns(columns)
                 for name, tensors in parts.items():

@@ -412,7 +412,7 @@ def test_whatever_a_molecule_does_the_others_go_on(tmp_path):
 
 def test_large_molecules_are_rejected_by_name(tmp_path):
     (tmp_path / "m.smi").write_text("CCO\nCCCCCC\n")
-    convert([tmp_path / "m.smi"], tmp_path / "out", "smiles", max_atoms=5)
+    convert([tmp_path / "m.smi"], tmp_path / "out", "smiles", options=Options(max_atoms=5))
     rejects = (tmp_path / "out/rejects.jsonl").read_text()
     assert "more than 5 atoms: 6" in rejects
 

@@ -295,11 +295,11 @@ def test_topology_alone_is_drawn_and_comes_back(tmp_path):
 
 def test_large_molecules_are_exported_in_the_newer_format(tmp_path):
     (tmp_path / "m.smi").write_text("C" * 500 + "/C=C/" + "C" * 500 + " long\n")
-    options = Options(conformers=0)
-    convert([tmp_path / "m.smi"], tmp_path / "a", options=options, max_atoms=2000)
+    options = Options(conformers=0, max_atoms=2000)
+    convert([tmp_path / "m.smi"], tmp_path / "a", options=options)
     export(tmp_path / "a", tmp_path / "m.sdf")
     assert "V3000" in (tmp_path / "m.sdf").read_text()
-    convert([tmp_path / "m.sdf"], tmp_path / "b", options=options, max_atoms=2000)
+    convert([tmp_path / "m.sdf"], tmp_path / "b", options=options)
     (one,), (other,) = molecules(tmp_path / "a"), molecules(tmp_path / "b")
     check_same(one, other)
 

@@ -121,6 +121,7 @@ def scripted(tmp_path, body):
         ("open(output + '/PREEMPTED', 'w'); sys.exit(1)", 75, 1),
         ("sys.exit(4)", 4, 3),
         ("sys.exit(2)", 2, 1),
+        ("sys.exit(3)", 3, 1),
         ("sys.exit(5)", 5, 1),
         ("sys.exit(6)", 6, 1),
         ("os.kill(os.getpid(), 9)", 1, 3),
@@ -134,7 +135,7 @@ def test_what_supervise_makes_of_the_ends_of_a_job(tmp_path, body, code, starts)
     errors = job.communicate(timeout=60)[1]
     assert job.returncode == code, errors
     assert (tmp_path / "count").read_text() == "x" * starts
-    assert ("would not help" in errors) == (code in (2, 5, 6))
+    assert ("would not help" in errors) == (code in (2, 3, 5, 6))
 
 
 def test_supervise_leaves_nothing_behind_and_passes_on_signals(tmp_path):

@@ -202,7 +202,7 @@ def test_lines_are_where_records_begin():
     [
         ("bbbp.csv", ["p_np"], "", 11),
         ("tox21.csv", 12, "", 8),
-        ("sider.csv", 27, "", 0),
+        ("sider.csv", 27, "", 20),
         ("clintox.csv", ["FDA_APPROVED", "CT_TOX"], "", 0),
         ("esol.csv", ["measured log solubility in mols per litre"], "log10(mol/L)", 0),
         ("freesolv.csv", ["expt"], "kcal/mol", 0),
@@ -357,7 +357,7 @@ def test_numbers_and_what_is_missing():
 def test_a_molecule_too_large_to_embed_is_refused(tmp_path):
     path = tmp_path / "a.smi"
     path.write_text("C" * 1100 + "\n")
-    assert convert(path)[2] == {"more than 1024 atoms": 1}
+    assert convert(path, Options(max_atoms=2000))[2] == {"more than 1024 atoms": 1}
 
 
 # SD files

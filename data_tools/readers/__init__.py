@@ -32,7 +32,7 @@ import numpy as np
 from rdkit import Chem
 
 from msde.errors import MsdeError
-from msde.molecule import MAX_ATOMS, MoleculeError, Origin
+from msde.molecule import MoleculeError, Origin
 
 # In this order `--format auto` asks them whether they recognise a file.
 FORMATS = (
@@ -63,7 +63,7 @@ class Options:
 
     keep_hydrogens: bool | None = None  # None: as the reader has it
     conformers: int = 1  # to make for molecules without geometry; 0: topology only
-    max_atoms: int = MAX_ATOMS  # of a molecule that conformers are made for; it may take hours
+    max_atoms: int = 256  # memory of a slot grows with the square of its largest molecule
     smiles_column: str | None = None  # None: a column that is named like one
     name_column: str | None = None
     label_columns: tuple[str, ...] | None = None  # NAME or NAME=UNIT; None: all with numbers

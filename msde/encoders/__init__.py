@@ -1,4 +1,4 @@
-"""Encoders: a MoleculeBatch to node representations (num_atoms, hidden_dim)."""
+"""Encoders: a MoleculeBatch to representations of atoms, (num_atoms, width)."""
 
 from msde.encoders.gin import GIN
 from msde.encoders.painn import PaiNN
