@@ -18,7 +18,7 @@ import numpy as np
 
 from msde.codec import MoleculeColumns
 from msde.errors import MsdeError, OneLineParser, report_errors
-from msde.shards import ShardDataset
+from msde.shards import ShardDataset, repeated_ids
 
 from .packing import check_space, prepare_output, write_data_set
 
@@ -92,12 +92,9 @@ def _places_to_keep(datasets: Sequence[ShardDataset], skip: bool) -> np.ndarray:
     uid = np.concatenate([d.index(b)["uid"] for d in datasets for b in range(d.num_blocks)])
     keep = np.zeros(len(uid), bool)
     keep[np.unique(uid, return_index=True)[1]] = True  # the first of each
-    twice = uid[~keep]
-    if len(twice) and not skip:
-        raise MsdeError(
-            f"{len(twice)} molecules have the id of another one, {int(twice[0]):016x} for example; "
-            "give --skip-duplicates to keep the first of each"
-        )
+    repeated = repeated_ids(uid)
+    if repeated and not skip:
+        raise MsdeError(f"{repeated}; give --skip-duplicates to keep the first of each")
     return keep
 
 

@@ -8,7 +8,6 @@ LMDB never sees a file whose SHA-256 is not the recorded one.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import zlib
 from collections.abc import Iterator
@@ -23,7 +22,14 @@ from msde.errors import DataDamaged, OneLineParser, report_errors
 from msde.files import file_sha256
 from msde.integrity import check_size, damaged_blocks
 from msde.molecule import ATOM_SIZES, BOND_SIZES, CIP_LABELS, Origin
-from msde.shards import INDEX_DTYPE, ShardDataset, read_manifest
+from msde.shards import (
+    INDEX_DTYPE,
+    ShardDataset,
+    digest_of,
+    read_index_file,
+    read_manifest,
+    repeated_ids,
+)
 
 OFF_CENTRE = 1e-3  # A, of a conformer's mean; it is stored in single precision
 _ORIGINS = sum(Origin)
@@ -48,17 +54,15 @@ def verify(root: Path, quick: bool = False) -> Iterator[str]:
         if not problems and not quick:
             yield from _content_problems(root, manifest, shard)
         if not problems:
-            seen.append(np.fromfile(path.with_suffix(".idx"), INDEX_DTYPE, shard["molecules"]))
-    uid = np.sort(np.concatenate([np.zeros(0, INDEX_DTYPE), *seen])["uid"])
-    twice = uid[1:][uid[1:] == uid[:-1]]
-    if len(twice):
-        yield f"{root}: {len(twice)} molecules have the id of another one, {int(twice[0]):016x}"
+            seen.append(read_index_file(path, shard))
+    repeated = repeated_ids(np.concatenate([np.zeros(0, INDEX_DTYPE), *seen])["uid"])
+    if repeated:
+        yield f"{root}: {repeated}"
 
 
 def _manifest_problems(root: Path, manifest: dict[str, Any]) -> Iterator[str]:
     shards = manifest["shards"]
-    digest = hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
-    if digest != manifest["digest"]:
+    if digest_of(shards) != manifest["digest"]:
         yield f"{root / 'manifest.json'}: the digest is not that of the shards' hashes"
     for what in ("molecules", "atoms", "no_geometry"):
         total = sum(shard[what] for shard in shards)

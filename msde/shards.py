@@ -127,7 +127,6 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str
         MsdeError: two molecules have the same id.
     """
     _check_unique(root, shards)
-    digest = hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
     manifest = {
         "format": FORMAT,
         "block_version": codec.VERSION,
@@ -136,7 +135,7 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str
         "atoms": sum(s["atoms"] for s in shards),
         "max_atoms": max((s["max_atoms"] for s in shards), default=0),
         "no_geometry": sum(s["no_geometry"] for s in shards),
-        "digest": digest,
+        "digest": digest_of(shards),
         "labels": [],
         "forces_unit": None,
         **facts,
@@ -148,18 +147,29 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str
         write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
+def digest_of(shards: Sequence[dict[str, Any]]) -> str:
+    """Return what stands for the content of a data set: a hash of its shards' hashes."""
+    return hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
+
+
+def repeated_ids(uid: np.ndarray) -> str | None:
+    """Say that molecules with the ids `uid` share some of them, or return None."""
+    uid = np.sort(uid)
+    again = uid[1:][uid[1:] == uid[:-1]]
+    if not len(again):
+        return None
+    return f"{len(again)} molecules have the id of another one, {int(again[0]):016x} for example"
+
+
 def _check_unique(root: Path, shards: Sequence[dict[str, Any]]) -> None:
-    indices = [_read_index_file(root / shard["file"], shard)["uid"] for shard in shards]
-    uid = np.sort(np.concatenate([np.zeros(0, "<u8"), *indices]))
-    twice = uid[1:][uid[1:] == uid[:-1]]
-    if len(twice):
-        raise MsdeError(
-            f"{len(twice)} molecules have the id of another one, {int(twice[0]):016x} for example; "
-            "is one input in there twice?"
-        )
+    indices = [read_index_file(root / shard["file"], shard)["uid"] for shard in shards]
+    repeated = repeated_ids(np.concatenate([np.zeros(0, "<u8"), *indices]))
+    if repeated:
+        raise MsdeError(f"{repeated}; is one input in there twice?")
 
 
-def _read_index_file(shard_path: Path, shard: dict[str, Any]) -> np.ndarray:
+def read_index_file(shard_path: Path, shard: dict[str, Any]) -> np.ndarray:
+    """Return the rows of a shard's index file; its checksums are not looked at."""
     return np.fromfile(shard_path.with_suffix(".idx"), INDEX_DTYPE, shard["molecules"])
 
 
