@@ -68,7 +68,10 @@ def full_disk_undoes(final: Path, temporary: Path, needed: int) -> Iterator[None
         # torch and safetensors have errors of their own, some of which do not name the reason.
         told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         texts = ("PytorchStreamWriter", "No space left", "unexpected pos")
-        if not told and not any(text in str(error) for text in texts):
+        told = told or any(text in str(error) for text in texts)
+        # Another rank may have been told first, and have removed the folder.
+        missing = isinstance(error, FileNotFoundError) or "does not exist" in str(error)
+        if not told and not (missing and not temporary.exists()):
             raise
         full = _disk_full(final.parent, final, needed)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from test_engine import ds_config
 
 from msde import snapshots
+from msde.errors import DiskFull
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
 
@@ -265,6 +266,14 @@ def test_the_last_checkpoints_and_every_few_are_kept(common, tmp_path):
     keeping = ["run.save_every=1", "run.keep_last=2", "run.keep_every=4", "run.steps=10"]
     finish(tmp_path, *common, "--output", output, *keeping)
     assert saved_steps(output) == [4, 8, 9, 10]
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_text(str(state))])
+def test_a_rank_whose_folder_another_has_removed_tells_of_the_full_disk(tmp_path, write):
+    temporary = tmp_path / ".step-000000004.tmp"
+    told = pytest.raises(DiskFull, match="disk full: .*step-000000004 needs 9 bytes")
+    with told, snapshots.full_disk_undoes(tmp_path / "step-000000004", temporary, 9):
+        write({}, temporary / "state.pt")
 
 
 @pytest.mark.slow
