@@ -92,9 +92,8 @@ def _places_to_keep(datasets: Sequence[ShardDataset], skip: bool) -> np.ndarray:
     uid = np.concatenate([d.index(b)["uid"] for d in datasets for b in range(d.num_blocks)])
     keep = np.zeros(len(uid), bool)
     keep[np.unique(uid, return_index=True)[1]] = True  # the first of each
-    repeated = repeated_ids(uid)
-    if repeated and not skip:
-        raise MsdeError(f"{repeated}; give --skip-duplicates to keep the first of each")
+    if not (keep.all() or skip):
+        raise MsdeError(f"{repeated_ids(uid)}; give --skip-duplicates to keep the first of each")
     return keep
 
 

@@ -167,7 +167,7 @@ def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
 def _read_manifest(folder: Path) -> tuple[str | None, dict[str, Any]]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        found, _ = manifest["format"], manifest["files"]
+        found, _ = manifest["format"], manifest["files"]  # both must be there
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({error})", {}
     if manifest.get("sha256") != _own_digest(manifest):

@@ -176,8 +176,9 @@ def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage):
     start(*common, *PAPER, SMALL_STEPS, again)
     found = torch.tensor(losses(output))
     assert found[0] != found[-1]
-    # ZeRO-3 adds up gradients in another order, which is other rounding.
-    assert torch.allclose(found, expected, rtol=3e-4 if stage == 3 else 1e-6), found / expected - 1
+    # ZeRO-3 adds up gradients in another order, which is other rounding: felt after three steps.
+    for count, rtol in ((3, 1e-5), (5, 3e-4)) if stage == 3 else ((5, 1e-6),):
+        assert torch.allclose(found[:count], expected[:count], rtol=rtol), found / expected - 1
     assert set(Path("/dev/shm").glob("deepspeed_*")) <= before
 
 
