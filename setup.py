@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "msde/__init__.py").read_text())[1]
@@ -17,12 +17,8 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=[
-        "msde",
-        "msde.encoders",
-        "msde.ops",
-        "msde.score",
-        "msde.data_tools",
-        "msde.data_tools.readers",
+        *find_packages(include=["msde", "msde.*"]),
+        *(f"msde.{name}" for name in find_packages(include=["data_tools", "data_tools.*"])),
         "msde.launch",
         "msde.ds_configs",
     ],
@@ -33,7 +29,9 @@ setup(
         "msde.ds_configs": "ds_configs",
     },
     package_data={
-        "msde": ["deepspeed_keys.json", "csrc/*.cpp", "csrc/ops/*"],
+        "msde.chem": ["*.cpp"],
+        "msde.config": ["*.json"],
+        "msde.ops": ["csrc/*"],
         "msde.ds_configs": ["*.json"],
     },
     install_requires=[

@@ -21,7 +21,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch  # noqa: E402
 import triton  # noqa: E402
-from msde.data_tools.chunks import convert_one  # noqa: E402
+from msde.data_tools.pipeline.chunks import convert_one  # noqa: E402
 from msde.data_tools.readers import RawMolecule  # noqa: E402
 from step import make_task  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -30,10 +30,11 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from msde import cpu, ops  # noqa: E402
-from msde.batch import MoleculeBatch  # noqa: E402
-from msde.codec import columns_from_records  # noqa: E402
+from msde import ops  # noqa: E402
+from msde.cluster import process  # noqa: E402
 from msde.config import make_config  # noqa: E402
+from msde.data.batch import MoleculeBatch  # noqa: E402
+from msde.data.codec import columns_from_records  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
 from msde.ops import cpu as cpu_ops  # noqa: E402
 from msde.ops import gpu as gpu_ops  # noqa: E402
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--capability", type=int, default=90, help="90 for H100 and H200")
     parser.add_argument("--preset", default="paper")
     arguments = parser.parse_args()
-    cpu.prepare()
+    process.prepare()
     compiler = Compiler(arguments.capability)
     JITFunction.run = lambda kernel, *a, grid, warmup, **named: compiler.launch(kernel, *a, **named)
     operators = train_a_step(arguments.preset)

@@ -21,10 +21,10 @@ import torch
 from msde.data_tools.convert import choose_format
 from step import NCI, make_columns, make_task
 
-from msde import cpu
-from msde.batch import MoleculeBatch
+from msde.cli import report_errors
+from msde.cluster import process
 from msde.config import make_config
-from msde.errors import report_errors
+from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE, parameter_groups
 from msde.philox import Key
 
@@ -41,10 +41,10 @@ Curves = dict[str, list[float]]
 
 def train(path: Path, batch_size: int, steps: int) -> Curves:
     """Train on the file's batches in turn and return the mean losses of each window of steps."""
-    cpu.prepare()
+    process.prepare()
     columns = make_columns(path, make_task(choose_format([path]), False), batch_size, None)
     model = MoleculeSDE.from_seed(make_config("paper")).train()
-    cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
+    process.set_memory_policy(sum(p.nbytes for p in model.parameters()))
     optimizer = torch.optim.Adam(parameter_groups(model), fused=True)
     torch.manual_seed(0)  # of dropout; noise is keyed by the molecules and the step
     curves: Curves = {name: [] for name in LOSSES}

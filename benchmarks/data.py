@@ -24,15 +24,16 @@ import rivals
 import torch
 from rdkit import Chem, RDConfig
 
-from msde import codec, cpu
-from msde.batch import MoleculeBatch
+from msde.cli import report_errors
+from msde.cluster import process
 from msde.config import make_config
-from msde.errors import report_errors
-from msde.mixture import Mixture
+from msde.data import codec
+from msde.data.batch import MoleculeBatch
+from msde.data.mixture import Mixture
+from msde.data.partition import Partition, SlotSize
+from msde.data.shards import BLOCK_MOLECULES, INDEX_DTYPE, ShardDataset, write_manifest, write_shard
+from msde.data.stream import ShardStream
 from msde.model import MoleculeSDE, parameter_groups
-from msde.partition import Partition, SlotSize
-from msde.shards import BLOCK_MOLECULES, INDEX_DTYPE, ShardDataset, write_manifest, write_shard
-from msde.stream import ShardStream
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 BATCH = 256
@@ -51,7 +52,7 @@ def median_rate(work: Callable[[], int], repeats: int = REPEATS) -> float:
 
 def write_repeated(mols: list[Chem.Mol], folder: Path, count: int) -> ShardDataset:
     """Write `count` molecules as shards: those given, again and again under new ids."""
-    from msde.molecule import record_from_mol
+    from msde.chem.parsing import record_from_mol
 
     columns = codec.columns_from_records([record_from_mol(m, n) for n, m in enumerate(mols)])
     rng = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def write_repeated(mols: list[Chem.Mol], folder: Path, count: int) -> ShardDatas
 def stream(mols: list[Chem.Mol]) -> dict[str, Any]:
     """Time shards -> MoleculeBatch against PyG's loader over a list, both on one thread."""
     torch.set_num_threads(1)
-    cpu.set_memory_policy(1)
+    process.set_memory_policy(1)
     listed = [rivals.published_featuriser(mol) for mol in mols]
     with tempfile.TemporaryDirectory() as folder:
         data = Mixture([write_repeated(mols, Path(folder), 262_144)])
@@ -98,12 +99,12 @@ def stream(mols: list[Chem.Mol]) -> dict[str, Any]:
 
 def noise(mols: list[Chem.Mol]) -> dict[str, Any]:
     """Time the noise of a batch beside the whole training step of `paper` with Adam."""
-    from msde.molecule import record_from_mol
+    from msde.chem.parsing import record_from_mol
 
     records = [record_from_mol(mol, number) for number, mol in enumerate(mols[:BATCH])]
     batch = MoleculeBatch.from_columns(codec.columns_from_records(records))
     model = MoleculeSDE.from_seed(make_config("paper")).train()
-    cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
+    process.set_memory_policy(sum(p.nbytes for p in model.parameters()))
     optimizer = torch.optim.Adam(parameter_groups(model), fused=True)
     seconds: dict[str, list[float]] = {"noise": [], "step": []}
     for _ in range(REPEATS + 2):
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--only", default="stream,noise,billion,featurise,convert,conformers")
     parser.add_argument("--first-slot", type=int, metavar="MOLECULES", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    cpu.prepare()
+    process.prepare()
     if arguments.first_slot:
         print(json.dumps(first_slot(arguments.first_slot, 777, 1000)))
         return

@@ -19,15 +19,16 @@ from typing import Any, BinaryIO
 
 import rivals
 import torch
-from msde.data_tools.chunks import CHUNK
 from msde.data_tools.convert import choose_format, convert, read_file
+from msde.data_tools.pipeline.chunks import CHUNK
 from msde.data_tools.readers import Options, get_reader
 from rdkit import Chem, RDConfig
 
-from msde import codec, molecule
-from msde.errors import report_errors
-from msde.features import features_by_getters
-from msde.molecule import MoleculeError, silence_rdkit
+from msde.chem import parsing
+from msde.chem.features import features_by_getters
+from msde.chem.parsing import MoleculeError, silence_rdkit
+from msde.cli import report_errors
+from msde.data import codec
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 REPEATS = 5
@@ -43,7 +44,7 @@ def molecules(path: Path, limit: int | None = None) -> list[Chem.Mol]:
         for raw in read_file(path, format, options):
             try:
                 mol = reader.parse(raw, options).mol
-                molecule.record_from_mol(mol, uid=0)
+                parsing.record_from_mol(mol, uid=0)
             except (MoleculeError, RuntimeError):
                 continue
             yield mol
@@ -81,8 +82,8 @@ def featuriser(path: Path, limit: int | None = 1000) -> dict[str, Any]:
         return run
 
     taken = seconds(
-        record=for_all(lambda mol: molecule.record_from_mol(mol, uid=0)),
-        features=for_all(molecule.features_from_mol),
+        record=for_all(lambda mol: parsing.record_from_mol(mol, uid=0)),
+        features=for_all(parsing.features_from_mol),
         getters=for_all(lambda mol: features_by_getters(mol, topology_only=False)),
         rival_features=for_all(rivals.published_featuriser),
         rival=for_all(lambda mol: rivals.published_get(rivals.published_featuriser(mol))),
@@ -137,7 +138,7 @@ def sdf_to_shard(path: Path, limit: int | None = None) -> dict[str, Any]:
     def featurised() -> None:
         for first in range(0, len(mols), 1024):
             part = mols[first : first + 1024]
-            codec.encode(codec.columns_from_records([molecule.record_from_mol(m, 0) for m in part]))
+            codec.encode(codec.columns_from_records([parsing.record_from_mol(m, 0) for m in part]))
 
     taken |= seconds(3, featurised=featurised)
     rates = {name: len(blocks) / value for name, value in taken.items()}

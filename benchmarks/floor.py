@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 
-from msde.batch import MoleculeBatch
-from msde.flops import counting
+from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE
+from msde.monitor.flops import counting
 from msde.ops import cpu as cpu_ops
 from msde.ops import library
 

@@ -19,8 +19,8 @@ from msde.data_tools.convert import choose_format
 from step import NCI, Ours, Stopwatch, make_columns, make_task, memory_mb, reset_peak
 from torch.profiler import ProfilerActivity, profile
 
-from msde import cpu
-from msde.errors import report_errors
+from msde.cli import report_errors
+from msde.cluster import process
 
 WARM_UP = 3  # steps
 ON_GPU = DEVICE.type == "cuda"
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, metavar="FILE", help="for Perfetto, as .json.gz")
     parser.set_defaults(cuda_graphs=False)  # a step that is replayed is one launch to the profiler
     arguments = parser.parse_args()
-    cpu.prepare()
+    process.prepare()
     task = make_task(choose_format([arguments.input]), False)
     side = Ours(make_columns(arguments.input, task, arguments.batch_size, WARM_UP + 2), arguments)
     watch = Stopwatch()

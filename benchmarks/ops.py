@@ -23,9 +23,11 @@ from msde.data_tools.convert import choose_format
 from step import NCI, make_batches
 from torch import Tensor
 
-from msde import cpu, geometry, ops
-from msde.batch import MoleculeBatch
-from msde.errors import report_errors
+from msde import ops
+from msde.cli import report_errors
+from msde.cluster import process
+from msde.data.batch import MoleculeBatch
+from msde.model import geometry
 from msde.ops import Interpolation, PairWeights
 
 HIDDEN, FILTERS, WIDTH, BASIS, HEADS, CODES, ROWS = 300, 128, 32, 128, 8, 60, 1003
@@ -220,8 +222,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
-    cpu.prepare()
-    cpu.set_memory_policy(0)
+    process.prepare()
+    process.set_memory_policy(0)
     torch.manual_seed(0)
     speed = rates(arguments.repeats)
     format = choose_format([arguments.input])

@@ -12,18 +12,18 @@ from typing import Any
 
 from step import make_batches
 
-from msde import cpu
+from msde.cli import report_errors
+from msde.cluster import process
 from msde.config import make_config
-from msde.errors import report_errors
-from msde.flops import counting
+from msde.config.presets import PRESETS
 from msde.model import MoleculeSDE
-from msde.presets import PRESETS
+from msde.monitor.flops import counting
 
 
 def count(preset: str, path: Path, size: int) -> dict[str, Any]:
     """Run one training step of a preset and count; only matrix products are counted."""
     model = MoleculeSDE.from_seed(make_config(preset)).train()
-    cpu.set_memory_policy(sum(p.nbytes for p in model.parameters()))
+    process.set_memory_policy(sum(p.nbytes for p in model.parameters()))
     (batch,) = make_batches(path, "cxsmiles", size, 1, keep_hydrogens=False)
     with counting() as forward:
         loss, _ = model(batch)
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
-    cpu.prepare()
+    process.prepare()
     for preset in arguments.presets:
         row = count(preset, arguments.input, arguments.batch_size)
         print(json.dumps(row) if arguments.json else row)

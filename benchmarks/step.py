@@ -27,24 +27,25 @@ from typing import Protocol
 
 import torch
 from floor import DEVICE, Products, now, product_rate, rates, step_flops
-from msde.data_tools.chunks import Task, convert_one
 from msde.data_tools.convert import choose_format, read_file
+from msde.data_tools.pipeline.chunks import Task, convert_one
 from msde.data_tools.readers import Options, RawMolecule, get_reader
 from rdkit import RDConfig
 
-from msde import cpu
-from msde.batch import MoleculeBatch
-from msde.codec import MoleculeColumns, columns_from_records
-from msde.compact import Compact
+from msde.chem.parsing import MoleculeRecord, silence_rdkit
+from msde.cli import report_errors
+from msde.cluster import process
 from msde.config import make_config
-from msde.errors import MsdeError, report_errors
-from msde.filler import filled
-from msde.flops import peak as flops_peak
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import MoleculeColumns, columns_from_records
+from msde.data.packed import Compact
+from msde.data.padding import filled
+from msde.errors import MsdeError
 from msde.model import MoleculeSDE, parameter_groups
-from msde.molecule import MoleculeRecord, silence_rdkit
+from msde.monitor.flops import peak as flops_peak
 from msde.philox import Key
-from msde.recompute import checkpoint_activations
-from msde.replay import ReplayedLosses
+from msde.training.activation_checkpointing import checkpoint_activations
+from msde.training.cuda_graphs import ReplayedLosses
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 OURS, PUBLISHED, FLUSHED = "msde", "published", "published, denormals flushed"
@@ -130,7 +131,7 @@ class Ours:
         self.cuda_graphs = arguments.cuda_graphs
         if self.cuda_graphs and DEVICE.type == "cuda":
             self.model.replayed = ReplayedLosses(self.model)
-        cpu.set_memory_policy(sum(p.nbytes for p in self.model.parameters()))
+        process.set_memory_policy(sum(p.nbytes for p in self.model.parameters()))
         self.optimizer = torch.optim.Adam(parameter_groups(self.model), fused=True)
 
     def batch(self, number: int) -> MoleculeBatch:
@@ -160,14 +161,16 @@ class InEngine(Ours):
 
     def __init__(self, columns: list[MoleculeColumns], arguments: argparse.Namespace) -> None:
         """Build the engine around the model of a preset."""
-        from msde import engine, engine_config, ranks
+        from msde.cluster import ranks
+        from msde.config import deepspeed
+        from msde.training import engine
 
         super().__init__(columns, arguments)
         os.environ.setdefault("DS_ACCELERATOR", DEVICE.type)
         os.environ.update(ranks.map_environment(os.environ))
         engine.start_process_group(timeout=60)
         shipped = "zero1" if DEVICE.type == "cuda" else "cpu_debug"
-        ds_config = engine_config.load(engine_config.shipped_config(shipped), 1)
+        ds_config = deepspeed.load(deepspeed.shipped_config(shipped), 1)
         self.engine = engine.make_engine(self.model, ds_config)
 
     def step(self, number: int, watch: Stopwatch) -> None:
@@ -229,7 +232,7 @@ def run_side(arguments: argparse.Namespace) -> dict:
     """Measure one side in this process."""
     task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
     if arguments.side in (OURS, IN_ENGINE):
-        cpu.prepare()
+        process.prepare()
         columns = make_columns(arguments.input, task, arguments.batch_size, None)
         # Steps are recorded when their size is met for the second time.
         warm_up = 2 * len(columns) if arguments.cuda_graphs else WARM_UP
@@ -352,7 +355,7 @@ def main() -> None:
         return
     # Both sides get the same threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    cpu.prepare()
+    process.prepare()
     result = compare(arguments)
     if arguments.json:
         print(json.dumps(result))

@@ -28,15 +28,16 @@ from typing import Any, NoReturn
 
 import rdkit
 
-from msde import codec
-from msde.errors import MsdeError, OneLineParser, report_errors
-from msde.shards import FORMAT, read_manifest, write_manifest
+from msde.cli import OneLineParser, report_errors
+from msde.data import codec
+from msde.data.shards import FORMAT, read_manifest, write_manifest
+from msde.errors import MsdeError
 
-from . import parts as parts_module
-from .chunks import CHUNK, Task
-from .executors import Workers, converted, open_workers
-from .parts import Parts, open_parts
-from .progress import Progress
+from .pipeline import parts as parts_module
+from .pipeline.chunks import CHUNK, Task
+from .pipeline.executors import Workers, converted, open_workers
+from .pipeline.parts import Parts, open_parts
+from .pipeline.progress import Progress
 from .readers import FORMATS, Facts, Options, RawMolecule, check_trusted, get_reader, source_name
 
 AUTO = "auto"

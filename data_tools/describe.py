@@ -9,129 +9,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rdkit import Chem
 
-from msde import codec
-from msde.codec import MoleculeColumns
-from msde.errors import MsdeError, OneLineParser, report_errors
-from msde.molecule import Origin
-from msde.shards import ShardDataset
+from msde.cli import OneLineParser, report_errors
+from msde.errors import MsdeError
 
-SAMPLE_BLOCKS = 128  # at most: 131,072 molecules, which take a few seconds
-FAR = 10.0  # A; the usual cutoff of networks on positions
-PAIR_MOLECULES = 4096  # whose pairs of atoms are measured: their number grows with the square
+from .figure import draw
+from .pipeline.summary import FAR, Statistics, statistics
+
 COMMON = 8  # elements and kinds of bonds that are listed
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a sample of a data set's molecules is like."""
-
-    manifest: dict[str, Any]
-    sampled: int
-    counts: dict[str, np.ndarray]  # of each molecule: atoms, bonds, pairs, ...
-    elements: dict[str, int]  # atoms of each element, the most common first
-    bond_lengths: dict[str, np.ndarray]  # A, by the symbols and type of bond, the most common first
-    distances: np.ndarray  # A, of pairs of atoms
-    labels: np.ndarray  # (sampled, num_labels), NaN where missing
-    origins: dict[str, int]  # molecules with each flag
-
-    @property
-    def far_share(self) -> float:
-        """Share of the pairs of atoms that are further apart than FAR."""
-        return float((self.distances > FAR).mean()) if len(self.distances) else 0.0
-
-
-def statistics(root: Path) -> Statistics:
-    """Look at a data set.
-
-    Raises:
-        MsdeError: it is missing.
-        DataDamaged: a block is not what was written.
-    """
-    dataset = ShardDataset(root)
-    wanted = min(SAMPLE_BLOCKS, dataset.num_blocks)
-    blocks = np.unique(np.linspace(0, dataset.num_blocks - 1, wanted).astype(int))
-    columns = codec.concatenate([dataset.read_block(int(b)) for b in blocks])
-    atoms = columns.num_atoms.astype(np.int64)
-    charge = np.zeros(len(columns), np.int64)
-    codes = columns.x[:, 3].astype(np.int64) - 5  # of formal_charge; the last stands for others
-    np.add.at(charge, np.repeat(np.arange(len(columns)), atoms), codes)
-    return Statistics(
-        manifest=dataset.manifest,
-        sampled=len(columns),
-        counts={
-            "atoms": atoms,
-            "bonds": columns.num_bonds.astype(np.int64),
-            "extended edges": columns.num_extended.astype(np.int64),
-            "pairs of atoms": atoms * (atoms - 1) // 2,
-            "conformers": columns.num_conformers.astype(np.int64),
-            "charge": charge,
-        },
-        elements=_elements(columns),
-        bond_lengths=_bond_lengths(columns),
-        distances=_distances(columns),
-        labels=columns.y,
-        origins={
-            flag.name.lower().replace("_", " "): int((columns.origin & flag != 0).sum())
-            for flag in Origin
-            if flag.name and flag.value
-        },
-    )
-
-
-def _elements(columns: MoleculeColumns) -> dict[str, int]:
-    number, count = np.unique(columns.z, return_counts=True)
-    order = np.argsort(-count, kind="stable")
-    return {_symbol(int(number[i])): int(count[i]) for i in order}
-
-
-def _symbol(z: int) -> str:
-    return Chem.GetPeriodicTable().GetElementSymbol(z)
-
-
-def _first_conformers(columns: MoleculeColumns) -> np.ndarray:
-    """Return the first conformer of each molecule, (sum num_atoms, 3) A."""
-    atoms = columns.num_atoms.astype(np.int64)
-    rows = atoms * columns.num_conformers
-    start, first = np.cumsum(rows) - rows, np.cumsum(atoms) - atoms
-    return columns.pos[np.arange(len(columns.z)) + np.repeat(start - first, atoms)]
-
-
-def _bond_lengths(columns: MoleculeColumns) -> dict[str, np.ndarray]:
-    atoms = columns.num_atoms.astype(np.int64)
-    has_geometry = np.repeat(columns.origin & Origin.NO_GEOMETRY == 0, columns.num_bonds)
-    bond = columns.bond_index + np.repeat(np.cumsum(atoms) - atoms, columns.num_bonds)[:, None]
-    bond, kind = bond[has_geometry], columns.bond_attr[has_geometry, 0]
-    pos = _first_conformers(columns)
-    length = np.linalg.norm(pos[bond[:, 0]] - pos[bond[:, 1]], axis=1)
-    z = np.sort(columns.z[bond], axis=1).astype(np.int64)
-    code = (z[:, 0] * 256 + z[:, 1]) * 8 + kind
-    found, count = np.unique(code, return_counts=True)
-    lengths = {}
-    for value in found[np.argsort(-count, kind="stable")]:
-        pair, mark = int(value) // 8, "-=#:?"[min(int(value) % 8, 4)]
-        ends = _symbol(pair // 256), _symbol(pair % 256)
-        name = mark.join(ends[::-1] if ends[0] == "H" else ends)
-        lengths[name] = length[code == value]
-    return lengths
-
-
-def _distances(columns: MoleculeColumns) -> np.ndarray:
-    """Return the distances of all pairs of atoms in some of the molecules, evenly spaced."""
-    places = np.flatnonzero(columns.origin & Origin.NO_GEOMETRY == 0)
-    places = places[:: max(1, len(places) // PAIR_MOLECULES)]
-    found = [np.zeros(0, np.float32)]
-    for place in places:
-        pos = columns.record(int(place)).pos[0]
-        i, j = np.triu_indices(len(pos), 1)
-        found.append(np.linalg.norm(pos[i] - pos[j], axis=1))
-    return np.concatenate(found)
 
 
 def describe(stats: Statistics) -> list[str]:
@@ -205,8 +93,6 @@ def main() -> None:
     stats = statistics(arguments.root)
     print("\n".join(describe(stats)))
     if arguments.output:
-        from .figure import draw  # matplotlib is an extra
-
         draw(stats, arguments.root.resolve().name, arguments.output)
         print(f"\n{arguments.output}")
 

@@ -22,13 +22,13 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from tqdm import tqdm
 
-from msde.codec import MoleculeColumns
-from msde.errors import MsdeError, OneLineParser, report_errors
+from msde.chem.parsing import MoleculeError, MoleculeRecord, Origin, silence_rdkit
+from msde.chem.rebuild import mol_from_record
+from msde.cli import OneLineParser, report_errors
+from msde.data.codec import MoleculeColumns
+from msde.data.shards import ShardDataset
+from msde.errors import MsdeError
 from msde.files import full_disk_is_told, write_atomically
-from msde.molecule import MoleculeError, MoleculeRecord, Origin, silence_rdkit
-from msde.shards import ShardDataset
-
-from .rebuild import mol_from_record
 
 MAX_V2000 = 999  # atoms and bonds that the older format can count
 

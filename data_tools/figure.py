@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from msde.errors import MsdeError
 from msde.files import full_disk_is_told, write_atomically
 
-if TYPE_CHECKING:
-    from .describe import Statistics
+from .pipeline.summary import Statistics
 
 BLUE, INK = "#3b6ea8", "#333a44"
 # One hue each for the most common kinds of bonds; distinct for readers who see few colours, too.

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from msde.codec import MoleculeColumns
-from msde.errors import MsdeError, OneLineParser, report_errors
-from msde.shards import ShardDataset, repeated_ids
+from msde.cli import OneLineParser, report_errors
+from msde.data.codec import MoleculeColumns
+from msde.data.shards import ShardDataset, repeated_ids
+from msde.errors import MsdeError
 
-from .packing import check_space, prepare_output, write_data_set
+from .pipeline.packing import check_space, prepare_output, write_data_set
 
 SUMMED = ("counts", "rejects_by_reason", "notes_by_reason")
 

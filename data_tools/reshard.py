@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msde.errors import MsdeError, OneLineParser, report_errors
-from msde.shards import ShardDataset
+from msde.cli import OneLineParser, report_errors
+from msde.data.shards import ShardDataset
+from msde.errors import MsdeError
 
-from .packing import check_space, facts_of, prepare_output, write_data_set
-from .parts import SHARD_MOLECULES
+from .pipeline.packing import check_space, facts_of, prepare_output, write_data_set
+from .pipeline.parts import SHARD_MOLECULES
 
 
 def reshard(

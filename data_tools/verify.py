@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from msde.codec import MoleculeColumns
-from msde.errors import DataDamaged, OneLineParser, report_errors
-from msde.files import file_sha256
-from msde.integrity import check_size, damaged_blocks
-from msde.molecule import ATOM_SIZES, BOND_SIZES, CIP_LABELS, Origin
-from msde.shards import (
+from msde.chem.parsing import ATOM_SIZES, BOND_SIZES, CIP_LABELS, Origin
+from msde.cli import OneLineParser, report_errors
+from msde.data.codec import MoleculeColumns
+from msde.data.integrity import check_size, damaged_blocks
+from msde.data.shards import (
     INDEX_DTYPE,
     ShardDataset,
     digest_of,
@@ -30,6 +29,8 @@ from msde.shards import (
     read_manifest,
     repeated_ids,
 )
+from msde.errors import DataDamaged
+from msde.files import file_sha256
 
 OFF_CENTRE = 1e-3  # A, of a conformer's mean; it is stored in single precision
 _ORIGINS = sum(Origin)

@@ -7,7 +7,7 @@ import torch
 
 from msde.config import make_config
 from msde.model import MoleculeSDE, parameter_groups
-from msde.plan import make_plan
+from msde.training.plan import make_plan
 
 STEPS = 20
 

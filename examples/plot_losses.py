@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from msde.monitor import read_metrics
+from msde.monitor.writer import read_metrics
 
 PANELS = {
     "loss/{}contrastive": "contrastive",

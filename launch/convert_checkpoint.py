@@ -12,7 +12,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from msde.errors import MsdeError, OneLineParser, report_errors
+from msde.cli import OneLineParser, report_errors
+from msde.errors import MsdeError
 
 KEPT = "published.safetensors"  # tensors of the published file that we have no use for
 
@@ -46,10 +47,10 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> None:
     """Write a published checkpoint in our format."""
     from safetensors.torch import save_file
 
-    from msde import published
+    from msde.checkpoints import published
+    from msde.checkpoints.weights import save_weights
     from msde.config import leaves
     from msde.files import write_atomically
-    from msde.weights import save_weights
 
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise MsdeError(f"--output {output} is not an empty folder; choose another one")
@@ -76,9 +77,9 @@ def to_published(folder: Path, output: Path) -> None:
     import torch
     from safetensors import safe_open
 
-    from msde import published
+    from msde.checkpoints import published
+    from msde.checkpoints.weights import read_config, read_state
     from msde.files import write_atomically
-    from msde.weights import read_config, read_state
 
     if output.exists() or not os.access(output.parent, os.W_OK):
         raise MsdeError(f"--output {output} exists, or its folder is not there or not writable")

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from msde import cpu
-from msde.errors import MsdeError, OneLineParser, report_errors
+from msde.cli import OneLineParser, report_errors
+from msde.cluster import process
+from msde.errors import MsdeError
 
 
 def read_molecules(
@@ -28,7 +29,7 @@ def read_molecules(
     from msde.data_tools.convert import read_file, recognise
     from msde.data_tools.readers import FORMATS, Options, check_trusted, get_reader
 
-    from msde.molecule import MAX_ATOMS, MoleculeError
+    from msde.chem.parsing import MAX_ATOMS, MoleculeError
 
     if not path.is_file():
         raise MsdeError(f"input {path} cannot be read: it is neither a file nor a folder of shards")
@@ -84,11 +85,11 @@ def main() -> None:
             f"--output {arguments.output}: its folder does not exist or is not writable"
         )
 
-    cpu.prepare()
+    process.prepare()
     import msde
+    from msde.chem.parsing import silence_rdkit
+    from msde.data.shards import ShardDataset
     from msde.files import write_atomically
-    from msde.molecule import silence_rdkit
-    from msde.shards import ShardDataset
 
     silence_rdkit()
     model = msde.load(arguments.checkpoint)

@@ -12,10 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-from msde import engine_config, ranks
-from msde.config import PRESETS, Config, make_config, to_dict
-from msde.errors import MsdeError, OneLineParser, Problems, report_errors
-from msde.orphans import Launcher
+from msde.cli import OneLineParser, report_errors
+from msde.cluster import ranks
+from msde.cluster.launcher import Launcher
+from msde.config import PRESETS, Config, deepspeed, make_config, to_dict
+from msde.errors import MsdeError, Problems
 
 SHORTEST = "deepspeed launch/pretrain.py --data DIR --output DIR"
 
@@ -68,7 +69,7 @@ def resolve(arguments: argparse.Namespace) -> Config:
     """Build the configuration; with --init-from the model is that of the weights."""
     over = None
     if arguments.init_from is not None:
-        from msde.weights import read_config
+        from msde.checkpoints.weights import read_config
 
         theirs = read_config(arguments.init_from)
         over = {
@@ -84,7 +85,7 @@ def check_data(data: list[str], config: Config | None) -> None:
     Args:
         config: None if it has mistakes of its own; then data that must be copied are passed over.
     """
-    from msde.plan import open_data
+    from msde.training.plan import open_data
 
     problems = Problems()
     for item in data:
@@ -97,7 +98,7 @@ def check_data(data: list[str], config: Config | None) -> None:
 
 def begun_with(arguments: argparse.Namespace) -> int | None:
     """Return how many slots a step the run has that is resumed, if one is."""
-    from msde.snapshots import newest_manifest
+    from msde.checkpoints.snapshots import newest_manifest
 
     if arguments.resume == "never":
         return None
@@ -111,7 +112,7 @@ def dry_run(
     import torch
 
     from msde.model import MoleculeSDE
-    from msde.plan import make_plan, state_memory
+    from msde.training.plan import make_plan, state_memory
 
     plan = make_plan(config, arguments.data, ds_config["train_batch_size"])
     with torch.device("meta"):
@@ -135,9 +136,9 @@ def main() -> None:
     rank, world_size = ranks.rank(), ranks.world_size()
     if arguments.save_every is not None:
         arguments.overrides.append(f"run.save_every={arguments.save_every}")
-    from msde import cpu
+    from msde.cluster import process
 
-    cpu.prepare()
+    process.prepare()
     problems = Problems()
     config: Config | None = None
     with problems.noted():
@@ -147,14 +148,14 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     chosen = arguments.deepspeed_config
-    ds_path = chosen or engine_config.shipped_config("zero1" if on_gpu else "cpu_debug")
+    ds_path = chosen or deepspeed.shipped_config("zero1" if on_gpu else "cpu_debug")
     with problems.noted():
-        ds_config = engine_config.load(ds_path, world_size, begun_with(arguments))
+        ds_config = deepspeed.load(ds_path, world_size, begun_with(arguments))
     with problems.noted():
         check_data(arguments.data, config)
     problems.tell()
     assert config is not None  # or there would have been a problem
-    engine_config.check_together(config, ds_config)
+    deepspeed.check_together(config, ds_config)
     if arguments.dry_run:
         if rank == 0:
             dry_run(config, ds_config, arguments, world_size)
@@ -164,7 +165,7 @@ def main() -> None:
     logging.getLogger("msde").setLevel(logging.INFO if rank == 0 else logging.ERROR)
     if chosen is None:
         logging.getLogger("msde").info("DeepSpeed configuration: %s", ds_path)
-    from msde.train import pretrain
+    from msde.training.run import pretrain
 
     pretrain(
         config,

@@ -14,9 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from msde import preemption
-from msde.errors import MsdeError, OneLineParser, report_errors
-from msde.orphans import end_with_the_parent
+from msde.cli import OneLineParser, report_errors
+from msde.cluster import preemption
+from msde.cluster.launcher import end_with_the_parent
+from msde.errors import MsdeError
 
 PREEMPTED = 75  # EX_TEMPFAIL: the same command goes on later
 HOPELESS = {

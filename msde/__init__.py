@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from msde.pretrained import Pretrained
+    from msde.inference.pretrained import Pretrained
 
 __version__ = "0.1.0"
 __all__ = ["load"]
 
 
 def load(folder: Path | str, device: torch.device | str | None = None) -> Pretrained:
-    """Load a pretrained model; see `msde.pretrained.load`."""
-    from msde import pretrained  # torch and rdkit take seconds to import, and not all need them
+    """Load a pretrained model; see `msde.inference.pretrained.load`."""
+    from msde.inference import (
+        pretrained,  # torch and rdkit take seconds to import, and not all need them
+    )
 
     return pretrained.load(folder, device)

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from msde.errors import MsdeError
-from msde.pretrained import Pretrained, View, load, views_of
+from msde.inference.pretrained import Pretrained, View, load, views_of
 
 
 class MoleculeEmbedding(TransformerMixin, BaseEstimator):

@@ -16,19 +16,19 @@ if not torch.cuda.is_available():
 import pytest  # noqa: E402
 from rdkit import RDConfig  # noqa: E402
 
-from msde import cpu  # noqa: E402
+from msde.cluster import process  # noqa: E402
 
-cpu.prepare()
+process.prepare()
 
-from msde.data_tools.chunks import Task, convert_one  # noqa: E402
 from msde.data_tools.convert import convert  # noqa: E402
+from msde.data_tools.pipeline.chunks import Task, convert_one  # noqa: E402
 from msde.data_tools.readers import Options, RawMolecule  # noqa: E402
 
-from msde.batch import MoleculeBatch  # noqa: E402
-from msde.codec import columns_from_records  # noqa: E402
+from msde.chem.parsing import MoleculeRecord, silence_rdkit  # noqa: E402
 from msde.config import make_config  # noqa: E402
+from msde.data.batch import MoleculeBatch  # noqa: E402
+from msde.data.codec import columns_from_records  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
-from msde.molecule import MoleculeRecord, silence_rdkit  # noqa: E402
 from msde.philox import Key  # noqa: E402
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
@@ -76,7 +76,7 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of real molecules in small blocks, so that windows and blocks matter."""
     output = tmp_path_factory.mktemp("data") / "nci"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("msde.shards.BLOCK_MOLECULES", 16)
+        patch.setattr("msde.data.shards.BLOCK_MOLECULES", 16)
         convert([NCI], output, "smiles", processes=2, limit=150)
     return output
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from test_engine import BINARIES, ENVIRONMENT, PRETRAIN, ROOT, free_port
 
-from msde.monitor import read_metrics
+from msde.monitor.writer import read_metrics
 
 HARM = Path(__file__).parent / "harm/pretrain.py"
 TINY = [

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch_geometric.data import Batch
 
-from msde.batch import MoleculeBatch
-from msde.codec import columns_from_records
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
 from msde.philox import Key
 
 

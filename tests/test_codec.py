@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from msde import codec
+from msde.data import codec
 
 
 def assert_same(one, other):

@@ -3,11 +3,10 @@ import json
 
 import pytest
 
-from msde import engine_config
-from msde.config import from_dict, make_config, to_dict
+from msde.config import deepspeed, from_dict, make_config, to_dict
+from msde.data.partition import SlotSize
 from msde.errors import MsdeError
-from msde.partition import SlotSize
-from msde.plan import slot_size
+from msde.training.plan import slot_size
 
 
 def test_overrides_win_over_files_and_files_over_presets(tmp_path):
@@ -69,18 +68,18 @@ def test_unknown_presets_name_the_nearest():
 @pytest.mark.parametrize("name", ["cpu_debug", "zero1", "zero2", "zero3", "zero3_offload"])
 @pytest.mark.parametrize("world_size", [1, 6])
 def test_shipped_engine_configurations(name, world_size):
-    values = engine_config.load(engine_config.shipped_config(name), world_size)
+    values = deepspeed.load(deepspeed.shipped_config(name), world_size)
     assert values["train_batch_size"] == world_size
     assert values["gradient_accumulation_steps"] == 1
     assert values["gradient_clipping"] == 0
 
 
 def test_a_run_keeps_the_slots_that_it_was_begun_with():
-    path = engine_config.shipped_config("zero1")
-    values = engine_config.load(path, 2, begun_with=8)
+    path = deepspeed.shipped_config("zero1")
+    values = deepspeed.load(path, 2, begun_with=8)
     assert (values["train_batch_size"], values["gradient_accumulation_steps"]) == (8, 4)
     with pytest.raises(MsdeError, match="8 slots, which 3 ranks cannot share evenly"):
-        engine_config.load(path, 3, begun_with=8)
+        deepspeed.load(path, 3, begun_with=8)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_bad_engine_configurations_are_named(tmp_path, changes, message):
     path = tmp_path / "ds.json"
     path.write_text(json.dumps(changes))
     with pytest.raises(MsdeError) as error:
-        engine_config.load(path, 2)
+        deepspeed.load(path, 2)
     assert message in str(error.value) and str(path) in str(error.value)
 
 
@@ -125,7 +124,9 @@ def test_known_keys_are_those_of_the_installed_deepspeed():
     """An upgrade that adds or drops a key must be noticed here."""
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-    known = json.loads((engine_config.resources.files("msde") / "deepspeed_keys.json").read_text())
+    known = json.loads(
+        (deepspeed.resources.files("msde.config") / "deepspeed_keys.json").read_text()
+    )
     fields = DeepSpeedZeroConfig.model_fields
     names = set(fields) | {field.alias for field in fields.values() if field.alias}
     deprecated = {name for name, field in fields.items() if "Deprecated" in str(field)} | {
@@ -142,6 +143,6 @@ def test_known_keys_are_those_of_the_installed_deepspeed():
 @pytest.mark.parametrize(("stage", "fits"), [("zero2", True), ("zero3", False)])
 def test_cuda_graphs_exclude_zero_3(stage, fits):
     config = make_config("paper", overrides=["run.cuda_graphs=true"])
-    values = engine_config.load(engine_config.shipped_config(stage), 1)
+    values = deepspeed.load(deepspeed.shipped_config(stage), 1)
     with contextlib.nullcontext() if fits else pytest.raises(MsdeError, match="ZeRO 0 to 2 only"):
-        engine_config.check_together(config, values)
+        deepspeed.check_together(config, values)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import make_record
 
-from msde.batch import MoleculeBatch
-from msde.codec import columns_from_records
 from msde.config import LossConfig
-from msde.contrastive import OBJECTIVES, GraphEBMNCE, InfoNCE, NodeEBMNCE, ebm_nce, info_nce
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.model.contrastive import OBJECTIVES, GraphEBMNCE, InfoNCE, NodeEBMNCE, ebm_nce, info_nce
 from msde.ops import segment_mean
 from msde.philox import Stream
 

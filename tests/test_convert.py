@@ -15,20 +15,20 @@ import pytest
 from conftest import NCI
 from msde.data_tools import parts
 from msde.data_tools.convert import convert
-from msde.data_tools.executors import open_workers
+from msde.data_tools.pipeline.executors import open_workers
 from msde.data_tools.readers import Options
 from rdkit import Chem
 
-from msde import molecule
+from msde.chem import parsing
+from msde.data.shards import ShardDataset
 from msde.errors import DiskFull, MsdeError
 from msde.files import file_sha256
-from msde.shards import ShardDataset
 
 # Shards of two chunks, so that a conversion has many parts.
 SMALL_SHARDS = """
 from msde.data_tools import parts
 from msde.data_tools.convert import main
-from msde.errors import report_errors
+from msde.cli import report_errors
 parts.SHARD_MOLECULES = 128
 if __name__ == "__main__":
     report_errors(main)
@@ -212,7 +212,7 @@ def test_the_death_of_a_worker_is_one_line_and_the_conversion_can_go_on(flat, tm
 
 
 def test_a_log_gets_a_line_now_and_then(flat, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("msde.data_tools.progress.SECONDS", 0)
+    monkeypatch.setattr("msde.data_tools.pipeline.progress.SECONDS", 0)
     with caplog.at_level("INFO"):
         convert([flat / "flat.smi"], tmp_path / "out", options=Options(conformers=0))
     assert re.fullmatch(
@@ -299,7 +299,7 @@ def test_odd_geometries_are_rejected_by_reason(tmp_path):
 
 
 def test_compressed_sdf_keeps_coordinates_stereo_title_and_labels(tmp_path):
-    mol = molecule.embed_conformer(Chem.MolFromSmiles("C[C@H](N)C(=O)O"), 1, keep_hydrogens=True)
+    mol = parsing.embed_conformer(Chem.MolFromSmiles("C[C@H](N)C(=O)O"), 1, keep_hydrogens=True)
     mol.SetProp("_Name", "alanine")
     block = Chem.MolToMolBlock(mol) + "> <gap>\n1.5\n\n$$$$\n"
     flat = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")) + "$$$$\n"
@@ -437,7 +437,7 @@ def test_without_conformers_there_is_topology_alone(flat):
     dataset = ShardDataset(flat / "out")
     assert dataset.manifest["no_geometry"] == len(dataset) == dataset.manifest["molecules"]
     for columns in dataset.blocks():
-        assert (columns.origin == molecule.Origin.NO_GEOMETRY).all() and not columns.pos.any()
+        assert (columns.origin == parsing.Origin.NO_GEOMETRY).all() and not columns.pos.any()
 
 
 def test_a_full_disk_is_told_and_the_conversion_goes_on_afterwards(flat, tmp_path, small_shards):

@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 from conftest import NCI, SMILES
 from msde.data_tools.convert import convert
-from msde.data_tools.describe import describe, statistics
+from msde.data_tools.describe import describe
 from msde.data_tools.export import export
 from msde.data_tools.merge import merge
+from msde.data_tools.pipeline.summary import statistics
 from msde.data_tools.readers import Options
 from msde.data_tools.rebuild import mol_from_record
 from msde.data_tools.reshard import reshard
 from msde.data_tools.verify import molecule_problems, verify
 from rdkit import Chem
 
-from msde import shards
-from msde.codec import columns_from_records
+from msde.chem.parsing import MoleculeError, Origin, record_from_mol
+from msde.data import shards
+from msde.data.codec import columns_from_records
+from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.files import file_sha256
-from msde.molecule import MoleculeError, Origin, record_from_mol
-from msde.shards import ShardDataset
 
 FIELDS = ("z", "x", "cip", "bond_index", "bond_attr", "extended_source", "extended_degree")
 
@@ -161,7 +162,7 @@ def test_description_says_what_the_data_hold(records, tmp_path):
 
 
 def test_large_data_sets_are_sampled(shard_dir, monkeypatch):
-    monkeypatch.setattr("msde.data_tools.describe.SAMPLE_BLOCKS", 3)
+    monkeypatch.setattr("msde.data_tools.pipeline.summary.SAMPLE_BLOCKS", 3)
     stats = statistics(shard_dir)
     assert stats.sampled < stats.manifest["molecules"]
     assert "in evenly spaced blocks, looked at" in describe(stats)[0]

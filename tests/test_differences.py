@@ -12,12 +12,12 @@ import torch
 from conftest import make_record, make_small
 from rdkit import Chem
 
-from msde import geometry
-from msde.batch import MoleculeBatch
-from msde.codec import columns_from_records
-from msde.molecule import CIP_LABELS
+from msde.chem.parsing import CIP_LABELS
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.model import geometry
+from msde.model.sde import per_row, perturb, score_from_noise
 from msde.philox import Key
-from msde.sde import per_row, perturb, score_from_noise
 
 KEY = Key(1, 2)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from msde.config import SchNetConfig
-from msde.encoders.schnet import Filters, Interaction
+from msde.model.encoders.schnet import Filters, Interaction
 
 
 @pytest.mark.parametrize("scale", [1, 4])

@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from msde import checkpoint, engine_config, weights
-from msde.config import make_config
+from msde.checkpoints import engine_state, weights
+from msde.checkpoints.snapshots import newest_manifest
+from msde.config import deepspeed, make_config
 from msde.model import MoleculeSDE, parameter_groups
-from msde.monitor import read_metrics
+from msde.monitor.writer import read_metrics
 from msde.philox import Stream, seed_for
-from msde.plan import make_plan, state_memory
-from msde.snapshots import newest_manifest
+from msde.training.plan import make_plan, state_memory
 
 ROOT = Path(__file__).parent.parent
 PRETRAIN = ROOT / "launch/pretrain.py"
@@ -37,7 +37,7 @@ PAPER = ["--preset=paper", *OVERRIDES]
 
 def ds_config(tmp_path, stage, slots=2, threshold=0):
     path = tmp_path / f"zero{stage}.json"
-    values = json.loads(engine_config.shipped_config("cpu_debug").read_text())
+    values = json.loads(deepspeed.shipped_config("cpu_debug").read_text())
     values["zero_optimization"]["stage"] = stage
     if stage == 3:  # partition some weights, keep smaller ones whole
         values["zero_optimization"]["stage3_param_persistence_threshold"] = threshold
@@ -247,7 +247,7 @@ def test_resume_equals_an_uninterrupted_run(shard_dir, tmp_path, stage):
         for folder in (stopped, whole)
     ]
     assert held_out[0] == held_out[1] and len(held_out[0]) == 3
-    final = f"checkpoints/{checkpoint.folder_name(4)}"
+    final = f"checkpoints/{engine_state.folder_name(4)}"
     for name in ("model.safetensors", "ema.safetensors"):
         one, other = load_file(whole / final / name), load_file(stopped / final / name)
         assert one.keys() == other.keys()
@@ -332,7 +332,7 @@ def test_warm_start_from_weights_of_ours_and_published_ones(shard_dir, tmp_path)
 @pytest.mark.large
 def test_a_large_model_trains_in_the_memory_that_is_foretold(shard_dir, tmp_path):
     """204 million parameters for three steps under ZeRO-3 with everything offloaded."""
-    values = json.loads(engine_config.shipped_config("zero3_offload").read_text())
+    values = json.loads(deepspeed.shipped_config("zero3_offload").read_text())
     values["torch_autocast"]["enabled"] = False  # CPUs emulate bfloat16, very slowly
     for what in ("offload_optimizer", "offload_param"):
         values["zero_optimization"][what]["pin_memory"] = False
@@ -373,14 +373,14 @@ def test_damaged_checkpoints_are_passed_over_and_named(shard_dir, tmp_path):
     output = tmp_path / "run"
     common = ["--data", shard_dir, "--output", output, *PAPER, "run.save_every=2"]
     run(*common, "run.steps=4", ranks=0)
-    newest = output / "checkpoints" / checkpoint.folder_name(4)
+    newest = output / "checkpoints" / engine_state.folder_name(4)
     damaged = newest / "mp_rank_00_model_states.pt"
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(bytes(data))
     result = run(*common, "run.steps=5", ranks=0)
     assert f"{newest}: {damaged.name} is damaged" in result.stderr
-    assert checkpoint.folder_name(2) in result.stderr
+    assert engine_state.folder_name(2) in result.stderr
     assert [r["step"] for r in read_metrics(output / "metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from conftest import KINDS, SMILES, make_record, make_small
 
-from msde.batch import MoleculeBatch
-from msde.codec import columns_from_records
-from msde.compact import Compact
-from msde.filler import filled, round_up
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.data.packed import Compact
+from msde.data.padding import filled, round_up
 from msde.philox import Key
 
 

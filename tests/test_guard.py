@@ -8,7 +8,7 @@ import torch
 from jobs import TINY, Job, events, finish, losses, manifest, saved_steps, steps
 from test_engine import ds_config
 
-from msde.shards import ShardDataset
+from msde.data.shards import ShardDataset
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
 

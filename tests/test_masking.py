@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import make_record
 
-from msde.batch import MoleculeBatch
-from msde.codec import columns_from_records
-from msde.masking import mask_columns
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.data.masking import mask_columns
 from msde.philox import Key
 
 
@@ -103,7 +103,7 @@ def test_conformers_are_masked_alike(records):
 
 def test_masked_training_streams(shard_dir):
     from msde.config import make_config
-    from msde.plan import make_plan
+    from msde.training.plan import make_plan
 
     config = make_config(overrides=["data.masking_ratio=0.3", "data.molecules_per_step=32"])
     (batch,) = next(iter(make_plan(config, shard_dir, 1).stream))

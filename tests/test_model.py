@@ -6,14 +6,14 @@ import torch
 from conftest import KINDS, make_record, make_small
 from rdkit import Chem
 
-from msde.batch import NO_KEY, MoleculeBatch
-from msde.codec import columns_from_records
+from msde.chem.parsing import record_from_mol
 from msde.config import make_config
-from msde.geometry import pseudo_angle
+from msde.data.batch import NO_KEY, MoleculeBatch
+from msde.data.codec import columns_from_records
 from msde.model import MoleculeSDE, Noise, adjacency, antithetic_times, parameter_groups
-from msde.molecule import record_from_mol
+from msde.model.geometry import pseudo_angle
 from msde.philox import Key, Stream
-from msde.recompute import checkpoint_activations
+from msde.training.activation_checkpointing import checkpoint_activations
 
 
 @pytest.fixture

@@ -14,14 +14,15 @@ from ogb.utils.features import (
 from rdkit import Chem
 from rdkit.Chem import rdCIPLabeler
 
-from msde import features, molecule, native
-from msde.molecule import MoleculeError
+from msde.chem import features, native, parsing
+from msde.chem.parsing import MoleculeError
+from msde.ops import build
 
 
 def test_vocabulary_sizes_are_those_of_ogb():
-    assert get_atom_feature_dims() == molecule.ATOM_SIZES
-    assert get_bond_feature_dims() == molecule.BOND_SIZES
-    assert allowable_features["possible_chirality_list"] == molecule.ATOM_VOCABULARY["chirality"]
+    assert get_atom_feature_dims() == parsing.ATOM_SIZES
+    assert get_bond_feature_dims() == parsing.BOND_SIZES
+    assert allowable_features["possible_chirality_list"] == parsing.ATOM_VOCABULARY["chirality"]
 
 
 # What real molecules lack: metals, dative bonds, radicals, charges and geometries out of the
@@ -42,14 +43,14 @@ UNUSUAL = [
 
 
 def real_molecules(every=5):
-    molecule.silence_rdkit()
+    parsing.silence_rdkit()
     lines = NCI.read_text().splitlines()[:1000:every]
     mols = [Chem.MolFromSmiles(line.split()[0]) for line in [*lines, *SMILES]]
     return [*filter(None, mols), *map(Chem.MolFromSmiles, UNUSUAL)]
 
 
 def topology(mol):
-    return molecule.record_from_mol(mol, uid=0, topology_only=True)
+    return parsing.record_from_mol(mol, uid=0, topology_only=True)
 
 
 def assert_ogb(mol):
@@ -73,7 +74,7 @@ def test_axes_of_atropisomers_have_the_last_code(stereo):  # OGB fails on them
     axis = mol.GetBondBetweenAtoms(7, 8)
     axis.SetStereo(Chem.BondStereo.names[stereo])
     codes = topology(mol).bond_attr[:, 1]
-    assert codes[axis.GetIdx()] == molecule.BOND_SIZES[1] - 1
+    assert codes[axis.GetIdx()] == parsing.BOND_SIZES[1] - 1
     assert np.count_nonzero(codes) == 1
 
 
@@ -91,9 +92,9 @@ def test_cip_labels_are_those_of_the_new_algorithm():
         rdCIPLabeler.AssignCIPLabels(labelled)
         props = [atom.GetPropsAsDict(autoConvertStrings=False) for atom in labelled.GetAtoms()]
         labels = [p.get("_CIPCode", "") for p in props]
-        assert [molecule.CIP_LABELS[code] for code in topology(mol).cip] == labels
+        assert [parsing.CIP_LABELS[code] for code in topology(mol).cip] == labels
         seen.update(labels)
-    assert seen == set(molecule.CIP_LABELS)
+    assert seen == set(parsing.CIP_LABELS)
 
 
 def test_extended_edges_are_those_up_to_four_bonds_apart():
@@ -110,7 +111,7 @@ def test_extended_edges_are_the_published_ones():
 
     data = arrays("batch")
     num_atoms = len(data["batch"])
-    source, degree = molecule.extended_edges(data["edge_index"].T.numpy(), num_atoms)
+    source, degree = parsing.extended_edges(data["edge_index"].T.numpy(), num_atoms)
     edges = zip(source.tolist(), np.repeat(np.arange(num_atoms), degree).tolist(), strict=True)
     assert sorted(edges) == sorted(map(tuple, data["extended_edge_index"].T.tolist()))
 
@@ -121,8 +122,8 @@ def test_features_of_a_published_batch():
     data = arrays("batch")
     with np.load(DIR / "batch.npz", allow_pickle=False) as file:
         blocks = file["molblock"]
-    mols = [molecule.mol_from_molblock(str(block)) for block in blocks]
-    made = [molecule.record_from_mol(mol, uid) for uid, mol in enumerate(mols)]
+    mols = [parsing.mol_from_molblock(str(block)) for block in blocks]
+    made = [parsing.record_from_mol(mol, uid) for uid, mol in enumerate(mols)]
     assert np.array_equal(np.concatenate([r.x for r in made]), data["x"])
     pos = np.concatenate([r.pos[0] for r in made])
     assert np.abs(pos - data["pos"].numpy()).max() < 1e-3
@@ -159,10 +160,10 @@ def test_cip_labels_do_not_depend_on_the_order_of_atoms():
     ],
 )
 def test_broken_geometries_are_refused(block_edit, reason):
-    mol = molecule.embed_conformer(Chem.MolFromSmiles("CCO"), seed=1)
+    mol = parsing.embed_conformer(Chem.MolFromSmiles("CCO"), seed=1)
     block_edit(mol)
     with pytest.raises(MoleculeError, match=reason):
-        molecule.record_from_mol(mol, uid=0)
+        parsing.record_from_mol(mol, uid=0)
 
 
 @pytest.mark.parametrize("num_atoms", [12, 1200])  # all pairs at once, and sorted
@@ -174,9 +175,9 @@ def test_close_atoms_are_found_in_any_conformer(num_atoms, gap, broken):
     for shifted in (pos, pos + 1e4, pos.astype(np.float32)):
         if broken:
             with pytest.raises(MoleculeError, match="closer than"):
-                molecule.check_geometry(shifted)
+                parsing.check_geometry(shifted)
         else:
-            molecule.check_geometry(shifted)
+            parsing.check_geometry(shifted)
 
 
 @pytest.mark.parametrize(
@@ -184,14 +185,14 @@ def test_close_atoms_are_found_in_any_conformer(num_atoms, gap, broken):
     [("C(C", "SMILES syntax"), ("CN(C)(C)(C)C", "valence"), ("c1cccc1C", "kekul")],
 )
 def test_unparsable_smiles_say_why(smiles, reason):
-    molecule.silence_rdkit()
+    parsing.silence_rdkit()
     with pytest.raises(MoleculeError, match=f"(?i){reason}"):
-        molecule.mol_from_smiles(smiles)
+        parsing.mol_from_smiles(smiles)
 
 
 def test_uid_is_stable():
-    assert molecule.molecule_uid("a.smi", 1) == 0x0D52B1CAF095992D
-    assert molecule.molecule_uid("a.smi", 1) != molecule.molecule_uid("a.smi", 11)
+    assert parsing.molecule_uid("a.smi", 1) == 0x0D52B1CAF095992D
+    assert parsing.molecule_uid("a.smi", 1) != parsing.molecule_uid("a.smi", 11)
 
 
 # Each of them has something that few others have in RDKit's binary form, or is left to getters.
@@ -227,7 +228,7 @@ def special_molecules():
 
 def both_ways(mol, topology_only):
     """Return what the library and what the getters say, the latter as a message if they raise."""
-    flags = molecule._NO_CONFORMERS if topology_only else molecule._IN_DOUBLE
+    flags = parsing._NO_CONFORMERS if topology_only else parsing._IN_DOUBLE
     try:
         expected = features.features_by_getters(mol, topology_only)
     except (MoleculeError, RuntimeError) as error:
@@ -248,7 +249,7 @@ def library():
 
 
 def test_library_and_getters_agree_on_real_molecules(library):
-    molecule.silence_rdkit()
+    parsing.silence_rdkit()
     lines = NCI.read_text().splitlines()[::5]
     mols = [mol for line in lines if (mol := Chem.MolFromSmiles(line.split()[0]))]
     assert len(mols) > 900
@@ -258,12 +259,12 @@ def test_library_and_getters_agree_on_real_molecules(library):
 
 
 def test_library_and_getters_agree_on_positions(library):
-    mols = [molecule.embed_conformer(Chem.MolFromSmiles(s), 1, True) for s in SMILES[:7]]
-    mols += [molecule.embed_conformers(Chem.MolFromSmiles("CC(O)CC"), 3, 5)]
+    mols = [parsing.embed_conformer(Chem.MolFromSmiles(s), 1, True) for s in SMILES[:7]]
+    mols += [parsing.embed_conformers(Chem.MolFromSmiles("CC(O)CC"), 3, 5)]
     assert mols[-1].GetNumConformers() > 1
     for mol in mols[:7]:
         for keep in (False, True):  # as an SD file holds them
-            mols.append(molecule.mol_from_molblock(Chem.MolToMolBlock(mol), keep))
+            mols.append(parsing.mol_from_molblock(Chem.MolToMolBlock(mol), keep))
     drawn = Chem.Mol(mols[-1])
     drawn.AddConformer(Chem.Conformer(drawn.GetNumAtoms()), assignId=True)
     drawn.GetConformer(1).Set3D(False)
@@ -296,12 +297,12 @@ def test_library_and_getters_agree_on_special_molecules_or_it_leaves_them(librar
     ],
 )
 def test_molecules_that_the_library_leaves(library, mol):
-    assert native.features(mol.ToBinary(molecule._IN_DOUBLE)) is None
+    assert native.features(mol.ToBinary(parsing._IN_DOUBLE)) is None
 
 
 def test_damaged_binaries_are_left(library):
-    mol = molecule.embed_conformer(Chem.MolFromSmiles("C[C@H](N)/C=C/c1ccccc1"), 1)
-    whole = mol.ToBinary(molecule._IN_DOUBLE)
+    mol = parsing.embed_conformer(Chem.MolFromSmiles("C[C@H](N)/C=C/c1ccccc1"), 1)
+    whole = mol.ToBinary(parsing._IN_DOUBLE)
     assert native.features(whole) is not None
     assert all(native.features(whole[:size]) is None for size in range(len(whole)))
     assert native.features(whole + b"\0") is None
@@ -329,13 +330,13 @@ def fresh(tmp_path, monkeypatch):
     ("variable", "value"), [("CXX", "/no/compiler"), ("CXX", "false"), ("PATH", "")]
 )
 def test_without_a_compiler_records_are_the_same(fresh, monkeypatch, caplog, variable, value):
-    mol = molecule.embed_conformer(Chem.MolFromSmiles(SMILES[2]), 1)
-    expected = molecule.record_from_mol(mol, uid=1, name="one")
+    mol = parsing.embed_conformer(Chem.MolFromSmiles(SMILES[2]), 1)
+    expected = parsing.record_from_mol(mol, uid=1, name="one")
     native._library.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(fresh.parent / "other"))
     monkeypatch.setenv(variable, value)
     for _ in range(2):
-        record = molecule.record_from_mol(mol, uid=1, name="one")
+        record = parsing.record_from_mol(mol, uid=1, name="one")
     for field in vars(expected):
         assert np.array_equal(getattr(record, field), getattr(expected, field)), field
     assert native._library() is None
@@ -365,8 +366,8 @@ def compiler(library, tmp_path, monkeypatch):
 
 def test_of_processes_that_need_a_library_at_the_same_time_one_compiles(compiler, fresh):
     log = fresh.parent / "log"
-    compiler(f'echo compiled >> {log}\n{native._compiler()[0]} "$@"')
-    code = "from msde import native; assert native._library() is not None"
+    compiler(f'echo compiled >> {log}\n{build._compiler()[0]} "$@"')
+    code = "from msde.chem import native; assert native._library() is not None"
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
     assert log.read_text() == "compiled\n"
@@ -377,7 +378,7 @@ def test_a_library_in_use_is_not_replaced(compiler, fresh):
     # Another machine with the same home, where locks do not reach, compiles it meanwhile.
     find = 'while [ "$1" != -o ]; do shift; done'
     compiler(f'{find}\necho ours > "$2"\necho theirs > {fresh}/"$(basename "$2")"')
-    assert native.compiled(native.SOURCE, native.FLAGS).read_text() == "theirs\n"
+    assert build.compiled(native.SOURCE, native.FLAGS).read_text() == "theirs\n"
 
 
 def test_the_warning_says_what_the_compiler_said(compiler, fresh, caplog):

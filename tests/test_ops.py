@@ -14,11 +14,13 @@ import torch
 from conftest import KINDS, make_small
 from torch import nn
 
-from msde import geometry, native, ops, philox
-from msde.encoders.gin import GINLayer
-from msde.encoders.schnet import Filters
-from msde.layers import Sequential
-from msde.model import parameter_groups
+from msde import ops, philox
+from msde.chem import native
+from msde.data.ragged import complete_pairs
+from msde.model import geometry, parameter_groups
+from msde.model.encoders.gin import GINLayer
+from msde.model.encoders.schnet import Filters
+from msde.model.layers import Sequential
 from msde.ops import Interpolation, Pairs, PairWeights, cpu, library, normalisation, registered
 from msde.ops.groups import PaddedLayout
 from msde.philox import Key, Stream
@@ -65,7 +67,7 @@ def offsets(counts):
 
 def pairs_of(sizes):
     counts = [n * (n - 1) // 2 for n in sizes]
-    index = geometry.complete_pairs(torch.tensor(sizes), sum(sizes), sum(counts))
+    index = complete_pairs(torch.tensor(sizes), sum(sizes), sum(counts))
     graph = torch.repeat_interleave(torch.tensor(sizes))
     return Pairs(index, offsets(sizes), offsets(counts), graph, max(sizes))
 

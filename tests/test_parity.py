@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from msde import geometry, published
-from msde.batch import MoleculeBatch
+from msde.checkpoints import published
 from msde.config import SDEConfig, make_config
-from msde.contrastive import ebm_nce, info_nce
+from msde.data.batch import MoleculeBatch
+from msde.data.ragged import complete_pairs
 from msde.model import MoleculeSDE, Noise, adjacency
-from msde.sde import make_sde, per_row, perturb, score_from_noise
+from msde.model.contrastive import ebm_nce, info_nce
+from msde.model.sde import make_sde, per_row, perturb, score_from_noise
 
 DIR = Path(os.environ.get("MSDE_PARITY_DIR", Path(__file__).parent / "data/parity"))
 TOLERANCE = 1e-5
@@ -71,7 +72,7 @@ def batch():
     ptr = np.concatenate([[0], np.bincount(data["batch"]).cumsum()])
     counts = torch.from_numpy(np.diff(ptr))
     num_pairs = int((counts * (counts - 1) // 2).sum())
-    pair_index = geometry.complete_pairs(counts, int(ptr[-1]), num_pairs)
+    pair_index = complete_pairs(counts, int(ptr[-1]), num_pairs)
     number = {tuple(p): k for k, p in enumerate(pair_index.T.tolist())}
     edges, attributes = data["edge_index"], data["edge_attr"]
     forward = edges[0] < edges[1]

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from msde.data.mixture import Mixture
+from msde.data.partition import Partition, SlotSize, held_out, held_out_molecules
+from msde.data.shards import INDEX_DTYPE, ShardDataset
 from msde.errors import MsdeError
-from msde.mixture import Mixture
-from msde.partition import Partition, SlotSize, held_out, held_out_molecules
-from msde.shards import INDEX_DTYPE, ShardDataset
 
 
 @dataclasses.dataclass
@@ -48,9 +48,9 @@ def indexed(count, seed=0):
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-    monkeypatch.setattr("msde.partition.WINDOW_BLOCKS", 6)
-    monkeypatch.setattr("msde.partition.WINDOW_STEPS", 2)
-    monkeypatch.setattr("msde.partition.GROUP_BLOCKS", 3)
+    monkeypatch.setattr("msde.data.partition.WINDOW_BLOCKS", 6)
+    monkeypatch.setattr("msde.data.partition.WINDOW_STEPS", 2)
+    monkeypatch.setattr("msde.data.partition.GROUP_BLOCKS", 3)
 
 
 def make(data, slots=4, molecules=5, atoms=None, seed=0, fraction=0.0):
@@ -112,7 +112,7 @@ def test_slots_of_a_window_differ_in_atoms_by_less_than_the_largest_molecule():
 
 
 def test_slots_keep_to_a_budget_of_atoms_and_use_most_of_it(monkeypatch):
-    monkeypatch.setattr("msde.partition.WINDOW_STEPS", 16)
+    monkeypatch.setattr("msde.data.partition.WINDOW_STEPS", 16)
     data = indexed(5000)
     num_atoms = data.sources[0].num_atoms
     filled = []

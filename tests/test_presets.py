@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from msde import engine_config
-from msde.config import from_dict, make_config, read_json, to_dict
+from msde.config import deepspeed, from_dict, make_config, read_json, to_dict
+from msde.config.presets import PRESETS
 from msde.model import MoleculeSDE, parameter_groups
-from msde.plan import state_memory
-from msde.presets import PRESETS
+from msde.training.plan import state_memory
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SIZES = {"paper": (4.668591e6, 0), "base": (10e6, 0.1), "large": (100e6, 0.1), "xl": (1e9, 0.1)}
@@ -53,7 +52,7 @@ def test_the_memory_in_the_readme_is_that_of_the_formula():
     for line in rows:
         name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
         file, ranks = re.fullmatch(r"`(\w+)`, (\d+) GPUs?", name).groups()
-        ds_config = read_json(engine_config.shipped_config(file))
+        ds_config = read_json(deepspeed.shipped_config(file))
         for column, cell in zip(columns, cells, strict=True):
             count = sum(p.numel() for p in on_meta(column.strip("`")).parameters())
             memory = state_memory(count, int(ranks), ds_config)

@@ -15,12 +15,12 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import msde
-from msde.batch import MoleculeBatch
-from msde.codec import columns_from_records
+from msde.checkpoints.weights import save_weights
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
 from msde.errors import MsdeError
-from msde.pretrained import Pretrained
+from msde.inference.pretrained import Pretrained
 from msde.sklearn import MoleculeEmbedding
-from msde.weights import save_weights
 
 EMBED = Path(__file__).parent.parent / "launch/embed.py"
 
@@ -59,8 +59,8 @@ def test_kinds_of_input_agree(model, records):
 
 
 def test_a_folder_of_shards(model, shard_dir):
-    from msde.mixture import Mixture
-    from msde.shards import ShardDataset
+    from msde.data.mixture import Mixture
+    from msde.data.shards import ShardDataset
 
     h = model.embed(shard_dir, "both")
     dataset = ShardDataset(shard_dir)
@@ -311,7 +311,7 @@ def test_a_scikit_learn_pipeline(folder):
 
 
 def test_large_molecules_are_batched_by_pairs(model, monkeypatch):
-    monkeypatch.setattr("msde.pretrained.BATCH_PAIRS", 50)
+    monkeypatch.setattr("msde.inference.pretrained.BATCH_PAIRS", 50)
     seen = []
     encoder = model.model.encoder_3d
     hook = encoder.register_forward_pre_hook(

@@ -75,7 +75,8 @@ def test_a_rank_ends_with_its_exit_code_whatever_its_threads_do(failing):
     """Threads of collectives that are late hold a process up, or abort it while Python ends."""
     script = """
 import os, sys, threading, time
-from msde.errors import NoCheckpoint, report_errors
+from msde.cli import report_errors
+from msde.errors import NoCheckpoint
 
 def main():
     os.environ["RANK"] = "0"

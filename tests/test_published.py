@@ -13,7 +13,7 @@ from rdkit import Chem
 from test_parity import DIR, TOLERANCE, arrays
 
 import msde
-from msde import published
+from msde.checkpoints import published
 from msde.errors import MsdeError
 
 CONVERT = Path(__file__).parent.parent / "launch/convert_checkpoint.py"

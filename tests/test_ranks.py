@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from deepspeed.launcher.runner import fetch_hostfile
 
+from msde.cluster.ranks import first_host, map_environment
 from msde.errors import MsdeError
-from msde.ranks import first_host, map_environment
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 

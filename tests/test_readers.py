@@ -21,8 +21,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from torch_geometric.data import Data, InMemoryDataset
 
-from msde.errors import MsdeError
-from msde.molecule import (
+from msde.chem.parsing import (
     MoleculeError,
     Origin,
     embed_conformer,
@@ -31,6 +30,7 @@ from msde.molecule import (
     record_from_mol,
     silence_rdkit,
 )
+from msde.errors import MsdeError
 
 silence_rdkit()
 DEFAULT = Path(__file__).parent.parent.parent / "shared/data"

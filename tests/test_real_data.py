@@ -14,7 +14,7 @@ from msde.data_tools.export import export
 from msde.data_tools.readers import Options
 from msde.data_tools.verify import verify
 
-from msde.shards import ShardDataset
+from msde.data.shards import ShardDataset
 
 DATA = Path(os.environ.get("MSDE_DATA_DIR", Path(__file__).parent.parent.parent / "shared/data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from msde import ops
 from msde.model import Noise
-from msde.replay import ReplayedLosses
+from msde.training.cuda_graphs import ReplayedLosses
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "item", "equal"}
 

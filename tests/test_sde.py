@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from msde.config import make_config
-from msde.sde import (
+from msde.model.sde import (
     VESDE,
     VPSDE,
     SubVPSDE,

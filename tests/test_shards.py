@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from msde import shards
-from msde.codec import columns_from_records
+from msde.data import shards
+from msde.data.codec import columns_from_records
+from msde.data.shards import INDEX_DTYPE, ShardDataset
 from msde.errors import DataDamaged, MsdeError
-from msde.shards import INDEX_DTYPE, ShardDataset
 
 
 @pytest.fixture

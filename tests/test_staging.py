@@ -5,10 +5,10 @@ import fsspec
 import numpy as np
 import pytest
 
+from msde.data.mixture import Mixture
+from msde.data.shards import ShardDataset
 from msde.errors import DataDamaged, MsdeError
-from msde.mixture import Mixture
-from msde.plan import open_data
-from msde.shards import ShardDataset
+from msde.training.plan import open_data
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import make_small
 
+from msde.data.mixture import Mixture
+from msde.data.partition import Partition, SlotSize
+from msde.data.shards import ShardDataset
+from msde.data.stream import ShardStream
 from msde.errors import DataDamaged, MsdeError
-from msde.mixture import Mixture
-from msde.partition import Partition, SlotSize
-from msde.shards import ShardDataset
-from msde.stream import ShardStream
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,9 @@ def data(shard_dir):
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-    monkeypatch.setattr("msde.partition.WINDOW_BLOCKS", 3)
-    monkeypatch.setattr("msde.partition.WINDOW_STEPS", 1)
-    monkeypatch.setattr("msde.partition.GROUP_BLOCKS", 2)
+    monkeypatch.setattr("msde.data.partition.WINDOW_BLOCKS", 3)
+    monkeypatch.setattr("msde.data.partition.WINDOW_STEPS", 1)
+    monkeypatch.setattr("msde.data.partition.GROUP_BLOCKS", 2)
 
 
 def make_stream(data, rank=0, world_size=1, slots=4, per_slot=5, seed=0, **options):
@@ -70,7 +70,7 @@ def test_every_molecule_once_an_epoch_with_the_same_noise(data, world_size, work
 def reference(data):
     with pytest.MonkeyPatch.context() as patch:
         for name, size in (("WINDOW_BLOCKS", 3), ("WINDOW_STEPS", 1), ("GROUP_BLOCKS", 2)):
-            patch.setattr(f"msde.partition.{name}", size)
+            patch.setattr(f"msde.data.partition.{name}", size)
         slots = epochs(make_stream(data, slots=24, per_slot=3), 2)
         model = make_small("base")
         return {(b.key.epoch, b.slot): digest(b, model) for b in slots}
@@ -145,8 +145,8 @@ def test_resident_molecules_give_the_same_batches(data, several, fill, tmp_path,
     if several:  # conformers
         import dataclasses
 
-        from msde.codec import columns_from_records
-        from msde.shards import write_manifest, write_shard
+        from msde.data.codec import columns_from_records
+        from msde.data.shards import write_manifest, write_shard
 
         more = [
             dataclasses.replace(r, pos=np.concatenate([r.pos * (1 + k) for k in range(1 + n % 3)]))

@@ -26,7 +26,7 @@ from jobs import (
 from safetensors.torch import load_file
 from test_engine import ds_config
 
-from msde import snapshots
+from msde.checkpoints import snapshots
 from msde.errors import DiskFull
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import KINDS, make_small
 
-from msde.batch import MoleculeBatch
-from msde.codec import columns_from_records
-from msde.sde import perturb
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.model.sde import perturb
 
 # Relative to the largest value, through two dozen layers; the edge frames amplify rounding.
 TOLERANCE = {torch.float32: (1e-4, 2e-3), torch.float64: (1e-11, 1e-8)}

@@ -3,8 +3,8 @@ import math
 import pytest
 
 from msde.config import OptimConfig
-from msde.monitor import Monitor, read_metrics, summary
-from msde.train import learning_rate_factor
+from msde.monitor.writer import Monitor, read_metrics, summary
+from msde.training.run import learning_rate_factor
 
 
 @pytest.mark.parametrize(

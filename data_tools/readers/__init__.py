@@ -31,8 +31,8 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 from rdkit import Chem
 
+from msde.chem.parsing import MoleculeError, Origin
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError, Origin
 
 # In this order `--format auto` asks them whether they recognise a file.
 FORMATS = (

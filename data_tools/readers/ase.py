@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from msde.chem.parsing import MoleculeError
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError
 
+from ..parsing.perception import parsed_geometry, perceive
 from . import Facts, Label, Options, Parsed, RawMolecule, content, needs, same_for_all, source_name
-from .perception import parsed_geometry, perceive
 
 KEEP_HYDROGENS = True
 SAMPLE = 100  # rows that decide which values are labels

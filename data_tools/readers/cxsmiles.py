@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rdkit import Chem
 
+from msde.chem.parsing import MoleculeError
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError
 
+from ..parsing.chemistry import assign_stereo, implied_hydrogens
+from ..parsing.tables import delimiter_of, layout, read_table, rows
 from . import Facts, Options, Parsed, RawMolecule, content, same_for_all
-from .chemistry import assign_stereo, implied_hydrogens
-from .tables import delimiter_of, layout, read_table, rows
 
 KEEP_HYDROGENS = False
 GEOMETRY = "|("  # begins the coordinates of a CXSMILES

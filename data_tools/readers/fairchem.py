@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from msde.chem.parsing import MoleculeError
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError
 
+from ..parsing.databases import first_value, metadata, peek, records
+from ..parsing.perception import parsed_geometry, perceive
 from . import (
     Facts,
     Label,
@@ -31,8 +33,6 @@ from . import (
     same_for_all,
     source_name,
 )
-from .databases import first_value, metadata, peek, records
-from .perception import parsed_geometry, perceive
 
 KEEP_HYDROGENS = True
 ENERGY = ("energy", "y", "y_relaxed")

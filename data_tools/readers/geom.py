@@ -21,9 +21,16 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from msde.chem.parsing import MoleculeError
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError
 
+from ..parsing.chemistry import (
+    agreeing_conformers,
+    check_radicals,
+    merge_conformers,
+    remove_hydrogens,
+)
+from ..parsing.perception import bonds_of_smiles, connect
 from . import (
     Facts,
     Label,
@@ -37,13 +44,6 @@ from . import (
     open_bytes,
     source_name,
 )
-from .chemistry import (
-    agreeing_conformers,
-    check_radicals,
-    merge_conformers,
-    remove_hydrogens,
-)
-from .perception import bonds_of_smiles, connect
 
 KEEP_HYDROGENS = False
 UNITS = {

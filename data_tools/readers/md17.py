@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
+from msde.chem.parsing import MoleculeError
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError
 
+from ..parsing.chemistry import check_radicals
+from ..parsing.perception import parsed_geometry, perceive
 from . import Facts, Label, Options, Parsed, RawMolecule, content, source_name
-from .chemistry import check_radicals
-from .perception import parsed_geometry, perceive
 
 KEEP_HYDROGENS = True
 NAMES = {

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from msde.errors import MsdeError
 
+from ..parsing.tables import layout, read_table, rows, with_units
 from . import Facts, Options, Parsed, RawMolecule, same_for_all, source_name
 from . import smiles as smiles_reader
 from .qm9 import UNITS as QM9_UNITS
-from .tables import layout, read_table, rows, with_units
 
 KEEP_HYDROGENS = False
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
+from msde.chem.parsing import MoleculeError
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError
 
+from ..parsing.tables import labels_from, rows
 from . import Facts, Label, Options, Parsed, RawMolecule, content, open_bytes, source_name
 from .sdf import mol_from_block, records
-from .tables import labels_from, rows
 
 KEEP_HYDROGENS = False
 LABELS = (Label("homolumogap", "eV"),)

@@ -19,9 +19,17 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from msde.chem.parsing import ATOM_VOCABULARY, MoleculeError, Origin
 from msde.errors import MsdeError
-from msde.molecule import ATOM_VOCABULARY, MoleculeError, Origin
 
+from ..parsing.chemistry import (
+    assign_stereo,
+    check_radicals,
+    implied_hydrogens,
+    remove_hydrogens,
+    set_conformers,
+)
+from ..parsing.perception import bonds_of_smiles, connect, order_bonds
 from . import (
     Facts,
     Label,
@@ -33,15 +41,7 @@ from . import (
     same_for_all,
     source_name,
 )
-from .chemistry import (
-    assign_stereo,
-    check_radicals,
-    implied_hydrogens,
-    remove_hydrogens,
-    set_conformers,
-)
 from .fairchem import graph_fields
-from .perception import bonds_of_smiles, connect, order_bonds
 
 KEEP_HYDROGENS = False
 # The targets of torch_geometric.datasets.QM9, in its order.

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from msde.chem.parsing import MoleculeError
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError
 
+from ..parsing.tables import labels_from, layout, rows, with_units
 from . import Facts, Label, Options, Parsed, RawMolecule, content, open_bytes, source_name
 from .sdf import mol_from_block, records
-from .tables import labels_from, layout, rows, with_units
 
 KEEP_HYDROGENS = True
 UNITS = {

@@ -27,9 +27,11 @@ from typing import BinaryIO
 
 from rdkit import Chem
 
+from msde.chem.parsing import MoleculeError, mol_from_molblock
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError, mol_from_molblock
 
+from ..parsing.chemistry import check_complete, check_radicals, merge_conformers
+from ..parsing.tables import SAMPLE, is_number, labels_from
 from . import (
     Facts,
     Label,
@@ -41,8 +43,6 @@ from . import (
     same_for_all,
     source_name,
 )
-from .chemistry import check_complete, check_radicals, merge_conformers
-from .tables import SAMPLE, is_number, labels_from
 
 KEEP_HYDROGENS = False
 CHUNK = 1 << 20  # bytes read at a time

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rdkit import Chem, rdBase
 
-from msde.molecule import (
+from msde.chem.parsing import (
     MAX_ATOMS,
     MoleculeError,
     Origin,
@@ -20,8 +20,8 @@ from msde.molecule import (
     molecule_uid,
 )
 
+from ..parsing.tables import delimiter_of, layout, read_table
 from . import Facts, Options, Parsed, RawMolecule, content, open_text, same_for_all, source_name
-from .tables import delimiter_of, layout, read_table
 
 KEEP_HYDROGENS = False
 SUFFIXES = (".smi", ".smiles", ".ism", ".txt", ".csv", ".tsv", ".tab")

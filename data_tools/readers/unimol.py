@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
+from msde.chem.parsing import MoleculeError, mol_from_smiles
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError, mol_from_smiles
 
+from ..parsing.chemistry import remove_hydrogens, set_conformers, without_drawings
+from ..parsing.databases import first_value, peek, records
 from . import (
     Facts,
     Label,
@@ -29,8 +31,6 @@ from . import (
     same_for_all,
     source_name,
 )
-from .chemistry import remove_hydrogens, set_conformers, without_drawings
-from .databases import first_value, peek, records
 
 KEEP_HYDROGENS = False
 

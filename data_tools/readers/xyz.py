@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
+from msde.chem.parsing import MoleculeError
 from msde.errors import MsdeError
-from msde.molecule import MoleculeError
 
+from ..parsing.perception import parsed_geometry, perceive
+from ..parsing.tables import is_number, labels_from
 from . import (
     Facts,
     Label,
@@ -34,8 +36,6 @@ from . import (
     same_for_all,
     source_name,
 )
-from .perception import parsed_geometry, perceive
-from .tables import is_number, labels_from
 
 KEEP_HYDROGENS = True
 SAMPLE = 100  # frames that decide which keys are labels

@@ -1,6 +1,6 @@
 """The ops on CPU tensors: memory for the results, and the C++ functions that fill it.
 
-Formulas stand in `csrc/ops`, interfaces in `msde.ops`.
+Formulas stand in `csrc`, interfaces in `msde.ops`.
 """
 
 from __future__ import annotations

@@ -13,14 +13,15 @@ import torch
 import triton
 from torch import Tensor, empty_like
 
-from msde.ops import triton_edge_mlp, triton_noise
-from msde.ops import triton_kernels as kernels
 from msde.ops.gpu_layers import batch_norm as batch_norm
 from msde.ops.gpu_layers import batch_norm_grad as batch_norm_grad
 from msde.ops.gpu_layers import edge_geometry as edge_geometry
 from msde.ops.gpu_layers import frame_mean as frame_mean
 from msde.ops.gpu_layers import frame_mean_grad as frame_mean_grad
 from msde.ops.library import contiguous
+from msde.ops.triton import edge_mlp as triton_edge_mlp
+from msde.ops.triton import kernels
+from msde.ops.triton import noise as triton_noise
 
 TILE = 32  # edges or pairs taken together
 BLOCK = 64  # of the hidden layer of the edge MLP

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 from torch import Tensor, empty_like
 
-from msde.ops import triton_layers as kernels
 from msde.ops.library import contiguous
+from msde.ops.triton import layers as kernels
 
 PARTS = 64  # into which sums over all rows are cut
 BLOCK = 64  # columns taken together

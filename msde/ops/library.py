@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msde import native
+from msde.ops import build
 
-SOURCE = Path(native.__file__).parent / "csrc/ops/ops.cpp"
+SOURCE = Path(__file__).parent / "csrc/ops.cpp"
 FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno",
     "-fno-trapping-math", "-falign-loops=64", "-shared", "-fPIC", "-Wl,--as-needed",
@@ -41,7 +41,7 @@ def _load() -> ctypes.CDLL | None:
     openmp = _torch_openmp()
     flags = (*FLAGS, "-fopenmp") if openmp else FLAGS  # without it there is one thread
     try:
-        return ctypes.CDLL(str(native.compiled(SOURCE, flags, openmp)))
+        return ctypes.CDLL(str(build.compiled(SOURCE, flags, openmp)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         log.warning(f"training on the CPU takes nearly twice as long, without C++: {error}")
         return None

@@ -14,14 +14,15 @@ import sys
 import time
 from pathlib import Path
 
-from msde import cpu
+from msde.cluster import process
 
-cpu.prepare()  # before torch's threads
+process.prepare()  # before torch's threads
 
 import torch  # noqa: E402
 from deepspeed.utils import safe_get_full_optimizer_state  # noqa: E402
 
-from msde import checkpoint, train  # noqa: E402
+from msde.checkpoints import engine_state  # noqa: E402
+from msde.training import run as train  # noqa: E402
 
 harm = json.loads(os.environ["HARM"])
 mine = harm.get("rank", 0) in (int(os.environ.get("RANK", "0")), "all")
@@ -134,7 +135,7 @@ def dump(slots):
     torch_save(found, harm["file"] + os.environ["RANK"])
 
 
-make_model, torch_save, make_room = train.make_model, torch.save, checkpoint.make_room
+make_model, torch_save, make_room = train.make_model, torch.save, engine_state.make_room
 
 
 def make_model_with_hook(*arguments):
@@ -185,7 +186,7 @@ if what == "leap":
 if what == "die_in_save":
     torch.save = save_half_and_die
 if what == "fill_disk":
-    checkpoint.make_room = make_room_and_fill
+    engine_state.make_room = make_room_and_fill
 before_each_step(globals().get(what, nothing))
 sys.argv[0] = str(Path(__file__).parent.parent.parent / "launch/pretrain.py")
 runpy.run_path(sys.argv[0], run_name="__main__")

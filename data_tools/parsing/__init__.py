@@ -1,0 +1,1 @@
+"""What several readers share: tables, databases, RDKit molecules from text and from positions."""

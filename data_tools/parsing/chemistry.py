@@ -1,0 +1,165 @@
+"""What readers do with RDKit molecules: conformers, hydrogens, radicals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import rdqueries
+
+from msde.chem.parsing import MoleculeError
+
+_RADICAL = Chem.RWMol(Chem.MolFromSmarts("*"))  # matches atoms that have unpaired electrons
+_RADICAL.ReplaceAtom(0, rdqueries.NumRadicalElectronsGreaterQueryAtom(0))
+FLAT = 1e-6  # A; a conformer whose z are all below it is a drawing, if others are not
+
+
+def set_conformers(mol: Chem.Mol, positions: np.ndarray) -> None:
+    """Replace the conformers of a molecule by positions, (num_conformers, num_atoms, 3) in A."""
+    mol.RemoveAllConformers()
+    for place in np.ascontiguousarray(positions, np.float64):
+        if not np.isfinite(place).all():
+            raise MoleculeError("coordinates that are not finite numbers")
+        conformer = Chem.Conformer(len(place))
+        conformer.Set3D(True)
+        conformer.SetPositions(place)
+        mol.AddConformer(conformer, assignId=True)
+
+
+def assign_stereo(mol: Chem.Mol) -> None:
+    """Take stereochemistry from the first conformer, and from nothing else."""
+    Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
+
+
+def remove_hydrogens(
+    mol: Chem.Mol, forces: np.ndarray | None = None
+) -> tuple[Chem.Mol, np.ndarray | None]:
+    """Remove hydrogens, and the forces on them, (num_conformers, num_atoms, 3).
+
+    RDKit keeps some: those of H2, isotopes, and those that make a double bond E or Z, as in an
+    imine. So do the forces.
+    """
+    if forces is None:
+        return Chem.RemoveHs(mol), None
+    mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        atom.SetIntProp("_place", atom.GetIdx())
+    mol = Chem.RemoveHs(mol)
+    kept = [atom.GetIntProp("_place") for atom in mol.GetAtoms()]
+    for atom in mol.GetAtoms():
+        atom.ClearProp("_place")
+    return mol, forces[:, kept]
+
+
+def check_radicals(mol: Chem.Mol) -> None:
+    """Refuse unpaired electrons; where bonds came from positions they mark a wrong bond."""
+    if mol.HasSubstructMatch(_RADICAL):  # much faster than to ask every atom
+        count = sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+        raise MoleculeError(f"radical: {count} unpaired electrons, as a rule of wrong bonds")
+
+
+def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
+    """Refuse a geometry that has some hydrogens and lacks others, or all if they are wanted.
+
+    Args:
+        mol: with or without its hydrogens.
+        num_atoms: how many atoms its geometry has in the file.
+    """
+    implied = implied_hydrogens(mol)
+    present = num_atoms - mol.GetNumAtoms()  # hydrogens that were there and have been removed
+    if implied == present:
+        return
+    # Hydrogens that RDKit does not remove, as those of an imine, do not make it some of them.
+    if keep_hydrogens or present or mol.GetNumHeavyAtoms() == 0:
+        raise MoleculeError("the geometry lacks hydrogens that its bonds imply")
+
+
+def implied_hydrogens(mol: Chem.Mol) -> int:
+    """Count the hydrogens that the bonds imply and that are no atoms."""
+    return mol.GetNumAtoms(onlyExplicit=False) - mol.GetNumAtoms()
+
+
+def without_drawings(positions: np.ndarray) -> np.ndarray:
+    """Leave out conformers that are flat drawings, unless all are."""
+    solid = np.abs(positions[:, :, 2]).max(axis=1) > FLAT
+    return positions[solid] if solid.any() else positions
+
+
+def merge_conformers(
+    mols: Sequence[Chem.Mol], places: Sequence[int]
+) -> tuple[Chem.Mol, tuple[tuple[int, str], ...]]:
+    """Unite molecules with the same atoms in the same order to one with many conformers.
+
+    Those that are not the first molecule, stereochemistry included, are left out.
+
+    Args:
+        places: what to call the conformers by, their lines or numbers.
+
+    Returns:
+        The molecule, and (place, reason) for each conformer left out.
+    """
+    first = Chem.Mol(mols[0])
+    atoms, bonds, smiles = _atoms(first), _bonds(first), Chem.MolToSmiles(first)
+    dropped = []
+    for mol, place in zip(mols[1:], places[1:], strict=True):
+        if _atoms(mol) != atoms or _bonds(mol) != bonds:
+            dropped.append((place, "conformer: atoms or bonds differ from the first's"))
+        elif Chem.MolToSmiles(mol) != smiles:
+            dropped.append((place, "conformer: isomeric SMILES differs from the first's"))
+        else:
+            for conformer in mol.GetConformers():
+                first.AddConformer(conformer, assignId=True)
+    return first, tuple(dropped)
+
+
+def agreeing_conformers(
+    mol: Chem.Mol, positions: np.ndarray
+) -> tuple[Chem.Mol, tuple[tuple[int, str], ...]]:
+    """Give a molecule those of its conformers that have the stereochemistry of the first.
+
+    Args:
+        mol: bonds and no conformers.
+        positions: (num_conformers, num_atoms, 3) in A.
+    """
+    kept, dropped, first = [], [], None
+    for number, place in enumerate(positions, start=1):
+        single = Chem.Mol(mol)
+        set_conformers(single, place[None])
+        assign_stereo(single)
+        if first is None:
+            first = single
+        if _stereo(single) == _stereo(first):
+            kept.append(place)
+        else:
+            dropped.append((number, "conformer: stereochemistry differs from the first's"))
+    if first is None:
+        raise MoleculeError("no 3D conformer")
+    set_conformers(first, np.stack(kept))
+    return first, tuple(dropped)
+
+
+def mol_with_bonds(numbers: np.ndarray, bonds: Sequence[tuple[int, int]]) -> Chem.RWMol:
+    """Build an unsanitised molecule of atoms that are joined by single bonds."""
+    mol = Chem.RWMol()
+    for number in numbers:
+        atom = Chem.Atom(int(number))
+        atom.SetNoImplicit(True)
+        mol.AddAtom(atom)
+    for i, j in bonds:
+        mol.AddBond(int(i), int(j), Chem.BondType.SINGLE)
+    return mol
+
+
+def _atoms(mol: Chem.Mol) -> list[int]:
+    return [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+
+
+def _bonds(mol: Chem.Mol) -> set[tuple[int, int]]:
+    ends = ((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds())
+    return {(min(pair), max(pair)) for pair in ends}
+
+
+def _stereo(mol: Chem.Mol) -> tuple:
+    atoms = tuple(atom.GetChiralTag() for atom in mol.GetAtoms())
+    return atoms, tuple(bond.GetStereo() for bond in mol.GetBonds())

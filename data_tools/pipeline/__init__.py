@@ -1,0 +1,1 @@
+"""The stages of a conversion: chunks, processes, parts of shards, progress."""

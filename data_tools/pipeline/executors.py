@@ -1,0 +1,178 @@
+"""Where molecules are converted: in this process, in local ones, on a Dask cluster or under MPI."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from msde.cluster.launcher import end_with_the_parent
+from msde.errors import MsdeError
+
+from ..readers import RawMolecule
+from .chunks import Converted, Task, convert_chunk, convert_elsewhere, unpack
+
+AHEAD = 4  # chunks under way for each worker: none waits, and memory stays bounded
+CONNECT_SECONDS = 10  # that a cluster's scheduler may take to answer
+
+
+@dataclass(frozen=True)
+class Workers:
+    """An executor and the number of its workers; without an executor, this process."""
+
+    executor: Executor | None
+    count: int
+
+
+def _start_worker() -> None:
+    """Prepare a local worker: the main process decides when it ends, and takes it along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_the_parent(signal.SIGKILL)
+    main_process = multiprocessing.parent_process()
+    if main_process is not None and not main_process.is_alive():
+        os._exit(1)  # it was killed before this worker could ask to be taken along
+
+
+@contextlib.contextmanager
+def open_workers(kind: str, processes: int) -> Iterator[Workers]:
+    """Start or reach the workers of `local`, `dask:ADDRESS` or `mpi`.
+
+    Args:
+        processes: how many, for `local`; one means that this process does the work.
+
+    Raises:
+        MsdeError: a package is missing, or the cluster cannot be reached.
+    """
+    scheme, _, address = kind.partition(":")
+    if kind == "local":
+        opened = _local(processes)
+    elif scheme == "dask" and address:
+        opened = _dask(address)
+    elif kind == "mpi":
+        opened = _mpi()
+    else:
+        raise MsdeError(f"--executor {kind}: expected local, dask:ADDRESS or mpi")
+    with opened as workers:
+        yield workers
+
+
+@contextlib.contextmanager
+def _local(processes: int) -> Iterator[Workers]:
+    if processes == 1:
+        yield Workers(None, 1)
+        return
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, initializer=_start_worker)
+    try:
+        yield Workers(pool, processes)
+        pool.shutdown()
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()  # a molecule may take it minutes, and whoever waits has decided to stop
+        # Of a result that was being sent the rest never comes: without a writer the pool sees that.
+        pool._result_queue._writer.close()  # type: ignore[attr-defined]
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+@contextlib.contextmanager
+def _dask(address: str) -> Iterator[Workers]:
+    try:
+        import distributed
+    except ImportError as error:
+        raise MsdeError("--executor dask needs a package: pip install 'msde[dask]'") from error
+    try:
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise MsdeError(f"no Dask scheduler answers at {address}: {_first_line(error)}") from error
+    with client:
+        count = sum(client.nthreads().values())
+        if not count:
+            raise MsdeError(f"the Dask scheduler at {address} has no workers; start some")
+        with _shut_down(client.get_executor(pure=False)) as executor:
+            yield Workers(executor, count)
+
+
+@contextlib.contextmanager
+def _shut_down(executor: Any) -> Iterator[Any]:
+    """Shut an executor down in the end, at once if something went wrong."""
+    try:
+        yield executor
+        executor.shutdown()
+    except BaseException:
+        executor.shutdown(wait=False)
+        raise
+
+
+@contextlib.contextmanager
+def _mpi() -> Iterator[Workers]:
+    try:
+        from mpi4py.futures import MPIPoolExecutor
+    except ImportError as error:
+        raise MsdeError(
+            "--executor mpi needs a package and an MPI library: pip install 'msde[mpi]' mpich"
+        ) from error
+    with _shut_down(MPIPoolExecutor()) as executor:
+        if executor.num_workers < 1:
+            raise MsdeError(
+                "--executor mpi found no workers; start it with "
+                "'mpiexec -n N python -m mpi4py.futures -m msde.data_tools.convert ...', N >= 2"
+            )
+        yield Workers(executor, executor.num_workers)
+
+
+def converted(
+    chunks: Iterable[tuple[int, list[RawMolecule]]], task: Task, workers: Workers
+) -> Iterator[tuple[int, list[RawMolecule], Converted]]:
+    """Convert numbered chunks; results come in the order of the input.
+
+    Raises:
+        MsdeError: a worker died.
+    """
+    if workers.executor is None:
+        for first, raws in chunks:
+            yield first, raws, convert_chunk(task, raws)
+        return
+    chunks = iter(chunks)
+    pending: collections.deque[tuple[int, list[RawMolecule], Future]] = collections.deque()
+    while True:
+        while len(pending) < AHEAD * workers.count:
+            chunk = next(chunks, None)
+            if chunk is None:
+                break
+            with _workers_death_is_told(chunk[1]):
+                pending.append((*chunk, workers.executor.submit(convert_elsewhere, task, chunk[1])))
+        if not pending:
+            return
+        first, raws, future = pending.popleft()
+        with _workers_death_is_told(raws):
+            result = unpack(future.result())
+        yield first, raws, result
+
+
+@contextlib.contextmanager
+def _workers_death_is_told(raws: list[RawMolecule]) -> Iterator[None]:
+    where = f"near line {raws[0].line} of {raws[0].source}"
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise MsdeError(
+            f"a worker process died, perhaps for lack of memory, {where}; try fewer --processes"
+        ) from error
+    except MsdeError:
+        raise
+    except Exception as error:  # each executor has its own for workers that are lost
+        raise MsdeError(
+            f"a worker failed {where}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

@@ -1,0 +1,106 @@
+"""Molecules that are converted already into a new folder of shards."""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from msde.data import codec
+from msde.data.codec import MoleculeColumns
+from msde.data.shards import write_manifest, write_shard
+from msde.errors import DiskFull, MsdeError
+from msde.files import full_disk_is_told, write_atomically
+
+from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files, size_in_bytes
+
+_OURS = re.compile(r"(shard-\d{5}\.(lmdb|idx)|(rejects|notes)\.jsonl|\..*\.tmp)")
+
+
+def prepare_output(output: Path, sources: Sequence[Path]) -> None:
+    """Make the folder; shards of a run that did not end are removed.
+
+    Raises:
+        MsdeError: it holds something else.
+    """
+    if any(output.resolve() == source.resolve() for source in sources):
+        raise MsdeError(f"--output {output} is one of the inputs; choose another folder")
+    if (output / "manifest.json").exists():
+        raise MsdeError(f"{output} holds a data set already; choose another --output")
+    found = sorted(os.listdir(output)) if output.is_dir() else []
+    others = [name for name in found if not _OURS.fullmatch(name)]
+    if others:
+        raise MsdeError(f"{output} is not empty ({others[0]} is there); choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    for name in found:
+        (output / name).unlink()
+
+
+def _cut(parts: Iterable[MoleculeColumns], molecules: int) -> Iterator[list[MoleculeColumns]]:
+    """Group molecules to shards of `molecules` each, or less where they are large."""
+    shard: list[MoleculeColumns] = []
+    count = size = 0
+    for part in parts:
+        first = 0
+        while first < len(part):
+            last = min(len(part), first + molecules - count)
+            # A copy, since a view would keep the source's block in memory.
+            taken = codec.decode(codec.encode(part.part(first, last)))
+            shard.append(taken)
+            count, size, first = count + len(taken), size + size_in_bytes(taken), last
+            if count == molecules or size >= SHARD_BYTES:
+                yield shard
+                shard, count, size = [], 0, 0
+    if shard:
+        yield shard
+
+
+def write_data_set(
+    output: Path,
+    parts: Iterable[MoleculeColumns],
+    facts: dict[str, Any],
+    lists_of: Sequence[Path],
+    shard_molecules: int = SHARD_MOLECULES,
+    block_molecules: int | None = None,
+) -> int:
+    """Write molecules to a prepared folder, the manifest last; return how many there are.
+
+    Args:
+        facts: for the manifest.
+        lists_of: data sets whose rejects and notes are passed on.
+    """
+    shards = []
+    origins: collections.Counter[str] = collections.Counter()
+    for number, pieces in enumerate(_cut(parts, shard_molecules)):
+        columns = codec.concatenate(pieces)
+        origins.update(count_origins(columns))
+        shards.append(write_shard(output, number, columns, block_molecules))
+    for name in LISTS:
+        paths = [p for p in (root / f"{name}.jsonl" for root in lists_of) if p.exists()]
+        target = output / f"{name}.jsonl"
+        with full_disk_is_told(target, sum(p.stat().st_size for p in paths)):
+            write_atomically(target, lambda temporary, paths=paths: join_files(paths, temporary))
+    write_manifest(output, shards, {**facts, "origin": dict(sorted(origins.items()))})
+    return sum(shard["molecules"] for shard in shards)
+
+
+def facts_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says that does not follow from its shards."""
+    kept = ("labels", "forces_unit", "source", "counts", "rejects_by_reason", "notes_by_reason")
+    return {name: manifest[name] for name in kept if name in manifest}
+
+
+def check_space(output: Path, sources: Sequence[Path]) -> None:
+    """Notice a disk that is too small before hours of work.
+
+    Raises:
+        DiskFull: there is not enough room.
+    """
+    needed = sum(path.stat().st_size for root in sources for path in root.glob("shard-*"))
+    free = shutil.disk_usage(output).free
+    if needed > free:
+        raise DiskFull(f"disk full: {output} needs {needed:,} bytes, {free:,} are free")

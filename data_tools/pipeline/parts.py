@@ -1,0 +1,300 @@
+"""The finished parts of a conversion, kept beside its shards until the data set is whole.
+
+    DIR/parts/job.json                   what is being converted, and how
+    DIR/parts/shard-00000.json           which raw molecules a shard is made of, counts, hashes
+    DIR/parts/shard-00000.rejects.jsonl  and .notes.jsonl
+
+A part's own file is written after all that it speaks of. So a conversion that was stopped, however
+it was, goes on after the parts whose files are there and intact.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from msde.chem.parsing import Origin
+from msde.data import codec
+from msde.data.codec import MoleculeColumns
+from msde.data.shards import shard_name, write_shard
+from msde.errors import MsdeError
+from msde.files import file_sha256, full_disk_is_told, write_atomically
+
+from ..readers import RawMolecule
+from .chunks import CHUNK, OUTSIDE_VOCABULARY, Converted
+from .progress import kind_of
+
+SHARD_MOLECULES = 131_072
+SHARD_BYTES = 128 << 20
+LISTS = ("rejects", "notes")  # each becomes a file of lines
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Part:
+    """A shard in the making: molecules `first` to `last` - 1 of the input."""
+
+    number: int
+    first: int
+    last: int
+    columns: list[MoleculeColumns] = field(default_factory=list)
+    bytes: int = 0
+    lines: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in LISTS})
+    reasons: dict[str, collections.Counter[str]] = field(
+        default_factory=lambda: {name: collections.Counter() for name in LISTS}
+    )
+
+    def add(self, raws: list[RawMolecule], result: Converted) -> None:
+        """Take in the next chunk."""
+        self.last += len(raws)
+        if result.columns is not None:
+            self.columns.append(result.columns)
+            self.bytes += size_in_bytes(result.columns)
+        for name in LISTS:
+            for place, reason in getattr(result, name):
+                self.lines[name].append(_line(raws[place], reason))
+                self.reasons[name][kind_of(reason)] += 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the shard should be written; rejects count, since their lines take memory."""
+        return self.last - self.first >= SHARD_MOLECULES or self.bytes >= SHARD_BYTES
+
+
+def _line(raw: RawMolecule, reason: str) -> str:
+    """Say where a molecule stands and what there is to say about it."""
+    text = raw.payload[:200] if isinstance(raw.payload, str) else ""
+    where = {"source": raw.source, "line": raw.line, "name": raw.name}
+    return json.dumps({**where, "reason": reason, "text": text}) + "\n"
+
+
+class Parts:
+    """The parts of one conversion: those that are finished, and where the next begins."""
+
+    def __init__(self, root: Path, job: dict[str, Any]) -> None:
+        """Take up the job in `root`, or begin it.
+
+        Raises:
+            MsdeError: the folder holds a data set, or the unfinished conversion of something else.
+        """
+        self.root = root
+        self.folder = root / "parts"
+        job = json.loads(json.dumps(job))  # as it will be read again
+        self.is_complete = False  # the manifest is there already; only the parts have to go
+        self.finished: dict[int, dict[str, Any]] = {}
+        self._refuse_others(job)
+        if self.is_complete:
+            return
+        try:
+            with full_disk_is_told(self.folder, 1 << 16):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if not self._job_path.exists():
+                    self._write(self._job_path, json.dumps(job, indent=1) + "\n", durable=True)
+        except OSError as error:
+            raise MsdeError(f"{root} cannot be written: {error}") from error
+        self._lock = self._locked()
+        for folder in (self.root, self.folder):
+            for left_over in folder.glob(".*.tmp"):
+                left_over.unlink()
+        self._find_finished()
+
+    @property
+    def _job_path(self) -> Path:
+        return self.folder / "job.json"
+
+    def _refuse_others(self, job: dict[str, Any]) -> None:
+        has_manifest = (self.root / "manifest.json").exists()
+        if has_manifest and not self.folder.is_dir():
+            raise MsdeError(f"{self.root} holds a data set already; choose another --output")
+        if not self._job_path.exists():
+            self.is_complete = has_manifest
+            return
+        there = json.loads(self._job_path.read_text())
+        if there != job:
+            raise MsdeError(
+                f"{self.root} holds the unfinished conversion of something else "
+                f"({_difference(there, job)}); run that command again, or delete the folder"
+            )
+        self.is_complete = has_manifest
+
+    def _locked(self) -> TextIO:
+        """Keep others out; a process that is killed lets go of the folder a moment later."""
+        file = open(self._job_path)
+        for attempt in range(50):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == 49:
+                    raise MsdeError(f"another process is converting to {self.root}") from None
+                time.sleep(0.1)
+            except OSError:  # a file system without locks
+                return file
+            else:
+                return file
+        raise AssertionError("not reached")
+
+    def close(self) -> None:
+        """Let others at the folder."""
+        if not self.is_complete:
+            self._lock.close()
+
+    def _find_finished(self) -> None:
+        for path in sorted(self.folder.glob("shard-*.json")):
+            with contextlib.suppress(ValueError):  # a crash of the machine may have emptied it
+                part = json.loads(path.read_text())
+                if self._is_intact(part):
+                    self.finished[part["number"]] = part
+                    continue
+            path.unlink()
+
+    def _is_intact(self, part: dict[str, Any]) -> bool:
+        hashes = {self._list_path(part["number"], name): part[name] for name in LISTS}
+        if part["shard"]:
+            shard = self.root / part["shard"]["file"]
+            hashes[shard] = part["shard"]["sha256"]
+            hashes[shard.with_suffix(".idx")] = part["shard"]["index_sha256"]
+        return all(path.exists() and file_sha256(path) == sha for path, sha in hashes.items())
+
+    def _list_path(self, number: int, name: str) -> Path:
+        return self.folder / Path(shard_name(number)).with_suffix(f".{name}.jsonl")
+
+    def unfinished(self, raws: Iterable[Item]) -> Iterator[tuple[int, list[Item]]]:
+        """Cut the input into chunks, and pass over those that finished parts hold."""
+        done = [range(part["first"], part["last"]) for part in self.finished.values()]
+        chunk: list[Item] = []
+        number = 0
+        for number, raw in enumerate(raws, start=1):
+            chunk.append(raw)
+            if len(chunk) == CHUNK:
+                if not any(number - 1 in held for held in done):
+                    yield number - CHUNK, chunk
+                chunk = []
+        if chunk and not any(number - 1 in held for held in done):
+            yield number - len(chunk), chunk
+
+    def write(
+        self, results: Iterable[tuple[int, list[RawMolecule], Converted]]
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Write parts from converted chunks; yields each chunk's size and reasons of rejects."""
+        part = None
+        for first, raws, result in results:
+            if part is not None and first != part.last:
+                self._finish(part)
+                part = None
+            if part is None:
+                number = sum(p["last"] <= first for p in self.finished.values())
+                part = Part(number, first, first)
+            part.add(raws, result)
+            if part.is_full:
+                self._finish(part)
+                part = None
+            yield len(raws), [reason for _, reason in result.rejects]
+        if part is not None:
+            self._finish(part)
+
+    def _finish(self, part: Part) -> None:
+        texts = {name: "".join(lines) for name, lines in part.lines.items()}
+        for name, text in texts.items():
+            self._write(self._list_path(part.number, name), text)
+        columns = codec.concatenate(part.columns) if part.columns else None
+        shard = None if columns is None else write_shard(self.root, part.number, columns)
+        facts = {
+            "number": part.number,
+            "first": part.first,
+            "last": part.last,
+            "shard": shard,
+            "counts": {
+                "read": part.last - part.first,
+                "converted": 0 if columns is None else len(columns),
+                "rejected": len(part.lines["rejects"]),
+                "outside_vocabulary": part.reasons["notes"][OUTSIDE_VOCABULARY],
+            },
+            **{f"{name}_by_reason": dict(part.reasons[name]) for name in LISTS},
+            "origin": {} if columns is None else count_origins(columns),
+            **{name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+        }
+        path = self.folder / Path(shard_name(part.number)).with_suffix(".json")
+        self._write(path, json.dumps(facts) + "\n")
+        self.finished[part.number] = facts
+
+    def _write(self, path: Path, text: str, durable: bool = False) -> None:
+        # Hashes tell whether a part is intact: what a crash of the machine loses is done again.
+        with full_disk_is_told(path, len(text)):
+            write_atomically(path, lambda temporary: temporary.write_text(text), durable)
+
+    def shards(self) -> list[dict[str, Any]]:
+        """Return the manifest's entries of all shards, in order."""
+        parts = [self.finished[number] for number in sorted(self.finished)]
+        return [part["shard"] for part in parts if part["shard"]]
+
+    def total(self, what: str) -> dict[str, int]:
+        """Return the sums over all parts of one of their tables of counts."""
+        sums: collections.Counter[str] = collections.Counter()
+        for part in self.finished.values():
+            sums.update(part[what])
+        return dict(sorted(sums.items()))
+
+    def write_lists(self) -> None:
+        """Put the parts' rejects and notes together in `rejects.jsonl` and `notes.jsonl`."""
+        for name in LISTS:
+            paths = [self._list_path(number, name) for number in sorted(self.finished)]
+            path = self.root / f"{name}.jsonl"
+            with full_disk_is_told(path, sum(p.stat().st_size for p in paths)):
+                write_atomically(path, lambda temporary, paths=paths: join_files(paths, temporary))
+
+    def remove(self) -> None:
+        """Remove the parts' folder; what says that it is a finished job's goes last."""
+        for path in self.folder.iterdir():
+            if path != self._job_path:
+                path.unlink()
+        self._job_path.unlink(missing_ok=True)
+        self.folder.rmdir()
+
+
+def join_files(paths: list[Path], target: Path) -> None:
+    """Write files one after another to `target`."""
+    with open(target, "wb") as file:
+        for path in paths:
+            with open(path, "rb") as part:
+                shutil.copyfileobj(part, file)
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Name the first fact in which two jobs differ."""
+    for key in [*here, *there]:
+        if there.get(key) != here.get(key):
+            return f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
+    return "jobs differ"
+
+
+def size_in_bytes(columns: MoleculeColumns) -> int:
+    """Return the memory of columns, which is about what they take on disk."""
+    return sum(getattr(columns, column.name).nbytes for column in dataclasses.fields(columns))
+
+
+def count_origins(columns: MoleculeColumns) -> dict[str, int]:
+    """Count the molecules whose bonds, conformers or geometry are not their source's."""
+    return {
+        flag.name.lower(): int((columns.origin & flag != 0).sum()) for flag in Origin if flag.name
+    }
+
+
+@contextlib.contextmanager
+def open_parts(root: Path, job: dict[str, Any]) -> Iterator[Parts]:
+    """Open the parts of a job, alone."""
+    parts = Parts(root, job)
+    try:
+        yield parts
+    finally:
+        parts.close()

@@ -1,0 +1,1 @@
+"""Molecules as RDKit knows them, and as plain arrays."""

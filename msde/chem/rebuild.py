@@ -1,0 +1,90 @@
+"""From a record back to the RDKit molecule that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+
+from msde.chem.parsing import (
+    ATOM_VOCABULARY,
+    BOND_VOCABULARY,
+    MoleculeError,
+    MoleculeRecord,
+    Origin,
+)
+
+
+def mol_from_record(record: MoleculeRecord) -> Chem.Mol:
+    """Rebuild the RDKit molecule of a record, conformers included: the way back.
+
+    Hydrogens that are no atoms of the record are counted explicitly, so that none is gained or
+    lost. Isotopes and atom maps, which records do not hold, are lost.
+
+    Raises:
+        MoleculeError: a code stands for what its vocabulary does not list, or RDKit does not
+            accept the molecule.
+    """
+    mol = Chem.RWMol()
+    for z, codes in zip(record.z.tolist(), record.x.tolist(), strict=True):
+        values = _values(ATOM_VOCABULARY, codes)
+        atom = Chem.Atom(z)
+        atom.SetFormalCharge(values["formal_charge"])
+        atom.SetNumRadicalElectrons(values["num_radical_electrons"])
+        if values["chirality"] != "misc":  # of those that it stands for only positions can tell
+            atom.SetChiralTag(Chem.ChiralType.names[values["chirality"]])
+        elif record.origin & Origin.NO_GEOMETRY:
+            raise MoleculeError("chirality is one that the vocabulary does not list")
+        atom.SetIsAromatic(values["is_aromatic"])
+        atom.SetNoImplicit(True)
+        atom.SetNumExplicitHs(values["num_hs"])
+        mol.AddAtom(atom)
+    stereo = {}
+    bonds = zip(record.bond_index.tolist(), record.bond_attr.tolist(), strict=True)
+    for number, (ends, codes) in enumerate(bonds):
+        values = _values(BOND_VOCABULARY, codes)
+        mol.AddBond(*ends, Chem.BondType.names[values["type"]])
+        mol.GetBondWithIdx(number).SetIsAromatic(values["type"] == "AROMATIC")
+        if values["stereo"] != "STEREONONE":
+            stereo[number] = Chem.BondStereo.names[values["stereo"]]
+    try:
+        Chem.SanitizeMol(mol)
+    except ValueError as error:
+        raise MoleculeError(f"RDKit does not accept it: {' '.join(str(error).split())}") from error
+    if not record.origin & Origin.NO_GEOMETRY:
+        for place in record.pos.astype(np.float64):
+            conformer = Chem.Conformer(len(place))
+            conformer.SetPositions(place)
+            mol.AddConformer(conformer, assignId=True)
+    if stereo:
+        _set_bond_stereo(mol, stereo)
+    return mol.GetMol()
+
+
+def _values(vocabulary: dict[str, list], codes: Sequence[int]) -> dict[str, Any]:
+    values = {
+        name: listed[code] for (name, listed), code in zip(vocabulary.items(), codes, strict=True)
+    }
+    for name in ("formal_charge", "num_radical_electrons", "num_hs", "type"):
+        if values.get(name) == "misc":
+            raise MoleculeError(f"{name} is one that the vocabulary does not list")
+    return values
+
+
+def _set_bond_stereo(mol: Chem.RWMol, stereo: dict[int, Chem.BondStereo]) -> None:
+    """Set E and Z, which speak of the neighbours that rank highest on each side."""
+    Chem.AssignStereochemistry(mol, force=True, flagPossibleStereoCenters=True)  # finds ranks
+    for number, kind in stereo.items():
+        bond = mol.GetBondWithIdx(number)
+        ends = bond.GetBeginAtom(), bond.GetEndAtom()
+        highest = []
+        for atom, other in (ends, ends[::-1]):
+            around = [n for n in atom.GetNeighbors() if n.GetIdx() != other.GetIdx()]
+            if around:
+                highest.append(max(around, key=lambda n: n.GetIntProp("_CIPRank")).GetIdx())
+        if len(highest) == 2 and kind != Chem.BondStereo.STEREOANY:
+            bond.SetStereoAtoms(*highest)
+        if len(highest) == 2 or kind == Chem.BondStereo.STEREOANY:
+            bond.SetStereo(kind)

@@ -1,0 +1,1 @@
+"""The processes of a run: ranks, their launcher, signals, and what watches over them."""

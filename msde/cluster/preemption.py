@@ -1,0 +1,64 @@
+"""Being asked to stop: by a signal, or by a file named STOP in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+
+from msde.cluster import ranks
+from msde.files import write_atomically
+
+log = logging.getLogger("msde")
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # SIGUSR1 is NCCL's
+STOP, PREEMPTED, DONE = "STOP", "PREEMPTED", "DONE"
+LAUNCHER_GONE = "the launcher is gone"
+
+
+class StopRequest:
+    """Notices that this rank has been asked to stop; the ranks agree on it at the next step.
+
+    A launcher signals its processes one after the other, so the ranks learn of it at different
+    times, and some not at all.
+    """
+
+    def __init__(self, output: Path) -> None:
+        """Listen for signals from now on, and look for the file on the first rank."""
+        self._by: str | None = None
+        self._file = output / STOP if ranks.rank() == 0 else None
+        for number in SIGNALS:
+            signal.signal(number, self._notice)
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        self._by = signal.Signals(number).name  # little else is safe in a handler
+
+    def ask(self, reason: str) -> None:
+        """Ask this rank to stop."""
+        self._by = reason
+
+    @property
+    def asked(self) -> bool:
+        """Whether this rank has been asked."""
+        return self._by is not None or (self._file is not None and self._file.exists())
+
+    def fulfil(self, step: int) -> None:
+        """Leave the marker PREEMPTED once the checkpoint is complete; first rank only."""
+        if self._file is not None:
+            by = self._by or f"another rank or the file {STOP}"
+            mark(self._file.parent, PREEMPTED, {"step": step, "by": by})
+            self._file.unlink(missing_ok=True)
+            log.info("stopped at step %d; the same command goes on from there", step)
+
+
+def mark(output: Path, name: str, facts: dict[str, int | str]) -> None:
+    """Leave a marker: DONE and PREEMPTED tell whoever started the run how it ended."""
+    write_atomically(output / name, lambda path: path.write_text(json.dumps(facts) + "\n"))
+
+
+def clear_marks(output: Path) -> None:
+    """Remove what an earlier start of the run has left."""
+    for name in (DONE, PREEMPTED):
+        (output / name).unlink(missing_ok=True)

@@ -1,0 +1,197 @@
+"""Finding out that another rank is dead or hangs, and ending when the launcher has ended.
+
+Collectives fail by themselves after a timeout, where they notice; where they do not, a thread ends
+the process. Every rank says once a second that it is alive, so that whoever fails can tell who was
+silent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from msde.cluster import ranks
+from msde.cluster.launcher import Launcher
+from msde.cluster.preemption import LAUNCHER_GONE, StopRequest
+from msde.errors import MsdeError
+
+BEAT = 1.0  # seconds between two signs of life
+SILENT = 3.5  # seconds without one after which a rank counts as silent
+GRACE = 6.0  # seconds for a checkpoint when the launcher is gone
+STARTING = 1800.0  # seconds that building the engine and converting a checkpoint may take
+_EXIT_CODE = 4
+T = TypeVar("T")
+
+
+class CommunicationFailed(MsdeError):
+    """Ranks that cannot reach each other any more."""
+
+    exit_code = _EXIT_CODE
+    at_once = True
+
+
+def limit_waiting(seconds: float) -> None:
+    """Let every collective of every group fail after `seconds`.
+
+    DeepSpeed's groups are clones of the world's with the default timeout of half an hour, whatever
+    was asked for when the world's was made; so call it after the engine has been built.
+    """
+    timeout = datetime.timedelta(seconds=seconds)
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+def is_communication_failure(error: BaseException) -> bool:
+    """Return whether an error comes from a collective that another rank has not taken part in."""
+    text = str(error)
+    told = ("gloo", "Connection closed by peer", "Connection reset", "Timed out waiting", "NCCL")
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(part in text for part in told)
+    )
+
+
+class Watchdog:
+    """Threads that say this rank is alive, and watch its progress and the launcher."""
+
+    def __init__(self, timeout: float, stop: StopRequest, launcher: Launcher) -> None:
+        """Start watching.
+
+        Args:
+            timeout: seconds that may pass between two calls of `progress`; before the first one,
+                `STARTING` may.
+            stop: what is asked when the launcher is gone.
+        """
+        self._timeout, self._stop_request, self._launcher = timeout, stop, launcher
+        self._limit = max(timeout, STARTING)
+        self._last = time.monotonic()
+        self._orphan_since: float | None = None
+        self._stalled: tuple[float, list[bytes | None] | None] | None = None
+        self._stopped = threading.Event()
+        several = ranks.world_size() > 1
+        self._store = _connect() if several else None
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        if self._store is not None:  # in a thread of its own: it waits when the network does
+            threading.Thread(
+                target=self._beat, args=[self._store], name="heartbeat", daemon=True
+            ).start()
+
+    def progress(self) -> None:
+        """Note that this rank has come a step further."""
+        self._limit, self._last, self._stalled = self._timeout, time.monotonic(), None
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher is gone."""
+        return self._launcher.gone
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+
+    @contextlib.contextmanager
+    def explaining_failures(self) -> Iterator[None]:
+        """Say in one line what failed and who is silent, and watch no more afterwards.
+
+        Raises:
+            CommunicationFailed: a collective has failed inside.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_communication_failure(error):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise CommunicationFailed(
+                f"communication in the group of all {ranks.world_size()} ranks failed; "
+                f"{self.silent_ranks()} ({(lines or ['no message'])[0][:200]}); the checkpoints "
+                "are kept: resume"
+            ) from error
+        finally:
+            self.stop()
+
+    def _beat(self, store: dist.Store) -> None:
+        while not self._stopped.wait(BEAT):
+            try:
+                store.set(f"msde/alive/{ranks.rank()}", str(time.time()))
+            except RuntimeError:
+                return  # its host, the first rank, is gone
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(BEAT):
+            now = time.monotonic()
+            if self._orphan_since is None and self._launcher.gone:
+                self._orphan_since = now
+                self._stop_request.ask(LAUNCHER_GONE)
+            if self._orphan_since is not None and now - self._orphan_since > GRACE:
+                _leave(LAUNCHER_GONE)
+            quiet = now - self._last
+            if quiet > self._limit - SILENT and self._stalled is None and self._store is not None:
+                self._stalled = (now, self._signs())
+            if quiet > self._limit:
+                silent = self.silent_ranks()
+                faulthandler.dump_traceback(sys.stderr)
+                _leave(f"no progress for {quiet:.0f} s; {silent}")
+
+    def silent_ranks(self) -> str:
+        """Say which ranks have given no sign of life lately."""
+        if self._store is None:
+            return "there are no other ranks"
+        # What the watching thread has seen when this rank came to a stop, or else now.
+        since, before = self._stalled or (time.monotonic(), self._signs())
+        time.sleep(max(0.0, since + SILENT - time.monotonic()))
+        after = self._signs()
+        if before is None or after is None:
+            return "silent: rank 0, whose store cannot be reached"
+        silent = [str(r) for r, (b, a) in enumerate(zip(before, after, strict=True)) if a == b]
+        return f"silent: rank{'s' * (len(silent) != 1)} {', '.join(silent) or 'none'}"
+
+    def _signs(self) -> list[bytes | None] | None:
+        """Return the last sign of life of each rank, or None where they cannot be asked for."""
+        keys = [f"msde/alive/{rank}" for rank in range(ranks.world_size())]
+
+        def ask() -> list[bytes | None]:
+            store = self._store
+            assert store is not None
+            return [store.get(key) if store.check([key]) else None for key in keys]
+
+        return _within(1.0, ask)
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T | None:
+    """Return what a function returns, or None if it fails or takes too long."""
+    outcome: list[T] = []
+
+    def work() -> None:
+        with contextlib.suppress(RuntimeError):
+            outcome.append(function())
+
+    thread = threading.Thread(target=work, name="asking", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return outcome[0] if outcome else None
+
+
+def _connect() -> dist.Store:
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(
+        address,
+        port,
+        is_master=False,
+        timeout=datetime.timedelta(seconds=5),
+        wait_for_workers=False,
+    )
+
+
+def _leave(reason: str) -> None:
+    sys.stderr.write(f"error on rank {ranks.rank()}: {reason}; it ends\n")
+    sys.stderr.flush()
+    os._exit(_EXIT_CODE)

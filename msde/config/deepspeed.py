@@ -1,0 +1,130 @@
+"""DeepSpeed's own JSON: read, checked and completed for a world size.
+
+DeepSpeed accepts a misspelt key in silence, so every key is held against deepspeed_keys.json, the
+keys of the release that setup.py names.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from msde.config import Config, nearest, read_json
+from msde.errors import MsdeError, Problems
+
+# What this project decides elsewhere; the same fact must not stand in two places.
+_OURS = {
+    "optimizer": "the optimizer is built from optim.*",
+    "scheduler": "the learning-rate schedule is optim.schedule",
+}
+_BROKEN = {
+    "bf16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
+    "fp16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
+}
+
+
+def shipped_config(name: str) -> Path:
+    """Return the path of a configuration that comes with the package."""
+    return Path(str(resources.files("msde.ds_configs") / f"{name}.json"))
+
+
+def load(path: Path, world_size: int, begun_with: int | None = None) -> dict[str, Any]:
+    """Read a DeepSpeed configuration and fill in its batch sizes for `world_size` ranks.
+
+    DeepSpeed counts slots: `train_batch_size` is the number of slots of an optimizer step. Where
+    it is missing or "auto", every rank takes one slot each accumulation step, and a run that is
+    resumed keeps the slots that it was begun with.
+
+    Args:
+        begun_with: slots of the run that is resumed, if one is.
+
+    Raises:
+        MsdeError: an unknown key, a value that cannot work, or slots the ranks do not divide.
+    """
+    values = read_json(path)
+    known = json.loads((resources.files("msde.config") / "deepspeed_keys.json").read_text())
+    problems = Problems()
+    _check_keys(values, known, str(path), problems)
+    for section, reason in _BROKEN.items():
+        if (values.get(section) or {}).get("enabled"):
+            problems.add(f"{path}: {section}.enabled cannot be used: {reason}")
+    slots = values.get("train_batch_size", "auto")
+    accumulation = values.get("gradient_accumulation_steps", "auto")
+    if accumulation != "auto" and (type(accumulation) is not int or accumulation < 1):
+        problems.add(
+            f"{path}: gradient_accumulation_steps is {accumulation!r}, expected a positive number "
+            "or 'auto'"
+        )
+        accumulation = "auto"
+    if slots == "auto":
+        slots = begun_with or world_size * (1 if accumulation == "auto" else accumulation)
+    if type(slots) is not int or slots < 1:
+        problems.add(f"{path}: train_batch_size is {slots!r}, expected a positive number")
+    elif slots % world_size:
+        problems.add(
+            f"{path}: train_batch_size is {slots} slots, which {world_size} ranks cannot share "
+            f"evenly; use a multiple of {world_size}, or ranks that divide the slots"
+        )
+    elif accumulation not in ("auto", slots // world_size):
+        problems.add(
+            f"{path}: gradient_accumulation_steps is {accumulation}, but {slots} slots "
+            f"(train_batch_size) on {world_size} ranks need {slots // world_size}; write 'auto'"
+        )
+    if zero_stage(values) not in (0, 1, 2, 3):
+        problems.add(f"{path}: zero_optimization.stage is {zero_stage(values)}, expected 0 to 3")
+    if values.get("train_micro_batch_size_per_gpu", 1) not in (1, "auto"):
+        problems.add(
+            f"{path}: train_micro_batch_size_per_gpu must be 1, because a forward pass takes one "
+            "slot; the size of a slot is data.molecules_per_slot"
+        )
+    problems.tell()
+    # DeepSpeed would clip at 1.0 where nothing is said.
+    return (
+        {"gradient_clipping": 0.0}
+        | values
+        | {
+            "train_batch_size": slots,
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": slots // world_size,
+        }
+    )
+
+
+def check_together(config: Config, values: dict[str, Any]) -> None:
+    """Check what is right in a configuration and in DeepSpeed's, but not in both at once.
+
+    Raises:
+        MsdeError: they exclude each other.
+    """
+    if config.run.cuda_graphs and zero_stage(values) == 3:
+        raise MsdeError(
+            "run.cuda_graphs works with ZeRO 0 to 2 only; 3 gathers weights in the step"
+        )
+
+
+def zero_stage(values: dict[str, Any]) -> int:
+    """Return the ZeRO stage that a DeepSpeed configuration asks for."""
+    return values.get("zero_optimization", {}).get("stage", 0)
+
+
+def in_bfloat16(values: dict[str, Any]) -> bool:
+    """Say whether a DeepSpeed configuration has products made in bfloat16."""
+    autocast = values.get("torch_autocast", {})
+    return bool(autocast.get("enabled")) and autocast.get("dtype", "bfloat16") == "bfloat16"
+
+
+def _check_keys(
+    values: dict[str, Any], known: dict[str, Any], where: str, problems: Problems
+) -> None:
+    for key, value in values.items():
+        if key in _OURS:
+            problems.add(f"{where}: {key!r} does not belong here: {_OURS[key]}")
+        elif key not in known:
+            problems.add(f"{where}: unknown key {key!r}{nearest(key, known)}")
+        elif known[key] and not isinstance(value, dict):
+            problems.add(f"{where}: {key} is {value!r}, expected a JSON object")
+            problems.tell()  # nothing below can be looked at
+        elif known[key]:
+            _check_keys(value, known[key], f"{where}: {key}", problems)

@@ -1,0 +1,109 @@
+"""Whether a shard is still what was written, found out without trusting it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from msde.data import codec
+from msde.errors import DataDamaged
+from msde.files import file_sha256
+
+PAGE = 4096  # bytes of a page of LMDB
+_PAGE_HEADER = struct.Struct("<QHHI")  # its number, padding, flags, pages that follow it
+_LARGE_VALUE = 4  # the flag of pages that hold one value, P_OVERFLOW in mdb.c
+
+
+def check_shard(path: Path, shard: dict[str, Any]) -> None:
+    """Check a shard's size and, the first time on this machine, its SHA-256.
+
+    A note in the temporary folder tells other processes, as long as the file is not touched.
+
+    Raises:
+        DataDamaged: the file is not what was written; damaged blocks are named.
+    """
+    check_size(path, shard["bytes"])
+    facts = path.stat()
+    identity = (path.resolve(), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    note = hashlib.sha256(repr((*identity, facts.st_ctime_ns, shard["sha256"])).encode())
+    with _note_of_the_machine(note.hexdigest()) as checked:
+        if not checked.read() and file_sha256(path) != shard["sha256"]:
+            where = ", ".join(f"block {b}: {why}" for b, why in damaged_blocks(path))
+            raise DataDamaged(
+                f"{path} is damaged (SHA-256 differs; {where or 'outside its blocks'}); "
+                "copy or convert it again"
+            )
+        checked.write("checked")
+
+
+@contextlib.contextmanager
+def _note_of_the_machine(name: str) -> Iterator[Any]:
+    """Open a note of this machine and user, alone; others wait."""
+    folder = Path(tempfile.gettempdir()) / f"msde-checked-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise OSError("the folder is somebody else's")
+        file = open(folder / name, "a+")
+    except OSError:  # no such place here: every process checks for itself
+        file = tempfile.TemporaryFile("w+")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        yield file
+
+
+def damaged_blocks(path: Path) -> list[tuple[int, str]]:
+    """Return which blocks of a shard are damaged, and how, without trusting LMDB's structure.
+
+    LMDB keeps a large value in pages of its own, in the order in which values were written, behind
+    a header of 16 bytes. Either that header or the block's own first bytes tell where a block
+    begins, so that one of them may be damaged. Blocks below half a page are not seen.
+    """
+    found = []
+    data = path.read_bytes()
+    at, block = 0, 0
+    while at < len(data):
+        begin = at + _PAGE_HEADER.size
+        length = codec.block_length(data[begin : begin + 64])
+        pages = _pages_of_value(data[at:begin], at // PAGE)
+        if length is None and pages is None:
+            at += PAGE
+            continue
+        try:
+            codec.decode(data[begin : begin + (length or 0)])
+            pages = -(-(_PAGE_HEADER.size + (length or 0)) // PAGE)
+        except codec.BlockError as error:
+            found.append((block, str(error)))
+        block += 1
+        at += PAGE * (pages or 1)
+    return found
+
+
+def _pages_of_value(header: bytes, page: int) -> int | None:
+    """Return how many pages a large value has that begins on this page, or None: none does."""
+    if len(header) < _PAGE_HEADER.size:
+        return None
+    number, _, flags, pages = _PAGE_HEADER.unpack(header)
+    return pages if (number, flags) == (page, _LARGE_VALUE) and pages else None
+
+
+def check_size(path: Path, expected: int) -> None:
+    """Check that a file is there and has its size: a shorter one would kill whoever maps it.
+
+    Raises:
+        DataDamaged: it has not.
+    """
+    size = path.stat().st_size if path.exists() else None
+    if size != expected:
+        raise DataDamaged(
+            f"{path} has {'no file' if size is None else f'{size} bytes'}, the manifest says "
+            f"{expected} bytes; copy or convert it again"
+        )

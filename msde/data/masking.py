@@ -1,0 +1,109 @@
+"""Subgraph masking: training may see a random connected part of each molecule (Liu et al. 2023).
+
+Start at a random atom and add random neighbours of what has been taken; where a piece of a
+molecule is exhausted, jump to a random atom of what is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from msde import philox
+from msde.data.codec import MoleculeColumns
+from msde.philox import Key, Stream
+
+
+def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeColumns:
+    """Keep int(n (1 - ratio)) + 1 connected atoms of each molecule of n atoms.
+
+    Bonds are those among the atoms that are kept, extended pairs those of the whole molecule among
+    them, and positions are centred afterwards. The choice depends on (key, uid) alone.
+    """
+    if ratio == 0:
+        return columns
+    kept = _grow(columns, ratio, key)  # (num_atoms,) bool
+    atoms = columns.num_atoms.astype(np.int64)
+    first = np.cumsum(atoms) - atoms  # (num_molecules,)
+    place = np.cumsum(kept) - 1  # (num_atoms,) number of a kept atom among all kept ones
+    num_kept = np.add.reduceat(kept, first).astype("<u4")
+    place = place - np.repeat(np.cumsum(num_kept, dtype=np.int64) - num_kept, atoms)
+
+    def restrict(
+        index: np.ndarray, counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return which pairs of atoms survive, renumbered, and how many of each molecule."""
+        absolute = index + np.repeat(first, counts)[:, None]  # (num_pairs, 2)
+        survives = kept[absolute].all(1)
+        owner = np.repeat(np.arange(len(columns)), counts)
+        number = np.bincount(owner[survives], minlength=len(columns)).astype("<u4")
+        return survives, place[absolute[survives]].astype(index.dtype), number
+
+    bonds, bond_index, num_bonds = restrict(columns.bond_index, columns.num_bonds)
+    degree = columns.extended_degree
+    target = np.arange(len(degree)) - np.repeat(first, atoms)  # (num_atoms,) within the molecule
+    edges = np.stack([columns.extended_source, np.repeat(target, degree)], axis=1)
+    survive, extended_index, num_extended = restrict(edges, columns.num_extended)
+    all_targets = np.repeat(np.arange(len(degree)), degree)
+    extended_degree = np.bincount(all_targets[survive], minlength=len(degree))[kept]
+    conformers = columns.num_conformers.astype(np.int64)
+    # A molecule's conformers lie one after another, each with all its atoms.
+    of_conformer = np.repeat(np.arange(len(columns)), conformers)
+    rows = np.concatenate([np.arange(first[m], first[m] + atoms[m]) for m in of_conformer])
+    pos = columns.pos[kept[rows]]
+    forces = columns.forces[:0]  # those of a part are not those of the whole
+    return dataclasses.replace(
+        columns,
+        num_atoms=num_kept,
+        num_bonds=num_bonds,
+        num_extended=num_extended,
+        z=columns.z[kept],
+        x=columns.x[kept],
+        cip=columns.cip[kept],
+        bond_index=bond_index,
+        bond_attr=columns.bond_attr[bonds],
+        extended_source=extended_index[:, 0].astype(columns.extended_source.dtype),
+        extended_degree=extended_degree.astype(degree.dtype),
+        pos=_centred(pos, np.repeat(num_kept, conformers)),
+        forces=forces,
+        num_forces=np.zeros_like(columns.num_forces),
+    )
+
+
+def _grow(columns: MoleculeColumns, ratio: float, key: Key) -> np.ndarray:
+    """Choose the atoms to keep, (num_atoms,) bool; all molecules grow at the same time."""
+    atoms = columns.num_atoms.astype(np.int64)
+    first = np.cumsum(atoms) - atoms
+    molecule = np.repeat(np.arange(len(atoms)), atoms)  # (num_atoms,)
+    target = np.minimum((atoms * (1 - ratio)).astype(np.int64) + 1, atoms)
+    bonds = columns.bond_index + np.repeat(first, columns.num_bonds)[:, None]
+    source, neighbour = np.concatenate([bonds, bonds[:, ::-1]]).T  # (2 * num_bonds,) each
+    steps = int(target.max())
+    drawn = philox.words(
+        key, Stream.MASKING, philox.signed(columns.uid), 0, steps
+    ).numpy()  # (num_molecules, steps)
+
+    taken = np.zeros(len(molecule), bool)
+    reached = np.zeros(len(molecule), bool)
+    for step in range(steps):
+        growing = step < target  # (num_molecules,)
+        choice = reached & ~taken
+        exhausted = np.add.reduceat(choice, first) == 0
+        choice |= ~taken & exhausted[molecule]
+        # The k-th atom to choose from, with k uniform.
+        count = np.add.reduceat(choice, first)
+        k = drawn[:, step] * count >> 32
+        before = np.cumsum(choice)
+        rank = before - 1 - np.repeat(before[first] - choice[first], atoms)
+        new = choice & (rank == k[molecule]) & growing[molecule]
+        taken |= new
+        reached[neighbour[new[source]]] = True
+    return taken
+
+
+def _centred(pos: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Subtract from the rows of each conformer their mean."""
+    first = np.cumsum(counts, dtype=np.int64) - counts
+    mean = np.add.reduceat(pos.astype(np.float64), first) / counts[:, None]
+    return (pos - np.repeat(mean, counts, axis=0)).astype(pos.dtype)

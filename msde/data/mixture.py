@@ -1,0 +1,169 @@
+"""The data of a run: one data set, or several that are mixed by weight, as blocks of molecules."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from msde import philox
+from msde.data import codec
+from msde.data.codec import MoleculeColumns
+from msde.errors import MsdeError
+from msde.philox import Key, Stream
+
+# A block that is drawn in a share of the epochs is drawn in the same ones whatever the run's seed.
+_PHASE_KEY = Key(seed=0, epoch=0)
+BLOCKS_AT_ONCE = 64  # decoded together, about 32 MB
+
+
+class BlockSource(Protocol):
+    """What a mixture asks of its data sets; `shards.ShardDataset` is one."""
+
+    root: Any  # where it lies, for people
+    manifest: dict[str, Any]
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def digest(self) -> str:
+        """The identity of the data set."""
+
+    def __len__(self) -> int: ...
+
+    def first_molecule(self, block: int) -> int:
+        """Return the number of a block's first molecule."""
+
+    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the block of each molecule and its place there."""
+
+    def index(self, block: int) -> np.ndarray:
+        """Read a block's rows (uid, num_atoms)."""
+
+    def read_block(self, block: int) -> MoleculeColumns:
+        """Read and check one block."""
+
+
+class Mixture:
+    """Data sets one after another; an epoch holds a share `weight` of the blocks of each.
+
+    Weights are relative: the data set with the largest is seen once an epoch, so that no molecule
+    comes twice in an epoch.
+
+    Raises:
+        MsdeError: a weight is not positive, or a data set is given twice.
+    """
+
+    def __init__(self, sources: Sequence[BlockSource], weights: Sequence[float] = ()) -> None:
+        """Number the blocks and molecules of all sources."""
+        weights = list(weights) or [1.0] * len(sources)
+        if not all(0 < w < float("inf") for w in weights):
+            raise MsdeError(f"weights of data folders must be positive numbers, found {weights}")
+        if len({source.digest for source in sources}) < len(sources):
+            raise MsdeError("a data folder is given twice; give it once, with its weight")
+        self.sources = sources
+        self.weights = [w / max(weights) for w in weights]
+        self._first_block = np.append(0, np.cumsum([s.num_blocks for s in sources]))
+        self._first_molecule = np.append(0, np.cumsum([len(s) for s in sources]))
+
+    def __len__(self) -> int:
+        return int(self._first_molecule[-1])
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks of all data sets."""
+        return int(self._first_block[-1])
+
+    @property
+    def molecules_per_epoch(self) -> float:
+        """How many molecules an epoch sees on average, held-out ones included."""
+        return sum(w * len(s) for w, s in zip(self.weights, self.sources, strict=True))
+
+    @property
+    def max_atoms(self) -> int:
+        """Number of atoms of the largest molecule."""
+        return max(source.manifest["max_atoms"] for source in self.sources)
+
+    @property
+    def mean_atoms(self) -> float:
+        """Mean number of atoms of a molecule."""
+        return sum(source.manifest["atoms"] for source in self.sources) / len(self)
+
+    @property
+    def digest(self) -> str:
+        """The identity of all data sets and weights."""
+        facts = [(s.digest, w) for s, w in zip(self.sources, self.weights, strict=True)]
+        return hashlib.sha256(repr(facts).encode()).hexdigest() if len(facts) > 1 else facts[0][0]
+
+    def blocks(self, epoch: int) -> np.ndarray:
+        """Return the numbers of the blocks that an epoch sees, in ascending order."""
+        drawn = []
+        for source, weight, first in zip(
+            self.sources, self.weights, self._first_block, strict=False
+        ):
+            blocks = np.arange(source.num_blocks)
+            if weight < 1:
+                phase = philox.words(_PHASE_KEY, Stream.MIXTURE, torch.from_numpy(blocks))[:, 0]
+                seen = weight * np.array([[epoch], [epoch + 1]]) + phase.numpy() * 2.0**-32
+                blocks = blocks[np.floor(seen[1]) > np.floor(seen[0])]
+            drawn.append(first + blocks)
+        return np.concatenate(drawn)
+
+    def index(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read the index of some blocks.
+
+        Returns:
+            The molecules' numbers, int64, and their rows (uid, num_atoms), block by block.
+        """
+        numbers, rows = [], []
+        for block in blocks.tolist():
+            which, local = self._source_of(block)
+            rows.append(self.sources[which].index(local))
+            first = self._first_molecule[which] + self.sources[which].first_molecule(local)
+            numbers.append(np.arange(first, first + len(rows[-1])))
+        return np.concatenate(numbers), np.concatenate(rows)
+
+    def _locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the block of each molecule and its place there."""
+        block, place = np.empty_like(numbers), np.empty_like(numbers)
+        which = np.searchsorted(self._first_molecule, numbers, side="right") - 1
+        for w in np.unique(which).tolist():
+            own = which == w
+            block[own], place[own] = self.sources[w].locate(numbers[own] - self._first_molecule[w])
+            block[own] += self._first_block[w]
+        return block, place
+
+    def fetch(self, numbers: np.ndarray) -> MoleculeColumns:
+        """Read molecules, in the order asked for, without names, labels and forces.
+
+        Raises:
+            DataDamaged: a block that holds one of them is missing or damaged.
+        """
+        block, place = self._locate(numbers)
+        blocks, which = np.unique(block, return_inverse=True)
+        parts, order = [], []
+        for first in range(0, len(blocks), BLOCKS_AT_ONCE):
+            some = blocks[first : first + BLOCKS_AT_ONCE]
+            columns = [self._training_columns(b) for b in some.tolist()]
+            starts = np.append(0, np.cumsum([len(c) for c in columns]))
+            asked = np.flatnonzero((which >= first) & (which < first + len(some)))
+            places = starts[which[asked] - first] + place[asked]
+            parts.append(codec.concatenate(columns).take(places))
+            order.append(asked)
+        if len(parts) == 1:
+            return parts[0]
+        return codec.concatenate(parts).take(np.argsort(np.concatenate(order)))
+
+    def _training_columns(self, block: int) -> MoleculeColumns:
+        which, local = self._source_of(block)
+        return self.sources[which].read_block(local).bare()
+
+    def _source_of(self, block: int) -> tuple[int, int]:
+        """Return the data set that a block belongs to, and its number there."""
+        which = int(np.searchsorted(self._first_block, block, side="right")) - 1
+        return which, block - int(self._first_block[which])

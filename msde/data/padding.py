@@ -1,0 +1,121 @@
+"""Molecules that fill a batch up to sizes which many batches share, and count nothing.
+
+A GPU replays a recorded step only for tensors of the sizes that it was recorded with. The filler's
+molecules are molecules like others, so that nothing but statistics and losses has to know of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msde.data.packed import Compact
+
+EDGES_PER_ATOM = 16  # at most: what sums over an atom's edges would wait for
+
+
+def _unit(size: int) -> int:
+    """Return what sizes like this are rounded up to a multiple of: 3 to 6 % of it."""
+    return max(1, 2 ** (size.bit_length() - 5))
+
+
+def round_up(size: int) -> int:
+    """Return the next of the sizes that batches are filled up to."""
+    unit = _unit(size)
+    return -(-size // unit) * unit
+
+
+def filled(compact: Compact) -> Compact:
+    """Return the molecules with a filler behind them.
+
+    The sizes follow from the batch alone. One without extended edges, whose statistics would have
+    nothing to be made of, is left as it is.
+    """
+    atoms, bonds, extended, pairs = compact.totals
+    to_atoms, to_bonds, to_extended, to_pairs = map(round_up, compact.totals)
+    if to_bonds > bonds and to_pairs == pairs:  # bonds need atoms, and those are a pair
+        to_pairs = round_up(pairs + 1)
+    largest = -(-compact.max_num_atoms // 4) * 4
+    while True:
+        molecules = _molecules(to_atoms - atoms, to_pairs - pairs, largest)
+        room = EDGES_PER_ATOM * (to_atoms - atoms)
+        if molecules is not None and to_extended - extended <= room:
+            break
+        to_atoms = round_up(to_atoms + 1)
+    # Further molecules, without atoms, make their number one that repeats too.
+    molecules += [0] * (-len(molecules) % _unit(to_atoms))
+    filler = _columns(np.array(molecules, np.int64), to_bonds - bonds, to_extended - extended)
+
+    def append(name: str, tensor: Tensor) -> Tensor:
+        more = torch.from_numpy(filler[name]).to(tensor.dtype)
+        return torch.cat([tensor, more.to(tensor.device, non_blocking=True)])
+
+    columns: dict[str, Any] = {
+        name: append(name, getattr(compact, name)) for name in ("uid", *Compact.COLUMNS)
+    }
+    return dataclasses.replace(
+        compact,
+        counts={name: append(name, count) for name, count in compact.counts.items()},
+        totals=(to_atoms, to_bonds, to_extended, to_pairs),
+        max_num_atoms=largest,
+        num_filler=len(molecules),
+        **columns,
+    )
+
+
+def _molecules(atoms: int, pairs: int, largest: int) -> list[int] | None:
+    """Return numbers of atoms of molecules with so many atoms and pairs in all, or None."""
+    sizes = []
+    while pairs:
+        size = min(largest, (1 + math.isqrt(1 + 8 * pairs)) // 2)
+        sizes.append(size)
+        pairs -= size * (size - 1) // 2
+    alone = atoms - sum(sizes)
+    return sizes + [1] * alone if alone >= 0 else None
+
+
+def _columns(atoms: np.ndarray, bonds: int, extended: int) -> dict[str, np.ndarray]:
+    """Return counts and columns of molecules of so many atoms each, as `Compact` names them.
+
+    Bonds run along chains. Extended edges are loops, each its own reverse; nothing is computed from
+    their directions.
+    """
+    chains = atoms > 1
+    num_bonds = np.zeros(len(atoms), np.int64)
+    num_bonds[chains] = _shares(bonds, int(chains.sum()))
+    of_bond = np.repeat(np.arange(len(atoms)), num_bonds)
+    link = _within(num_bonds) % (atoms[of_bond] - 1)  # (bonds,)
+    degree = _shares(extended, int(atoms.sum()))
+    of_atom, atom = np.repeat(np.arange(len(atoms)), atoms), _within(atoms)
+    angle = 0.7 * atom  # a helix: no two atoms meet, and distances differ
+    return {
+        "num_atoms": atoms,
+        "num_bonds": num_bonds,
+        "num_extended": np.bincount(of_atom, degree, len(atoms)).astype(np.int64),
+        "num_conformers": np.ones(len(atoms), np.int64),
+        "uid": np.arange(len(atoms)),
+        "z": np.ones(len(atom)),
+        "x": np.zeros((len(atom), 9)),
+        "cip": np.zeros(len(atom)),
+        "bond_index": np.stack([link, link + 1], axis=1),
+        "bond_attr": np.zeros((bonds, 3)),
+        "extended_source": np.repeat(atom, degree),
+        "extended_degree": degree,
+        "pos": np.stack([1.5 * np.cos(angle), 1.5 * np.sin(angle), 0.4 * atom + 1], axis=1),
+    }
+
+
+def _shares(total: int, parts: int) -> np.ndarray:
+    """Share a number out evenly, (parts,)."""
+    return total // max(parts, 1) + (np.arange(parts) < total % max(parts, 1))
+
+
+def _within(counts: np.ndarray) -> np.ndarray:
+    """Number the members of consecutive groups within each."""
+    first = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) - np.repeat(first, counts)

@@ -1,0 +1,41 @@
+"""Groups of different sizes, one after another: their offsets, members and pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def offsets(counts: Tensor) -> Tensor:
+    """Return where each of some consecutive groups starts, and where the last ends."""
+    ends = torch.zeros(len(counts) + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=ends[1:])
+    return ends
+
+
+def numbers(counts: Tensor, total: int) -> Tensor:
+    """Return the number of the group that each member of consecutive groups belongs to."""
+    return torch.repeat_interleave(counts, output_size=total)
+
+
+def repeat(values: Tensor, counts: Tensor, total: int) -> Tensor:
+    """Repeat each value `counts` times; knowing the total saves waiting for the device."""
+    return values.repeat_interleave(counts, output_size=total)
+
+
+def complete_pairs(atoms: Tensor, num_atoms: int, num_pairs: int) -> Tensor:
+    """Return all pairs i < j of atoms of the same molecule, (2, num_pairs), in lexicographic order.
+
+    Args:
+        atoms: (num_graphs,) number of atoms of each molecule; `num_atoms` and `num_pairs` are
+            those of all of them together.
+    """
+    at = torch.arange(num_atoms, device=atoms.device)
+    ends = atoms.cumsum(0).repeat_interleave(atoms, output_size=num_atoms)
+    later = ends - at - 1  # (num_atoms,) partners that come after the atom
+    before = later.cumsum(0) - later  # (num_atoms,) pairs of the atoms that come before
+    pairs = torch.empty(2, num_pairs, dtype=torch.int64, device=atoms.device)
+    pairs[0] = torch.repeat_interleave(later, output_size=num_pairs)
+    torch.arange(num_pairs, out=pairs[1])
+    pairs[1] -= (before - at - 1).repeat_interleave(later, output_size=num_pairs)
+    return pairs

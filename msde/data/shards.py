@@ -1,0 +1,364 @@
+"""LMDB shards on disk: writing, reading and the manifest that makes a folder a data set.
+
+    DIR/manifest.json     written last; a folder without it is not a data set
+    DIR/shard-00000.lmdb  key: block number, big-endian u4; value: a block (msde.data.codec)
+    DIR/shard-00000.idx   (uid, num_atoms) of each molecule, then a CRC32 of each block's rows
+    DIR/rejects.jsonl     what could not be converted, with reasons
+    DIR/notes.jsonl       what is unusual about molecules that were
+
+Every block of a shard but its last holds `block_molecules` molecules, so where a molecule stands
+follows from its number. Shards never change once written: readers open them read-only without
+locks, lazily, once a process, so that neither fork nor a network file system can hurt them. LMDB
+trusts its files, so a shard's SHA-256 is checked before it is opened, once on each machine. This
+is the only module that imports lmdb.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+
+from msde.data import codec, staging
+from msde.data.codec import MoleculeColumns
+from msde.data.integrity import PAGE, check_shard, check_size
+from msde.data.staging import Folder, StagedFolder
+from msde.errors import DataDamaged, DiskFull, MsdeError
+from msde.files import file_sha256, full_disk_is_told, write_atomically
+
+FORMAT = "msde-shards/2"
+BLOCK_MOLECULES = 1024
+INDEX_DTYPE = np.dtype([("uid", "<u8"), ("num_atoms", "<u4")])
+# liblmdb 1.0 writes a format that older tools cannot read; py-lmdb 3 offers both.
+_ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+
+
+def _block_key(block: int) -> bytes:
+    return block.to_bytes(4, "big")
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a data set's shard."""
+    return f"shard-{number:05d}.lmdb"
+
+
+def write_shard(
+    root: Path, number: int, columns: MoleculeColumns, block_molecules: int | None = None
+) -> dict[str, Any]:
+    """Write molecules, in order, as one shard and its index; return the manifest's entry for it.
+
+    Both files appear whole or not at all, and their bytes follow from the molecules.
+
+    Args:
+        block_molecules: how many a block holds; None for BLOCK_MOLECULES.
+
+    Raises:
+        DiskFull: there was no room; no file is left behind.
+    """
+    path = root / shard_name(number)
+    block_molecules = block_molecules or BLOCK_MOLECULES
+    cuts = [*range(0, len(columns), block_molecules), len(columns)]
+    parts = [columns.part(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    blocks = [codec.encode(part) for part in parts]
+    size = sum(len(block) + 2 * PAGE for block in blocks) + 16 * PAGE
+
+    def write_lmdb(temporary: Path) -> None:
+        temporary.unlink(missing_ok=True)
+        # The map is address space, not disk; writemap would turn a full disk into a signal.
+        env = lmdb.open(
+            str(temporary), map_size=2 * size, subdir=False, lock=False, sync=False, **_ENGINE
+        )
+        try:
+            for block, value in enumerate(blocks):
+                with env.begin(write=True) as transaction:
+                    transaction.put(_block_key(block), value, append=True)
+            env.sync(True)
+        except lmdb.Error as error:  # LMDB calls a disk that is full an input/output error
+            raise DiskFull(
+                f"disk full or broken: {path} needs {size:,} bytes ({error}); free some and run "
+                "the same command again, nothing that was finished is lost"
+            ) from error
+        finally:
+            env.close()
+
+    rows = [_index_rows(part).tobytes() for part in parts]
+    crcs = np.array([zlib.crc32(r) for r in rows], "<u4")
+    index = b"".join(rows) + crcs.tobytes()
+    index_path = path.with_suffix(".idx")
+    with full_disk_is_told(path, size):
+        write_atomically(index_path, lambda temporary: temporary.write_bytes(index))
+        write_atomically(path, write_lmdb)
+    path.chmod(0o444)
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "index_sha256": hashlib.sha256(index).hexdigest(),
+        "molecules": len(columns),
+        "block_molecules": block_molecules,
+        "atoms": int(columns.num_atoms.sum()),
+        "max_atoms": int(columns.num_atoms.max()),
+        "no_geometry": int((columns.origin & codec.Origin.NO_GEOMETRY != 0).sum()),
+    }
+
+
+def _index_rows(columns: MoleculeColumns) -> np.ndarray:
+    rows = np.zeros(len(columns), INDEX_DTYPE)
+    rows["uid"], rows["num_atoms"] = columns.uid, columns.num_atoms
+    return rows
+
+
+def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Make a folder of shards a data set.
+
+    Args:
+        shards: what `write_shard` returned for each shard, in order.
+        facts: what else the manifest should say: `labels` (a list of name and unit), `source`, ...
+
+    Raises:
+        MsdeError: two molecules have the same id.
+    """
+    _check_unique(root, shards)
+    manifest = {
+        "format": FORMAT,
+        "block_version": codec.VERSION,
+        "endianness": "little",
+        "molecules": sum(s["molecules"] for s in shards),
+        "atoms": sum(s["atoms"] for s in shards),
+        "max_atoms": max((s["max_atoms"] for s in shards), default=0),
+        "no_geometry": sum(s["no_geometry"] for s in shards),
+        "digest": digest_of(shards),
+        "labels": [],
+        "forces_unit": None,
+        **facts,
+        "shards": list(shards),
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    path = root / "manifest.json"
+    with full_disk_is_told(path, len(text)):
+        write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def digest_of(shards: Sequence[dict[str, Any]]) -> str:
+    """Return what stands for the content of a data set: a hash of its shards' hashes."""
+    return hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
+
+
+def repeated_ids(uid: np.ndarray) -> str | None:
+    """Say that molecules with the ids `uid` share some of them, or return None."""
+    uid = np.sort(uid)
+    again = uid[1:][uid[1:] == uid[:-1]]
+    if not len(again):
+        return None
+    return f"{len(again)} molecules have the id of another one, {int(again[0]):016x} for example"
+
+
+def _check_unique(root: Path, shards: Sequence[dict[str, Any]]) -> None:
+    indices = [read_index_file(root / shard["file"], shard)["uid"] for shard in shards]
+    repeated = repeated_ids(np.concatenate([np.zeros(0, "<u8"), *indices]))
+    if repeated:
+        raise MsdeError(f"{repeated}; is one input in there twice?")
+
+
+def read_index_file(shard_path: Path, shard: dict[str, Any]) -> np.ndarray:
+    """Return the rows of a shard's index file; its checksums are not looked at."""
+    return np.fromfile(shard_path.with_suffix(".idx"), INDEX_DTYPE, shard["molecules"])
+
+
+class _Environments:
+    """This process's read transactions on shards, opened at first use and shared by its threads.
+
+    LMDB refuses to open a file twice in a process, and does not survive a fork.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[tuple, tuple[lmdb.Environment, lmdb.Transaction]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, path: Path, shard: dict[str, Any], key: bytes) -> memoryview | bytes | None:
+        """Return the value of a key; its memory stays mapped while the process lives."""
+        facts = path.stat()
+        file = (path.resolve(), facts.st_ino, facts.st_mtime_ns)  # another may take the name
+        if file not in self._open:
+            check_shard(path, shard)
+        with self._lock:
+            if file not in self._open:
+                env = lmdb.open(
+                    str(path), readonly=True, lock=False, subdir=False, readahead=False,
+                    max_readers=1, **_ENGINE,
+                )  # fmt: skip
+                self._open[file] = env, env.begin(buffers=True)
+            return self._open[file][1].get(key)
+
+    def forget(self) -> None:
+        """Close what was inherited; without locks that touches only this process's memory."""
+        for env, _ in self._open.values():
+            env.close()
+        self.__init__()  # type: ignore[misc]
+
+
+_environments = _Environments()
+os.register_at_fork(after_in_child=_environments.forget)
+
+
+def read_manifest(root: Path | str) -> dict[str, Any]:
+    """Read and check the manifest of a data set in a folder or under a URL.
+
+    Raises:
+        MsdeError: the folder is missing, empty, or of a format this release does not read.
+        DataDamaged: the manifest cannot be read.
+    """
+    if "://" not in str(root) and not Path(root).is_dir():
+        raise MsdeError(f"data folder {root} does not exist; make one with {_CONVERT}")
+    path = f"{root}/manifest.json"
+    text = staging.read_text(str(root), "manifest.json")
+    if text is None:
+        raise MsdeError(
+            f"{root} holds no finished data set (no manifest.json); make one with {_CONVERT}"
+        )
+    try:
+        manifest = json.loads(text)
+        found = manifest["format"]
+        missing = {"molecules", "digest", "labels", "shards"} - manifest.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataDamaged(f"{path} is not a shard manifest ({error!r})") from error
+    if found == FORMAT and missing:
+        raise DataDamaged(f"{path} lacks {', '.join(sorted(missing))}")
+    if found != FORMAT:
+        raise MsdeError(
+            f"{path}: format {found!r} is not the format {FORMAT!r} of this release; "
+            "convert the data again or use the release that wrote it"
+        )
+    if not manifest["molecules"]:
+        raise MsdeError(f"{root} holds no molecules; see its rejects.jsonl")
+    return manifest
+
+
+class ShardDataset:
+    """A data set on disk: blocks of molecules, and rows of its index, read on demand.
+
+    Blocks are numbered through all shards, molecules through all blocks.
+
+    Raises:
+        MsdeError: the folder is missing, empty, or of a format this release does not read.
+        DataDamaged: a shard or its index is missing or does not have the recorded size.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        stage_dir: Path | None = None,
+        manifest: dict[str, Any] | None = None,
+    ) -> None:
+        """Read the manifest and check every file's size.
+
+        Args:
+            root: a folder or, with `stage_dir`, a URL that fsspec understands.
+            stage_dir: local folder that files are copied to before they are read.
+            manifest: in place of the folder's, one with only some of its shards.
+        """
+        if "://" in str(root) and stage_dir is None:
+            raise MsdeError(f"{root} is not local; name a local folder for copies: data.stage_dir=")
+        self.root = root
+        self.manifest = read_manifest(root) if manifest is None else manifest
+        shards = self.manifest["shards"]
+        self._per_block = np.array([s["block_molecules"] for s in shards])
+        molecules = np.array([s["molecules"] for s in shards])
+        blocks = -(-molecules // self._per_block)
+        self._first_block = np.append(0, np.cumsum(blocks))  # (num_shards + 1,)
+        self._first_molecule = np.append(0, np.cumsum(molecules))  # (num_shards + 1,)
+        self._index_bytes = molecules * INDEX_DTYPE.itemsize + 4 * blocks  # (num_shards,)
+        self._folder: Folder | StagedFolder
+        if stage_dir is None:
+            self._folder = Folder(Path(root))
+            for entry, size in zip(shards, self._index_bytes.tolist(), strict=True):
+                path = Path(root) / entry["file"]
+                check_size(path, entry["bytes"])
+                check_size(path.with_suffix(".idx"), size)
+        else:
+            copies = f"{Path(str(root)).name}-{self.digest[:16]}"
+            self._folder = StagedFolder(str(root), stage_dir / copies)
+
+    def __len__(self) -> int:
+        return int(self._first_molecule[-1])
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks in all shards."""
+        return int(self._first_block[-1])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the shards' hashes: the identity of the data set."""
+        return self.manifest["digest"]
+
+    def first_molecule(self, block: int) -> int:
+        """Return the number of a block's first molecule."""
+        shard, local = self._place(block)
+        return int(self._first_molecule[shard] + local * self._per_block[shard])
+
+    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the block of each molecule and its place there, by the molecule's number."""
+        shard = np.searchsorted(self._first_molecule, numbers, side="right") - 1
+        block, place = np.divmod(numbers - self._first_molecule[shard], self._per_block[shard])
+        return self._first_block[shard] + block, place
+
+    def _place(self, block: int) -> tuple[int, int]:
+        """Return the shard of a block and the block's number in it."""
+        shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
+        return shard, block - int(self._first_block[shard])
+
+    def index(self, block: int) -> np.ndarray:
+        """Read a block's rows of the index, (molecules in the block,) of INDEX_DTYPE.
+
+        Raises:
+            DataDamaged: they are not what was written.
+        """
+        shard, local = self._place(block)
+        entry = self.manifest["shards"][shard]
+        name = Path(entry["file"]).with_suffix(".idx").name
+        path = self._folder.path(name, int(self._index_bytes[shard]))
+        first, per_block = local * entry["block_molecules"], entry["block_molecules"]
+        count = min(per_block, entry["molecules"] - first)
+        with open(path, "rb") as file:
+            file.seek(first * INDEX_DTYPE.itemsize)
+            rows = file.read(count * INDEX_DTYPE.itemsize)
+            file.seek(entry["molecules"] * INDEX_DTYPE.itemsize + 4 * local)
+            crc = file.read(4)
+        if len(crc) < 4 or zlib.crc32(rows) != int.from_bytes(crc, "little"):
+            raise DataDamaged(
+                f"{path}, block {local} is damaged (CRC32 differs); copy or convert it again"
+            )
+        return np.frombuffer(rows, INDEX_DTYPE)
+
+    def read_block(self, block: int) -> MoleculeColumns:
+        """Read and check one block; its arrays are views of the shard's memory.
+
+        Raises:
+            DataDamaged: the shard or the block is missing or damaged.
+        """
+        shard, local = self._place(block)
+        entry = self.manifest["shards"][shard]
+        path = self._folder.path(entry["file"], entry["bytes"])
+        try:
+            value = _environments.get(path, entry, _block_key(local))
+            if value is None:
+                raise codec.BlockError("block is missing")
+            return codec.decode(value)
+        except (codec.BlockError, lmdb.Error) as error:
+            raise DataDamaged(f"{path}, block {local}: {error}") from error
+
+    def blocks(self) -> Iterator[MoleculeColumns]:
+        """Read all blocks in order."""
+        return map(self.read_block, range(self.num_blocks))
+
+
+_CONVERT = "'python -m msde.data_tools.convert INPUT --output DIR'"

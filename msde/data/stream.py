@@ -1,0 +1,269 @@
+"""From shards to batches: the stream that follows the partition of an epoch.
+
+The unit is the slot, a fixed list of molecules that one forward pass sees. An optimizer step is a
+fixed number of slots, dealt to whatever ranks there are. Which molecules a slot holds depends on
+the data, the seed, the epoch and the number of slots in a step, never on the world size; so
+BatchNorm, negatives and noise do not depend on it either.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import torch
+
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import MoleculeColumns
+from msde.data.masking import mask_columns
+from msde.data.mixture import Mixture
+from msde.data.packed import Compact
+from msde.data.padding import filled
+from msde.data.partition import Partition, Slots, Window
+from msde.data.prefetch import OnTheirWay, SideStream
+from msde.data.resident import ResidentMolecules
+from msde.errors import MsdeError
+
+STEPS_AHEAD = 4  # that are ready for the training thread
+T = TypeVar("T")
+
+
+class Position(NamedTuple):
+    """Where a stream stands: the step that comes next."""
+
+    epoch: int
+    window: int
+    step: int  # in the window
+
+
+Steps = Generator[tuple[Position, float, list[MoleculeBatch] | OnTheirWay], None, None]
+
+
+class _Prepared(NamedTuple):
+    """One window with the molecules of this rank's slots in order."""
+
+    window: Window
+    slots: Slots
+    columns: MoleculeColumns | None  # None where the molecules are resident on the device
+
+
+class ShardStream:
+    """An endless stream of optimizer steps over the data, for one rank of many.
+
+    Its position is three integers, equal on all ranks and valid for any world size that divides
+    the slots of a step, and for any number of workers.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        masking_ratio: float = 0.0,
+        fill: bool = False,
+    ) -> None:
+        """Start at the first step of epoch 0.
+
+        Args:
+            workers: threads that prepare windows in the background, and one that makes batches;
+                0 does both when a step is asked for. It changes nothing but the time it takes.
+            masking_ratio: see `masking.mask_columns`.
+            fill: fill batches up to sizes that repeat, see `filler`.
+
+        Raises:
+            MsdeError: the world size does not divide the slots.
+        """
+        slots_per_step = partition.slots_per_step
+        if slots_per_step % world_size:
+            raise MsdeError(
+                f"{slots_per_step} slots a step (train_batch_size) cannot be shared evenly by "
+                f"{world_size} ranks; use a multiple of {world_size}"
+            )
+        self.partition = partition
+        self.workers = workers
+        self.masking_ratio, self.fill = masking_ratio, fill
+        share = slots_per_step // world_size
+        self.own_slots = range(rank * share, (rank + 1) * share)
+        self.position = Position(0, 0, 0)
+        self.epochs_done = 0.0
+        self._device = torch.device("cpu")
+        self._side: SideStream | None = None
+        self._resident: ResidentMolecules | None = None
+        self._digest = partition.digest()
+
+    @property
+    def data(self) -> Mixture:
+        """The data that are streamed."""
+        return self.partition.data
+
+    def send_to(self, device: torch.device) -> None:
+        """Have batches on a device from now on; a GPU gets them beside its other work."""
+        self._device = device
+        self._side = SideStream(device) if device.type == "cuda" else None
+
+    def keep_on(self, device: torch.device) -> None:
+        """Load all molecules to a device now, and make batches there from then on."""
+        self._resident = ResidentMolecules(self.data, device)
+        self.send_to(device)
+
+    def __iter__(self) -> Generator[list[MoleculeBatch], None, None]:
+        """Yield this rank's slots of each step, from the current position on, for ever.
+
+        When a step is yielded the position is already that of the step which follows: a checkpoint
+        written after a step resumes with the next one. What has been prepared ahead of that does
+        not count.
+        """
+        steps = self._steps(self.position)
+        if self.workers:
+            steps = _ahead(steps, STEPS_AHEAD)
+        try:
+            for self.position, self.epochs_done, slots in steps:
+                yield slots.arrived() if isinstance(slots, OnTheirWay) else slots
+        finally:
+            steps.close()
+
+    def _steps(self, start: Position) -> Steps:
+        """Yield each step with the position of the one that follows, and that in epochs."""
+        names = self._windows(start.epoch, start.window)
+        if self.workers:
+            prepared = _in_threads(self._prepare, names, self.workers)
+        else:
+            prepared = (self._prepare(*name) for name in names)
+        try:
+            first = start.step
+            for (epoch, number), part in zip(
+                self._windows(start.epoch, start.window), prepared, strict=False
+            ):
+                windows, num_steps = self.partition.num_windows(epoch), part.window.num_steps
+                for step in range(first, num_steps):
+                    after = Position(epoch, number, step + 1)
+                    if step + 1 == num_steps:
+                        last = number + 1 == windows
+                        after = Position(*((epoch + 1, 0) if last else (epoch, number + 1)), 0)
+                    done = epoch + (number + (step + 1) / num_steps) / windows
+                    yield after, done, self._slots(part, step)
+                first = 0
+        finally:
+            prepared.close()
+
+    def _windows(self, epoch: int, number: int) -> Iterator[tuple[int, int]]:
+        """Name all windows from one on."""
+        while True:
+            yield epoch, number
+            number += 1
+            if number == self.partition.num_windows(epoch):
+                epoch, number = epoch + 1, 0
+
+    def _prepare(self, epoch: int, number: int) -> _Prepared:
+        """Plan a window and read the molecules of this rank's slots, in their order."""
+        window = self.partition.window(epoch, number)
+        slots = window.slots(self.own_slots)
+        columns = None if self._resident else self.data.fetch(slots.numbers)
+        return _Prepared(window, slots, columns)
+
+    def _slots(self, part: _Prepared, step: int) -> list[MoleculeBatch] | OnTheirWay:
+        """Make the batches of this rank's slots, or have the device make them."""
+
+        def make() -> list[MoleculeBatch]:
+            return [self._batch(part, step, lane) for lane in self.own_slots]
+
+        return self._side.send(make) if self._side else make()
+
+    def _batch(self, part: _Prepared, step: int, lane: int) -> MoleculeBatch:
+        """Make the batch of one slot."""
+        window, (numbers, ptr) = part.window, (part.slots.numbers, part.slots.ptr)
+        own = step * len(self.own_slots) + lane - self.own_slots.start
+        first, last = int(ptr[own]), int(ptr[own + 1])
+        # The mean over slots of (slot mean x weight) is the mean over the molecules of the step.
+        weight = (last - first) * window.slots_per_step / int(window.molecules_in_step[step])
+        slot = window.first_slot + step * window.slots_per_step + lane
+        if part.columns is None:
+            assert self._resident is not None
+            compact = self._resident.take(numbers[first:last])
+        else:
+            columns = part.columns.part(first, last)
+            compact = Compact.from_columns(mask_columns(columns, self.masking_ratio, window.key))
+        compact = filled(compact) if self.fill else compact
+        batch = MoleculeBatch.expand(compact, window.key, slot, weight)
+        if self._side and part.columns is not None:
+            batch = batch.pin_memory()  # else the copy would have to be waited for
+        return batch.to(self._device)
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Return the position, that of the next step, and what it is valid for."""
+        return {**self.position._asdict(), "plan": self._digest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Move to a saved position.
+
+        Raises:
+            MsdeError: the position was saved for other data, another seed or other slots.
+        """
+        if state["plan"] != self._digest:
+            raise MsdeError(
+                "the checkpoint was written with other data, another run.seed, another "
+                "data.validation_fraction or other slots (train_batch_size, "
+                "data.molecules_per_step, data.molecules_per_slot, data.atoms_per_slot); resume "
+                "with the same ones, or choose another --output"
+            )
+        self.position = Position(*(int(state[name]) for name in Position._fields))
+
+
+def _in_threads(
+    prepare: Callable[..., T], tasks: Iterator[tuple[int, int]], workers: int
+) -> Generator[T, None, None]:
+    """Yield prepare(*task) for each task in order, worked out by `workers` threads ahead."""
+    # Threads, not processes: NumPy, zlib and LMDB release the interpreter for all that takes time,
+    # nothing has to be copied or pickled, and no signal can end a worker alone.
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="window")
+    pending: collections.deque[Future[T]] = collections.deque()
+    try:
+        while True:
+            while len(pending) <= workers:
+                pending.append(pool.submit(prepare, *next(tasks)))
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
+    """Yield the items, of which a thread works out up to `depth` ahead."""
+    ready: queue.Queue[Callable[[], T]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def offer(item: Callable[[], T]) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                item = next(items)
+                offer(lambda item=item: item)  # type: ignore[misc]
+        except BaseException as error:  # the training thread raises it
+            offer(functools.partial(_raise, error))
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            yield ready.get()()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

@@ -1,0 +1,100 @@
+"""GIN, the 2D encoder: a graph isomorphism network with bond features (Xu et al. 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from msde.chem.parsing import ATOM_SIZES, BOND_SIZES
+from msde.config import GINConfig
+from msde.data.batch import MoleculeBatch
+from msde.model.layers import (
+    BatchNorm,
+    CategoricalEmbedding,
+    Dropout,
+    Linear,
+    Sequential,
+    at_least_float32,
+)
+from msde.ops import EdgeCodes, Edges, gin_message, group_codes, segment_mean, sort_edges
+
+
+class GINLayer(nn.Module):
+    """MLP((1 + eps) h_i + sum over bonds j -> i of relu(h_j + bond embedding))."""
+
+    def __init__(self, hidden_dim: int) -> None:
+        """Make the layer's own bond embedding and MLP."""
+        super().__init__()
+        self.bond_embedding = CategoricalEmbedding(BOND_SIZES, hidden_dim)
+        every_bond = torch.cartesian_prod(*map(torch.arange, BOND_SIZES))  # (60, 3)
+        self.register_buffer("every_bond", every_bond, persistent=False)
+        self.eps = nn.Parameter(torch.zeros(1))
+        self.mlp = Sequential(
+            Linear(hidden_dim, 2 * hidden_dim),
+            BatchNorm(2 * hidden_dim),
+            nn.ReLU(),
+            Linear(2 * hidden_dim, hidden_dim),
+        )
+
+    def forward(
+        self, h: Tensor, bonds: Edges, bond_codes: EdgeCodes, counted: Tensor | None = None
+    ) -> Tensor:
+        """Update h, (num_atoms, hidden_dim).
+
+        Args:
+            bond_codes: rows of `every_bond`.
+            counted: () how many atoms, the first ones, count in statistics; None means all.
+        """
+        table = self.bond_embedding(self.every_bond)  # (60, hidden_dim): one lookup a bond
+        # Messages are made and summed in the table's precision, also where h came of autocast.
+        messages = gin_message(at_least_float32(h), table, self.eps, bond_codes, bonds)
+        return self.mlp(messages, counted)
+
+
+# What an atom's representation is made of, given it after each layer:
+# (layers + 1) x (num_atoms, hidden_dim) -> (num_atoms, output_dim)
+READOUTS: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "last": lambda layers: layers[-1],
+    "concat": lambda layers: torch.cat(layers, dim=-1),
+    "max": lambda layers: torch.stack(layers).amax(0),
+    "sum": lambda layers: torch.stack(layers).sum(0),
+}
+
+
+class GIN(nn.Module):
+    """The 2D encoder; sees atoms and bonds, never positions."""
+
+    def __init__(self, hidden_dim: int, config: GINConfig) -> None:
+        """Build `config.num_layers` layers of width `hidden_dim`."""
+        super().__init__()
+        self.cip = config.chirality == "cip"
+        self.over_layers = config.readout
+        concatenated = config.num_layers + 1 if config.readout == "concat" else 1
+        self.output_dim = hidden_dim * concatenated
+        self.atom_embedding = CategoricalEmbedding(ATOM_SIZES, hidden_dim)
+        self.layers = nn.ModuleList(GINLayer(hidden_dim) for _ in range(config.num_layers))
+        self.norms = nn.ModuleList(BatchNorm(hidden_dim) for _ in range(config.num_layers))
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, batch: MoleculeBatch) -> Tensor:
+        """Return the representation of each atom, (num_atoms, output_dim)."""
+        first, second, third = batch.edge_attr.unbind(-1)
+        bond_code = (first * BOND_SIZES[1] + second) * BOND_SIZES[2] + third  # row of every_bond
+        bonds, order = sort_edges(batch.edge_index, batch.ptr, batch.num_atoms)
+        bond_codes = group_codes(bond_code.index_select(0, order), math.prod(BOND_SIZES))
+        x = batch.x
+        if self.cip:
+            x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)
+        h, counted = [self.atom_embedding(x)], batch.counted_atoms  # (num_atoms, hidden_dim) each
+        for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            activation = "relu" if number < len(self.layers) - 1 else None
+            updated = layer(h[-1], bonds, bond_codes, counted)
+            h.append(self.dropout(norm(updated, activation, counted)))
+        return READOUTS[self.over_layers](h)
+
+    def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:
+        """Return the representation of each molecule, (num_graphs, output_dim): the atoms' mean."""
+        return segment_mean(h, batch.batch, batch.atoms_per_graph)

@@ -1,0 +1,257 @@
+"""MoleculeSDE: two encoders, two score networks, and the loss that ties them together.
+
+Knows nothing of DeepSpeed: a plain PyTorch loop can train it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from msde.chem.parsing import ATOM_SIZES
+from msde.config import Config
+from msde.data.batch import MoleculeBatch
+from msde.model import denoising
+from msde.model.contrastive import OBJECTIVES
+from msde.model.encoders import GIN, PaiNN, SchNet
+from msde.model.layers import Linear, at_least_float32
+from msde.model.score import ConformerScore, TopologyScore
+from msde.model.sde import SDE, perturb
+from msde.ops import normals, words
+from msde.philox import Key, Stream
+
+TIME_EPSILON = 1e-6  # training times stay this far from zero, where the scores diverge
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All randomness of one forward pass except dropout."""
+
+    t_2d_to_3d: Tensor  # (num_graphs,) times in (0, 1)
+    t_3d_to_2d: Tensor  # (num_graphs,)
+    pos: Tensor  # (num_atoms, 3) standard normal, as are the next two
+    types: Tensor  # (num_atoms, 119)
+    adj: Tensor  # (num_pairs,)
+    negatives_of_2d: Tensor  # (num_atoms,) or none: what the contrastive objective drew for h_2d
+    negatives_of_3d: Tensor
+
+
+class MoleculeSDE(nn.Module):
+    """The joint model of Liu et al. (ICML 2023).
+
+    loss = c_cl L_contrastive + c_23 L_2d_to_3d + c_32 (L_node + L_adj) / 2
+    """
+
+    TERMS = ("total", "contrastive", "2d_to_3d", "3d_to_2d", "contrastive_accuracy")
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks that `config.model` describes, initialised from torch's generator."""
+        super().__init__()
+        model = config.model
+        self.config = config
+        dim = model.hidden_dim
+        self.encoder_2d = GIN(dim, model.gin)
+        self.encoder_3d: SchNet | PaiNN
+        if model.encoder_3d == "schnet":
+            self.encoder_3d = SchNet(dim, model.schnet)
+        else:
+            self.encoder_3d = PaiNN(dim, model.painn)
+        self.score_2d_to_3d = ConformerScore(self.encoder_2d.output_dim, model.conformer)
+        self.score_3d_to_2d = TopologyScore(dim, model.topology)
+        # Concatenated layers are wider than the other view, which they are compared with.
+        self.projection_2d: nn.Linear | None = None
+        if self.encoder_2d.output_dim != dim:
+            self.projection_2d = Linear(self.encoder_2d.output_dim, dim)
+        self.objective = OBJECTIVES[config.loss.contrastive](config.loss)
+        # What takes the place of `losses` where steps are replayed, see `replay`.
+        self.replayed: Callable[[MoleculeBatch, Noise], dict[str, Tensor]] | None = None
+
+    @classmethod
+    def from_seed(cls, config: Config) -> MoleculeSDE:
+        """Build the model with weights that depend on `config.run.seed` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.run.seed % 2**63)
+            return cls(config)
+
+    def draw_noise(self, batch: MoleculeBatch) -> Noise:
+        """Draw the noise and times that belong to the batch's molecules under its key."""
+        key, loss = batch.key, self.config.loss
+        times = TIMES[loss.times]
+        atom = batch.atom_in_graph
+        pair = torch.arange(batch.pair_index.shape[1], device=batch.ptr.device)
+        pair = pair - batch.pair_ptr[batch.pair_batch]  # (num_pairs,) number within the molecule
+        atom_uid, pair_uid = batch.uid[batch.batch], batch.uid[batch.pair_batch]
+        pos = normals(key, Stream.POSITION_NOISE, atom_uid, atom, 3)
+        return Noise(
+            t_2d_to_3d=times(batch, Stream.TIME_2D_TO_3D, loss.num_timesteps),
+            t_3d_to_2d=times(batch, Stream.TIME_3D_TO_2D, loss.num_timesteps),
+            pos=self.score_2d_to_3d.to_subspace(pos, batch),
+            types=normals(key, Stream.ATOM_TYPE_NOISE, atom_uid, atom, ATOM_SIZES[0]),
+            adj=normals(key, Stream.BOND_NOISE, pair_uid, pair, 1).squeeze(-1),
+            negatives_of_2d=self.objective.draw(batch, Stream.NEGATIVES_OF_2D),
+            negatives_of_3d=self.objective.draw(batch, Stream.NEGATIVES_OF_3D),
+        )
+
+    def contrastive(
+        self, h_2d: Tensor, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Return the contrastive loss and accuracy, both directions averaged.
+
+        Args:
+            h_2d: (num_atoms, encoder_2d.output_dim) representations of the topology.
+            h_3d: (num_atoms, hidden_dim) representations of the geometry.
+
+        Returns:
+            Two tensors (molecules that count,).
+        """
+        if self.objective.level == "graph":
+            h_2d = batch.counted(self.encoder_2d.readout(h_2d, batch))
+            h_3d = batch.counted(self.encoder_3d.readout(h_3d, batch))
+        if self.projection_2d is not None:
+            h_2d = self.projection_2d(h_2d)
+        with torch.autocast(
+            h_2d.device.type, enabled=False
+        ):  # logits are divided by a small number
+            h_2d, h_3d = at_least_float32(h_2d), at_least_float32(h_3d)
+            forward = self.objective(h_2d, h_3d, noise.negatives_of_2d, batch)
+            backward = self.objective(h_3d, h_2d, noise.negatives_of_3d, batch)
+        loss, accuracy = ((one + other) / 2 for one, other in zip(forward, backward, strict=True))
+        return batch.counted(loss), batch.counted(accuracy)
+
+    def loss_2d_to_3d(self, h_2d: Tensor, batch: MoleculeBatch, noise: Noise) -> Tensor:
+        """Return the denoising loss of positions given `h_2d`, (molecules that count,)."""
+        score, t = self.score_2d_to_3d, noise.t_2d_to_3d
+        pos_t = perturb(score.sde, batch.pos, t[batch.batch], noise.pos)  # (num_atoms, 3)
+        noise_pred = score(pos_t, t, h_2d, batch)
+        loss = denoising.denoising_positions(noise_pred, noise.pos, batch)
+        return batch.counted(loss * self._anneal(score.sde, t))
+
+    def loss_3d_to_2d(
+        self, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Return the denoising losses of atom types and of adjacency given `h_3d`.
+
+        Returns:
+            Two tensors (molecules that count,).
+        """
+        score, t = self.score_3d_to_2d, noise.t_3d_to_2d
+        types = nn.functional.one_hot(batch.x[:, 0], ATOM_SIZES[0]).to(noise.types.dtype)
+        types_t = perturb(score.sde, types, t[batch.batch], noise.types)  # (num_atoms, 119)
+        adj = adjacency(batch).to(noise.adj.dtype)
+        adj_t = perturb(score.sde, adj, t[batch.pair_batch], noise.adj)  # (num_pairs,)
+        types_pred, adj_pred = score(types_t, adj_t, t, h_3d, batch)
+        weight = self._anneal(score.sde, t)
+        return (
+            batch.counted(denoising.denoising_atom_types(types_pred, noise.types, batch) * weight),
+            batch.counted(denoising.denoising_adjacency(adj_pred, noise.adj, batch) * weight),
+        )
+
+    def _anneal(self, sde: SDE, t: Tensor) -> Tensor:
+        """Return the weights std^anneal_power of the score losses at times t, (num_graphs,)."""
+        return sde.marginal_prob(t, t)[1] ** self.config.loss.anneal_power
+
+    def forward(
+        self, batch: MoleculeBatch, noise: Noise | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the slot's weighted mean loss and the named terms, one value a molecule.
+
+        Args:
+            noise: by default what `draw_noise` draws.
+
+        Returns:
+            The scalar to differentiate, and detached terms in float32, one value for each molecule
+            that counts: `total`, `contrastive`, `2d_to_3d`, `3d_to_2d` and the pair accuracy
+            `contrastive_accuracy`.
+        """
+        noise = self.draw_noise(batch) if noise is None else noise
+        terms = (self.replayed or self.losses)(batch, noise)
+        detached = {name: term.detach().float() for name, term in terms.items()}
+        return terms["total"].mean() * batch.weight, detached
+
+    def losses(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
+        """Return the terms that `forward` names, to be differentiated, in the order of TERMS."""
+        weights = self.config.loss
+        h_2d = self.encoder_2d(batch)  # (num_atoms, encoder_2d.output_dim)
+        h_3d = self.encoder_3d(batch)  # (num_atoms, hidden_dim)
+        contrastive, accuracy = self.contrastive(h_2d, h_3d, batch, noise)
+        to_3d = self.loss_2d_to_3d(h_2d, batch, noise)
+        of_types, of_adj = self.loss_3d_to_2d(h_3d, batch, noise)
+        to_2d = (of_types + of_adj) / 2
+        total = (
+            weights.coefficient_contrastive * contrastive
+            + weights.coefficient_2d_to_3d * to_3d
+            + weights.coefficient_3d_to_2d * to_2d
+        )  # (molecules that count,)
+        return dict(zip(self.TERMS, (total, contrastive, to_3d, to_2d, accuracy), strict=True))
+
+
+def adjacency(batch: MoleculeBatch) -> Tensor:
+    """Return bond types as numbers, (num_pairs,): 0 no bond, 1 single, 2, 3, 4 aromatic, 5 other.
+
+    The published network diffuses these as if they were continuous.
+    """
+    adj = torch.zeros(batch.pair_index.shape[1], device=batch.pos.device)
+    return adj.index_copy_(0, batch.bond_pair, batch.edge_attr[::2, 0].float() + 1)
+
+
+def _time(step: Tensor, num_timesteps: int) -> Tensor:
+    """Return the time of a step of the grid, kept TIME_EPSILON away from zero."""
+    return step / num_timesteps * (1 - TIME_EPSILON) + TIME_EPSILON
+
+
+def antithetic_times(batch: MoleculeBatch, stream: Stream, num_timesteps: int) -> Tensor:
+    """Draw the published antithetic times, (num_graphs,).
+
+    The first half of the slot draws steps k of the grid, the second half takes
+    num_timesteps - 1 - k.
+    """
+    uid = batch.counted(batch.uid)
+    half = len(uid) // 2 + 1
+    drawn = words(batch.key, stream, uid[:half])[:, 0]
+    step = drawn * num_timesteps >> 32  # (half,) uniform in [0, num_timesteps)
+    step = torch.cat([step, num_timesteps - 1 - step])[: len(uid)]
+    step = torch.cat([step, step.new_zeros(batch.num_filler)])
+    return _time(step, num_timesteps)
+
+
+def antithetic_times_over_epochs(
+    batch: MoleculeBatch, stream: Stream, num_timesteps: int
+) -> Tensor:
+    """Draw times whose antithetic partner is the same molecule's in the next epoch, (num_graphs,).
+
+    A function of the molecule alone: neither its slot nor its neighbours matter.
+    """
+    key = Key(batch.key.seed, batch.key.epoch // 2)
+    step = words(key, stream, batch.uid)[:, 0] * num_timesteps >> 32  # (num_graphs,)
+    if batch.key.epoch % 2:
+        step = num_timesteps - 1 - step
+    return _time(step, num_timesteps)
+
+
+TIMES = {
+    "antithetic_in_slot": antithetic_times,
+    "antithetic_over_epochs": antithetic_times_over_epochs,
+}
+
+
+def parameter_groups(model: MoleculeSDE) -> list[dict]:
+    """Return the four optimizer groups, each with its `name` and learning rate `lr`."""
+    optim = model.config.optim
+    encoder_2d = nn.ModuleList([m for m in (model.encoder_2d, model.projection_2d) if m])
+    parts = {
+        "encoder_2d": (encoder_2d, optim.scale_encoder_2d),
+        "encoder_3d": (model.encoder_3d, optim.scale_encoder_3d),
+        "score_2d_to_3d": (model.score_2d_to_3d, optim.scale_2d_to_3d),
+        "score_3d_to_2d": (model.score_3d_to_2d, optim.scale_3d_to_2d),
+    }
+    return [
+        {
+            "name": name,
+            "params": [p for p in part.parameters() if p.requires_grad],
+            "lr": optim.lr * scale,
+        }
+        for name, (part, scale) in parts.items()
+    ]

@@ -1,0 +1,1 @@
+"""What a run reports: curves, events, FLOPs and traces."""

@@ -1,0 +1,1 @@
+"""The kernels of the ops for GPUs, in Triton."""

@@ -1,0 +1,42 @@
+"""Activation checkpointing: hidden layers are made again in the backward pass instead of kept."""
+
+from __future__ import annotations
+
+import functools
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from msde.model.encoders.gin import GINLayer
+from msde.model.encoders.painn import Message, Mixing
+from msde.model.encoders.schnet import Interaction
+from msde.model.layers import MLP
+from msde.model.score.conformer import EquivariantReadout, TopologyEdges, TransformerLayer
+from msde.model.score.topology import ChannelAttention, GraphConvolution
+
+KINDS = (
+    GINLayer,
+    Interaction,
+    Message,
+    Mixing,
+    TopologyEdges,
+    TransformerLayer,
+    EquivariantReadout,
+    ChannelAttention,
+    GraphConvolution,
+    MLP,
+)
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Let the layers in a module keep their inputs only.
+
+    The rest is computed twice. Dropout draws the same again, and BatchNorm's running statistics are
+    taken once.
+    """
+    if isinstance(module, KINDS):
+        forward = module.forward
+        module.forward = functools.partial(checkpoint, forward, use_reentrant=False)  # type: ignore
+        return
+    for child in module.children():
+        checkpoint_activations(child)

@@ -1,0 +1,186 @@
+"""What a run will do, worked out before any engine is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msde.config import Config, deepspeed
+from msde.data.mixture import Mixture
+from msde.data.partition import Partition, SlotSize, held_out_molecules
+from msde.data.shards import ShardDataset
+from msde.data.stream import ShardStream
+from msde.errors import MsdeError
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run, worked out from the configuration, the data and the number of ranks."""
+
+    stream: ShardStream
+    validation: np.ndarray  # numbers of the held-out molecules
+    steps_per_epoch: int  # estimated where an epoch has several windows
+    total_steps: int
+
+    @property
+    def molecules_per_slot(self) -> float:
+        """How many molecules a slot holds in the mean."""
+        partition = self.stream.partition
+        trained = self.stream.data.molecules_per_epoch * (1 - partition.validation_fraction)
+        return trained / (self.steps_per_epoch * partition.slots_per_step)
+
+    def describe(self) -> str:
+        """Say what the run will do, in lines for people."""
+        data, partition = self.stream.data, self.stream.partition
+        lines = []
+        for source, weight in zip(data.sources, data.weights, strict=True):
+            share = "" if weight == 1 else f", a share of {weight:g} in each epoch"
+            manifest = source.manifest
+            lines.append(
+                f"data: {source.root}, {len(source)} molecules in {len(manifest['shards'])} "
+                f"shards, {manifest['atoms'] / len(source):.1f} atoms each on average, "
+                f"{manifest['max_atoms']} at most{share}"
+            )
+        slots, size, per_slot = (
+            partition.slots_per_step,
+            partition.slot_size,
+            self.molecules_per_slot,
+        )
+        most = f"{size.molecules} molecules" if size.molecules else f"{size.atoms} atoms"
+        world_sizes = [w for w in range(1, slots + 1) if slots % w == 0]
+        return "\n".join(
+            [
+                *lines,
+                f"split: {partition.validation_fraction:.1%} held out, {len(self.validation)} of "
+                "them validated on",
+                f"step: {slots} slots of at most {most}, {per_slot:.1f} on average = "
+                f"{slots * per_slot:.0f} molecules",
+                f"ranks: {', '.join(map(str, world_sizes))} can share these slots",
+                f"steps: about {self.steps_per_epoch} an epoch, {self.total_steps} in all",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class StateMemory:
+    """What the states of a model take of each rank's memory, in bytes; activations come on top."""
+
+    device: int
+    host: int  # what is offloaded
+
+
+def state_memory(num_parameters: int, world_size: int, ds_config: dict[str, Any]) -> StateMemory:
+    """Return the memory of weights, gradients and Adam's state at their peak within a step.
+
+    All are float32. As DeepSpeed keeps them (counted with its 0.19.8): ZeRO 1 to 3 hold a second,
+    partitioned copy of the weights, offloaded optimizers a second copy of the gradients; ZeRO 3
+    gathers up to `stage3_max_live_parameters` weights; reduction works in four buckets.
+    """
+    zero = ds_config.get("zero_optimization", {})
+    stage = deepspeed.zero_stage(ds_config)
+    if stage == 0:
+        return StateMemory(device=16 * num_parameters, host=0)
+    bucket = min(zero.get("reduce_bucket_size", 500_000_000), num_parameters)
+    live = min(zero.get("stage3_max_live_parameters", 1_000_000_000), num_parameters)
+    share = num_parameters / world_size
+    gradients = 4 * (num_parameters if stage == 1 else share)
+    weights = 4 * (num_parameters if stage < 3 else share)
+    optimizer = 12 * share
+    working = 16 * bucket + (4 * live if stage == 3 else 0)
+    offloads = {k for k in ("offload_optimizer", "offload_param") if _offloaded(zero, k)}
+    host = 0.0
+    if "offload_optimizer" in offloads:
+        host, optimizer, gradients = optimizer + gradients + 4 * share, 0.0, 0.0
+    if "offload_param" in offloads:
+        host, weights = host + weights, 0.0
+    return StateMemory(int(weights + gradients + optimizer + working), int(host))
+
+
+def _offloaded(zero: dict[str, Any], what: str) -> bool:
+    return zero.get(what, {}).get("device", "none") != "none"
+
+
+def slot_size(config: Config, slots_per_step: int) -> SlotSize:
+    """Return how much one slot holds.
+
+    Raises:
+        MsdeError: the molecules of a step cannot be shared evenly by its slots.
+    """
+    if config.data.atoms_per_slot is not None:
+        return SlotSize(atoms=config.data.atoms_per_slot)
+    if config.data.molecules_per_slot is not None:
+        return SlotSize(molecules=config.data.molecules_per_slot)
+    share, rest = divmod(config.data.molecules_per_step, slots_per_step)
+    if rest or share < 2:
+        raise MsdeError(
+            f"data.molecules_per_step is {config.data.molecules_per_step}, which "
+            f"{slots_per_step} slots (train_batch_size) cannot share evenly with two or more each; "
+            f"use a multiple of {slots_per_step}, or set data.molecules_per_slot"
+        )
+    return SlotSize(molecules=share)
+
+
+def open_data(data: Sequence[str | Path] | str | Path, stage_dir: str | None = None) -> Mixture:
+    """Open the data of a run: folders or URLs, each followed by =WEIGHT where weights differ.
+
+    Raises:
+        MsdeError: one of them cannot be used.
+    """
+    items = [data] if isinstance(data, (str, Path)) else data
+    roots, weights = zip(*map(_root_and_weight, items), strict=True)
+    stage = Path(stage_dir) if stage_dir else None
+    return Mixture([ShardDataset(root, stage) for root in roots], weights)
+
+
+def _root_and_weight(item: str | Path) -> tuple[str, float]:
+    root, equals, weight = str(item).rpartition("=")
+    try:
+        return (root, float(weight)) if equals else (str(item), 1.0)
+    except ValueError:  # an equals sign in the name of the folder
+        return str(item), 1.0
+
+
+def make_plan(
+    config: Config,
+    data: Sequence[str | Path] | str | Path,
+    slots_per_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> RunPlan:
+    """Open the data and work out the run.
+
+    Raises:
+        MsdeError: the data cannot be used, or do not fit the batch sizes.
+    """
+    mixture = open_data(data, config.data.stage_dir)
+    for source in mixture.sources:
+        if source.manifest["no_geometry"]:
+            raise MsdeError(
+                f"{source.root}: {source.manifest['no_geometry']} molecules have no geometry, "
+                "which pretraining needs; convert with --conformers 1 or more"
+            )
+    fraction = config.data.validation_fraction
+    partition = Partition(
+        mixture,
+        seed=config.run.seed,
+        slots_per_step=slots_per_step,
+        slot_size=slot_size(config, slots_per_step),
+        validation_fraction=fraction,
+    )
+    stream = ShardStream(
+        partition,
+        rank=rank,
+        world_size=world_size,
+        workers=config.data.workers,
+        masking_ratio=config.data.masking_ratio,
+        fill=config.run.cuda_graphs,
+    )
+    steps = partition.steps_per_epoch()
+    total = config.run.steps or math.ceil(config.run.epochs * steps)
+    at_most = config.data.max_validation_molecules
+    return RunPlan(stream, held_out_molecules(mixture, fraction, at_most), steps, total)
