@@ -21,8 +21,6 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch  # noqa: E402
 import triton  # noqa: E402
-from msde.data_tools.pipeline.chunks import convert_one  # noqa: E402
-from msde.data_tools.readers import RawMolecule  # noqa: E402
 from step import make_task  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -35,6 +33,8 @@ from msde.cluster import process  # noqa: E402
 from msde.config import make_config  # noqa: E402
 from msde.data.batch import MoleculeBatch  # noqa: E402
 from msde.data.codec import columns_from_records  # noqa: E402
+from msde.data_tools.pipeline.chunks import convert_one  # noqa: E402
+from msde.data_tools.readers import RawMolecule  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
 from msde.ops import cpu as cpu_ops  # noqa: E402
 from msde.ops import gpu as gpu_ops  # noqa: E402

@@ -18,13 +18,13 @@ import sys
 from pathlib import Path
 
 import torch
-from msde.data_tools.convert import choose_format
 from step import NCI, make_columns, make_task
 
 from msde.cli import report_errors
 from msde.cluster import process
 from msde.config import make_config
 from msde.data.batch import MoleculeBatch
+from msde.data_tools.convert import choose_format
 from msde.model import MoleculeSDE, parameter_groups
 from msde.philox import Key
 

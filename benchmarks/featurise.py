@@ -19,9 +19,6 @@ from typing import Any, BinaryIO
 
 import rivals
 import torch
-from msde.data_tools.convert import choose_format, convert, read_file
-from msde.data_tools.pipeline.chunks import CHUNK
-from msde.data_tools.readers import Options, get_reader
 from rdkit import Chem, RDConfig
 
 from msde.chem import parsing
@@ -29,6 +26,9 @@ from msde.chem.features import features_by_getters
 from msde.chem.parsing import MoleculeError, silence_rdkit
 from msde.cli import report_errors
 from msde.data import codec
+from msde.data_tools.convert import choose_format, convert, read_file
+from msde.data_tools.pipeline.chunks import CHUNK
+from msde.data_tools.readers import Options, get_reader
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 REPEATS = 5

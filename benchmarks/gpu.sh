@@ -25,8 +25,8 @@ part() {  # file, seconds at most, command
     timeout "$((limit * scale))" "$@" > "$file" 2> "$file.log" && rm "$file.log" || echo "$file: failed" >&2
 }
 
-part tests.txt 85 python -m pytest -q "$here/../tests/test_ops.py" "$here/../tests/test_replay.py" \
-    "$here/../tests/test_stream.py" -k "triton or Triton or gpu or cuda"
+part tests.txt 85 python -m pytest -q "$here/../tests/ops" "$here/../tests/training/test_cuda_graphs.py" \
+    "$here/../tests/data/test_stream.py" -k "triton or Triton or gpu or cuda"
 part step-256.json 75 python "$here/step.py" --input "$input" --json $published $few
 part step-1024.json 75 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 --json \
     $published $few

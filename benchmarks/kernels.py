@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 from floor import DEVICE
-from msde.data_tools.convert import choose_format
 from step import NCI, Ours, Stopwatch, make_columns, make_task, memory_mb, reset_peak
 from torch.profiler import ProfilerActivity, profile
 
 from msde.cli import report_errors
 from msde.cluster import process
+from msde.data_tools.convert import choose_format
 
 WARM_UP = 3  # steps
 ON_GPU = DEVICE.type == "cuda"

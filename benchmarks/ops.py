@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from floor import DEVICE, best, product_rate, rates
-from msde.data_tools.convert import choose_format
 from step import NCI, make_batches
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from msde import ops
 from msde.cli import report_errors
 from msde.cluster import process
 from msde.data.batch import MoleculeBatch
+from msde.data_tools.convert import choose_format
 from msde.model import geometry
 from msde.ops import Interpolation, PairWeights
 

@@ -27,9 +27,6 @@ from typing import Protocol
 
 import torch
 from floor import DEVICE, Products, now, product_rate, rates, step_flops
-from msde.data_tools.convert import choose_format, read_file
-from msde.data_tools.pipeline.chunks import Task, convert_one
-from msde.data_tools.readers import Options, RawMolecule, get_reader
 from rdkit import RDConfig
 
 from msde.chem.parsing import MoleculeRecord, silence_rdkit
@@ -40,6 +37,9 @@ from msde.data.batch import MoleculeBatch
 from msde.data.codec import MoleculeColumns, columns_from_records
 from msde.data.packed import Compact
 from msde.data.padding import filled
+from msde.data_tools.convert import choose_format, read_file
+from msde.data_tools.pipeline.chunks import Task, convert_one
+from msde.data_tools.readers import Options, RawMolecule, get_reader
 from msde.errors import MsdeError
 from msde.model import MoleculeSDE, parameter_groups
 from msde.monitor.flops import peak as flops_peak

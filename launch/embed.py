@@ -26,10 +26,9 @@ def read_molecules(
     Raises:
         MsdeError: the file cannot be read, or its format is not known.
     """
+    from msde.chem.parsing import MAX_ATOMS, MoleculeError
     from msde.data_tools.convert import read_file, recognise
     from msde.data_tools.readers import FORMATS, Options, check_trusted, get_reader
-
-    from msde.chem.parsing import MAX_ATOMS, MoleculeError
 
     if not path.is_file():
         raise MsdeError(f"input {path} cannot be read: it is neither a file nor a folder of shards")

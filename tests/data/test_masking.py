@@ -1,0 +1,115 @@
+import collections
+
+import networkx
+import numpy as np
+import pytest
+import torch
+
+from fixtures.molecules import make_record
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.data.masking import mask_columns
+from msde.philox import Key
+
+
+@pytest.fixture
+def columns(records):
+    return columns_from_records(records)
+
+
+def graph(record):
+    made = networkx.Graph()
+    made.add_nodes_from(range(len(record.z)))
+    made.add_edges_from(record.bond_index.tolist())
+    return made
+
+
+def extended(record):
+    """Both directions of the extended edges as (source, target)."""
+    target = np.repeat(np.arange(len(record.z)), record.extended_degree)
+    return set(zip(record.extended_source.tolist(), target.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("ratio", [0.15, 0.5])
+def test_what_is_left_is_a_connected_induced_subgraph(columns, records, ratio):
+    masked = mask_columns(columns, ratio, Key(0, 0))
+    MoleculeBatch.from_columns(masked).validate()
+    for number, whole in enumerate(records):
+        part = masked.record(number)
+        n = len(whole.z)
+        assert len(part.z) == min(int(n * (1 - ratio)) + 1, n)
+        pieces = networkx.number_connected_components(graph(part))
+        assert pieces <= networkx.number_connected_components(graph(whole))
+        # Where its atoms are in the whole: distances within a molecule tell.
+        atoms = [
+            next(
+                k
+                for k in range(n)
+                if np.allclose(whole.pos[0, k] - part.pos[0, a], shift, atol=1e-4)
+            )
+            for shift in [_shift(whole, part)]
+            for a in range(len(part.z))
+        ]
+        assert (whole.z[atoms] == part.z).all() and (whole.x[atoms] == part.x).all()
+        induced = graph(whole).subgraph(atoms)
+        assert {frozenset((atoms[i], atoms[j])) for i, j in part.bond_index.tolist()} == {
+            frozenset(edge) for edge in induced.edges
+        }
+        expected = {p for p in extended(whole) if set(p) <= set(atoms)}
+        found = {(atoms[i], atoms[j]) for i, j in extended(part)}
+        assert found == expected
+        assert np.allclose(part.pos.mean(1), 0, atol=1e-5)
+
+
+def _shift(whole, part):
+    """Return the vector between the two centres: the one that fits every atom."""
+    for k in range(len(whole.z)):
+        shift = whole.pos[0, k] - part.pos[0, 0]
+        gaps = np.abs(whole.pos[0][None] - (part.pos[0] + shift)[:, None]).sum(-1).min(1)
+        if (gaps < 1e-4).all():
+            return shift
+    raise AssertionError("the masked atoms are not atoms of the molecule")
+
+
+def test_the_choice_depends_on_key_and_molecule_alone(columns):
+    alone = mask_columns(columns.take(np.array([7])), 0.3, Key(3, 1)).record(0)
+    among = mask_columns(columns, 0.3, Key(3, 1)).record(7)
+    assert np.array_equal(alone.pos, among.pos)
+    next_epoch = mask_columns(columns, 0.3, Key(3, 2)).record(7)
+    assert not np.array_equal(alone.pos, next_epoch.pos)
+
+
+def test_growth_is_uniform():
+    """Of F-C(-Cl)-Br three atoms are kept: start anywhere, the carbon comes next, then either."""
+    star = columns_from_records([make_record("FC(Cl)Br")])
+    kept = [mask_columns(star, 0.5, Key(0, epoch)).record(0).z.tolist() for epoch in range(3000)]
+    missing = collections.Counter(({9, 6, 17, 35} - set(z)).pop() for z in kept)
+    assert missing.keys() == {9, 17, 35}
+    assert all(abs(count / 3000 - 1 / 3) < 0.03 for count in missing.values())
+
+
+def test_no_masking_changes_nothing(columns):
+    assert mask_columns(columns, 0.0, Key(0, 0)) is columns
+
+
+def test_conformers_are_masked_alike(records):
+    import dataclasses
+
+    record = records[7]
+    twice = dataclasses.replace(record, pos=np.concatenate([record.pos, 2 * record.pos]))
+    masked = mask_columns(columns_from_records([twice, records[2]]), 0.3, Key(0, 0)).record(0)
+    assert np.allclose(masked.pos[1], 2 * masked.pos[0], atol=1e-5)
+
+
+def test_masked_training_streams(shard_dir):
+    from msde.config import make_config
+    from msde.training.plan import make_plan
+
+    config = make_config(overrides=["data.masking_ratio=0.3", "data.molecules_per_step=32"])
+    (batch,) = next(iter(make_plan(config, shard_dir, 1).stream))
+    batch.validate()
+    whole = make_plan(make_config(overrides=["data.molecules_per_step=32"]), shard_dir, 1).stream
+    (other,) = next(iter(whole))
+    assert torch.equal(batch.uid, other.uid)
+    assert (batch.atoms_per_graph <= other.atoms_per_graph).all()
+    assert batch.num_atoms < 0.8 * other.num_atoms

@@ -1,0 +1,319 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from rdkit import Chem
+
+from fixtures.models import KINDS, make_small
+from fixtures.molecules import make_record
+from msde.chem.parsing import record_from_mol
+from msde.config import make_config
+from msde.data.batch import NO_KEY, MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.model import MoleculeSDE, Noise, adjacency, parameter_groups
+from msde.model.geometry import pseudo_angle
+from msde.model.molecule_sde import antithetic_times
+from msde.philox import Key, Stream
+from msde.training.activation_checkpointing import checkpoint_activations
+
+
+@pytest.fixture
+def model():
+    return MoleculeSDE.from_seed(make_config("paper", overrides=["model.hidden_dim=32"])).train()
+
+
+def test_loss_is_the_weighted_mean_of_the_named_terms(small_model, batch):
+    batch = dataclasses.replace(batch, weight=0.7)
+    loss, terms = small_model(batch)
+    parts = terms["contrastive"] + terms["2d_to_3d"] + terms["3d_to_2d"]
+    assert torch.allclose(terms["total"], parts)
+    assert torch.isclose(loss, 0.7 * terms["total"].mean())
+    assert all(term.shape == (batch.num_graphs,) for term in terms.values())
+
+
+@pytest.mark.parametrize("kind", ["VE", "VP", "subVP"])
+def test_every_parameter_gets_a_gradient_but_the_unused_branch(kind, batch):
+    overrides = ["model.hidden_dim=32"]
+    overrides += [f"model.{score}.sde.kind={kind}" for score in ("conformer", "topology")]
+    model = MoleculeSDE.from_seed(make_config("paper", overrides=overrides)).train()
+    loss, _ = model(batch)
+    assert loss.isfinite()
+    loss.backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert all(name.startswith("score_3d_to_2d.edge_score.layers.3.") for name in without)
+    unused = sum(model.get_parameter(name).numel() for name in without)
+    paper = MoleculeSDE.from_seed(make_config("paper"))
+    assert sum(paper.get_parameter(name).numel() for name in without) == 4512
+    assert unused == 4512  # the width of the last layer does not depend on hidden_dim
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_four_groups_with_the_published_scales(small_model):
+    groups = parameter_groups(small_model)
+    assert [group["lr"] for group in groups] == pytest.approx([1e-4, 1e-5, 1e-4, 1e-5])
+    grouped = [p for group in groups for p in group["params"]]
+    assert len(set(map(id, grouped))) == len(grouped)
+    assert len(grouped) == sum(p.requires_grad for p in small_model.parameters())
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(99)
+    state = torch.random.get_rng_state()
+    one, again, other = (
+        MoleculeSDE.from_seed(
+            make_config("paper", overrides=["model.hidden_dim=8", f"run.seed={seed}"])
+        )
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(state, torch.random.get_rng_state())
+    name = "encoder_2d.layers.0.mlp.0.weight"
+    assert torch.equal(one.get_parameter(name), again.get_parameter(name))
+    assert not torch.equal(one.get_parameter(name), other.get_parameter(name))
+
+
+def test_times_are_antithetic_and_inside_the_unit_interval(batch):
+    t = antithetic_times(batch, Stream.TIME_2D_TO_3D, 1000)
+    half = batch.num_graphs // 2 + 1
+    rest = batch.num_graphs - half
+    assert ((t > 0) & (t < 1)).all()
+    assert torch.allclose(t[half:] + t[:rest], torch.full((rest,), 0.999), atol=1e-5)
+    assert not torch.equal(t, antithetic_times(batch, Stream.TIME_3D_TO_2D, 1000))
+
+
+def test_negatives_are_permutations(small_model, batch):
+    noise = small_model.draw_noise(batch)
+    for negatives in (noise.negatives_of_2d, noise.negatives_of_3d):
+        assert torch.equal(negatives.sort().values, torch.arange(batch.num_atoms))
+    assert not torch.equal(noise.negatives_of_2d, noise.negatives_of_3d)
+
+
+def test_noise_belongs_to_the_molecule_not_to_the_slot(small_model, records):
+    def draw(chosen, epoch):
+        columns = columns_from_records([records[k] for k in chosen])
+        return small_model.draw_noise(MoleculeBatch.from_columns(columns, Key(4, epoch)))
+
+    first, second = draw([7, 8], 0), draw([9, 8, 2], 0)
+    atoms = [len(records[k].z) for k in (7, 8, 9, 2)]
+    for name in ("pos", "types"):
+        one = getattr(first, name)[atoms[0] :]
+        other = getattr(second, name)[atoms[2] : atoms[2] + atoms[1]]
+        assert torch.equal(one, other)
+    pairs = [n * (n - 1) // 2 for n in atoms]
+    assert torch.equal(first.adj[pairs[0] :], second.adj[pairs[2] : pairs[2] + pairs[1]])
+    assert not torch.equal(first.pos, draw([7, 8], 1).pos)
+
+
+def test_adjacency_counts_bond_types(records):
+    batch = MoleculeBatch.from_columns(columns_from_records([records[6], records[5]]))
+    adj = adjacency(batch)
+    assert adj[0] == 3  # the triple bond of acetylene
+    assert sorted(adj[1:].tolist()) == [0, 0, 0, 1, 1, 2]
+
+
+# One and two atoms, alone too; linear ones, whose frames degenerate; salts; no element or charge
+# that the vocabularies know.
+EDGE_CASES = [
+    ["C"],
+    ["[Na+]", "C"],
+    ["C", "CC"],
+    ["CO"],
+    ["O=C=O"],
+    ["C#C", "N#N"],
+    ["[U].C[Si-7]", "CO"],
+    ["c1ccccc1C(=O)[O-].[K+].O"],
+]
+
+
+def from_smiles(smiles, key=NO_KEY):
+    records = [
+        make_record(s, line) if "U" not in s else exotic(line) for line, s in enumerate(smiles)
+    ]
+    return MoleculeBatch.from_columns(columns_from_records(records), key)
+
+
+def exotic(line):
+    """A dummy atom and a charge of -7: codes that catch what the vocabularies lack."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("*C"))
+    mol.GetAtomWithIdx(0).SetFormalCharge(-7)
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    for atom in range(mol.GetNumAtoms()):
+        conformer.SetAtomPosition(atom, (float(atom), 0.3 * atom, -0.2 * atom * atom))
+    mol.AddConformer(conformer)
+    return record_from_mol(mol, line)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("smiles", EDGE_CASES, ids=",".join)
+@pytest.mark.parametrize("kind", ["paper", "base", "base, PaiNN, frame"])
+def test_edge_cases_are_finite(kind, smiles, training):
+    batch = from_smiles(smiles)
+    model = make_small(kind).train(training)
+    pos = batch.pos.clone().requires_grad_()  # forces and guidance need its gradient
+    loss, terms = model(dataclasses.replace(batch, pos=pos))
+    loss.backward()
+    assert all(term.isfinite().all() for term in terms.values())
+    assert pos.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    # Nothing noised: exactly linear, two atoms at opposite places.
+    h = model.encoder_2d(batch).detach()
+    t = torch.full((batch.num_graphs,), 0.1)
+    predicted = model.score_2d_to_3d(pos, t, h, batch)
+    predicted.square().sum().backward()
+    assert predicted.isfinite().all() and pos.grad.isfinite().all()
+
+
+def test_collinear_pairs_with_the_origin_are_finite(batch):
+    c = torch.tensor([[1.0, 0.0, 0.0], [0.3, 0.3, 0.3], [0.0, 0.0, 0.0]], requires_grad=True)
+    angle = pseudo_angle(c, 3 * c)
+    angle.sum().backward()
+    assert angle.isfinite().all() and c.grad.isfinite().all()
+    assert (angle[:2, 0] < 5e-3).all()  # the sine of no angle
+
+
+def test_a_molecule_of_200_atoms():
+    long = "C" * 150 + "O" * 50
+    mol = Chem.MolFromSmiles(long)
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    for atom in range(mol.GetNumAtoms()):
+        angle = 0.6 * atom
+        conformer.SetAtomPosition(atom, (2 * math.cos(angle), 2 * math.sin(angle), 0.3 * atom))
+    mol.AddConformer(conformer)
+    batch = MoleculeBatch.from_columns(columns_from_records([record_from_mol(mol, 1)]))
+    for kind in ("paper", "base", "base, PaiNN, frame"):
+        model = make_small(kind).train()
+        loss, _ = model(batch)
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("kind", ["paper", "paper, frame", "base"])
+@pytest.mark.parametrize("smiles", ["C", "CO", "CCC(=O)O", "Cc1ccccc1C=O"])
+def test_gradients_of_both_losses(kind, smiles):
+    """In float64, against finite differences, for the condition, positions and all weights."""
+    batch = from_smiles([smiles], Key(3, 0))
+    batch = dataclasses.replace(batch, pos=batch.pos.double())
+    small = ["model.hidden_dim=8", "model.conformer.hidden_dim=8", "model.conformer.num_heads=2"]
+    model = make_small(kind, *small, "model.conformer.basis_dim=8").double()
+    drawn = model.draw_noise(batch)
+    noise = Noise(
+        *(v.double() if v.is_floating_point() else v for v in vars(drawn).values()),
+    )
+    torch.manual_seed(0)
+    h = torch.randn(batch.num_atoms, 8, dtype=torch.double, requires_grad=True)
+
+    def check(part, loss, *inputs):
+        names = [n for n, p in part.named_parameters() if p.requires_grad]
+        weights = [part.get_parameter(n).detach() for n in names]
+        flat = torch.cat([w.flatten() for w in weights]).requires_grad_()
+
+        def function(*values):
+            *given, own = values
+            parts = own.split([w.numel() for w in weights])
+            own = {n: p.view_as(w) for n, p, w in zip(names, parts, weights, strict=True)}
+            with torch.nn.utils.stateless._reparametrize_module(part, own):
+                return loss(*given)
+
+        assert torch.autograd.gradcheck(function, (*inputs, flat), fast_mode=True)
+
+    def to_3d(h, pos):
+        return model.loss_2d_to_3d(h, dataclasses.replace(batch, pos=pos), noise)
+
+    pos = batch.pos.clone().requires_grad_(batch.num_atoms > 2)  # two atoms: no frame to follow
+    check(model.score_2d_to_3d, to_3d, h, pos)
+    check(model.score_3d_to_2d, lambda h: sum(model.loss_3d_to_2d(h, batch, noise)), h)
+
+
+@pytest.mark.parametrize("kind", ["paper", "base"])
+def test_anneal_power_weighs_each_molecule_by_its_std(kind, batch):
+    plain, annealed = make_small(kind), make_small(kind, "loss.anneal_power=2")
+    noise = plain.draw_noise(batch)
+    before, after = (model(batch, noise)[1] for model in (plain, annealed))
+    for name, score, t in [
+        ("2d_to_3d", plain.score_2d_to_3d, noise.t_2d_to_3d),
+        ("3d_to_2d", plain.score_3d_to_2d, noise.t_3d_to_2d),
+    ]:
+        std = score.sde.marginal_prob(t, t)[1]
+        assert torch.allclose(after[name], before[name] * std**2, rtol=1e-5)
+    assert torch.equal(before["contrastive"], after["contrastive"])
+
+
+@pytest.mark.parametrize("kind", ["paper", "base"])
+def test_a_perfect_network_has_no_loss_and_twice_the_error_four_times_the_loss(kind, batch):
+    model = make_small(kind)
+    noise = model.draw_noise(batch)
+    h = torch.zeros(batch.num_atoms, 32)
+    error = [torch.randn_like(v) for v in (noise.pos, noise.types, noise.adj)]
+
+    def losses_with(times):
+        pos, types, adj = (
+            v + times * e for v, e in zip((noise.pos, noise.types, noise.adj), error, strict=True)
+        )
+        model.score_2d_to_3d.forward = lambda *_: pos
+        model.score_3d_to_2d.forward = lambda *_: (types, adj)
+        to_2d = model.loss_3d_to_2d(h, batch, noise)
+        return torch.stack([model.loss_2d_to_3d(h, batch, noise), *to_2d])
+
+    perfect, once, twice = (losses_with(times) for times in (0, 1, 2))
+    assert (perfect == 0).all()
+    assert torch.allclose(twice, 4 * once, rtol=1e-4)
+
+
+def test_training_under_autocast_is_close_to_float32(model, batch):
+    torch.manual_seed(0)
+    exact, _ = model(batch)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, _ = model(batch)
+    rough.backward()
+    assert abs(rough / exact - 1) < 0.03
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_small_batch_can_be_learnt_by_heart(batch):
+    overrides = ["model.hidden_dim=32", "optim.lr=6e-3", "optim.scale_encoder_3d=1"]
+    model = MoleculeSDE.from_seed(make_config("paper", overrides=overrides)).train()
+    optimizer = torch.optim.Adam(parameter_groups(model))
+    noise = model.draw_noise(batch)
+    losses = []
+    for _ in range(50):
+        loss, terms = model(batch, noise)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append({name: term.mean().item() for name, term in terms.items()})
+    assert losses[-1]["contrastive"] < 0.2 * losses[0]["contrastive"]
+    assert losses[-1]["2d_to_3d"] < 0.5 * losses[0]["2d_to_3d"]
+    assert losses[-1]["3d_to_2d"] < 0.5 * losses[0]["3d_to_2d"]
+
+
+@pytest.mark.parametrize("way", ["reference", "fused"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_activation_checkpointing_changes_memory_and_nothing_else(kind, way, batch, monkeypatch):
+    monkeypatch.setenv("MSDE_OPS", way)
+
+    def train(checkpointing):
+        model, kept = make_small(kind).train(), {}
+        if checkpointing:
+            checkpoint_activations(model)
+        weights = {p.data_ptr() for p in model.parameters()}
+
+        def note(tensor):
+            memory = tensor.untyped_storage()
+            if memory.data_ptr() not in weights:
+                kept[memory.data_ptr()] = memory.nbytes()
+            return tensor
+
+        torch.manual_seed(0)  # of dropout
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss, _ = model(batch)
+        loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        return [loss, *grads, *model.buffers()], sum(kept.values())
+
+    (plain, plain_bytes), (checkpointed, fewer_bytes) = train(False), train(True)
+    assert all(map(torch.equal, plain, checkpointed))
+    assert fewer_bytes < 0.6 * plain_bytes

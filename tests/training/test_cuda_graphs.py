@@ -1,0 +1,167 @@
+"""What is recorded for one batch holds for every batch of its sizes, and asks a GPU for nothing."""
+
+import importlib
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fixtures.models import KINDS, NO_DROPOUT, make_small, outcome
+from fixtures.molecules import both
+from fixtures.triton import use_triton
+from msde import ops
+from msde.model import Noise
+from msde.training.cuda_graphs import ReplayedLosses
+
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "item", "equal"}
+
+
+class Asked(TorchDispatchMode):
+    """Notes operators that make the host wait for a GPU, and tensors made of the host's numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        name = function.overloadpacket.__name__
+        of_masks = name == "index" and any(
+            index is not None and index.dtype == torch.bool for index in arguments[1]
+        )
+        unknown = name == "repeat_interleave" and not (named or {}).get("output_size")
+        if name in WAITING or name == "lift_fresh" or of_masks or unknown:
+            self.operators.append(name)
+        return function(*arguments, **(named or {}))
+
+
+def test_what_waits_is_noticed():
+    with Asked() as asked:
+        x = torch.arange(3)
+        x[x > 0], x.max().item(), torch.tensor([1]), x.repeat_interleave(x)
+    assert {"index", "_local_scalar_dense", "lift_fresh", "repeat_interleave"} <= {*asked.operators}
+
+
+class Unlaunched:
+    """A kernel that leaves its results as they are: no step may depend on them."""
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **named: None
+
+
+class Kernels:
+    """A module of such kernels."""
+
+    def __getattr__(self, name):
+        return Unlaunched()
+
+
+KERNELS = {
+    "msde.ops.gpu": ["kernels", "triton_edge_mlp", "triton_noise"],
+    "msde.ops.gpu_layers": ["kernels"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_step_asks_a_gpu_for_anything(kind, gpu, records, monkeypatch):
+    use_triton(gpu, monkeypatch)
+    for module, names in KERNELS.items():
+        for name in names:
+            monkeypatch.setattr(importlib.import_module(module), name, Kernels())
+    monkeypatch.setattr(ops, "_fused_on_cpu", lambda *tensors: False)
+    monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
+    model = make_small(kind, *NO_DROPOUT).train()  # only a CPU's dropout takes a seed to the host
+    for batch in both(records):
+        with Asked() as asked:
+            loss, _ = model(batch)
+            loss.backward()
+        assert asked.operators == []
+
+
+def one_hot(codes, sizes):
+    """torch's own looks at the codes on a CPU, and not on a GPU."""
+    return (codes.unsqueeze(-1) == torch.arange(sizes)).long()
+
+
+class Graphs:
+    """Computes again into the memory of the first results, as CUDA graphs do."""
+
+    def __init__(self):
+        self.recorded = 0
+
+    def __call__(self, run):
+        results = [result.clone() for result in run()]
+        self.recorded += 1
+
+        def replay():
+            with torch.enable_grad():
+                again = run()
+            for place, result in zip(results, again, strict=True):
+                place.copy_(result)
+
+        return results, replay
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_holds_for_other_molecules_of_its_sizes(kind, records):
+    model, plain = (make_small(kind, *NO_DROPOUT).train() for _ in range(2))
+    graphs = Graphs()
+    model.replayed = ReplayedLosses(model, graphs)
+    for molecules in (records, records, records[::-1], records[3:] + records[:3]):
+        _, full = both(molecules)
+        found, expected = outcome(model, full), outcome(plain, full)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert graphs.recorded == 2  # forward and backward
+
+
+def test_gradients_and_terms_of_several_batches_are_kept_apart(records):
+    """As of the slots of a step, with a slot between that is not replayed."""
+    model, plain = (make_small("paper", *NO_DROPOUT).train() for _ in range(2))
+    model.replayed = ReplayedLosses(model, Graphs())
+    slots = [both(molecules)[1] for molecules in (records, records[::-1], records[:4], records)]
+    outcome(model, slots[0]), outcome(plain, slots[0])
+    kept = []
+    for one in (model, plain):
+        one.zero_grad()
+        found = []
+        for batch in slots:
+            found.append(one(batch))
+            found[-1][0].backward()
+        kept.append([terms["total"] for _, terms in found] + [p.grad for p in one.parameters()])
+    for one, other in zip(*kept, strict=True):
+        assert one is other or torch.equal(one, other)
+
+
+def test_what_cannot_be_recorded_is_computed(records, caplog):
+    model, plain = (make_small("paper", *NO_DROPOUT).train() for _ in range(2))
+
+    def fail(run):
+        raise RuntimeError("no graph")
+
+    model.replayed = ReplayedLosses(model, fail)
+    _, full = both(records)
+    for _ in range(3):
+        found, expected = outcome(model, full), outcome(plain, full)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert [r.getMessage() for r in caplog.records] == [
+        "steps of this size are not replayed: no graph"
+    ]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graphs_give_the_same(records):
+    model, plain = (make_small("paper", *NO_DROPOUT).cuda().train() for _ in range(2))
+    model.replayed = ReplayedLosses(model)
+    for molecules in (records, records, records[::-1]):
+        full = both(molecules)[1].to("cuda")
+        found, expected = outcome(model, full), outcome(plain, full)
+        for name in expected:
+            assert torch.allclose(found[name], expected[name], 1e-4, 1e-5), name
+
+
+def test_noise_is_what_the_losses_take(records):
+    """The tensors of a record are those of the batch and of its noise, in this order."""
+    _, full = both(records)
+    noise = make_small("paper").draw_noise(full)
+    assert len(vars(noise)) == len(Noise.__dataclass_fields__)
+    assert all(isinstance(x, torch.Tensor) for x in [*vars(noise).values()])

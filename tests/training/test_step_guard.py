@@ -1,0 +1,122 @@
+"""What a step must not do: spoil weights, leap, or take more memory than there is."""
+
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from fixtures.jobs import TINY, Job, events, finish, losses, manifest, saved_steps, steps
+from fixtures.launching import ds_config
+from msde.data.shards import ShardDataset
+
+pytestmark = [pytest.mark.launcher, pytest.mark.dist]
+
+
+def tensors(value, name=""):
+    """All tensors of nested containers, by their place."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    found = {}
+    if isinstance(value, dict):
+        for key, item in value.items():
+            found |= tensors(item, f"{name}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            found |= tensors(item, f"{name}/{number}")
+    return found
+
+
+def state(output, step):
+    """Everything in a checkpoint of DeepSpeed's: weights, buffers, the optimizer's state."""
+    folder = output / f"checkpoints/step-{step:09d}"
+    found = {}
+    for path in sorted(folder.glob("*.pt")):
+        found |= tensors(torch.load(path, weights_only=False), path.name)
+    assert any("exp_avg" in n for n in found) and any("running_var" in n for n in found)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["nan_position", "infinite_gradient"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_what_is_not_finite_reaches_nothing(shard_dir, tmp_path, stage, what):
+    """One rank's slot, of two that it accumulates, spoils the step for all."""
+    output = tmp_path / "run"
+    path = ds_config(tmp_path, stage, slots=4, threshold=2000)
+    arguments = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", output]
+    arguments += ["run.save_every=1", "run.keep_last=9", "optim.weight_decay=1e-2"]
+    harm = {"what": what, "rank": 1, "step": 3}
+    unwritten = {"MALLOC_PERTURB_": "128"}  # memory that nobody has written holds 3e38
+    finish(tmp_path, *arguments, "run.steps=4", harm=harm, environment=unwritten)
+    before, spoilt, after = (state(output, step) for step in (2, 3, 4))
+    assert before.keys() == spoilt.keys()
+    changed = [name for name in before if not torch.equal(before[name], spoilt[name])]
+    assert not changed
+    assert sum(not torch.equal(after[name], before[name]) for name in before) > 50
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    (event,) = events(output)
+    assert event["step"] == 3 and event["event"] == "step left out"
+    dataset = ShardDataset(shard_dir)
+    rows = [dataset.index(block)["uid"] for block in range(dataset.num_blocks)]
+    known = {f"{uid:016x}" for uid in np.concatenate(rows).tolist()}
+    if what == "nan_position":
+        (slot,) = event["slots"]
+        assert slot["slot"] == 4 * 2 + 2 and slot["epoch"] == 0 and len(slot["molecules"]) == 1
+        assert event["reason"] == "losses are not finite"
+    else:
+        assert event["reason"] == "gradients are not finite"
+        assert [slot["slot"] for slot in event["slots"]] == [8, 9, 10, 11]
+    assert all(set(slot["molecules"]) <= known for slot in event["slots"])
+    assert manifest(output, 4)["left_out_in_a_row"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_gives_up_after_some_steps_even_across_a_resume(shard_dir, tmp_path):
+    output = tmp_path / "run"
+    path = ds_config(tmp_path, 1, slots=2)
+    arguments = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", output]
+    arguments += ["run.save_every=4", "run.max_left_out=4", "run.steps=20"]
+    harm = {"what": "nan_positions", "rank": 0, "step": 3, "steps": 9}
+    for start in ("fresh", "resumed"):
+        job = Job(tmp_path, *arguments, harm=harm)
+        assert job.wait() == [5, 5], start
+        told = job.log(0)
+        assert "4 steps in a row were left out" in told and "losses are not finite" in told
+        assert "Traceback" not in told + job.log(1)
+        assert [event["step"] for event in events(output)] == [3, 4, 5, 6]
+        assert saved_steps(output) == [4] and manifest(output, 4)["left_out_in_a_row"] == 2
+
+
+@pytest.mark.slow
+def test_a_leap_of_the_loss_is_left_out_by_all_ranks_and_again_on_resuming(shard_dir, tmp_path):
+    path = ds_config(tmp_path, 1, slots=2)
+    common = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "run.steps=56"]
+    common += ["run.save_every=52", "run.spike_factor=10"]
+    harm = {"what": "leap", "rank": 1, "step": 54, "factor": 100}
+    whole, output = tmp_path / "whole", tmp_path / "run"
+    finish(tmp_path, *common, "--output", whole, harm=harm)
+    (event,) = events(whole)
+    assert event["step"] == 54 and "times its mean" in event["reason"]
+    assert len(event["slots"]) == 1 and event["slots"][0]["slot"] % 2 == 1
+    assert losses(whole)[53] > 10 * losses(whole)[54]
+    job = Job(tmp_path, *common, "--output", output, harm={"what": "die", "rank": 1, "step": 53})
+    assert job.wait() == [4, -signal.SIGKILL]
+    finish(tmp_path, *common, "--output", output, "--resume", "required", harm=harm)
+    assert events(output) == events(whole) and losses(output) == losses(whole)
+    assert steps(output) == list(range(1, 57))
+    assert manifest(output, 56)["mean_loss"] == manifest(whole, 56)["mean_loss"]
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_is_explained(shard_dir, tmp_path):
+    output = tmp_path / "run"
+    path = ds_config(tmp_path, 0, slots=2)
+    arguments = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", output]
+    job = Job(tmp_path, *arguments, harm={"what": "out_of_memory", "rank": 1, "step": 2})
+    codes = job.wait()
+    assert codes[1] == 2 and codes[0] == 4, codes
+    (line,) = [line for line in job.log(1).splitlines() if line.startswith("error")]
+    for part in ("out of memory in slot 3", " molecules, ", "atoms", "data.molecules_per_slot"):
+        assert part in line
+    assert "Traceback" not in job.log(1)
