@@ -1,7 +1,8 @@
 """The configuration of a run: its schema, presets and files, and DeepSpeed's JSON."""
 
 from msde.config.presets import PRESETS
-from msde.config.resolve import (
+from msde.config.resolve import from_dict, make_config, nearest, read_json, to_dict
+from msde.config.schema import (
     Config,
     ConformerScoreConfig,
     DataConfig,
@@ -14,12 +15,7 @@ from msde.config.resolve import (
     SchNetConfig,
     SDEConfig,
     TopologyScoreConfig,
-    from_dict,
     leaves,
-    make_config,
-    nearest,
-    read_json,
-    to_dict,
 )
 
 __all__ = [

@@ -146,7 +146,7 @@ class Run:
             self.engine,
             ds_config["train_batch_size"],
             config.run.spike_factor,
-            config.run.max_left_out,
+            config.run.max_skipped_steps,
             mean_loss,
             in_a_row,
         )

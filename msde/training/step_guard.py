@@ -61,7 +61,7 @@ class StepGuard:
         engine: DeepSpeedEngine,
         slots_per_step: int,
         spike_factor: float,
-        max_left_out: int,
+        max_skipped_steps: int,
         mean_loss: MeanLoss,
         in_a_row: int,
     ) -> None:
@@ -69,14 +69,14 @@ class StepGuard:
 
         Args:
             spike_factor: leave out a step whose loss is more than this times the mean; 0 is off.
-            max_left_out: how many steps in a row may be left out.
+            max_skipped_steps: how many steps in a row may be left out.
             mean_loss: as the last checkpoint had it.
             in_a_row: how many steps had been left out just before it.
         """
         self.engine = engine
         self.statistics = RunningStatistics(engine.module, slots_per_step)
         self.mean_loss = dataclasses.replace(mean_loss)
-        self._spike_factor, self._max_left_out = spike_factor, max_left_out
+        self._spike_factor, self._max_skipped_steps = spike_factor, max_skipped_steps
         self.in_a_row = in_a_row
         self._seen: list[tuple[MoleculeBatch, Tensor]] = []
         if not engine.zero_optimization():
@@ -134,7 +134,7 @@ class StepGuard:
         Raises:
             NotFinite: `left_out` is one too many.
         """
-        if self.in_a_row >= self._max_left_out:
+        if self.in_a_row >= self._max_skipped_steps:
             raise NotFinite(
                 f"{self.in_a_row} steps in a row were left out, the last one because "
                 f"{left_out.reason}; the checkpoints before are kept: lower optim.lr or clip "

@@ -146,3 +146,9 @@ def test_cuda_graphs_exclude_zero_3(stage, fits):
     values = deepspeed.load(deepspeed.shipped_config(stage), 1)
     with contextlib.nullcontext() if fits else pytest.raises(MsdeError, match="ZeRO 0 to 2 only"):
         deepspeed.check_together(config, values)
+
+
+def test_renamed_keys_are_errors_that_name_the_new_one_but_stored_ones_load():
+    with pytest.raises(MsdeError, match="run.max_left_out is called run.max_skipped_steps now"):
+        make_config(overrides=["run.max_left_out=3"])
+    assert from_dict({"run": {"max_left_out": 3}}).run.max_skipped_steps == 3

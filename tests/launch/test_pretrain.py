@@ -35,7 +35,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch, shard
 def test_a_loss_that_is_not_finite_ends_the_run(shard_dir, tmp_path):
     output = tmp_path / "run"
     arguments = ["--data", shard_dir, "--output", output, *PAPER, "optim.lr=1e30"]
-    result = launch(*arguments, "run.max_left_out=3", ranks=0)
+    result = launch(*arguments, "run.max_skipped_steps=3", ranks=0)
     assert result.returncode == 5, result.stderr
     assert "3 steps in a row were left out" in result.stderr and "Traceback" not in result.stderr
     assert not (output / "checkpoints").exists()

@@ -76,7 +76,7 @@ def test_a_run_gives_up_after_some_steps_even_across_a_resume(shard_dir, tmp_pat
     output = tmp_path / "run"
     path = ds_config(tmp_path, 1, slots=2)
     arguments = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", output]
-    arguments += ["run.save_every=4", "run.max_left_out=4", "run.steps=20"]
+    arguments += ["run.save_every=4", "run.max_skipped_steps=4", "run.steps=20"]
     harm = {"what": "nan_positions", "rank": 0, "step": 3, "steps": 9}
     for start in ("fresh", "resumed"):
         job = Job(tmp_path, *arguments, harm=harm)
