@@ -35,8 +35,8 @@ from msde.cluster import process
 from msde.config import make_config
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import MoleculeColumns, columns_from_records
-from msde.data.packed import Compact
-from msde.data.padding import filled
+from msde.data.packed import PackedMolecules
+from msde.data.padding import pad
 from msde.data_tools.convert import choose_format, read_file
 from msde.data_tools.pipeline.chunks import Task, convert_one
 from msde.data_tools.readers import Options, RawMolecule, get_reader
@@ -136,9 +136,9 @@ class Ours:
 
     def batch(self, number: int) -> MoleculeBatch:
         """Assemble a batch anew, with the indices that the model needs."""
-        compact = Compact.from_columns(self.columns[number % len(self.columns)])
-        compact = filled(compact) if self.cuda_graphs else compact
-        return MoleculeBatch.expand(compact, Key(0, number)).to(DEVICE)
+        packed = PackedMolecules.from_columns(self.columns[number % len(self.columns)])
+        packed = pad(packed) if self.cuda_graphs else packed
+        return MoleculeBatch.expand(packed, Key(0, number)).to(DEVICE)
 
     def step(self, number: int, watch: Stopwatch) -> None:
         """Do one training step and book its parts."""

@@ -23,7 +23,7 @@ from msde.chem.parsing import (
 )
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
-from msde.data.packed import Compact
+from msde.data.packed import PackedMolecules
 from msde.data.ragged import complete_pairs, numbers, offsets, repeat
 from msde.ops import Edges, Pairs, words
 from msde.philox import Key, Stream
@@ -59,7 +59,7 @@ class MoleculeBatch:
     key: Key = NO_KEY  # what noise and times are keyed by, besides the uid
     slot: int = 0  # the slot's number in the epoch: keys dropout
     weight: float = 1.0  # of this slot's mean in the mean over the step's slots
-    num_filler: int = 0  # molecules at the end that count nothing, see `filler`
+    num_padding: int = 0  # molecules at the end that count nothing, see `filler`
 
     @property
     def num_graphs(self) -> int:
@@ -72,13 +72,13 @@ class MoleculeBatch:
         return len(self.z)
 
     @property
-    def counted_atoms(self) -> Tensor | None:
+    def num_valid_atoms(self) -> Tensor | None:
         """The number of atoms that count, which come first, (), or None: all of them."""
-        return self.ptr[self.num_graphs - self.num_filler] if self.num_filler else None
+        return self.ptr[self.num_graphs - self.num_padding] if self.num_padding else None
 
-    def counted(self, per_graph: Tensor) -> Tensor:
+    def valid(self, per_graph: Tensor) -> Tensor:
         """Return those rows, one a molecule, that count."""
-        return per_graph[: self.num_graphs - self.num_filler]
+        return per_graph[: self.num_graphs - self.num_padding]
 
     @property
     def atoms_per_graph(self) -> Tensor:
@@ -103,47 +103,47 @@ class MoleculeBatch:
     @property
     def extended_edges(self) -> Edges:
         """The extended edges, as the ops take them."""
-        return Edges(self.extended_edge_index, self.extended_ptr, self.ptr, self.counted_atoms)
+        return Edges(self.extended_edge_index, self.extended_ptr, self.ptr, self.num_valid_atoms)
 
     @classmethod
     def from_columns(
         cls, columns: MoleculeColumns, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
     ) -> MoleculeBatch:
         """Assemble a batch; of several conformers, (key, uid) chooses one."""
-        return cls.expand(Compact.from_columns(columns), key, slot, weight)
+        return cls.expand(PackedMolecules.from_columns(columns), key, slot, weight)
 
     @classmethod
     def expand(
-        cls, compact: Compact, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
+        cls, packed: PackedMolecules, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
     ) -> MoleculeBatch:
-        """Make all fields of a batch, on the device of the compact columns and without a sync."""
+        """Make all fields of a batch, on the device of the packed columns and without a sync."""
         atoms, bonds, extended = (
-            compact.counts[name] for name in ("num_atoms", "num_bonds", "num_extended")
+            packed.counts[name] for name in ("num_atoms", "num_bonds", "num_extended")
         )  # (num_graphs,) each
-        num_atoms, num_edges, num_extended, num_pairs = compact.totals
+        num_atoms, num_edges, num_extended, num_pairs = packed.totals
         ptr = offsets(atoms)
         first = ptr[:-1]  # (num_graphs,)
 
-        bond = compact.bond_index.long()  # (num_bonds, 2), smaller atom first
+        bond = packed.bond_index.long()  # (num_bonds, 2), smaller atom first
         bond_pair = _pair_numbers(bond, atoms, bonds, num_edges)
         bond = bond + repeat(first, bonds, num_edges).unsqueeze(1)
         edge_index = torch.stack([bond.flatten(), bond.flip(1).flatten()])
-        edge_attr = compact.bond_attr.long().unsqueeze(1).expand(-1, 2, -1).reshape(-1, 3)
+        edge_attr = packed.bond_attr.long().unsqueeze(1).expand(-1, 2, -1).reshape(-1, 3)
 
-        in_degree = compact.extended_degree.long()  # (num_atoms,)
+        in_degree = packed.extended_degree.long()  # (num_atoms,)
         extended_edge_index = torch.stack(
             [
-                compact.extended_source.long() + repeat(first, extended, num_extended),
+                packed.extended_source.long() + repeat(first, extended, num_extended),
                 numbers(in_degree, num_extended),
             ]
         )
         pairs_per_graph = atoms * (atoms - 1) // 2
         return cls(
-            uid=compact.uid,
-            z=compact.z.long(),
-            x=compact.x.long(),
-            cip=compact.cip.long(),
-            pos=_choose_conformers(compact, atoms, first, key),
+            uid=packed.uid,
+            z=packed.z.long(),
+            x=packed.x.long(),
+            cip=packed.cip.long(),
+            pos=_choose_conformers(packed, atoms, first, key),
             batch=numbers(atoms, num_atoms),
             ptr=ptr,
             edge_index=edge_index,
@@ -153,11 +153,11 @@ class MoleculeBatch:
             extended_ptr=offsets(in_degree),
             pair_index=complete_pairs(atoms, num_atoms, num_pairs),
             pair_ptr=offsets(pairs_per_graph),
-            max_num_atoms=compact.max_num_atoms,
+            max_num_atoms=packed.max_num_atoms,
             key=key,
             slot=slot,
             weight=weight,
-            num_filler=compact.num_filler,
+            num_padding=packed.num_padding,
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> MoleculeBatch:
@@ -365,13 +365,13 @@ def _pair_numbers(bond: Tensor, atoms: Tensor, bonds: Tensor, num_bonds: int) ->
     return repeat(pairs[:-1], bonds, num_bonds) + i * (2 * n - i - 1) // 2 + (j - i - 1)
 
 
-def _choose_conformers(compact: Compact, atoms: Tensor, first: Tensor, key: Key) -> Tensor:
+def _choose_conformers(packed: PackedMolecules, atoms: Tensor, first: Tensor, key: Key) -> Tensor:
     """Return the positions of one conformer a molecule, (num_atoms, 3) float32."""
-    if not compact.several_conformers:
-        return compact.pos
-    conformers = compact.counts["num_conformers"]
-    chosen = words(key, Stream.CONFORMER, compact.uid)[:, 0] * conformers >> 32
+    if not packed.several_conformers:
+        return packed.pos
+    conformers = packed.counts["num_conformers"]
+    chosen = words(key, Stream.CONFORMER, packed.uid)[:, 0] * conformers >> 32
     start = offsets(atoms * conformers)[:-1] + chosen * atoms  # (num_graphs,)
-    num_atoms = compact.totals[0]
+    num_atoms = packed.totals[0]
     rows = torch.arange(num_atoms, device=atoms.device)
-    return compact.pos[rows + repeat(start - first, atoms, num_atoms)]
+    return packed.pos[rows + repeat(start - first, atoms, num_atoms)]

@@ -14,7 +14,7 @@ from msde.data.codec import MoleculeColumns
 
 
 @dataclass(frozen=True)
-class Compact:
+class PackedMolecules:
     """The columns and counts of some molecules."""
 
     counts: dict[str, Tensor]  # num_atoms, num_bonds, num_extended, num_conformers: int64
@@ -30,7 +30,7 @@ class Compact:
     extended_source: Tensor
     extended_degree: Tensor
     pos: Tensor
-    num_filler: int = 0  # molecules at the end that only fill a batch up, see `filler`
+    num_padding: int = 0  # molecules at the end that only fill a batch up, see `filler`
 
     COUNTS = ("num_atoms", "num_bonds", "num_extended", "num_conformers")
     COLUMNS = (
@@ -38,7 +38,7 @@ class Compact:
     )  # fmt: skip
 
     @classmethod
-    def from_columns(cls, columns: MoleculeColumns) -> Compact:
+    def from_columns(cls, columns: MoleculeColumns) -> PackedMolecules:
         """Take the columns over; tensors share their memory."""
         counts = {name: getattr(columns, name).astype(np.int64) for name in cls.COUNTS}
         tensors: dict[str, Any] = {n: _tensor(getattr(columns, n)) for n in cls.COLUMNS}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msde.data.packed import Compact
+from msde.data.packed import PackedMolecules
 
 EDGES_PER_ATOM = 16  # at most: what sums over an atom's edges would wait for
 
@@ -30,17 +30,17 @@ def round_up(size: int) -> int:
     return -(-size // unit) * unit
 
 
-def filled(compact: Compact) -> Compact:
+def pad(packed: PackedMolecules) -> PackedMolecules:
     """Return the molecules with a filler behind them.
 
     The sizes follow from the batch alone. One without extended edges, whose statistics would have
     nothing to be made of, is left as it is.
     """
-    atoms, bonds, extended, pairs = compact.totals
-    to_atoms, to_bonds, to_extended, to_pairs = map(round_up, compact.totals)
+    atoms, bonds, extended, pairs = packed.totals
+    to_atoms, to_bonds, to_extended, to_pairs = map(round_up, packed.totals)
     if to_bonds > bonds and to_pairs == pairs:  # bonds need atoms, and those are a pair
         to_pairs = round_up(pairs + 1)
-    largest = -(-compact.max_num_atoms // 4) * 4
+    largest = -(-packed.max_num_atoms // 4) * 4
     while True:
         molecules = _molecules(to_atoms - atoms, to_pairs - pairs, largest)
         room = EDGES_PER_ATOM * (to_atoms - atoms)
@@ -56,14 +56,14 @@ def filled(compact: Compact) -> Compact:
         return torch.cat([tensor, more.to(tensor.device, non_blocking=True)])
 
     columns: dict[str, Any] = {
-        name: append(name, getattr(compact, name)) for name in ("uid", *Compact.COLUMNS)
+        name: append(name, getattr(packed, name)) for name in ("uid", *PackedMolecules.COLUMNS)
     }
     return dataclasses.replace(
-        compact,
-        counts={name: append(name, count) for name, count in compact.counts.items()},
+        packed,
+        counts={name: append(name, count) for name, count in packed.counts.items()},
         totals=(to_atoms, to_bonds, to_extended, to_pairs),
         max_num_atoms=largest,
-        num_filler=len(molecules),
+        num_padding=len(molecules),
         **columns,
     )
 
@@ -80,7 +80,7 @@ def _molecules(atoms: int, pairs: int, largest: int) -> list[int] | None:
 
 
 def _columns(atoms: np.ndarray, bonds: int, extended: int) -> dict[str, np.ndarray]:
-    """Return counts and columns of molecules of so many atoms each, as `Compact` names them.
+    """Return counts and columns of molecules of so many atoms each, named as in `PackedMolecules`.
 
     Bonds run along chains. Extended edges are loops, each its own reverse; nothing is computed from
     their directions.

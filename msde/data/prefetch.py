@@ -10,13 +10,13 @@ import torch
 from msde.data.batch import MoleculeBatch
 
 
-class OnTheirWay(NamedTuple):
+class PrefetchedSlots(NamedTuple):
     """The slots of a step, and what has to have happened on the GPU before they are there."""
 
     slots: list[MoleculeBatch]
     done: torch.cuda.Event
 
-    def arrived(self) -> list[MoleculeBatch]:
+    def wait(self) -> list[MoleculeBatch]:
         """Have the current stream wait for them, and the GPU keep their memory until it is done."""
         current = torch.cuda.current_stream(self.slots[0].pos.device)
         current.wait_event(self.done)
@@ -34,7 +34,7 @@ class SideStream:
         self._stream = torch.cuda.Stream(device)
         self._stream.wait_stream(torch.cuda.current_stream(device))
 
-    def send(self, make: Callable[[], list[MoleculeBatch]]) -> OnTheirWay:
+    def send(self, make: Callable[[], list[MoleculeBatch]]) -> PrefetchedSlots:
         """Have `make` tell the GPU what to copy and to compute; wait for none of it."""
         with torch.cuda.stream(self._stream):
-            return OnTheirWay(make(), self._stream.record_event())
+            return PrefetchedSlots(make(), self._stream.record_event())

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from msde.data import codec
 from msde.data.mixture import BLOCKS_AT_ONCE, Mixture
-from msde.data.packed import Compact
+from msde.data.packed import PackedMolecules
 from msde.data.ragged import offsets, repeat
 from msde.data.shards import BLOCK_MOLECULES
 from msde.errors import MsdeError
 
-_ROWS = {name: codec.row_counts(name) for name in Compact.COLUMNS}
+_ROWS = {name: codec.row_counts(name) for name in PackedMolecules.COLUMNS}
 
 
 class ResidentMolecules:
@@ -27,17 +27,17 @@ class ResidentMolecules:
 
     def __init__(self, data: Mixture, device: torch.device) -> None:
         """Read, check and copy all blocks."""
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("uid", *Compact.COLUMNS)}
-        counts: dict[str, list[np.ndarray]] = {name: [] for name in Compact.COUNTS}
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("uid", *PackedMolecules.COLUMNS)}
+        counts: dict[str, list[np.ndarray]] = {name: [] for name in PackedMolecules.COUNTS}
         try:
             for first in range(0, len(data), BLOCKS_AT_ONCE * BLOCK_MOLECULES):
                 last = min(first + BLOCKS_AT_ONCE * BLOCK_MOLECULES, len(data))
                 columns = data.fetch(np.arange(first, last))
-                compact = Compact.from_columns(columns)
+                packed = PackedMolecules.from_columns(columns)
                 for name, tensors in parts.items():
-                    tensors.append(getattr(compact, name).to(device))
+                    tensors.append(getattr(packed, name).to(device))
                 for name, arrays in counts.items():
-                    arrays.append(compact.counts[name].numpy())
+                    arrays.append(packed.counts[name].numpy())
             # Atom numbers of two bytes, where a block has them, make one column of them.
             self._columns = {name: torch.cat(_alike(ts)) for name, ts in parts.items()}
         except torch.OutOfMemoryError as error:
@@ -52,7 +52,7 @@ class ResidentMolecules:
             self._starts[names] = offsets(rows)
         self._device_counts = device_counts
 
-    def take(self, numbers: np.ndarray) -> Compact:
+    def take(self, numbers: np.ndarray) -> PackedMolecules:
         """Return some molecules, gathered on the device without a sync."""
         host = {name: counts[numbers] for name, counts in self._counts.items()}
         device = self._columns["uid"].device
@@ -65,10 +65,10 @@ class ResidentMolecules:
             shift = first - (own.cumsum(0) - own)
             rows[names] = torch.arange(total, device=device) + repeat(shift, own, total)
         gathered: dict[str, Any] = {n: self._columns[n][rows[names]] for n, names in _ROWS.items()}
-        return Compact(
+        return PackedMolecules(
             counts={name: counts[wanted] for name, counts in self._device_counts.items()},
             uid=self._columns["uid"][wanted],
-            **Compact.sizes(host),
+            **PackedMolecules.sizes(host),
             **gathered,
         )
 

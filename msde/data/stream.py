@@ -23,10 +23,10 @@ from msde.data.batch import MoleculeBatch
 from msde.data.codec import MoleculeColumns
 from msde.data.masking import mask_columns
 from msde.data.mixture import Mixture
-from msde.data.packed import Compact
-from msde.data.padding import filled
+from msde.data.packed import PackedMolecules
+from msde.data.padding import pad
 from msde.data.partition import Partition, Slots, Window
-from msde.data.prefetch import OnTheirWay, SideStream
+from msde.data.prefetch import PrefetchedSlots, SideStream
 from msde.data.resident import ResidentMolecules
 from msde.errors import MsdeError
 
@@ -42,7 +42,7 @@ class Position(NamedTuple):
     step: int  # in the window
 
 
-Steps = Generator[tuple[Position, float, list[MoleculeBatch] | OnTheirWay], None, None]
+Steps = Generator[tuple[Position, float, list[MoleculeBatch] | PrefetchedSlots], None, None]
 
 
 class _Prepared(NamedTuple):
@@ -126,7 +126,7 @@ class ShardStream:
             steps = _ahead(steps, STEPS_AHEAD)
         try:
             for self.position, self.epochs_done, slots in steps:
-                yield slots.arrived() if isinstance(slots, OnTheirWay) else slots
+                yield slots.wait() if isinstance(slots, PrefetchedSlots) else slots
         finally:
             steps.close()
 
@@ -169,7 +169,7 @@ class ShardStream:
         columns = None if self._resident else self.data.fetch(slots.numbers)
         return _Prepared(window, slots, columns)
 
-    def _slots(self, part: _Prepared, step: int) -> list[MoleculeBatch] | OnTheirWay:
+    def _slots(self, part: _Prepared, step: int) -> list[MoleculeBatch] | PrefetchedSlots:
         """Make the batches of this rank's slots, or have the device make them."""
 
         def make() -> list[MoleculeBatch]:
@@ -187,12 +187,13 @@ class ShardStream:
         slot = window.first_slot + step * window.slots_per_step + lane
         if part.columns is None:
             assert self._resident is not None
-            compact = self._resident.take(numbers[first:last])
+            packed = self._resident.take(numbers[first:last])
         else:
             columns = part.columns.part(first, last)
-            compact = Compact.from_columns(mask_columns(columns, self.masking_ratio, window.key))
-        compact = filled(compact) if self.fill else compact
-        batch = MoleculeBatch.expand(compact, window.key, slot, weight)
+            columns = mask_columns(columns, self.masking_ratio, window.key)
+            packed = PackedMolecules.from_columns(columns)
+        packed = pad(packed) if self.fill else packed
+        batch = MoleculeBatch.expand(packed, window.key, slot, weight)
         if self._side and part.columns is not None:
             batch = batch.pin_memory()  # else the copy would have to be waited for
         return batch.to(self._device)

@@ -128,7 +128,7 @@ class NodeEBMNCE(Objective):
         drawn = words(batch.key, stream, uid, batch.atom_in_graph, 2)  # (num_atoms, 2)
         if self.config.negatives == "ranks":
             return drawn[:, 0]
-        key, counted = philox.sort_key(drawn), batch.counted_atoms
+        key, counted = philox.sort_key(drawn), batch.num_valid_atoms
         place = torch.arange(len(key), device=key.device)
         if counted is not None:  # the others come last, and have what negatives they may
             key = torch.where(place < counted, key - 2**63, place)

@@ -108,8 +108,8 @@ class MoleculeSDE(nn.Module):
             Two tensors (molecules that count,).
         """
         if self.objective.level == "graph":
-            h_2d = batch.counted(self.encoder_2d.readout(h_2d, batch))
-            h_3d = batch.counted(self.encoder_3d.readout(h_3d, batch))
+            h_2d = batch.valid(self.encoder_2d.readout(h_2d, batch))
+            h_3d = batch.valid(self.encoder_3d.readout(h_3d, batch))
         if self.projection_2d is not None:
             h_2d = self.projection_2d(h_2d)
         with torch.autocast(
@@ -119,7 +119,7 @@ class MoleculeSDE(nn.Module):
             forward = self.objective(h_2d, h_3d, noise.negatives_of_2d, batch)
             backward = self.objective(h_3d, h_2d, noise.negatives_of_3d, batch)
         loss, accuracy = ((one + other) / 2 for one, other in zip(forward, backward, strict=True))
-        return batch.counted(loss), batch.counted(accuracy)
+        return batch.valid(loss), batch.valid(accuracy)
 
     def loss_2d_to_3d(self, h_2d: Tensor, batch: MoleculeBatch, noise: Noise) -> Tensor:
         """Return the denoising loss of positions given `h_2d`, (molecules that count,)."""
@@ -127,7 +127,7 @@ class MoleculeSDE(nn.Module):
         pos_t = perturb(score.sde, batch.pos, t[batch.batch], noise.pos)  # (num_atoms, 3)
         noise_pred = score(pos_t, t, h_2d, batch)
         loss = denoising.denoising_positions(noise_pred, noise.pos, batch)
-        return batch.counted(loss * self._anneal(score.sde, t))
+        return batch.valid(loss * self._anneal(score.sde, t))
 
     def loss_3d_to_2d(
         self, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
@@ -145,8 +145,8 @@ class MoleculeSDE(nn.Module):
         types_pred, adj_pred = score(types_t, adj_t, t, h_3d, batch)
         weight = self._anneal(score.sde, t)
         return (
-            batch.counted(denoising.denoising_atom_types(types_pred, noise.types, batch) * weight),
-            batch.counted(denoising.denoising_adjacency(adj_pred, noise.adj, batch) * weight),
+            batch.valid(denoising.denoising_atom_types(types_pred, noise.types, batch) * weight),
+            batch.valid(denoising.denoising_adjacency(adj_pred, noise.adj, batch) * weight),
         )
 
     def _anneal(self, sde: SDE, t: Tensor) -> Tensor:
@@ -208,12 +208,12 @@ def antithetic_times(batch: MoleculeBatch, stream: Stream, num_timesteps: int) -
     The first half of the slot draws steps k of the grid, the second half takes
     num_timesteps - 1 - k.
     """
-    uid = batch.counted(batch.uid)
+    uid = batch.valid(batch.uid)
     half = len(uid) // 2 + 1
     drawn = words(batch.key, stream, uid[:half])[:, 0]
     step = drawn * num_timesteps >> 32  # (half,) uniform in [0, num_timesteps)
     step = torch.cat([step, num_timesteps - 1 - step])[: len(uid)]
-    step = torch.cat([step, step.new_zeros(batch.num_filler)])
+    step = torch.cat([step, step.new_zeros(batch.num_padding)])
     return _time(step, num_timesteps)
 
 

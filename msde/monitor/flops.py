@@ -94,7 +94,7 @@ class FlopsCounter:
         with counting() as counter:
             result = model(batch)
         # A backward pass has two products for each one of the forward pass.
-        self._per_molecule = 3 * counter.get_total_flops() / len(batch.counted(batch.uid))
+        self._per_molecule = 3 * counter.get_total_flops() / len(batch.valid(batch.uid))
         return result
 
     def scalars(self, molecules_per_s: float) -> dict[str, float]:

@@ -59,7 +59,7 @@ class _Record:
         self._model, self._batch, self._names = model, batch, list(batch.tensors())
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._tensors = [tensor.clone() for tensor in tensors]
-        self._upper = batch.pos.new_ones(len(batch.counted(batch.uid)))
+        self._upper = batch.pos.new_ones(len(batch.valid(batch.uid)))
         with _on_another_stream(self._upper.device):
             for _ in range(WARM_UP):
                 self._forward()
@@ -131,11 +131,11 @@ class ReplayedLosses:
 
     def __call__(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return what `model.losses` returns; only the total is to be differentiated."""
-        if not (batch.num_filler and self._model.training and torch.is_grad_enabled()):
+        if not (batch.num_padding and self._model.training and torch.is_grad_enabled()):
             return self._model.losses(batch, noise)
         tensors = (*batch.tensors().values(), *vars(noise).values())
         sizes = tuple(tuple(tensor.shape) for tensor in tensors)
-        kind = (batch.max_num_atoms, batch.num_filler, sizes)
+        kind = (batch.max_num_atoms, batch.num_padding, sizes)
         self._met[kind] += 1
         if self._met[kind] == 2 and len(self._records) < MOST_RECORDS:
             self._records[kind] = self._recorded(batch, tensors)

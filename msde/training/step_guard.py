@@ -172,7 +172,7 @@ def _named(
     """Name the slots of all ranks with the ids of those of their molecules that are meant."""
     mine = []
     for batch, total in seen:
-        ids = batch.counted(batch.uid)[which(batch, total)].cpu().numpy().view("u8").tolist()
+        ids = batch.valid(batch.uid)[which(batch, total)].cpu().numpy().view("u8").tolist()
         if ids:
             molecules = [f"{uid:016x}" for uid in ids]
             mine.append({"epoch": batch.key.epoch, "slot": batch.slot, "molecules": molecules})

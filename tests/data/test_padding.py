@@ -15,7 +15,7 @@ OBJECTIVES = ["node_ebm_nce", "graph_ebm_nce", "info_nce"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_filler_changes_nothing(kind, objective, records):
     plain, full = both(records)
-    assert full.num_filler and full.num_atoms > plain.num_atoms
+    assert full.num_padding and full.num_atoms > plain.num_atoms
     found = []
     for batch in (plain, full):
         model = make_small(kind, *NO_DROPOUT, f"loss.contrastive={objective}").train()
@@ -31,7 +31,7 @@ def test_a_filler_changes_nothing(kind, objective, records):
 def test_sizes_are_those_that_repeat(smiles):
     plain, full = both([make_record(s, line) for line, s in enumerate(smiles)])
     if plain.extended_edge_index.shape[1] < 2:
-        assert not full.num_filler
+        assert not full.num_padding
         return
     for name in ("z", "edge_index", "extended_edge_index", "pair_index"):
         size, least = (getattr(b, name).shape[-1] for b in (full, plain))

@@ -158,7 +158,7 @@ def test_resident_molecules_give_the_same_batches(data, several, fill, tmp_path,
     resident = make_stream(data, **options)
     resident.keep_on(torch.device("cpu"))
     pairs = [*zip(epochs(make_stream(data, **options), 2), epochs(resident, 2), strict=True)]
-    assert any(kept.num_filler for _, kept in pairs) == fill
+    assert any(kept.num_padding for _, kept in pairs) == fill
     for streamed, kept in pairs:
         if not fill:
             kept.validate()

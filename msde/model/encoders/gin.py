@@ -88,7 +88,7 @@ class GIN(nn.Module):
         x = batch.x
         if self.cip:
             x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)
-        h, counted = [self.atom_embedding(x)], batch.counted_atoms  # (num_atoms, hidden_dim) each
+        h, counted = [self.atom_embedding(x)], batch.num_valid_atoms  # (num_atoms, hidden_dim) each
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             activation = "relu" if number < len(self.layers) - 1 else None
             updated = layer(h[-1], bonds, bond_codes, counted)
