@@ -33,7 +33,7 @@ from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.cuda_graphs import ReplayedLosses
 from msde.training.engine import make_engine, start_process_group
 from msde.training.plan import RunPlan, make_plan
-from msde.training.step_guard import MeanLoss, StepGuard, out_of_memory_is_explained
+from msde.training.step_guard import MeanLoss, StepGuard, explain_out_of_memory
 from msde.training.validation import TermSums, Validator, named_scalars
 
 log = logging.getLogger("msde")
@@ -207,7 +207,7 @@ class Run:
         left_out_before = self.engine.skipped_steps
         first = self.plan.stream.own_slots.start
         for number, batch in enumerate(slots):
-            with out_of_memory_is_explained(batch):
+            with explain_out_of_memory(batch):
                 torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
                 loss, terms = self.counter.forward(self.engine, batch)
                 self.guard.see(batch, terms["total"], first + number)
@@ -224,7 +224,7 @@ class Run:
         if left_out is not None:
             if self.monitor is not None:
                 self.monitor.event(self.step, "step left out", dataclasses.asdict(left_out))
-            self.guard.give_up_if_hopeless(left_out)
+            self.guard.raise_if_stuck(left_out)
         self.watchdog.progress()
         if self.monitor is not None:
             self.monitor.advance()

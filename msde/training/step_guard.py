@@ -32,7 +32,7 @@ MEAN_STEPS = 50  # steps before that mean is trusted
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedStep:
     """Why a step was left out, and the molecules that had a part in it."""
 
     reason: str
@@ -112,7 +112,7 @@ class StepGuard:
             return float("inf")
         return self._spike_factor * self.mean_loss.value
 
-    def conclude(self, taken: bool) -> tuple[bool, LeftOut | None]:
+    def conclude(self, taken: bool) -> tuple[bool, SkippedStep | None]:
         """Finish a step after the optimizer has had it.
 
         Returns:
@@ -128,7 +128,7 @@ class StepGuard:
         self.in_a_row += 1
         return stop > 0, self._explain(total / molecules, seen)
 
-    def give_up_if_hopeless(self, left_out: LeftOut) -> None:
+    def raise_if_stuck(self, left_out: SkippedStep) -> None:
         """Give up after too many steps that were left out.
 
         Raises:
@@ -141,19 +141,19 @@ class StepGuard:
                 "gradients (gradient_clipping), and resume"
             )
 
-    def _explain(self, mean: float, seen: list[tuple[MoleculeBatch, Tensor]]) -> LeftOut:
+    def _explain(self, mean: float, seen: list[tuple[MoleculeBatch, Tensor]]) -> SkippedStep:
         if not math.isfinite(mean):
-            return LeftOut("losses are not finite", _named(seen, _not_finite))
+            return SkippedStep("losses are not finite", _named(seen, _not_finite))
         limit = self._limit()
         if mean > limit:
             reason = (
                 f"the loss is {mean:.4g}, more than {self._spike_factor:g} times its mean "
                 f"{self.mean_loss.value:.4g}"
             )
-            return LeftOut(reason, _named(seen, lambda batch, total: total > limit))
+            return SkippedStep(reason, _named(seen, lambda batch, total: total > limit))
         # They have been summed up over the slots: any of the molecules can be the reason.
         slots = _named(seen, lambda batch, total: torch.ones_like(total, dtype=torch.bool))
-        return LeftOut("gradients are not finite", slots)
+        return SkippedStep("gradients are not finite", slots)
 
 
 def _not_finite(batch: MoleculeBatch, total: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class OutOfMemory(MsdeError):
 
 
 @contextlib.contextmanager
-def out_of_memory_is_explained(batch: MoleculeBatch) -> Iterator[None]:
+def explain_out_of_memory(batch: MoleculeBatch) -> Iterator[None]:
     """Name the slot that does not fit, and the setting to change.
 
     Raises:
