@@ -28,7 +28,7 @@ from msde.cli import OneLineParser, report_errors
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
-from msde.files import full_disk_is_told, write_atomically
+from msde.files import disk_full_as_error, write_atomically
 
 MAX_V2000 = 999  # atoms and bonds that the older format can count
 
@@ -65,7 +65,7 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
                 file.write(text.encode())
                 counts["written"] += 1
 
-    with full_disk_is_told(output, sum(shard["bytes"] for shard in dataset.manifest["shards"])):
+    with disk_full_as_error(output, sum(shard["bytes"] for shard in dataset.manifest["shards"])):
         write_atomically(output, write)
     return counts
 

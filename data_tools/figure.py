@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from msde.errors import MsdeError
-from msde.files import full_disk_is_told, write_atomically
+from msde.files import disk_full_as_error, write_atomically
 
 from .pipeline.summary import Statistics
 
@@ -48,7 +48,7 @@ def draw(stats: Statistics, title: str, output: Path) -> None:
             axis.set_axis_off()
         of_all = f" ({stats.sampled:,} looked at)" if stats.sampled < _total(stats) else ""
         figure.suptitle(f"{title}: {_total(stats):,} molecules{of_all}", fontweight="bold")
-        with full_disk_is_told(output, ROOM):
+        with disk_full_as_error(output, ROOM):
             write_atomically(output, lambda path: figure.savefig(path, format="png"))
 
 

@@ -16,7 +16,7 @@ from msde.cli import OneLineParser, report_errors
 from msde.cluster import ranks
 from msde.cluster.launcher import Launcher
 from msde.config import PRESETS, Config, deepspeed, make_config, to_dict
-from msde.errors import MsdeError, Problems
+from msde.errors import ErrorList, MsdeError
 
 SHORTEST = "deepspeed launch/pretrain.py --data DIR --output DIR"
 
@@ -87,13 +87,13 @@ def check_data(data: list[str], config: Config | None) -> None:
     """
     from msde.training.plan import open_data
 
-    problems = Problems()
+    errors = ErrorList()
     for item in data:
         if config is None and "://" in item:
             continue
-        with problems.noted():
+        with errors.collect():
             open_data([item], config.data.stage_dir if config else None)
-    problems.tell()
+    errors.raise_if_any()
 
 
 def begun_with(arguments: argparse.Namespace) -> int | None:
@@ -139,9 +139,9 @@ def main() -> None:
     from msde.cluster import process
 
     process.prepare()
-    problems = Problems()
+    errors = ErrorList()
     config: Config | None = None
-    with problems.noted():
+    with errors.collect():
         config = resolve(arguments)
     import torch
 
@@ -149,11 +149,11 @@ def main() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     chosen = arguments.deepspeed_config
     ds_path = chosen or deepspeed.shipped_config("zero1" if on_gpu else "cpu_debug")
-    with problems.noted():
+    with errors.collect():
         ds_config = deepspeed.load(ds_path, world_size, begun_with(arguments))
-    with problems.noted():
+    with errors.collect():
         check_data(arguments.data, config)
-    problems.tell()
+    errors.raise_if_any()
     assert config is not None  # or there would have been a problem
     deepspeed.check_together(config, ds_config)
     if arguments.dry_run:

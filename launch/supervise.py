@@ -20,7 +20,7 @@ from msde.cluster.launcher import end_with_the_parent
 from msde.errors import MsdeError
 
 PREEMPTED = 75  # EX_TEMPFAIL: the same command goes on later
-HOPELESS = {
+NOT_RETRYABLE = {
     2: "input or configuration",
     3: "no valid checkpoint",
     5: "losses that are not finite",
@@ -130,8 +130,8 @@ def main() -> None:
         told = f"supervise: exit code {code}"
         if code in (0, PREEMPTED) or supervisor.stopping or not left:
             break
-        if code in HOPELESS:
-            sys.stderr.write(f"{told}: {HOPELESS[code]}; starting again would not help\n")
+        if code in NOT_RETRYABLE:
+            sys.stderr.write(f"{told}: {NOT_RETRYABLE[code]}; starting again would not help\n")
             break
         sys.stderr.write(f"{told}: starting again, {left} more at most\n")
         time.sleep(arguments.pause)

@@ -30,7 +30,7 @@ def report_errors(main: Callable[[], None]) -> None:
         main()
     except MsdeError as error:
         rank = int(os.environ.get("RANK", "0"))
-        if rank and not error.at_once:
+        if rank and not error.report_immediately:
             time.sleep(5)
         sys.stderr.write(f"error: {error}\n" if not rank else f"error on rank {rank}: {error}\n")
         _leave(error.exit_code)

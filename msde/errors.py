@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 
 class MsdeError(Exception):
-    """Something the user can mend; the message says what was found, expected and to do."""
+    """An error the user can fix; its message says what was found, what was expected, what to do."""
 
     exit_code = 2
-    several: list[MsdeError]  # only of errors that stand for others
-    at_once = False  # whether it must be told without giving the first rank time to speak
+    collected: list[MsdeError]  # only of an error that stands for several
+    report_immediately = False  # or else rank 0 gets the time to report the same error first
 
 
 class DataDamaged(MsdeError):
-    """A shard or manifest that is not what was written."""
+    """A shard or manifest whose bytes are not those that were written."""
 
     exit_code = 6
 
@@ -25,54 +25,54 @@ class DiskFull(MsdeError):
 
 
 class NotFinite(MsdeError):
-    """Losses or gradients that are not finite any more."""
+    """Too many steps in a row have losses or gradients that are not finite."""
 
     exit_code = 5
 
 
 class NoCheckpoint(MsdeError):
-    """No checkpoint to resume from although one is required."""
+    """There is no valid checkpoint to resume from, although one is required."""
 
     exit_code = 3
 
 
-class Problems:
-    """Collects mistakes, so that whoever made them sees them all at once."""
+class ErrorList:
+    """Collects errors, so that the user sees all of them at once."""
 
     def __init__(self) -> None:
-        """Start without any."""
-        self.found: list[MsdeError] = []
+        """Start with an empty list."""
+        self.errors: list[MsdeError] = []
 
     def add(self, message: str) -> None:
-        """Note a mistake."""
-        self.found.append(MsdeError(message))
+        """Add an error with this message."""
+        self.errors.append(MsdeError(message))
 
     @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
-        """Keep the MsdeError that is raised inside for later."""
+    def collect(self) -> Iterator[None]:
+        """Add the MsdeError that is raised inside instead of passing it on."""
         try:
             yield
         except MsdeError as error:
-            self.found.extend(getattr(error, "several", [error]))
+            self.errors.extend(getattr(error, "collected", [error]))
 
-    def tell(self) -> None:
-        """Raise what was found.
+    def raise_if_any(self) -> None:
+        """Raise what was collected.
 
         Raises:
-            MsdeError: it, where it is one, or one that names them all.
+            MsdeError: the only error, or one that lists all of them.
         """
-        if len(self.found) > 1:
-            lines = "".join(f"\n  {error}" for error in self.found)
-            error = MsdeError(f"{len(self.found)} problems:{lines}")
-            error.several = self.found
+        if len(self.errors) > 1:
+            lines = "".join(f"\n  {error}" for error in self.errors)
+            error = MsdeError(f"{len(self.errors)} problems:{lines}")
+            error.collected = self.errors
             raise error
-        for error in self.found:
+        for error in self.errors:
             raise error
 
 
-def insist(rules: dict[str, bool]) -> None:
-    """Raise an MsdeError that names all rules that do not hold."""
-    problems = Problems()
+def require(rules: dict[str, bool]) -> None:
+    """Raise an MsdeError that lists all rules that do not hold."""
+    errors = ErrorList()
     for rule in (rule for rule, holds in rules.items() if not holds):
-        problems.add(rule)
-    problems.tell()
+        errors.add(rule)
+    errors.raise_if_any()

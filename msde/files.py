@@ -22,7 +22,7 @@ def file_sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def full_disk_is_told(path: Path, needed: int) -> Iterator[None]:
+def disk_full_as_error(path: Path, needed: int) -> Iterator[None]:
     """Turn a full disk, while `needed` bytes are written to `path`, into one clear line.
 
     Raises:

@@ -14,7 +14,7 @@ from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import write_manifest, write_shard
 from msde.errors import DiskFull, MsdeError
-from msde.files import full_disk_is_told, write_atomically
+from msde.files import disk_full_as_error, write_atomically
 
 from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files, size_in_bytes
 
@@ -82,7 +82,7 @@ def write_data_set(
     for name in LISTS:
         paths = [p for p in (root / f"{name}.jsonl" for root in lists_of) if p.exists()]
         target = output / f"{name}.jsonl"
-        with full_disk_is_told(target, sum(p.stat().st_size for p in paths)):
+        with disk_full_as_error(target, sum(p.stat().st_size for p in paths)):
             write_atomically(target, lambda temporary, paths=paths: join_files(paths, temporary))
     write_manifest(output, shards, {**facts, "origin": dict(sorted(origins.items()))})
     return sum(shard["molecules"] for shard in shards)

@@ -28,7 +28,7 @@ from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import shard_name, write_shard
 from msde.errors import MsdeError
-from msde.files import file_sha256, full_disk_is_told, write_atomically
+from msde.files import disk_full_as_error, file_sha256, write_atomically
 
 from ..readers import RawMolecule
 from .chunks import CHUNK, OUTSIDE_VOCABULARY, Converted
@@ -97,7 +97,7 @@ class Parts:
         if self.is_complete:
             return
         try:
-            with full_disk_is_told(self.folder, 1 << 16):
+            with disk_full_as_error(self.folder, 1 << 16):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if not self._job_path.exists():
                     self._write(self._job_path, json.dumps(job, indent=1) + "\n", durable=True)
@@ -230,7 +230,7 @@ class Parts:
 
     def _write(self, path: Path, text: str, durable: bool = False) -> None:
         # Hashes tell whether a part is intact: what a crash of the machine loses is done again.
-        with full_disk_is_told(path, len(text)):
+        with disk_full_as_error(path, len(text)):
             write_atomically(path, lambda temporary: temporary.write_text(text), durable)
 
     def shards(self) -> list[dict[str, Any]]:
@@ -250,7 +250,7 @@ class Parts:
         for name in LISTS:
             paths = [self._list_path(number, name) for number in sorted(self.finished)]
             path = self.root / f"{name}.jsonl"
-            with full_disk_is_told(path, sum(p.stat().st_size for p in paths)):
+            with disk_full_as_error(path, sum(p.stat().st_size for p in paths)):
                 write_atomically(path, lambda temporary, paths=paths: join_files(paths, temporary))
 
     def remove(self) -> None:

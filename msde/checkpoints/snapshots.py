@@ -30,6 +30,7 @@ log = logging.getLogger("msde")
 
 FORMAT = "msde-checkpoint/2"
 MANIFEST = "MANIFEST.json"
+RENAMED = {"left_out_in_a_row": "skipped_in_a_row"}  # keys of manifests: as once written, as read
 
 
 def folder_name(step: int) -> str:
@@ -174,4 +175,4 @@ def _read_manifest(folder: Path) -> tuple[str | None, dict[str, Any]]:
         return f"{MANIFEST} is damaged (SHA-256 differs)", {}
     if found != FORMAT:
         return f"its format is {found!r}, this release reads {FORMAT!r}", {}
-    return None, manifest
+    return None, {RENAMED.get(key, key): value for key, value in manifest.items()}

@@ -38,7 +38,7 @@ class LauncherGone(MsdeError):
     """A rank whose launcher was killed before the rank had begun."""
 
     exit_code = 4
-    at_once = True
+    report_immediately = True
 
 
 class Launcher:

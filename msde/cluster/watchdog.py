@@ -36,7 +36,7 @@ class CommunicationFailed(MsdeError):
     """Ranks that cannot reach each other any more."""
 
     exit_code = _EXIT_CODE
-    at_once = True
+    report_immediately = True
 
 
 def limit_waiting(seconds: float) -> None:

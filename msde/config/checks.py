@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from msde.config.schema import Config, DataConfig, OptimConfig, RunConfig, leaves
-from msde.errors import insist
+from msde.errors import require
 
 # Values that are shares, and those that must be positive where they are given.
 SHARES = (
@@ -25,7 +25,7 @@ def check(config: Config) -> None:
         if type(size) is int:
             least = 0 if key.endswith("time_dim") else 1
             rules[f"{key} must be at least {least}"] = size >= least
-    insist(rules)  # before they are divided by
+    require(rules)  # before they are divided by
     values = leaves(config)
     rules |= {f"{key} must be in [0, 1)": 0 <= values[key] < 1 for key in SHARES}
     rules |= {f"{key} must be positive": values[key] is None or values[key] > 0 for key in POSITIVE}
@@ -57,7 +57,7 @@ def check(config: Config) -> None:
             f"model.{name}.input_spread must be positive": spread is None or spread > 0,
             f"model.{name}.time_dim must be even": score.time_dim % 2 == 0,
         }
-    insist(rules)
+    require(rules)
 
 
 def _data_rules(data: DataConfig) -> dict[str, bool]:

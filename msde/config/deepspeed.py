@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from msde.config import Config, nearest, read_json
-from msde.errors import MsdeError, Problems
+from msde.errors import ErrorList, MsdeError
 
 # What this project decides elsewhere; the same fact must not stand in two places.
 _OURS = {
@@ -45,15 +45,15 @@ def load(path: Path, world_size: int, begun_with: int | None = None) -> dict[str
     """
     values = read_json(path)
     known = json.loads((resources.files("msde.config") / "deepspeed_keys.json").read_text())
-    problems = Problems()
-    _check_keys(values, known, str(path), problems)
+    errors = ErrorList()
+    _check_keys(values, known, str(path), errors)
     for section, reason in _BROKEN.items():
         if (values.get(section) or {}).get("enabled"):
-            problems.add(f"{path}: {section}.enabled cannot be used: {reason}")
+            errors.add(f"{path}: {section}.enabled cannot be used: {reason}")
     slots = values.get("train_batch_size", "auto")
     accumulation = values.get("gradient_accumulation_steps", "auto")
     if accumulation != "auto" and (type(accumulation) is not int or accumulation < 1):
-        problems.add(
+        errors.add(
             f"{path}: gradient_accumulation_steps is {accumulation!r}, expected a positive number "
             "or 'auto'"
         )
@@ -61,25 +61,25 @@ def load(path: Path, world_size: int, begun_with: int | None = None) -> dict[str
     if slots == "auto":
         slots = begun_with or world_size * (1 if accumulation == "auto" else accumulation)
     if type(slots) is not int or slots < 1:
-        problems.add(f"{path}: train_batch_size is {slots!r}, expected a positive number")
+        errors.add(f"{path}: train_batch_size is {slots!r}, expected a positive number")
     elif slots % world_size:
-        problems.add(
+        errors.add(
             f"{path}: train_batch_size is {slots} slots, which {world_size} ranks cannot share "
             f"evenly; use a multiple of {world_size}, or ranks that divide the slots"
         )
     elif accumulation not in ("auto", slots // world_size):
-        problems.add(
+        errors.add(
             f"{path}: gradient_accumulation_steps is {accumulation}, but {slots} slots "
             f"(train_batch_size) on {world_size} ranks need {slots // world_size}; write 'auto'"
         )
     if zero_stage(values) not in (0, 1, 2, 3):
-        problems.add(f"{path}: zero_optimization.stage is {zero_stage(values)}, expected 0 to 3")
+        errors.add(f"{path}: zero_optimization.stage is {zero_stage(values)}, expected 0 to 3")
     if values.get("train_micro_batch_size_per_gpu", 1) not in (1, "auto"):
-        problems.add(
+        errors.add(
             f"{path}: train_micro_batch_size_per_gpu must be 1, because a forward pass takes one "
             "slot; the size of a slot is data.molecules_per_slot"
         )
-    problems.tell()
+    errors.raise_if_any()
     # DeepSpeed would clip at 1.0 where nothing is said.
     return (
         {"gradient_clipping": 0.0}
@@ -116,15 +116,15 @@ def in_bfloat16(values: dict[str, Any]) -> bool:
 
 
 def _check_keys(
-    values: dict[str, Any], known: dict[str, Any], where: str, problems: Problems
+    values: dict[str, Any], known: dict[str, Any], where: str, errors: ErrorList
 ) -> None:
     for key, value in values.items():
         if key in _OURS:
-            problems.add(f"{where}: {key!r} does not belong here: {_OURS[key]}")
+            errors.add(f"{where}: {key!r} does not belong here: {_OURS[key]}")
         elif key not in known:
-            problems.add(f"{where}: unknown key {key!r}{nearest(key, known)}")
+            errors.add(f"{where}: unknown key {key!r}{nearest(key, known)}")
         elif known[key] and not isinstance(value, dict):
-            problems.add(f"{where}: {key} is {value!r}, expected a JSON object")
-            problems.tell()  # nothing below can be looked at
+            errors.add(f"{where}: {key} is {value!r}, expected a JSON object")
+            errors.raise_if_any()  # nothing below can be looked at
         elif known[key]:
-            _check_keys(value, known[key], f"{where}: {key}", problems)
+            _check_keys(value, known[key], f"{where}: {key}", errors)

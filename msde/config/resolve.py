@@ -13,7 +13,7 @@ from typing import Any, Literal
 from msde.config.checks import check
 from msde.config.presets import PRESETS
 from msde.config.schema import RENAMED, Config, leaves
-from msde.errors import MsdeError, Problems
+from msde.errors import ErrorList, MsdeError
 
 
 def make_config(
@@ -32,21 +32,21 @@ def make_config(
     """
     if preset not in PRESETS:
         raise MsdeError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    config, problems = Config(), Problems()
+    config, errors = Config(), ErrorList()
     for layer in [*PRESETS[preset], over or {}]:
         _apply(config, layer, f"preset {preset}")
-    with problems.noted():
+    with errors.collect():
         if file is not None:
             _apply(config, read_json(file), str(file))
     for override in overrides:
-        with problems.noted():
+        with errors.collect():
             key, equals, text = override.partition("=")
             if not equals:
                 raise MsdeError(f"override {override!r} is not of the form key=value")
             _set(config, key, _parse(text), "command line")
-    with problems.noted():
+    with errors.collect():
         check(config)
-    problems.tell()
+    errors.raise_if_any()
     return config
 
 
@@ -88,14 +88,14 @@ def nearest(key: str, known: Iterable[str]) -> str:
 def _apply(
     config: Config, values: dict[str, Any], where: str, prefix: str = "", stored: bool = False
 ) -> None:
-    problems = Problems()
+    errors = ErrorList()
     for key, value in values.items():
-        with problems.noted():
+        with errors.collect():
             if isinstance(value, dict):
                 _apply(config, value, where, f"{prefix}{key}.", stored)
             else:
                 _set(config, f"{prefix}{key}", value, where, stored)
-    problems.tell()
+    errors.raise_if_any()
 
 
 def _set(config: Config, key: str, value: Any, where: str, stored: bool = False) -> None:

@@ -32,7 +32,7 @@ from msde.data.codec import MoleculeColumns
 from msde.data.integrity import PAGE, check_shard, check_size
 from msde.data.staging import Folder, StagedFolder
 from msde.errors import DataDamaged, DiskFull, MsdeError
-from msde.files import file_sha256, full_disk_is_told, write_atomically
+from msde.files import disk_full_as_error, file_sha256, write_atomically
 
 FORMAT = "msde-shards/2"
 BLOCK_MOLECULES = 1024
@@ -93,7 +93,7 @@ def write_shard(
     crcs = np.array([zlib.crc32(r) for r in rows], "<u4")
     index = b"".join(rows) + crcs.tobytes()
     index_path = path.with_suffix(".idx")
-    with full_disk_is_told(path, size):
+    with disk_full_as_error(path, size):
         write_atomically(index_path, lambda temporary: temporary.write_bytes(index))
         write_atomically(path, write_lmdb)
     path.chmod(0o444)
@@ -143,7 +143,7 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str
     }
     text = json.dumps(manifest, indent=1) + "\n"
     path = root / "manifest.json"
-    with full_disk_is_told(path, len(text)):
+    with disk_full_as_error(path, len(text)):
         write_atomically(path, lambda temporary: temporary.write_text(text))
 
 

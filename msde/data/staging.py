@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 
 from msde.errors import DataDamaged, MsdeError
-from msde.files import full_disk_is_told, write_atomically
+from msde.files import disk_full_as_error, write_atomically
 
 
 class Folder:
@@ -56,7 +56,7 @@ class StagedFolder:
             with open(self.root / f".{name}.lock", "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not path.exists():  # another process may have copied it meanwhile
-                    with full_disk_is_told(path, size):
+                    with disk_full_as_error(path, size):
                         write_atomically(path, lambda temporary: self._copy(name, size, temporary))
         return path
 

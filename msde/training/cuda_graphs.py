@@ -147,7 +147,7 @@ class ReplayedLosses:
 
     def _recorded(self, batch: MoleculeBatch, tensors: tuple[Tensor, ...]) -> _Record | None:
         try:
-            with _as_if_nothing_happened(self._model):
+            with preserve_state(self._model):
                 return _Record(self._model, batch, tensors, self._recorder)
         except RuntimeError as error:
             log.warning(f"steps of this size are not replayed: {str(error).splitlines()[0]}")
@@ -168,7 +168,7 @@ def _on_another_stream(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_if_nothing_happened(model: MoleculeSDE) -> Iterator[None]:
+def preserve_state(model: MoleculeSDE) -> Iterator[None]:
     """Undo what passes that only record do to running statistics and to torch's generators.
 
     Casts that autocast remembers would be those of the recording for ever, so it remembers none.

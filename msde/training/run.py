@@ -33,7 +33,7 @@ from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.cuda_graphs import ReplayedLosses
 from msde.training.engine import make_engine, start_process_group
 from msde.training.plan import RunPlan, make_plan
-from msde.training.step_guard import MeanLoss, StepGuard, out_of_memory_is_explained
+from msde.training.step_guard import MeanLoss, StepGuard, explain_out_of_memory
 from msde.training.validation import TermSums, Validator, named_scalars
 
 log = logging.getLogger("msde")
@@ -169,7 +169,7 @@ class Run:
         self.best = manifest["best_validation"] or math.inf
         self.validation_due = manifest["validation_due"]
         log.info("resuming from %s", folder)
-        return MeanLoss(**manifest["mean_loss"]), manifest["left_out_in_a_row"]
+        return MeanLoss(**manifest["mean_loss"]), manifest["skipped_in_a_row"]
 
     def _open_monitor(self, ds_config: dict[str, Any]) -> Monitor | None:
         if self.rank:
@@ -201,13 +201,13 @@ class Run:
             Whether some rank was asked to stop.
 
         Raises:
-            NotFinite: too many steps in a row were left out.
+            NotFinite: too many steps in a row were skipped.
             OutOfMemory: a slot is too large.
         """
-        left_out_before = self.engine.skipped_steps
+        skipped_before = self.engine.skipped_steps
         first = self.plan.stream.own_slots.start
         for number, batch in enumerate(slots):
-            with out_of_memory_is_explained(batch):
+            with explain_out_of_memory(batch):
                 torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
                 loss, terms = self.counter.forward(self.engine, batch)
                 self.guard.see(batch, terms["total"], first + number)
@@ -216,15 +216,15 @@ class Run:
                 self.engine.backward(loss)
                 self.engine.step()
             sums.add(terms)
-        taken = self.engine.skipped_steps == left_out_before
+        taken = self.engine.skipped_steps == skipped_before
         if taken and self.ema is not None:
             self.ema.update()
-        stop, left_out = self.guard.conclude(taken)
+        stop, skipped = self.guard.conclude(taken)
         self.step += 1
-        if left_out is not None:
+        if skipped is not None:
             if self.monitor is not None:
-                self.monitor.event(self.step, "step left out", dataclasses.asdict(left_out))
-            self.guard.give_up_if_hopeless(left_out)
+                self.monitor.event(self.step, "step skipped", dataclasses.asdict(skipped))
+            self.guard.raise_if_stuck(skipped)
         self.watchdog.progress()
         if self.monitor is not None:
             self.monitor.advance()
@@ -274,7 +274,7 @@ class Run:
             "best_validation": self.best if math.isfinite(self.best) else None,
             "validation_due": self.validation_due,
             "mean_loss": dataclasses.asdict(self.guard.mean_loss),
-            "left_out_in_a_row": self.guard.in_a_row,
+            "skipped_in_a_row": self.guard.in_a_row,
             "data_digest": self.plan.stream.data.digest,
         }
         engine_state.save(self.engine, self.checkpoints, self.step, self.config, self.ema, facts)
@@ -382,7 +382,7 @@ def _train(run: Run, profile_steps: int) -> None:
                 row["time/step_s"] = seconds / (run.step - reported)
                 row |= run.checkpoint_time
                 row |= {f"optim/lr/{g['name']}": g["lr"] for g in engine.optimizer.param_groups}
-                row["optim/steps_left_out"] = engine.skipped_steps
+                row["optim/skipped_steps"] = engine.skipped_steps
                 row["data/epoch"] = stream.epochs_done
                 row["memory/peak_mb"] = peak_memory_mb()
                 run.report(row)

@@ -2,7 +2,7 @@
 
 A loss or gradient that is not finite, or a loss that leaps, must reach neither weights, optimizer
 nor running statistics, on any rank and at any ZeRO stage. ZeRO 1 to 3 leave out a step whose
-gradients are not finite; without ZeRO the optimizer is made to. So a step that is to be left out is
+gradients are not finite; without ZeRO the optimizer is made to. So a step that is to be skipped is
 given gradients that are not finite.
 """
 
@@ -32,8 +32,8 @@ MEAN_STEPS = 50  # steps before that mean is trusted
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Why a step was left out, and the molecules that had a part in it."""
+class SkippedStep:
+    """Why a step was skipped, and the molecules that had a part in it."""
 
     reason: str
     slots: list[dict[str, Any]]  # each with its epoch and the ids of the molecules that count
@@ -69,9 +69,9 @@ class StepGuard:
 
         Args:
             spike_factor: leave out a step whose loss is more than this times the mean; 0 is off.
-            max_skipped_steps: how many steps in a row may be left out.
+            max_skipped_steps: how many steps in a row may be skipped.
             mean_loss: as the last checkpoint had it.
-            in_a_row: how many steps had been left out just before it.
+            in_a_row: how many steps were skipped just before it.
         """
         self.engine = engine
         self.statistics = RunningStatistics(engine.module, slots_per_step)
@@ -94,7 +94,7 @@ class StepGuard:
             stop: whether this rank has been asked to stop.
 
         Returns:
-            The loss to differentiate: not finite where the step is to be left out.
+            The loss to differentiate: not finite where the step is to be skipped.
         """
         totals = torch.cat([total for _, total in self._seen]).double()
         facts = totals.new_tensor([float(stop), float(len(totals))])
@@ -112,11 +112,11 @@ class StepGuard:
             return float("inf")
         return self._spike_factor * self.mean_loss.value
 
-    def conclude(self, taken: bool) -> tuple[bool, LeftOut | None]:
+    def conclude(self, taken: bool) -> tuple[bool, SkippedStep | None]:
         """Finish a step after the optimizer has had it.
 
         Returns:
-            Whether some rank was asked to stop, and why the step was left out, if it was.
+            Whether some rank was asked to stop, and why the step was skipped, if it was.
         """
         total, stop, molecules = self._facts.tolist()  # waits for the device
         seen, self._seen = self._seen, []
@@ -128,32 +128,32 @@ class StepGuard:
         self.in_a_row += 1
         return stop > 0, self._explain(total / molecules, seen)
 
-    def give_up_if_hopeless(self, left_out: LeftOut) -> None:
-        """Give up after too many steps that were left out.
+    def raise_if_stuck(self, skipped: SkippedStep) -> None:
+        """Give up after too many steps that were skipped.
 
         Raises:
-            NotFinite: `left_out` is one too many.
+            NotFinite: `skipped` is one too many.
         """
         if self.in_a_row >= self._max_skipped_steps:
             raise NotFinite(
-                f"{self.in_a_row} steps in a row were left out, the last one because "
-                f"{left_out.reason}; the checkpoints before are kept: lower optim.lr or clip "
+                f"{self.in_a_row} steps in a row were skipped, the last one because "
+                f"{skipped.reason}; the checkpoints before are kept: lower optim.lr or clip "
                 "gradients (gradient_clipping), and resume"
             )
 
-    def _explain(self, mean: float, seen: list[tuple[MoleculeBatch, Tensor]]) -> LeftOut:
+    def _explain(self, mean: float, seen: list[tuple[MoleculeBatch, Tensor]]) -> SkippedStep:
         if not math.isfinite(mean):
-            return LeftOut("losses are not finite", _named(seen, _not_finite))
+            return SkippedStep("losses are not finite", _named(seen, _not_finite))
         limit = self._limit()
         if mean > limit:
             reason = (
                 f"the loss is {mean:.4g}, more than {self._spike_factor:g} times its mean "
                 f"{self.mean_loss.value:.4g}"
             )
-            return LeftOut(reason, _named(seen, lambda batch, total: total > limit))
+            return SkippedStep(reason, _named(seen, lambda batch, total: total > limit))
         # They have been summed up over the slots: any of the molecules can be the reason.
         slots = _named(seen, lambda batch, total: torch.ones_like(total, dtype=torch.bool))
-        return LeftOut("gradients are not finite", slots)
+        return SkippedStep("gradients are not finite", slots)
 
 
 def _not_finite(batch: MoleculeBatch, total: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class OutOfMemory(MsdeError):
 
 
 @contextlib.contextmanager
-def out_of_memory_is_explained(batch: MoleculeBatch) -> Iterator[None]:
+def explain_out_of_memory(batch: MoleculeBatch) -> Iterator[None]:
     """Name the slot that does not fit, and the setting to change.
 
     Raises:

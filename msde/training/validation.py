@@ -24,7 +24,7 @@ VALIDATION_KEY = Key(seed=0, epoch=2**32 - 1)
 class TermSums:
     """Sums of the model's named terms over molecules, kept on the device until they are read.
 
-    Molecules whose loss is not finite are left out; `guard.StepGuard` tells of them.
+    Molecules whose loss is not finite are not counted; `guard.StepGuard` tells of them.
     """
 
     NAMES = (*OBJECTIVES, "contrastive_accuracy")

@@ -37,7 +37,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(shard_dir, tmp_path):
     arguments = ["--data", shard_dir, "--output", output, *PAPER, "optim.lr=1e30"]
     result = launch(*arguments, "run.max_skipped_steps=3", ranks=0)
     assert result.returncode == 5, result.stderr
-    assert "3 steps in a row were left out" in result.stderr and "Traceback" not in result.stderr
+    assert "3 steps in a row were skipped" in result.stderr and "Traceback" not in result.stderr
     assert not (output / "checkpoints").exists()
     events = [json.loads(line) for line in open(output / "events.jsonl")]
     assert [event["step"] for event in events] == [2, 3, 4]

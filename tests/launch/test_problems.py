@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fixtures.jobs import Job, finish
-from msde.errors import MsdeError, Problems
+from msde.errors import ErrorList, MsdeError
 
 
 @pytest.mark.launcher
@@ -39,19 +39,19 @@ def test_a_dry_run_lists_all_problems_at_once(tmp_path):
 
 
 def test_one_problem_is_one_line():
-    problems = Problems()
-    problems.tell()
-    with problems.noted():
+    errors = ErrorList()
+    errors.raise_if_any()
+    with errors.collect():
         raise MsdeError("the only one")
     with pytest.raises(MsdeError, match="^the only one$"):
-        problems.tell()
-    with problems.noted():
-        inner = Problems()
+        errors.raise_if_any()
+    with errors.collect():
+        inner = ErrorList()
         inner.add("another")
         inner.add("a third")
-        inner.tell()
+        inner.raise_if_any()
     with pytest.raises(MsdeError, match="3 problems:\n  the only one\n  another\n  a third"):
-        problems.tell()
+        errors.raise_if_any()
 
 
 @pytest.mark.dist

@@ -56,7 +56,7 @@ def test_what_is_not_finite_reaches_nothing(shard_dir, tmp_path, stage, what):
     assert sum(not torch.equal(after[name], before[name]) for name in before) > 50
     assert all(tensor.isfinite().all() for tensor in after.values())
     (event,) = events(output)
-    assert event["step"] == 3 and event["event"] == "step left out"
+    assert event["step"] == 3 and event["event"] == "step skipped"
     dataset = ShardDataset(shard_dir)
     rows = [dataset.index(block)["uid"] for block in range(dataset.num_blocks)]
     known = {f"{uid:016x}" for uid in np.concatenate(rows).tolist()}
@@ -68,7 +68,7 @@ def test_what_is_not_finite_reaches_nothing(shard_dir, tmp_path, stage, what):
         assert event["reason"] == "gradients are not finite"
         assert [slot["slot"] for slot in event["slots"]] == [8, 9, 10, 11]
     assert all(set(slot["molecules"]) <= known for slot in event["slots"])
-    assert manifest(output, 4)["left_out_in_a_row"] == 0
+    assert manifest(output, 4)["skipped_in_a_row"] == 0
 
 
 @pytest.mark.slow
@@ -82,14 +82,14 @@ def test_a_run_gives_up_after_some_steps_even_across_a_resume(shard_dir, tmp_pat
         job = Job(tmp_path, *arguments, harm=harm)
         assert job.wait() == [5, 5], start
         told = job.log(0)
-        assert "4 steps in a row were left out" in told and "losses are not finite" in told
+        assert "4 steps in a row were skipped" in told and "losses are not finite" in told
         assert "Traceback" not in told + job.log(1)
         assert [event["step"] for event in events(output)] == [3, 4, 5, 6]
-        assert saved_steps(output) == [4] and manifest(output, 4)["left_out_in_a_row"] == 2
+        assert saved_steps(output) == [4] and manifest(output, 4)["skipped_in_a_row"] == 2
 
 
 @pytest.mark.slow
-def test_a_leap_of_the_loss_is_left_out_by_all_ranks_and_again_on_resuming(shard_dir, tmp_path):
+def test_a_leap_of_the_loss_is_skipped_by_all_ranks_and_again_on_resuming(shard_dir, tmp_path):
     path = ds_config(tmp_path, 1, slots=2)
     common = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "run.steps=56"]
     common += ["run.save_every=52", "run.spike_factor=10"]
