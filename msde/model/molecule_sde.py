@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from msde.chem.parsing import ATOM_SIZES
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
-from msde.model import denoising
 from msde.model.contrastive import OBJECTIVES
+from msde.model.denoising import adjacency_loss, atom_type_loss, position_loss
 from msde.model.encoders import GIN, PaiNN, SchNet
 from msde.model.layers import Linear, at_least_float32
 from msde.model.noise import TIMES, Noise
@@ -111,7 +111,7 @@ class MoleculeSDE(nn.Module):
         score, t = self.score_2d_to_3d, noise.t_2d_to_3d
         pos_t = perturb(score.sde, batch.pos, t[batch.batch], noise.pos)  # (num_atoms, 3)
         noise_pred = score(pos_t, t, h_2d, batch)
-        loss = denoising.denoising_positions(noise_pred, noise.pos, batch)
+        loss = position_loss(noise_pred, noise.pos, batch)
         return batch.counted(loss * self._anneal(score.sde, t))
 
     def loss_3d_to_2d(
@@ -130,8 +130,8 @@ class MoleculeSDE(nn.Module):
         types_pred, adj_pred = score(types_t, adj_t, t, h_3d, batch)
         weight = self._anneal(score.sde, t)
         return (
-            batch.counted(denoising.denoising_atom_types(types_pred, noise.types, batch) * weight),
-            batch.counted(denoising.denoising_adjacency(adj_pred, noise.adj, batch) * weight),
+            batch.counted(atom_type_loss(types_pred, noise.types, batch) * weight),
+            batch.counted(adjacency_loss(adj_pred, noise.adj, batch) * weight),
         )
 
     def _anneal(self, sde: SDE, t: Tensor) -> Tensor:
