@@ -11,7 +11,7 @@ from msde.data.batch import MoleculeBatch
 from msde.ops import segment_mean
 
 
-def denoising_positions(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
+def position_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
     """Return the mean over atoms of |noise_pred - noise|^2, (num_graphs,).
 
     Predicting zero gives 3, or 3 (n - 1) / n for centred noise on n atoms.
@@ -20,13 +20,13 @@ def denoising_positions(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch)
     return segment_mean(per_atom, batch.batch, batch.atoms_per_graph)
 
 
-def denoising_atom_types(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
+def atom_type_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
     """Return the mean over atoms and types of (noise_pred - noise)^2, (num_graphs,)."""
     per_atom = (noise_pred - noise).square().mean(-1)  # (num_atoms,)
     return segment_mean(per_atom, batch.batch, batch.atoms_per_graph)
 
 
-def denoising_adjacency(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
+def adjacency_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
     """Return the mean over pairs of atoms of (noise_pred - noise)^2, (num_graphs,).
 
     Zero for a molecule of one atom, which has no pair.

@@ -6,7 +6,6 @@ Knows nothing of DeepSpeed: a plain PyTorch loop can train it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +13,15 @@ from torch import Tensor, nn
 from msde.chem.parsing import ATOM_SIZES
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
-from msde.model import denoising
 from msde.model.contrastive import OBJECTIVES
+from msde.model.denoising import adjacency_loss, atom_type_loss, position_loss
 from msde.model.encoders import GIN, PaiNN, SchNet
 from msde.model.layers import Linear, at_least_float32
+from msde.model.noise import TIMES, Noise
 from msde.model.score import ConformerScore, TopologyScore
 from msde.model.sde import SDE, perturb
-from msde.ops import normals, words
-from msde.philox import Key, Stream
-
-TIME_EPSILON = 1e-6  # training times stay this far from zero, where the scores diverge
-
-
-@dataclass(frozen=True)
-class Noise:
-    """All randomness of one forward pass except dropout."""
-
-    t_2d_to_3d: Tensor  # (num_graphs,) times in (0, 1)
-    t_3d_to_2d: Tensor  # (num_graphs,)
-    pos: Tensor  # (num_atoms, 3) standard normal, as are the next two
-    types: Tensor  # (num_atoms, 119)
-    adj: Tensor  # (num_pairs,)
-    negatives_of_2d: Tensor  # (num_atoms,) or none: what the contrastive objective drew for h_2d
-    negatives_of_3d: Tensor
+from msde.ops import normals
+from msde.philox import Stream
 
 
 class MoleculeSDE(nn.Module):
@@ -126,7 +111,7 @@ class MoleculeSDE(nn.Module):
         score, t = self.score_2d_to_3d, noise.t_2d_to_3d
         pos_t = perturb(score.sde, batch.pos, t[batch.batch], noise.pos)  # (num_atoms, 3)
         noise_pred = score(pos_t, t, h_2d, batch)
-        loss = denoising.denoising_positions(noise_pred, noise.pos, batch)
+        loss = position_loss(noise_pred, noise.pos, batch)
         return batch.valid(loss * self._anneal(score.sde, t))
 
     def loss_3d_to_2d(
@@ -145,8 +130,8 @@ class MoleculeSDE(nn.Module):
         types_pred, adj_pred = score(types_t, adj_t, t, h_3d, batch)
         weight = self._anneal(score.sde, t)
         return (
-            batch.valid(denoising.denoising_atom_types(types_pred, noise.types, batch) * weight),
-            batch.valid(denoising.denoising_adjacency(adj_pred, noise.adj, batch) * weight),
+            batch.valid(atom_type_loss(types_pred, noise.types, batch) * weight),
+            batch.valid(adjacency_loss(adj_pred, noise.adj, batch) * weight),
         )
 
     def _anneal(self, sde: SDE, t: Tensor) -> Tensor:
@@ -195,46 +180,6 @@ def adjacency(batch: MoleculeBatch) -> Tensor:
     """
     adj = torch.zeros(batch.pair_index.shape[1], device=batch.pos.device)
     return adj.index_copy_(0, batch.bond_pair, batch.edge_attr[::2, 0].float() + 1)
-
-
-def _time(step: Tensor, num_timesteps: int) -> Tensor:
-    """Return the time of a step of the grid, kept TIME_EPSILON away from zero."""
-    return step / num_timesteps * (1 - TIME_EPSILON) + TIME_EPSILON
-
-
-def antithetic_times(batch: MoleculeBatch, stream: Stream, num_timesteps: int) -> Tensor:
-    """Draw the published antithetic times, (num_graphs,).
-
-    The first half of the slot draws steps k of the grid, the second half takes
-    num_timesteps - 1 - k.
-    """
-    uid = batch.valid(batch.uid)
-    half = len(uid) // 2 + 1
-    drawn = words(batch.key, stream, uid[:half])[:, 0]
-    step = drawn * num_timesteps >> 32  # (half,) uniform in [0, num_timesteps)
-    step = torch.cat([step, num_timesteps - 1 - step])[: len(uid)]
-    step = torch.cat([step, step.new_zeros(batch.num_padding)])
-    return _time(step, num_timesteps)
-
-
-def antithetic_times_over_epochs(
-    batch: MoleculeBatch, stream: Stream, num_timesteps: int
-) -> Tensor:
-    """Draw times whose antithetic partner is the same molecule's in the next epoch, (num_graphs,).
-
-    A function of the molecule alone: neither its slot nor its neighbours matter.
-    """
-    key = Key(batch.key.seed, batch.key.epoch // 2)
-    step = words(key, stream, batch.uid)[:, 0] * num_timesteps >> 32  # (num_graphs,)
-    if batch.key.epoch % 2:
-        step = num_timesteps - 1 - step
-    return _time(step, num_timesteps)
-
-
-TIMES = {
-    "antithetic_in_slot": antithetic_times,
-    "antithetic_over_epochs": antithetic_times_over_epochs,
-}
 
 
 def parameter_groups(model: MoleculeSDE) -> list[dict]:

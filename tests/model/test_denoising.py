@@ -1,18 +1,18 @@
 import pytest
 import torch
 
-from msde.model import denoising
+from msde.model.denoising import adjacency_loss, atom_type_loss, position_loss
 
 DENOISING = {
-    denoising.denoising_positions: 3,
-    denoising.denoising_atom_types: 1,
-    denoising.denoising_adjacency: 1,
+    position_loss: 3,
+    atom_type_loss: 1,
+    adjacency_loss: 1,
 }
 
 
 def noise_for(loss, batch):
-    rows = batch.pair_index.shape[1] if loss is denoising.denoising_adjacency else batch.num_atoms
-    columns = {denoising.denoising_positions: (3,), denoising.denoising_atom_types: (119,)}
+    rows = batch.pair_index.shape[1] if loss is adjacency_loss else batch.num_atoms
+    columns = {position_loss: (3,), atom_type_loss: (119,)}
     return torch.randn(rows, *columns.get(loss, ()), generator=torch.Generator().manual_seed(0))
 
 
@@ -31,11 +31,11 @@ def test_predicting_zero_gives_the_stated_value(loss, batch):
     per_molecule = loss(torch.zeros_like(noise), noise, batch)
     assert per_molecule.shape == (batch.num_graphs,)
     weights = batch.atoms_per_graph * (batch.atoms_per_graph - 1)
-    weights = weights if loss is denoising.denoising_adjacency else batch.atoms_per_graph
+    weights = weights if loss is adjacency_loss else batch.atoms_per_graph
     mean = (per_molecule * weights).sum() / weights.sum()
     assert abs(mean / DENOISING[loss] - 1) < 0.2
 
 
 def test_one_atom_has_no_adjacency_loss(batch):
-    noise = noise_for(denoising.denoising_adjacency, batch)
-    assert denoising.denoising_adjacency(noise + 1, noise, batch)[0] == 0
+    noise = noise_for(adjacency_loss, batch)
+    assert adjacency_loss(noise + 1, noise, batch)[0] == 0

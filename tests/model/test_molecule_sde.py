@@ -13,7 +13,7 @@ from msde.data.batch import NO_KEY, MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.model import MoleculeSDE, Noise, adjacency, parameter_groups
 from msde.model.geometry import pseudo_angle
-from msde.model.molecule_sde import antithetic_times
+from msde.model.noise import antithetic_times
 from msde.philox import Key, Stream
 from msde.training.activation_checkpointing import checkpoint_activations
 
