@@ -1,23 +1,23 @@
-# The torch to install: the default is the release that is tested here. On a machine with CUDA use
-# `make TORCH=torch demo`, after `rm -rf .venv` where another one is installed.
+# The release of torch that the tests run with, built for CPUs. On a machine with CUDA give
+# `make TORCH=torch demo`, after `rm -rf .venv` where another torch is installed.
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
-# Without compiling at once what is compiled when it is imported, if it ever is.
+# Python compiles a module when it is first imported; compiling all of them here takes longer.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
-# What the demo converts and trains; any of these can be given on the command line.
+# The demo's folder, molecules, ranks and steps; each can be given on the command line.
 DEMO := demo
 MOLECULES ?= 2000
 RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count() or 2)' 2>/dev/null || echo 2)
 STEPS ?= 250
 
-# The tests of `make test`, as by default for pytest.
+# The tests of `make test`; pyproject.toml makes them pytest's default, too.
 QUICK := not large and not data and not slow
 
-.PHONY: venv demo test test-dist test-data test-large lint clean
+.PHONY: venv demo test test-dist test-data test-large lint docs clean
 
 venv: $(VENV)/.done
 
@@ -27,7 +27,7 @@ $(VENV)/.done: setup.py msde/__init__.py
 	$(PIP) --editable ".[test]"
 	touch $@
 
-# Runs of several ranks have the machine to themselves.
+# Tests of several ranks run one at a time.
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(QUICK) and not launcher"
 	$(BIN)/python -m pytest -m "$(QUICK) and launcher"
@@ -46,6 +46,9 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: venv
+	$(BIN)/python -m msde.config.document --write
 
 demo: venv
 	rm -rf $(DEMO)/data $(DEMO)/run

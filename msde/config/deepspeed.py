@@ -1,7 +1,7 @@
 """DeepSpeed's own JSON: read, checked and completed for a world size.
 
-DeepSpeed accepts a misspelt key in silence, so every key is held against deepspeed_keys.json, the
-keys of the release that setup.py names.
+DeepSpeed ignores a misspelt key without a word, so every key is compared with deepspeed_keys.json,
+the keys of the release that setup.py names.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 from msde.config import Config, nearest, read_json
 from msde.errors import ErrorList, MsdeError
 
-# What this project decides elsewhere; the same fact must not stand in two places.
-_OURS = {
+# Sections whose facts the configuration tree owns; no fact stands in two places.
+OWNED_HERE = {
     "optimizer": "the optimizer is built from optim.*",
     "scheduler": "the learning-rate schedule is optim.schedule",
 }
-_BROKEN = {
+# Sections that break the model.
+REFUSED = {
     "bf16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
     "fp16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
 }
@@ -30,24 +31,24 @@ def shipped_config(name: str) -> Path:
     return Path(str(resources.files("msde.ds_configs") / f"{name}.json"))
 
 
-def load(path: Path, world_size: int, begun_with: int | None = None) -> dict[str, Any]:
+def load(path: Path, world_size: int, resumed_slots: int | None = None) -> dict[str, Any]:
     """Read a DeepSpeed configuration and fill in its batch sizes for `world_size` ranks.
 
     DeepSpeed counts slots: `train_batch_size` is the number of slots of an optimizer step. Where
-    it is missing or "auto", every rank takes one slot each accumulation step, and a run that is
-    resumed keeps the slots that it was begun with.
+    it is missing or "auto", each rank takes one slot for each accumulation step; a resumed run
+    keeps the number of slots that it started with.
 
     Args:
-        begun_with: slots of the run that is resumed, if one is.
+        resumed_slots: slots of a step of the run that is resumed, if there is one.
 
     Raises:
-        MsdeError: an unknown key, a value that cannot work, or slots the ranks do not divide.
+        MsdeError: an unknown key, a value that cannot work, or slots that the ranks cannot share.
     """
     values = read_json(path)
     known = json.loads((resources.files("msde.config") / "deepspeed_keys.json").read_text())
     errors = ErrorList()
     _check_keys(values, known, str(path), errors)
-    for section, reason in _BROKEN.items():
+    for section, reason in REFUSED.items():
         if (values.get(section) or {}).get("enabled"):
             errors.add(f"{path}: {section}.enabled cannot be used: {reason}")
     slots = values.get("train_batch_size", "auto")
@@ -59,7 +60,7 @@ def load(path: Path, world_size: int, begun_with: int | None = None) -> dict[str
         )
         accumulation = "auto"
     if slots == "auto":
-        slots = begun_with or world_size * (1 if accumulation == "auto" else accumulation)
+        slots = resumed_slots or world_size * (1 if accumulation == "auto" else accumulation)
     if type(slots) is not int or slots < 1:
         errors.add(f"{path}: train_batch_size is {slots!r}, expected a positive number")
     elif slots % world_size:
@@ -80,7 +81,7 @@ def load(path: Path, world_size: int, begun_with: int | None = None) -> dict[str
             "slot; the size of a slot is data.molecules_per_slot"
         )
     errors.raise_if_any()
-    # DeepSpeed would clip at 1.0 where nothing is said.
+    # Without a value DeepSpeed would clip at 1.0.
     return (
         {"gradient_clipping": 0.0}
         | values
@@ -93,24 +94,24 @@ def load(path: Path, world_size: int, begun_with: int | None = None) -> dict[str
 
 
 def check_together(config: Config, values: dict[str, Any]) -> None:
-    """Check what is right in a configuration and in DeepSpeed's, but not in both at once.
+    """Check that a configuration and DeepSpeed's fit together.
 
     Raises:
         MsdeError: they exclude each other.
     """
     if config.run.cuda_graphs and zero_stage(values) == 3:
         raise MsdeError(
-            "run.cuda_graphs works with ZeRO 0 to 2 only; 3 gathers weights in the step"
+            "run.cuda_graphs works with ZeRO 0 to 2 only; ZeRO 3 gathers weights within the step"
         )
 
 
 def zero_stage(values: dict[str, Any]) -> int:
-    """Return the ZeRO stage that a DeepSpeed configuration asks for."""
+    """Return the ZeRO stage of a DeepSpeed configuration."""
     return values.get("zero_optimization", {}).get("stage", 0)
 
 
 def in_bfloat16(values: dict[str, Any]) -> bool:
-    """Say whether a DeepSpeed configuration has products made in bfloat16."""
+    """Return whether a DeepSpeed configuration computes matrix products in bfloat16."""
     autocast = values.get("torch_autocast", {})
     return bool(autocast.get("enabled")) and autocast.get("dtype", "bfloat16") == "bfloat16"
 
@@ -119,12 +120,12 @@ def _check_keys(
     values: dict[str, Any], known: dict[str, Any], where: str, errors: ErrorList
 ) -> None:
     for key, value in values.items():
-        if key in _OURS:
-            errors.add(f"{where}: {key!r} does not belong here: {_OURS[key]}")
+        if key in OWNED_HERE:
+            errors.add(f"{where}: {key!r} does not belong here: {OWNED_HERE[key]}")
         elif key not in known:
             errors.add(f"{where}: unknown key {key!r}{nearest(key, known)}")
         elif known[key] and not isinstance(value, dict):
             errors.add(f"{where}: {key} is {value!r}, expected a JSON object")
-            errors.raise_if_any()  # nothing below can be looked at
+            errors.raise_if_any()  # the keys below it cannot be checked
         elif known[key]:
             _check_keys(value, known[key], f"{where}: {key}", errors)

@@ -25,10 +25,11 @@ def make_config(
     """Build a configuration: a preset, then a JSON file, then key=value overrides.
 
     Args:
-        over: values that lie over the preset and under the file.
+        over: values that override the preset and are overridden by the file.
 
     Raises:
-        MsdeError: an unknown preset or key (the nearest one is named), or a value of a wrong type.
+        MsdeError: an unknown preset or key (the nearest one is named), a value of a wrong type, or
+            a broken rule of `checks`. All mistakes are listed at once.
     """
     if preset not in PRESETS:
         raise MsdeError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
@@ -56,7 +57,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any], where: str = "stored configuration") -> Config:
-    """Rebuild a configuration that `to_dict` wrote, by this release or an earlier one."""
+    """Rebuild a configuration from what `to_dict` of this release or an earlier one returned."""
     config = Config()
     _apply(config, values, where, stored=True)
     check(config)
@@ -64,7 +65,11 @@ def from_dict(values: dict[str, Any], where: str = "stored configuration") -> Co
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; whatever is wrong with the file is one line."""
+    """Read a JSON object.
+
+    Raises:
+        MsdeError: the file cannot be read or holds something else.
+    """
     try:
         values = json.loads(path.read_text())
     except OSError as error:
@@ -77,10 +82,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """Return '; did you mean ...?' for a misspelt key, or the list of what is known."""
+    """Return '; did you mean ...?' for a misspelt key, or the list of known keys."""
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if not close:  # perhaps only the last part of a dotted key is right
+    if not close:  # the last part of a dotted key may be right
         close = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
@@ -114,7 +119,7 @@ def _set(config: Config, key: str, value: Any, where: str, stored: bool = False)
 
 
 def _parse(text: str) -> Any:
-    """Read a value from the command line: JSON where it is JSON, else the text itself."""
+    """Return a value of the command line: read as JSON where it is JSON, else the text."""
     try:
         return json.loads(text)
     except ValueError:

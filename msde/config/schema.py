@@ -1,7 +1,9 @@
 """The schema of the configuration: a tree of dataclasses with its defaults.
 
 DeepSpeed's own JSON owns slots per step, precision, ZeRO, offload and clipping; this tree owns the
-rest, and nothing stands in both. Values that follow from others are computed, not configured.
+rest, and no fact stands in both. Values that follow from others are computed, not configured. The
+defaults are the preset `paper`. The comment above a key explains it in docs/configuration.md, which
+`python -m msde.config.document --write` makes from this file.
 """
 
 from __future__ import annotations
@@ -13,102 +15,160 @@ from typing import Any, Literal
 
 @dataclass
 class DataConfig:
-    """Which molecules are trained on and how many a step takes."""
+    """Which molecules a run trains on, and how many of them a step takes.
 
-    validation_fraction: float = 0.02  # held out: those with the lowest ids, which are hashes
-    molecules_per_step: int = 256  # per optimizer step, shared by its slots ...
-    molecules_per_slot: int | None = None  # ... unless the size of a slot is given here ...
-    atoms_per_slot: int | None = None  # ... or here, by its atoms
-    masking_ratio: float = 0.0  # share of atoms hidden: training sees a connected subgraph
-    max_validation_molecules: int = 10_000  # of the held-out ones, how many validation looks at
-    workers: int = 1  # threads that read ahead; 0: read when a step asks for it
-    resident: bool = False  # keep all molecules on the device
-    stage_dir: str | None = None  # local folder to copy shards to before they are read
+    A slot is the list of molecules that one forward pass sees.
+    """
+
+    # Share of the molecules that is held out for validation: those with the lowest ids, which are
+    # hashes.
+    validation_fraction: float = 0.02
+    # Molecules of an optimizer step, shared evenly by its slots. Not used where the size of a slot
+    # is given.
+    molecules_per_step: int = 256
+    # Most molecules of a slot. Excludes `data.atoms_per_slot`.
+    molecules_per_slot: int | None = None
+    # Most atoms of a slot. Excludes `data.molecules_per_slot`.
+    atoms_per_slot: int | None = None
+    # Share of each molecule's atoms that training does not see: it sees a random connected
+    # subgraph of the others. 0 is off.
+    masking_ratio: float = 0.0
+    # Most held-out molecules that one validation looks at.
+    max_validation_molecules: int = 10_000
+    # Threads that read ahead of training. 0 reads a batch when a step asks for it.
+    workers: int = 1
+    # Keep all molecules in the device's memory, about 0.5 kB each.
+    resident: bool = False
+    # Local folder that shards are copied to before they are read.
+    stage_dir: str | None = None
 
 
 @dataclass
 class GINConfig:
-    """The 2D encoder."""
+    """GIN, the 2D encoder (Xu et al. 2019)."""
 
+    # Message-passing layers.
     num_layers: int = 5
+    # Dropout after each layer.
     dropout: float = 0.0
-    readout: Literal["last", "concat", "max", "sum"] = "last"  # over the layers, per atom
-    # `tag` is RDKit's mark, which depends on the order of the atoms; `cip` is R, S, r or s.
+    # How an atom's representation is made of the outputs of all layers.
+    readout: Literal["last", "concat", "max", "sum"] = "last"
+    # Chirality feature. `tag` is RDKit's tag, which depends on the order of the atoms; `cip` is the
+    # CIP label R, S, r or s.
     chirality: Literal["tag", "cip"] = "tag"
 
 
 @dataclass
 class SchNetConfig:
-    """SchNet, a 3D encoder."""
+    """SchNet, a 3D encoder (Schuett et al. 2017)."""
 
+    # Interaction blocks.
     num_interactions: int = 6
+    # Width of the continuous filters.
     num_filters: int = 128
+    # Gaussians that a distance is expanded in, from 0 to the cutoff.
     num_gaussians: int = 51
-    cutoff: float = 10.0  # A
+    # Distance beyond which atoms do not see each other, in Angstrom.
+    cutoff: float = 10.0
 
 
 @dataclass
 class PaiNNConfig:
-    """PaiNN, a 3D encoder."""
+    """PaiNN, a 3D encoder (Schuett et al. 2021)."""
 
+    # Pairs of a message block and a mixing block.
     num_interactions: int = 3
+    # Gaussians that a distance is expanded in, from 0 to the cutoff.
     num_gaussians: int = 20
-    cutoff: float = 5.0  # A
-    train_hydrogen: bool = False  # published: hydrogen's embedding is a padding row of zeros
+    # Distance beyond which atoms do not see each other, in Angstrom.
+    cutoff: float = 5.0
+    # Train the embedding of hydrogen. The published one is a padding row that stays zero.
+    train_hydrogen: bool = False
 
 
 @dataclass
 class SDEConfig:
-    """A forward SDE; the range of the other kinds is not used."""
+    """The forward SDE on t in [0, 1] (Song et al. 2021); only its own kind's values are used."""
 
+    # Variance exploding, variance preserving or sub-variance preserving.
     kind: Literal["VE", "VP", "subVP"] = "VE"
-    sigma_min: float = 0.2  # VE, in the unit of the data
+    # VE: std of the noise at t = 0, in the unit of the data; more than 0.
+    sigma_min: float = 0.2
+    # VE: std of the noise at t = 1, in the unit of the data; more than `sigma_min`.
     sigma_max: float = 1.0
-    beta_min: float = 0.2  # VP and subVP
+    # VP and sub-VP: beta at t = 0; more than 0.
+    beta_min: float = 0.2
+    # VP and sub-VP: beta at t = 1; more than `beta_min`.
     beta_max: float = 1.0
-    scale: float = 1.0  # VP and subVP: std of the prior, in the unit of the data
+    # VP and sub-VP: std of the prior, in the unit of the data.
+    scale: float = 1.0
 
 
 @dataclass
 class ConformerScoreConfig:
-    """The 2D -> 3D score network and its SDE on positions."""
+    """The score network of positions given the topology (2D to 3D). Its SDE is in Angstrom."""
 
     sde: SDEConfig = field(default_factory=SDEConfig)
-    edges: Literal["frame", "frame_distance"] = "frame_distance"  # how edges see the geometry
-    # `centred`: noise and positions live where each molecule's mean is zero.
+    # Edge features. `frame` adds those of the edge frames to those of the topology (01 in the
+    # published code); `frame_distance` also weighs the latter by the distance (02).
+    edges: Literal["frame", "frame_distance"] = "frame_distance"
+    # Where positions and noise live. `centred`: the mean over each molecule's atoms is zero.
     positions: Literal["absolute", "centred"] = "absolute"
-    time_dim: int = 0  # Fourier features of t; 0: the network does not see t, as published
-    input_spread: float | None = None  # A; noised positions are brought to this spread
+    # Fourier features of the time, an even number. 0: the network does not see the time.
+    time_dim: int = 0
+    # Std of the positions, in Angstrom, that noised positions are scaled back to. null: no scaling.
+    input_spread: float | None = None
+    # Width of node and edge features.
     hidden_dim: int = 32
+    # Hidden units of the equivariant readout.
     basis_dim: int = 128
+    # Attention heads; their number divides `hidden_dim`.
     num_heads: int = 8
+    # Blocks of attention layers, each with an equivariant readout.
     num_blocks: int = 2
-    num_layers: int = 2  # attention layers in a block
+    # Attention layers of a block.
+    num_layers: int = 2
+    # Dropout of attention weights and in the feed-forward networks.
     dropout: float = 0.1
 
 
 @dataclass
 class TopologyScoreConfig:
-    """The 3D -> 2D score network and its SDE on atom types and adjacency."""
+    """The score network of atom types and adjacency given the geometry (3D to 2D).
+
+    Its SDE is in the unit of one-hot atom types and of bond types (0 none, 1 single, ...).
+    """
 
     sde: SDEConfig = field(default_factory=lambda: SDEConfig(sigma_min=0.1))
-    time_dim: int = 0  # Fourier features of t; 0: the network does not see t, as published
-    input_spread: float | None = None  # noised types and bonds are brought to this spread
+    # Fourier features of the time, an even number. 0: the network does not see the time.
+    time_dim: int = 0
+    # Std of the data that noised atom types and bond types are scaled back to. null: no scaling.
+    input_spread: float | None = None
+    # Width of the atom features.
     node_dim: int = 16
+    # Width of the attention between atoms.
     attention_dim: int = 16
+    # Attention heads; their number divides `attention_dim` and `node_dim`.
     num_heads: int = 4
+    # Layers of the node network and of the edge network.
     num_layers: int = 4
-    num_linears: int = 3  # layers of the pair MLPs
+    # Linear layers of each MLP over pairs of atoms.
+    num_linears: int = 3
+    # Adjacency channels between the layers of the edge network.
     hidden_channels: int = 8
+    # Adjacency channels after the last layer of the edge network.
     final_channels: int = 4
-    divide_by_std: bool = True  # the published network's output is noise times std
+    # The network's output is the noise times the std of the SDE, as published. false: the noise.
+    divide_by_std: bool = True
 
 
 @dataclass
 class ModelConfig:
-    """Both encoders and both score networks."""
+    """The two encoders and the two score networks."""
 
+    # Width of the atoms' representations in both encoders.
     hidden_dim: int = 300
+    # Which 3D encoder the model has.
     encoder_3d: Literal["schnet", "painn"] = "schnet"
     gin: GINConfig = field(default_factory=GINConfig)
     schnet: SchNetConfig = field(default_factory=SchNetConfig)
@@ -121,54 +181,94 @@ class ModelConfig:
 class LossConfig:
     """The three objectives and their coefficients."""
 
+    # Coefficient of the contrastive loss.
     coefficient_contrastive: float = 1.0
+    # Coefficient of the denoising loss of positions.
     coefficient_2d_to_3d: float = 1.0
+    # Coefficient of the denoising loss of atom types and adjacency.
     coefficient_3d_to_2d: float = 1.0
+    # Contrastive objective: EBM-NCE over atoms, EBM-NCE over molecules, or InfoNCE over molecules.
     contrastive: Literal["node_ebm_nce", "graph_ebm_nce", "info_nce"] = "node_ebm_nce"
-    temperature: float = 0.1  # of the contrastive logits
-    num_shifts: int = 1  # negatives of each molecule in graph_ebm_nce
-    negatives: Literal["slot", "ranks"] = "slot"  # whose atoms or molecules are drawn from
-    exclude_true_pairs: bool = False  # node_ebm_nce: never draw an atom as its own negative
-    anneal_power: float = 0.0  # score losses are weighted by std^anneal_power
-    # What pairs up antithetic times: neighbours in the slot (published), or two epochs.
+    # Number that the contrastive logits are divided by.
+    temperature: float = 0.1
+    # Negatives of each molecule in `graph_ebm_nce`.
+    num_shifts: int = 1
+    # Where negatives come from: the molecule's own slot, or the slots of all ranks. With `ranks`
+    # the results depend on the number of ranks.
+    negatives: Literal["slot", "ranks"] = "slot"
+    # `node_ebm_nce` never draws an atom as its own negative.
+    exclude_true_pairs: bool = False
+    # Power p: the denoising losses are weighted by std^p.
+    anneal_power: float = 0.0
+    # Which times are antithetic (k and N - 1 - k): those of two halves of a slot, as published, or
+    # those of a molecule in two successive epochs.
     times: Literal["antithetic_in_slot", "antithetic_over_epochs"] = "antithetic_in_slot"
-    num_timesteps: int = 1000  # of the grid that training times are drawn from
+    # Points N of the grid that training times are drawn from.
+    num_timesteps: int = 1000
 
 
 @dataclass
 class OptimConfig:
-    """Adam with one learning-rate scale for each part of the model, and a schedule."""
+    """Adam, with a learning-rate scale for each part of the model, and the schedule."""
 
+    # Learning rate after the warm-up, before the scales below.
     lr: float = 1e-4
+    # Learning-rate scale of the 2D encoder.
     scale_encoder_2d: float = 1.0
+    # Learning-rate scale of the 3D encoder.
     scale_encoder_3d: float = 0.1
+    # Learning-rate scale of the score network of positions.
     scale_2d_to_3d: float = 1.0
+    # Learning-rate scale of the score network of atom types and adjacency.
     scale_3d_to_2d: float = 0.1
+    # Adam's decay of the mean gradient.
     beta1: float = 0.9
+    # Adam's decay of the mean squared gradient.
     beta2: float = 0.999
+    # L2 penalty that Adam adds to the gradient.
     weight_decay: float = 0.0
+    # Learning rate after the warm-up: constant (published), or falling to zero at the last step.
     schedule: Literal["constant", "cosine", "linear"] = "constant"
+    # Optimizer steps in which the learning rate rises linearly.
     warmup_steps: int = 0
 
 
 @dataclass
 class RunConfig:
-    """How long a run lasts and how often it reports."""
+    """How long a run lasts, what it writes and when, and how it guards itself."""
 
+    # Seed of weights, noise, times, negatives and the order of the data.
     seed: int = 0
+    # Passes over the training molecules.
     epochs: float = 50.0
-    steps: int | None = None  # optimizer steps; overrides epochs
-    log_every: int = 10  # steps
-    save_every: int = 1000  # steps
-    validate_every: int = 500  # steps
-    keep_last: int = 3  # checkpoints ...
-    keep_every: int | None = None  # ... and those of every so many steps
-    comm_timeout: float = 600.0  # seconds that ranks wait for each other
-    max_skipped_steps: int = 5  # in a row, for losses or gradients that are not finite
-    spike_factor: float = 0.0  # leave out steps with a loss so many times its mean; 0 is off
-    ema_decay: float = 0.0  # of an exponential moving average of the weights; 0 is off
-    activation_checkpointing: bool = False  # make hidden layers again in the backward pass
-    cuda_graphs: bool = False  # record steps, of sizes filled up to repeat, and replay them
+    # Optimizer steps of the whole run; overrides `run.epochs`.
+    steps: int | None = None
+    # Optimizer steps between two rows of metrics.
+    log_every: int = 10
+    # Optimizer steps between two checkpoints.
+    save_every: int = 1000
+    # Optimizer steps between two validations.
+    validate_every: int = 500
+    # Newest checkpoints that are kept.
+    keep_last: int = 3
+    # Checkpoints of steps that are multiples of this are kept as well.
+    keep_every: int | None = None
+    # Seconds after which a rank that the others wait for counts as dead.
+    comm_timeout: float = 600.0
+    # Steps skipped in a row, mostly for losses or gradients that are not finite, after which the
+    # run fails.
+    max_skipped_steps: int = 5
+    # Skip steps whose loss is more than this many times its moving average. 0 is off.
+    spike_factor: float = 0.0
+    # Decay of an exponential moving average of the weights, which validation and `best/` use.
+    # 0 is off.
+    ema_decay: float = 0.0
+    # Keep only the inputs of layers for the backward pass and compute the rest again: less memory,
+    # more time.
+    activation_checkpointing: bool = False
+    # On a GPU, record the operations of a step as a CUDA graph and replay it; batches are padded to
+    # sizes that repeat. Needs ZeRO 0, 1 or 2.
+    cuda_graphs: bool = False
 
 
 @dataclass
@@ -182,7 +282,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-# Keys that had another name before. Configurations that were stored with it can still be loaded.
+# Former names of keys. Configurations that were stored with them can still be loaded.
 RENAMED = {"run.max_left_out": "run.max_skipped_steps"}
 
 

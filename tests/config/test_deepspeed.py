@@ -1,0 +1,78 @@
+import contextlib
+import json
+
+import pytest
+
+from msde.config import deepspeed, make_config
+from msde.errors import MsdeError
+
+
+@pytest.mark.parametrize("name", ["cpu_debug", "zero1", "zero2", "zero3", "zero3_offload"])
+@pytest.mark.parametrize("world_size", [1, 6])
+def test_shipped_engine_configurations(name, world_size):
+    values = deepspeed.load(deepspeed.shipped_config(name), world_size)
+    assert values["train_batch_size"] == world_size
+    assert values["gradient_accumulation_steps"] == 1
+    assert values["gradient_clipping"] == 0
+
+
+def test_a_run_keeps_the_slots_that_it_was_begun_with():
+    path = deepspeed.shipped_config("zero1")
+    values = deepspeed.load(path, 2, resumed_slots=8)
+    assert (values["train_batch_size"], values["gradient_accumulation_steps"]) == (8, 4)
+    with pytest.raises(MsdeError, match="8 slots, which 3 ranks cannot share evenly"):
+        deepspeed.load(path, 3, resumed_slots=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"gradient_cliping": 1},
+            "unknown key 'gradient_cliping'; did you mean 'gradient_clipping'",
+        ),
+        ({"zero_optimization": {"stagee": 1}}, "did you mean 'stage'"),
+        ({"optimizer": {"type": "Adam"}}, "optim.*"),
+        ({"bf16": {"enabled": True}}, "torch_autocast"),
+        ({"train_batch_size": 3}, "3 slots, which 2 ranks cannot share evenly"),
+        ({"train_batch_size": 8, "gradient_accumulation_steps": 1}, "write 'auto'"),
+        ({"train_micro_batch_size_per_gpu": 4}, "must be 1"),
+        ({"torch_autocast": True}, "expected a JSON object"),
+        ({"gradient_accumulation_steps": None}, "expected a positive number"),
+        ({"zero_optimization": {"stage": 7}}, "expected 0 to 3"),
+    ],
+)
+def test_bad_engine_configurations_are_named(tmp_path, changes, message):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(changes))
+    with pytest.raises(MsdeError) as error:
+        deepspeed.load(path, 2)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_known_keys_are_those_of_the_installed_deepspeed():
+    """An upgrade that adds or drops a key must be noticed here."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    known = json.loads(
+        (deepspeed.resources.files("msde.config") / "deepspeed_keys.json").read_text()
+    )
+    fields = DeepSpeedZeroConfig.model_fields
+    names = set(fields) | {field.alias for field in fields.values() if field.alias}
+    deprecated = {name for name, field in fields.items() if "Deprecated" in str(field)} | {
+        "cpu_offload",
+        "cpu_offload_param",
+        "cpu_offload_use_pin_memory",
+        "legacy_stage1",
+        "stage3_gather_fp16_weights_on_model_save",
+    }
+    assert set(known["zero_optimization"]) <= names
+    assert names - deprecated <= set(known["zero_optimization"])
+
+
+@pytest.mark.parametrize(("stage", "fits"), [("zero2", True), ("zero3", False)])
+def test_cuda_graphs_exclude_zero_3(stage, fits):
+    config = make_config("paper", overrides=["run.cuda_graphs=true"])
+    values = deepspeed.load(deepspeed.shipped_config(stage), 1)
+    with contextlib.nullcontext() if fits else pytest.raises(MsdeError, match="ZeRO 0 to 2 only"):
+        deepspeed.check_together(config, values)
