@@ -52,7 +52,7 @@ def median_rate(work: Callable[[], int], repeats: int = REPEATS) -> float:
 
 def write_repeated(mols: list[Chem.Mol], folder: Path, count: int) -> ShardDataset:
     """Write `count` molecules as shards: those given, again and again under new ids."""
-    from msde.chem.parsing import record_from_mol
+    from msde.chem.record import record_from_mol
 
     columns = codec.columns_from_records([record_from_mol(m, n) for n, m in enumerate(mols)])
     rng = np.random.default_rng(0)
@@ -99,7 +99,7 @@ def stream(mols: list[Chem.Mol]) -> dict[str, Any]:
 
 def noise(mols: list[Chem.Mol]) -> dict[str, Any]:
     """Time the noise of a batch beside the whole training step of `paper` with Adam."""
-    from msde.chem.parsing import record_from_mol
+    from msde.chem.record import record_from_mol
 
     records = [record_from_mol(mol, number) for number, mol in enumerate(mols[:BATCH])]
     batch = MoleculeBatch.from_columns(codec.columns_from_records(records))

@@ -21,9 +21,10 @@ import rivals
 import torch
 from rdkit import Chem, RDConfig
 
-from msde.chem import parsing
 from msde.chem.features import features_by_getters
-from msde.chem.parsing import MoleculeError, silence_rdkit
+from msde.chem.parsing import silence_rdkit
+from msde.chem.record import features_from_mol, record_from_mol
+from msde.chem.vocabulary import MoleculeError
 from msde.cli import report_errors
 from msde.data import codec
 from msde.data_tools.convert import choose_format, convert, read_file
@@ -44,7 +45,7 @@ def molecules(path: Path, limit: int | None = None) -> list[Chem.Mol]:
         for raw in read_file(path, format, options):
             try:
                 mol = reader.parse(raw, options).mol
-                parsing.record_from_mol(mol, uid=0)
+                record_from_mol(mol, uid=0)
             except (MoleculeError, RuntimeError):
                 continue
             yield mol
@@ -82,8 +83,8 @@ def featuriser(path: Path, limit: int | None = 1000) -> dict[str, Any]:
         return run
 
     taken = seconds(
-        record=for_all(lambda mol: parsing.record_from_mol(mol, uid=0)),
-        features=for_all(parsing.features_from_mol),
+        record=for_all(lambda mol: record_from_mol(mol, uid=0)),
+        features=for_all(features_from_mol),
         getters=for_all(lambda mol: features_by_getters(mol, topology_only=False)),
         rival_features=for_all(rivals.published_featuriser),
         rival=for_all(lambda mol: rivals.published_get(rivals.published_featuriser(mol))),
@@ -138,7 +139,7 @@ def sdf_to_shard(path: Path, limit: int | None = None) -> dict[str, Any]:
     def featurised() -> None:
         for first in range(0, len(mols), 1024):
             part = mols[first : first + 1024]
-            codec.encode(codec.columns_from_records([parsing.record_from_mol(m, 0) for m in part]))
+            codec.encode(codec.columns_from_records([record_from_mol(m, 0) for m in part]))
 
     taken |= seconds(3, featurised=featurised)
     rates = {name: len(blocks) / value for name, value in taken.items()}

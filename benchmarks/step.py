@@ -29,7 +29,8 @@ import torch
 from floor import DEVICE, Products, now, product_rate, rates, step_flops
 from rdkit import RDConfig
 
-from msde.chem.parsing import MoleculeRecord, silence_rdkit
+from msde.chem.parsing import silence_rdkit
+from msde.chem.record import MoleculeRecord
 from msde.cli import report_errors
 from msde.cluster import process
 from msde.config import make_config

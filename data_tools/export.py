@@ -22,8 +22,10 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from tqdm import tqdm
 
-from msde.chem.parsing import MoleculeError, MoleculeRecord, Origin, silence_rdkit
+from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_from_record
+from msde.chem.record import MoleculeRecord, Origin
+from msde.chem.vocabulary import MoleculeError
 from msde.cli import OneLineParser, report_errors
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from msde.chem.parsing import ATOM_SIZES, BOND_SIZES, CIP_LABELS, Origin
+from msde.chem.record import Origin
+from msde.chem.vocabulary import ATOM_SIZES, BOND_SIZES, CIP_LABELS
 from msde.cli import OneLineParser, report_errors
 from msde.data.codec import MoleculeColumns
 from msde.data.integrity import check_size, damaged_blocks

@@ -26,7 +26,8 @@ def read_molecules(
     Raises:
         MsdeError: the file cannot be read, or its format is not known.
     """
-    from msde.chem.parsing import MAX_ATOMS, MoleculeError
+    from msde.chem.record import MAX_ATOMS
+    from msde.chem.vocabulary import MoleculeError
     from msde.data_tools.convert import read_file, recognise
     from msde.data_tools.readers import FORMATS, Options, check_trusted, get_reader
 

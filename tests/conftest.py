@@ -22,7 +22,7 @@ process.prepare()
 
 from fixtures.models import make_small  # noqa: E402
 from fixtures.molecules import NCI, SMILES, make_record  # noqa: E402
-from msde.chem.parsing import MoleculeRecord  # noqa: E402
+from msde.chem.record import MoleculeRecord  # noqa: E402
 from msde.data.batch import MoleculeBatch  # noqa: E402
 from msde.data.codec import columns_from_records  # noqa: E402
 from msde.data_tools.convert import convert  # noqa: E402

@@ -8,7 +8,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdqueries
 
-from msde.chem.parsing import MoleculeError
+from msde.chem.vocabulary import MoleculeError
 
 _RADICAL = Chem.RWMol(Chem.MolFromSmarts("*"))  # matches atoms that have unpaired electrons
 _RADICAL.ReplaceAtom(0, rdqueries.NumRadicalElectronsGreaterQueryAtom(0))

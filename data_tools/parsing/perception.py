@@ -13,7 +13,8 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds
 
-from msde.chem.parsing import MoleculeError, Origin
+from msde.chem.record import Origin
+from msde.chem.vocabulary import MoleculeError
 
 from ..readers import Options, Parsed
 from .chemistry import (

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from msde.chem.parsing import (
-    MoleculeError,
+from msde.chem.parsing import silence_rdkit
+from msde.chem.record import (
     MoleculeRecord,
     any_outside_vocabulary,
     molecule_uid,
     outside_vocabulary,
     record_from_mol,
-    silence_rdkit,
 )
+from msde.chem.vocabulary import MoleculeError
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from msde.chem.parsing import Origin
+from msde.chem.record import Origin
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import shard_name, write_shard

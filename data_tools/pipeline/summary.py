@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.parsing import Origin
+from msde.chem.record import Origin
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset

@@ -31,7 +31,8 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.parsing import MoleculeError, Origin
+from msde.chem.record import Origin
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 # In this order `--format auto` asks them whether they recognise a file.

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from msde.chem.parsing import MoleculeError
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.perception import parsed_geometry, perceive

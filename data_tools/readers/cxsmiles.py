@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rdkit import Chem
 
-from msde.chem.parsing import MoleculeError
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.chemistry import assign_stereo, implied_hydrogens

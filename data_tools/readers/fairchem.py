@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from msde.chem.parsing import MoleculeError
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.databases import first_value, metadata, peek, records

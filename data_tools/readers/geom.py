@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.parsing import MoleculeError
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.chemistry import (

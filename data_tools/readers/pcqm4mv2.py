@@ -17,7 +17,7 @@ from pathlib import Path
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
-from msde.chem.parsing import MoleculeError
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.tables import labels_from, rows

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.parsing import ATOM_VOCABULARY, MoleculeError, Origin
+from msde.chem.record import Origin
+from msde.chem.vocabulary import ATOM_VOCABULARY, MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.chemistry import (

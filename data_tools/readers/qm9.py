@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from msde.chem.parsing import MoleculeError
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.tables import labels_from, layout, rows, with_units

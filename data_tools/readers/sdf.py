@@ -27,7 +27,8 @@ from typing import BinaryIO
 
 from rdkit import Chem
 
-from msde.chem.parsing import MoleculeError, mol_from_molblock
+from msde.chem.parsing import mol_from_molblock
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.chemistry import check_complete, check_radicals, merge_conformers

@@ -11,14 +11,10 @@ from pathlib import Path
 
 from rdkit import Chem, rdBase
 
-from msde.chem.parsing import (
-    MAX_ATOMS,
-    MoleculeError,
-    Origin,
-    embed_conformers,
-    mol_from_smiles,
-    molecule_uid,
-)
+from msde.chem.conformers import embed_conformers
+from msde.chem.parsing import mol_from_smiles
+from msde.chem.record import MAX_ATOMS, Origin, molecule_uid
+from msde.chem.vocabulary import MoleculeError
 
 from ..parsing.tables import delimiter_of, layout, read_table
 from . import Facts, Options, Parsed, RawMolecule, content, open_text, same_for_all, source_name

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.parsing import MoleculeError, mol_from_smiles
+from msde.chem.parsing import mol_from_smiles
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.chemistry import remove_hydrogens, set_conformers, without_drawings

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.parsing import MoleculeError
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.perception import parsed_geometry, perceive

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from msde.chem.parsing import ATOM_SIZES, BOND_SIZES, atomic_weights
+from msde.chem.vocabulary import ATOM_SIZES, BOND_SIZES, atomic_weights
 from msde.config import Config, ModelConfig, from_dict, leaves, make_config, to_dict
 from msde.errors import MsdeError
 from msde.model import MoleculeSDE

@@ -13,44 +13,15 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Atom, Bond
 
-# The vocabularies of the Open Graph Benchmark (Hu et al. 2020, ogb.utils.features). The last entry
-# of a column catches every value that the column does not list.
-ATOM_VOCABULARY: dict[str, list] = {
-    "atomic_num": [*range(1, 119), "misc"],
-    "chirality": [
-        "CHI_UNSPECIFIED",
-        "CHI_TETRAHEDRAL_CW",
-        "CHI_TETRAHEDRAL_CCW",
-        "CHI_OTHER",
-        "misc",
-    ],
-    "degree": [*range(11), "misc"],
-    "formal_charge": [*range(-5, 6), "misc"],
-    "num_hs": [*range(9), "misc"],
-    "num_radical_electrons": [*range(5), "misc"],
-    "hybridization": ["SP", "SP2", "SP3", "SP3D", "SP3D2", "misc"],
-    "is_aromatic": [False, True],
-    "is_in_ring": [False, True],
-}
-BOND_VOCABULARY: dict[str, list] = {
-    "type": ["SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "misc"],
-    "stereo": ["STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY"],
-    "is_conjugated": [False, True],
-}
-ATOM_SIZES = [len(values) for values in ATOM_VOCABULARY.values()]
-BOND_SIZES = [len(values) for values in BOND_VOCABULARY.values()]
+from msde.chem.vocabulary import CODES, MoleculeError
 
 MAX_HOPS = 4  # pairs of atoms up to four bonds apart are the edges of the 2D -> 3D score network
 MIN_DISTANCE = 1e-2  # A; two atoms closer than this mark a broken geometry
 _CLOSE = 0.3  # A; atoms that are all further apart than this need no second look
 
 
-class MoleculeError(ValueError):
-    """A molecule that cannot be used; the message is the reason that users read."""
-
-
 class Features(NamedTuple):
-    """What a record holds of a molecule besides its CIP labels; see `molecule.MoleculeRecord`."""
+    """What a record holds of a molecule besides its CIP labels; see `record.MoleculeRecord`."""
 
     pos: np.ndarray  # (num_conformers, num_atoms, 3) f4, A, each conformer centred at its mean
     bond_index: np.ndarray  # (num_bonds, 2) u2, first atom smaller
@@ -59,33 +30,6 @@ class Features(NamedTuple):
     z: np.ndarray  # (num_atoms,) u1
     x: np.ndarray  # (num_atoms, 9) u1, codes of ATOM_VOCABULARY
     bond_attr: np.ndarray  # (num_bonds, 3) u1, codes of BOND_VOCABULARY
-
-
-# RDKit's names of the values of enumerations; numbers stand for themselves.
-_NUMBERS = {number: number for number in range(256)}
-_NAMES: dict[str, Mapping] = {
-    "chirality": Chem.ChiralType.names,
-    "formal_charge": {q: q % 256 for q in range(-128, 128)},
-    "hybridization": Chem.HybridizationType.names,
-    "type": Chem.BondType.names,
-    "stereo": Chem.BondStereo.names,
-}
-
-
-def _codes() -> dict[str, bytes]:
-    """Return the code of each byte that stands for a value of a column, column by column."""
-    codes = {}
-    for column, values in (ATOM_VOCABULARY | BOND_VOCABULARY).items():
-        of_column = bytearray([len(values) - 1] * 256)
-        for name, value in _NAMES.get(column, _NUMBERS).items():
-            if name in values:
-                of_column[int(value)] = values.index(name)
-        codes[column] = bytes(of_column)
-    return codes
-
-
-# Values become codes a molecule at a time, by bytes.translate.
-CODES = _codes()
 
 
 def atom_features(mol: Chem.Mol) -> np.ndarray:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msde.chem.features import CODES, MIN_DISTANCE, Features
+from msde.chem.features import MIN_DISTANCE, Features
+from msde.chem.vocabulary import CODES
 from msde.ops.build import compiled
 
 SOURCE = Path(__file__).parent / "featurise.cpp"

@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.parsing import (
-    ATOM_VOCABULARY,
-    BOND_VOCABULARY,
-    MoleculeError,
-    MoleculeRecord,
-    Origin,
-)
+from msde.chem.record import MoleculeRecord, Origin
+from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, MoleculeError
 
 
 def mol_from_record(record: MoleculeRecord) -> Chem.Mol:
@@ -45,7 +40,7 @@ def mol_from_record(record: MoleculeRecord) -> Chem.Mol:
     bonds = zip(record.bond_index.tolist(), record.bond_attr.tolist(), strict=True)
     for number, (ends, codes) in enumerate(bonds):
         values = _values(BOND_VOCABULARY, codes)
-        mol.AddBond(*ends, Chem.BondType.names[values["type"]])
+        mol.AddBond(ends[0], ends[1], Chem.BondType.names[values["type"]])
         mol.GetBondWithIdx(number).SetIsAromatic(values["type"] == "AROMATIC")
         if values["stereo"] != "STEREONONE":
             stereo[number] = Chem.BondStereo.names[values["stereo"]]

@@ -11,16 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msde.chem.parsing import (
-    ATOM_SIZES,
-    BOND_SIZES,
-    CIP_LABELS,
-    MoleculeError,
-    MoleculeRecord,
-    Origin,
-    check_geometry,
-    extended_edges,
-)
+from msde.chem.features import check_geometry, extended_edges
+from msde.chem.record import MoleculeRecord, Origin
+from msde.chem.vocabulary import ATOM_SIZES, BOND_SIZES, CIP_LABELS, MoleculeError
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.packed import PackedMolecules
@@ -43,13 +36,13 @@ class MoleculeBatch:
 
     uid: Tensor  # (num_graphs,) int64, the bits of the molecules' 64-bit ids
     z: Tensor  # (num_atoms,) int64, atomic numbers, H = 1
-    x: Tensor  # (num_atoms, 9) int64, codes of molecule.ATOM_VOCABULARY
-    cip: Tensor  # (num_atoms,) int64, codes of molecule.CIP_LABELS
+    x: Tensor  # (num_atoms, 9) int64, codes of ATOM_VOCABULARY
+    cip: Tensor  # (num_atoms,) int64, codes of CIP_LABELS
     pos: Tensor  # (num_atoms, 3) float32, A, each molecule centred at its mean
     batch: Tensor  # (num_atoms,) int64, the molecule of each atom
     ptr: Tensor  # (num_graphs + 1,) int64, offsets of the molecules' atoms
     edge_index: Tensor  # (2, num_edges) int64, bonds in both directions; row 0 is the source
-    edge_attr: Tensor  # (num_edges, 3) int64, codes of molecule.BOND_VOCABULARY
+    edge_attr: Tensor  # (num_edges, 3) int64, codes of BOND_VOCABULARY
     bond_pair: Tensor  # (num_edges / 2,) int64, the pair in pair_index of each bond
     extended_edge_index: Tensor  # (2, num_extended) int64, up to 4 bonds apart, sorted by target
     extended_ptr: Tensor  # (num_atoms + 1,) int64, offsets of each target's extended edges

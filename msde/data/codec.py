@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from msde.chem.parsing import MoleculeRecord, Origin
+from msde.chem.record import MoleculeRecord, Origin
 
 VERSION = 2
 MAGIC = b"MSDB"
@@ -74,7 +74,7 @@ class MoleculeColumns:
     num_conformers: np.ndarray
     num_forces: np.ndarray  # conformers that forces are known for: all or none
     name_bytes: np.ndarray
-    origin: np.ndarray  # (num_molecules,) u1, flags of molecule.Origin
+    origin: np.ndarray  # (num_molecules,) u1, flags of chem.record.Origin
     y: np.ndarray  # (num_molecules, num_labels) f8, NaN where missing
     z: np.ndarray  # (sum num_atoms,) u1
     x: np.ndarray  # (sum num_atoms, 9) u1

@@ -27,6 +27,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from msde.chem.record import Origin
 from msde.data import codec, staging
 from msde.data.codec import MoleculeColumns
 from msde.data.integrity import PAGE, check_shard, check_size
@@ -106,7 +107,7 @@ def write_shard(
         "block_molecules": block_molecules,
         "atoms": int(columns.num_atoms.sum()),
         "max_atoms": int(columns.num_atoms.max()),
-        "no_geometry": int((columns.origin & codec.Origin.NO_GEOMETRY != 0).sum()),
+        "no_geometry": int((columns.origin & Origin.NO_GEOMETRY != 0).sum()),
     }
 
 

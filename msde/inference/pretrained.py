@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from msde.checkpoints import weights
-from msde.chem.parsing import MoleculeError, MoleculeRecord, outside_vocabulary, record_from
+from msde.chem.record import MoleculeRecord, outside_vocabulary, record_from
+from msde.chem.vocabulary import MoleculeError
 from msde.config import Config
 from msde.data.batch import MoleculeBatch, record_from_pyg
 from msde.data.codec import MoleculeColumns, columns_from_records

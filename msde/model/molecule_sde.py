@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from msde.chem.parsing import ATOM_SIZES
+from msde.chem.vocabulary import ATOM_SIZES
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model.contrastive import OBJECTIVES

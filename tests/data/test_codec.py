@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from msde.chem.record import MoleculeRecord, Origin
 from msde.data import codec
 
 
@@ -30,7 +31,7 @@ def random_record(rng, num_labels=2):
     conformers, bonds = int(rng.integers(1, 4)), int(rng.integers(0, 2 * n))
     degree = rng.integers(0, min(n, 9), n).astype("<u2")
     forces = conformers if rng.random() < 0.5 else 0
-    return codec.MoleculeRecord(
+    return MoleculeRecord(
         uid=int(rng.integers(0, 2**64, dtype=np.uint64)),
         name="é" * int(rng.integers(0, 5)),
         z=rng.integers(0, 255, n).astype("u1"),
@@ -43,7 +44,7 @@ def random_record(rng, num_labels=2):
         pos=rng.normal(size=(conformers, n, 3)).astype("<f4"),
         forces=rng.normal(size=(forces, n, 3)).astype("<f4"),
         y=np.where(rng.random(num_labels) < 0.3, np.nan, rng.normal(size=num_labels)),
-        origin=codec.Origin(int(rng.integers(0, 8))),
+        origin=Origin(int(rng.integers(0, 8))),
     )
 
 

@@ -15,7 +15,8 @@ import pytest
 from rdkit import Chem
 
 from fixtures.molecules import NCI
-from msde.chem import parsing
+from msde.chem.conformers import embed_conformer
+from msde.chem.record import Origin
 from msde.data.shards import ShardDataset
 from msde.data_tools.convert import convert
 from msde.data_tools.pipeline import parts
@@ -299,7 +300,7 @@ def test_odd_geometries_are_rejected_by_reason(tmp_path):
 
 
 def test_compressed_sdf_keeps_coordinates_stereo_title_and_labels(tmp_path):
-    mol = parsing.embed_conformer(Chem.MolFromSmiles("C[C@H](N)C(=O)O"), 1, keep_hydrogens=True)
+    mol = embed_conformer(Chem.MolFromSmiles("C[C@H](N)C(=O)O"), 1, keep_hydrogens=True)
     mol.SetProp("_Name", "alanine")
     block = Chem.MolToMolBlock(mol) + "> <gap>\n1.5\n\n$$$$\n"
     flat = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")) + "$$$$\n"
@@ -437,7 +438,7 @@ def test_without_conformers_there_is_topology_alone(flat):
     dataset = ShardDataset(flat / "out")
     assert dataset.manifest["no_geometry"] == len(dataset) == dataset.manifest["molecules"]
     for columns in dataset.blocks():
-        assert (columns.origin == parsing.Origin.NO_GEOMETRY).all() and not columns.pos.any()
+        assert (columns.origin == Origin.NO_GEOMETRY).all() and not columns.pos.any()
 
 
 def test_a_full_disk_is_told_and_the_conversion_goes_on_afterwards(flat, tmp_path, small_shards):

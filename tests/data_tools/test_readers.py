@@ -19,15 +19,10 @@ from rdkit.Chem import rdDistGeom
 from torch_geometric.data import Data, InMemoryDataset
 
 from fixtures.paths import DATA
-from msde.chem.parsing import (
-    MoleculeError,
-    Origin,
-    embed_conformer,
-    embed_conformers,
-    molecule_uid,
-    record_from_mol,
-    silence_rdkit,
-)
+from msde.chem.conformers import embed_conformer, embed_conformers
+from msde.chem.parsing import silence_rdkit
+from msde.chem.record import Origin, molecule_uid, record_from_mol
+from msde.chem.vocabulary import MoleculeError
 from msde.data_tools.parsing import tables
 from msde.data_tools.readers import FORMATS, Label, Options, get_reader
 from msde.errors import MsdeError

@@ -12,8 +12,9 @@ import pytest
 from rdkit import Chem
 
 from fixtures.molecules import NCI, SMILES
-from msde.chem.parsing import MoleculeError, Origin, record_from_mol
 from msde.chem.rebuild import mol_from_record
+from msde.chem.record import Origin, record_from_mol
+from msde.chem.vocabulary import MoleculeError
 from msde.data import shards
 from msde.data.codec import columns_from_records
 from msde.data.shards import ShardDataset

@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from fixtures.models import make_small
 from fixtures.molecules import make_record
-from msde.chem.parsing import CIP_LABELS
+from msde.chem.vocabulary import CIP_LABELS
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.model import geometry

@@ -7,7 +7,7 @@ from rdkit import Chem
 
 from fixtures.models import KINDS, make_small
 from fixtures.molecules import make_record
-from msde.chem.parsing import record_from_mol
+from msde.chem.record import record_from_mol
 from msde.config import make_config
 from msde.data.batch import NO_KEY, MoleculeBatch
 from msde.data.codec import columns_from_records

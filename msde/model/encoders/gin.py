@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from msde.chem.parsing import ATOM_SIZES, BOND_SIZES
+from msde.chem.vocabulary import ATOM_SIZES, BOND_SIZES
 from msde.config import GINConfig
 from msde.data.batch import MoleculeBatch
 from msde.model.layers import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from msde.chem.parsing import ATOM_SIZES
+from msde.chem.vocabulary import ATOM_SIZES
 from msde.config import SchNetConfig
 from msde.data.batch import MoleculeBatch
 from msde.model import geometry

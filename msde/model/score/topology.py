@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from msde.chem.parsing import ATOM_SIZES
+from msde.chem.vocabulary import ATOM_SIZES
 from msde.config import TopologyScoreConfig
 from msde.data.batch import MoleculeBatch
 from msde.model.layers import MLP, Linear, TimeEmbedding, at_least_float32, to_members

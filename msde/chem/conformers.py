@@ -1,0 +1,65 @@
+"""Conformers by distance geometry and a force field."""
+
+from __future__ import annotations
+
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from msde.chem.vocabulary import MoleculeError
+
+FRAGMENT_GAP = 3.0  # A, between fragments of a salt before MMFF moves them
+
+
+def embed_conformer(mol: Chem.Mol, seed: int, keep_hydrogens: bool = False) -> Chem.Mol:
+    """Return the molecule with one conformer; see `embed_conformers`."""
+    return embed_conformers(mol, seed, 1, keep_hydrogens)
+
+
+def embed_conformers(
+    mol: Chem.Mol, seed: int, count: int, keep_hydrogens: bool = False
+) -> Chem.Mol:
+    """Return the molecule with conformers by ETKDGv3 (Wang et al. 2020) and MMFF94.
+
+    Bounded by iterations, never by time, so that the result depends on the seed alone. Molecules
+    that MMFF has no parameters for keep the geometry of ETKDGv3. Of several conformers some may
+    not be found; those that are stay.
+
+    Raises:
+        MoleculeError: no conformer was found, or RDKit failed on the molecule.
+    """
+    try:
+        full = Chem.AddHs(mol)
+        parameters = rdDistGeom.ETKDGv3()
+        parameters.randomSeed = seed & 0x7FFFFFFF
+        parameters.maxIterations = 20
+        if not len(rdDistGeom.EmbedMultipleConfs(full, count, parameters)):
+            parameters.useRandomCoords = True
+            if not len(rdDistGeom.EmbedMultipleConfs(full, count, parameters)):
+                raise MoleculeError("no conformer found")
+        _set_fragments_apart(full)
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
+            relaxed = Chem.Mol(full)  # a copy, since MMFF writes its own aromaticity into it
+            rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(relaxed, numThreads=1, maxIters=200)
+            for mine, its in zip(full.GetConformers(), relaxed.GetConformers(), strict=True):
+                mine.SetPositions(its.GetPositions())
+        return full if keep_hydrogens else Chem.RemoveHs(full)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, MoleculeError):
+            raise
+        first = next((line for line in str(error).splitlines() if line.strip()), "no message")
+        raise MoleculeError(f"RDKit failed: {first.strip()}") from error
+
+
+def _set_fragments_apart(mol: Chem.Mol) -> None:
+    """Put the fragments of a salt side by side; they were embedded one over another."""
+    fragments = [list(fragment) for fragment in Chem.GetMolFrags(mol)]
+    if len(fragments) == 1:
+        return
+    for conformer in mol.GetConformers():
+        pos = conformer.GetPositions()  # (num_atoms, 3)
+        edge = -FRAGMENT_GAP
+        for fragment in fragments:
+            pos[fragment] -= pos[fragment].mean(0)
+            pos[fragment, 0] += edge + FRAGMENT_GAP - pos[fragment, 0].min()
+            edge = pos[fragment, 0].max()
+        conformer.SetPositions(pos)

@@ -1,0 +1,178 @@
+"""MoleculeRecord: one molecule as plain arrays, and how RDKit's molecules become records."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import rdCIPLabeler
+
+from msde.chem import native
+from msde.chem.conformers import embed_conformer
+from msde.chem.features import Features, features_by_getters
+from msde.chem.parsing import mol_from_smiles
+from msde.chem.vocabulary import ATOM_VOCABULARY, CIP_LABELS, MoleculeError
+
+# How RDKit writes a molecule's binary form: without properties, and how exactly its positions.
+_IN_DOUBLE, _NO_CONFORMERS = 0x10000, 0x20000
+CIP_ITERATIONS = 1_250_000  # what RDKit recommends: below a second
+MAX_ATOMS = 1024  # of a molecule that is embedded: all pairs of atoms are looked at
+
+# Codes that say "misc", for each column of x; 255 where there is none, or where it means little:
+# hybridisations that are not listed are common (every s orbital).
+_MISC = np.array(
+    [
+        len(values) - 1 if values[-1] == "misc" and name != "hybridization" else 255
+        for name, values in ATOM_VOCABULARY.items()
+    ],
+    "u1",
+)
+
+
+class Origin(enum.IntFlag):
+    """What of a molecule does not come from its source."""
+
+    SOURCE = 0
+    BONDS_PERCEIVED = 1  # RDKit found the bonds from the positions
+    CONFORMERS_MADE = 2  # RDKit made the conformers
+    NO_GEOMETRY = 4  # there are none: all positions are zero
+
+
+@dataclass(frozen=True)
+class MoleculeRecord:
+    """One molecule as plain arrays; bonds are stored once, first atom smaller.
+
+    `uid` identifies it for ever: shuffling, splits and noise are keyed by it.
+    """
+
+    uid: int
+    name: str
+    z: np.ndarray  # (num_atoms,) u1, atomic numbers, H = 1
+    x: np.ndarray  # (num_atoms, 9) u1, codes of ATOM_VOCABULARY
+    cip: np.ndarray  # (num_atoms,) u1, codes of CIP_LABELS
+    bond_index: np.ndarray  # (num_bonds, 2) u2
+    bond_attr: np.ndarray  # (num_bonds, 3) u1, codes of BOND_VOCABULARY
+    extended_source: np.ndarray  # (num_extended,) u2, by target: atoms up to MAX_HOPS bonds away
+    extended_degree: np.ndarray  # (num_atoms,) u2, how many of them each target has
+    pos: np.ndarray  # (num_conformers, num_atoms, 3) f4, A, each conformer centred at its mean
+    forces: np.ndarray  # (num_conformers, num_atoms, 3) f4, in the data set's unit, or (0, ...)
+    y: np.ndarray  # (num_labels,) f8, NaN where missing; names and units are the data set's
+    origin: Origin = Origin.SOURCE
+
+
+def molecule_uid(source: str, position: int | str) -> int:
+    """Return the stable 64-bit id of the molecule at one position of one source file."""
+    digest = hashlib.sha256(f"{source}\0{position}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def cip_codes(mol: Chem.Mol, tagged: Sequence[int]) -> np.ndarray:
+    """Write CIP labels into a molecule; return codes, (num_atoms,) u1, zero unless `tagged`."""
+    codes = np.zeros(mol.GetNumAtoms(), "u1")
+    if tagged:
+        try:
+            rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=CIP_ITERATIONS)
+        except RuntimeError as error:  # a cage, in which the labels would take for ever
+            raise MoleculeError("its CIP labels take too long to find") from error
+    for i in tagged:
+        atom = mol.GetAtomWithIdx(i)
+        label = atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
+        codes[i] = CIP_LABELS.index(label) if label in CIP_LABELS else 0
+    return codes
+
+
+def features_from_mol(mol: Chem.Mol, topology_only: bool = False) -> Features:
+    """Return what a record holds of a sanitised molecule besides its CIP labels.
+
+    Raises:
+        MoleculeError: there is no 3D conformer, or the geometry is broken.
+    """
+    found = native.features(mol.ToBinary(_NO_CONFORMERS if topology_only else _IN_DOUBLE))
+    return features_by_getters(mol, topology_only) if found is None else found
+
+
+def record_from_mol(
+    mol: Chem.Mol,
+    uid: int,
+    name: str = "",
+    topology_only: bool = False,
+    y: Sequence[float] = (),
+    forces: np.ndarray | None = None,
+    origin: Origin = Origin.SOURCE,
+) -> MoleculeRecord:
+    """Turn a sanitised RDKit molecule into a record; its CIP labels are written into it.
+
+    Args:
+        topology_only: do without 3D conformers; all positions are zero.
+        y: labels, NaN where missing.
+        forces: (num_conformers, num_atoms, 3).
+
+    Raises:
+        MoleculeError: there are no atoms, no 3D conformer, or the geometry is broken.
+    """
+    num_atoms = mol.GetNumAtoms()
+    if num_atoms == 0:
+        raise MoleculeError("no atoms")
+    if num_atoms > 0xFFFF:
+        raise MoleculeError(f"{num_atoms} atoms, more than a record can hold")
+    if topology_only:
+        origin |= Origin.NO_GEOMETRY
+    features = features_from_mol(mol, topology_only)
+    return MoleculeRecord(
+        uid=uid,
+        name=name,
+        cip=cip_codes(mol, features.x[:, 1].nonzero()[0].tolist()),
+        **features._asdict(),
+        forces=np.zeros((0, num_atoms, 3), "<f4") if forces is None else forces.astype("<f4"),
+        y=np.array(y, "<f8"),
+        origin=origin,
+    )
+
+
+def any_outside_vocabulary(x: np.ndarray) -> bool:
+    """Tell whether any of x, (num_atoms, 9), is a value that ATOM_VOCABULARY does not list."""
+    return bool((x == _MISC).any())
+
+
+def outside_vocabulary(record: MoleculeRecord) -> list[str]:
+    """Say which atoms have a number, degree, charge, ... that ATOM_VOCABULARY does not list."""
+    names = list(ATOM_VOCABULARY)
+    return [
+        f"{names[column]} of atom {atom} (Z = {record.z[atom]})"
+        for column, atom in zip(*(record.x == _MISC).T.nonzero(), strict=True)
+    ]
+
+
+def record_from(
+    molecule: str | Chem.Mol, topology_only: bool, keep_hydrogens: bool = False
+) -> MoleculeRecord:
+    """Turn a SMILES string or an RDKit molecule into a record, with a conformer where needed.
+
+    Conformers that the molecule brings along (of CXSMILES, too) are used; else RDKit makes one,
+    seeded by the canonical SMILES. With `keep_hydrogens` implied hydrogens are added, too.
+
+    Raises:
+        MoleculeError: it cannot be parsed or embedded; the message is the reason.
+        TypeError: it is neither.
+    """
+    if isinstance(molecule, str):
+        mol = mol_from_smiles(molecule, keep_hydrogens)
+    elif isinstance(molecule, Chem.Mol):
+        mol = Chem.Mol(molecule) if keep_hydrogens else Chem.RemoveHs(molecule)
+    else:
+        kinds = "a SMILES string, an RDKit Mol or a PyTorch Geometric Data"
+        raise TypeError(f"a molecule is of type {type(molecule).__name__}, expected {kinds}")
+    has_geometry = any(c.Is3D() for c in mol.GetConformers())
+    if keep_hydrogens:
+        mol = Chem.AddHs(mol, addCoords=has_geometry)
+    if mol.GetNumAtoms() > MAX_ATOMS:
+        raise MoleculeError(f"more than {MAX_ATOMS} atoms: {mol.GetNumAtoms()}")
+    uid = molecule_uid("", Chem.MolToSmiles(Chem.Mol(mol)))
+    name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
+    if not topology_only and not has_geometry:
+        mol = embed_conformer(mol, uid, keep_hydrogens)
+    return record_from_mol(mol, uid, name, topology_only)
