@@ -20,7 +20,8 @@ from msde.cluster import process, ranks
 from msde.cluster.launcher import Launcher
 from msde.config import Config, deepspeed, make_config, to_dict
 from msde.errors import ErrorList
-from msde.training.plan import make_plan, open_data, state_memory
+from msde.training.memory import state_memory
+from msde.training.plan import make_plan, open_data
 
 log = logging.getLogger("msde")
 
