@@ -25,8 +25,9 @@ from msde.cluster import process
 from msde.config import make_config
 from msde.data.batch import MoleculeBatch
 from msde.data_tools.convert import choose_format
-from msde.model import MoleculeSDE, parameter_groups
+from msde.model import MoleculeSDE
 from msde.philox import Key
+from msde.training.optimizer import parameter_groups
 
 WINDOW = 20  # steps averaged
 LOSSES = ("contrastive", "2d_to_3d", "3d_to_2d")

@@ -33,7 +33,8 @@ from msde.data.mixture import Mixture
 from msde.data.partition import Partition, SlotSize
 from msde.data.shards import BLOCK_MOLECULES, INDEX_DTYPE, ShardDataset, write_manifest, write_shard
 from msde.data.stream import ShardStream
-from msde.model import MoleculeSDE, parameter_groups
+from msde.model import MoleculeSDE
+from msde.training.optimizer import parameter_groups
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 BATCH = 256

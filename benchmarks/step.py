@@ -42,11 +42,12 @@ from msde.data_tools.convert import choose_format, read_file
 from msde.data_tools.pipeline.chunks import Task, convert_one
 from msde.data_tools.readers import Options, RawMolecule, get_reader
 from msde.errors import MsdeError
-from msde.model import MoleculeSDE, parameter_groups
+from msde.model import MoleculeSDE
 from msde.monitor.flops import peak as flops_peak
 from msde.philox import Key
 from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.cuda_graphs import ReplayedLosses
+from msde.training.optimizer import parameter_groups
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 OURS, PUBLISHED, FLUSHED = "msde", "published", "published, denormals flushed"

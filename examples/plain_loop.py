@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from msde.config import make_config
-from msde.model import MoleculeSDE, parameter_groups
+from msde.model import MoleculeSDE
+from msde.training.optimizer import parameter_groups
 from msde.training.plan import make_plan
 
 STEPS = 20

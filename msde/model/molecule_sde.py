@@ -180,23 +180,3 @@ def adjacency(batch: MoleculeBatch) -> Tensor:
     """
     adj = torch.zeros(batch.pair_index.shape[1], device=batch.pos.device)
     return adj.index_copy_(0, batch.bond_pair, batch.edge_attr[::2, 0].float() + 1)
-
-
-def parameter_groups(model: MoleculeSDE) -> list[dict]:
-    """Return the four optimizer groups, each with its `name` and learning rate `lr`."""
-    optim = model.config.optim
-    encoder_2d = nn.ModuleList([m for m in (model.encoder_2d, model.projection_2d) if m])
-    parts = {
-        "encoder_2d": (encoder_2d, optim.scale_encoder_2d),
-        "encoder_3d": (model.encoder_3d, optim.scale_encoder_3d),
-        "score_2d_to_3d": (model.score_2d_to_3d, optim.scale_2d_to_3d),
-        "score_3d_to_2d": (model.score_3d_to_2d, optim.scale_3d_to_2d),
-    }
-    return [
-        {
-            "name": name,
-            "params": [p for p in part.parameters() if p.requires_grad],
-            "lr": optim.lr * scale,
-        }
-        for name, (part, scale) in parts.items()
-    ]

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from msde.model import MoleculeSDE, parameter_groups
+from msde.model import MoleculeSDE
+from msde.training.optimizer import parameter_groups
 
 
 def start_process_group(timeout: float) -> None:

@@ -20,10 +20,10 @@ from msde.cluster import preemption, process, ranks
 from msde.cluster.launcher import Launcher
 from msde.cluster.preemption import StopRequest
 from msde.cluster.watchdog import Watchdog, limit_waiting
-from msde.config import Config, OptimConfig, deepspeed, to_dict
+from msde.config import Config, deepspeed, to_dict
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
-from msde.model import MoleculeSDE, parameter_groups
+from msde.model import MoleculeSDE
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.profiling import profiled
@@ -32,37 +32,16 @@ from msde.philox import Stream, seed_for
 from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.cuda_graphs import ReplayedLosses
 from msde.training.engine import make_engine, start_process_group
+from msde.training.optimizer import (
+    learning_rate_factor,
+    parameter_groups,
+    set_hyper_parameters,
+)
 from msde.training.plan import RunPlan, make_plan
 from msde.training.step_guard import MeanLoss, StepGuard, explain_out_of_memory
 from msde.training.validation import TermSums, Validator, named_scalars
 
 log = logging.getLogger("msde")
-
-
-def learning_rate_factor(step: int, total_steps: int, optim: OptimConfig) -> float:
-    """Return what the learning rates are multiplied by in step 0, 1, ...; a pure function."""
-    if step < optim.warmup_steps:
-        return (step + 1) / optim.warmup_steps
-    progress = (step - optim.warmup_steps) / max(1, total_steps - optim.warmup_steps)
-    if optim.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    if optim.schedule == "linear":
-        return max(0.0, 1 - progress)
-    return 1.0
-
-
-def set_hyper_parameters(
-    optimizer: torch.optim.Optimizer, factor: float, base_rates: list[float], optim: OptimConfig
-) -> None:
-    """Set what the optimizer's groups are configured to, learning rates times `factor`.
-
-    Done anew in every step: no state of a scheduler has to be saved or can be lost, and a resumed
-    run has its own configuration, not the checkpoint's.
-    """
-    for group, lr in zip(optimizer.param_groups, base_rates, strict=True):
-        group["lr"] = lr * factor
-        group["betas"] = (optim.beta1, optim.beta2)
-        group["weight_decay"] = optim.weight_decay
 
 
 def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:

@@ -8,8 +8,9 @@ import torch
 from fixtures.paths import ROOT
 from msde.config import deepspeed, from_dict, make_config, read_json, to_dict
 from msde.config.presets import PRESETS
-from msde.model import MoleculeSDE, parameter_groups
-from msde.training.plan import state_memory
+from msde.model import MoleculeSDE
+from msde.training.memory import state_memory
+from msde.training.optimizer import parameter_groups
 
 README = (ROOT / "README.md").read_text()
 SIZES = {"paper": (4.668591e6, 0), "base": (10e6, 0.1), "large": (100e6, 0.1), "xl": (1e9, 0.1)}

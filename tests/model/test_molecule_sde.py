@@ -11,11 +11,12 @@ from msde.chem.record import record_from_mol
 from msde.config import make_config
 from msde.data.batch import NO_KEY, MoleculeBatch
 from msde.data.codec import columns_from_records
-from msde.model import MoleculeSDE, Noise, adjacency, parameter_groups
+from msde.model import MoleculeSDE, Noise, adjacency
 from msde.model.geometry import pseudo_angle
 from msde.model.noise import antithetic_times
 from msde.philox import Key, Stream
 from msde.training.activation_checkpointing import checkpoint_activations
+from msde.training.optimizer import parameter_groups
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ from fixtures.triton import TRITONS, use_triton
 from msde import ops, philox
 from msde.chem import native
 from msde.data.ragged import complete_pairs
-from msde.model import geometry, parameter_groups
+from msde.model import geometry
 from msde.model.encoders.gin import GINLayer
 from msde.model.encoders.schnet import Filters
 from msde.model.layers import Sequential
 from msde.ops import Interpolation, Pairs, PairWeights, library, normalisation, registered
 from msde.ops.groups import PaddedLayout
 from msde.philox import Key, Stream
+from msde.training.optimizer import parameter_groups
 
 SIZES = {
     "molecules of 1, 2, 5 and 9 atoms": [1, 2, 5, 9],

@@ -16,10 +16,12 @@ from fixtures.paths import PARITY, PRETRAIN, ROOT
 from msde.checkpoints import engine_state, weights
 from msde.checkpoints.snapshots import newest_manifest
 from msde.config import deepspeed, make_config
-from msde.model import MoleculeSDE, parameter_groups
+from msde.model import MoleculeSDE
 from msde.monitor.writer import read_metrics
 from msde.philox import Stream, seed_for
-from msde.training.plan import make_plan, state_memory
+from msde.training.memory import state_memory
+from msde.training.optimizer import parameter_groups
+from msde.training.plan import make_plan
 
 
 def losses(output):

@@ -1,0 +1,92 @@
+"""Files of the published implementation, read and written; `published` translates the tensors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from msde.checkpoints import published
+from msde.checkpoints.weights import read_config, read_state, save_weights
+from msde.config import leaves
+from msde.errors import MsdeError
+from msde.files import write_atomically
+
+KEPT = "published.safetensors"  # tensors of the published file that our model does not use
+
+
+def read_published(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a published checkpoint; only tensors are unpickled.
+
+    Raises:
+        MsdeError: the file cannot be read, or is not a dict of dicts of tensors.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MsdeError(f"{path} cannot be read: {error.strerror}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MsdeError(f"{path} is not a checkpoint of tensors alone: {reason}") from error
+    if not isinstance(checkpoint, dict):
+        raise MsdeError(f"{path} holds {type(checkpoint).__name__}, expected a dict of state dicts")
+    for name, state in checkpoint.items():
+        if not isinstance(state, dict) or not all(
+            isinstance(t, torch.Tensor) for t in state.values()
+        ):
+            raise MsdeError(f"{path}: {name} is not a dict of tensors")
+    return checkpoint
+
+
+def from_published(path: Path, output: Path, overrides: list[str]) -> str:
+    """Write a published checkpoint in our format and return a summary for the user.
+
+    Args:
+        overrides: key=value for settings that the tensors do not determine, see
+            `published.TRACELESS`.
+
+    Raises:
+        MsdeError: the file cannot be converted, or `output` is not an empty folder.
+    """
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise MsdeError(f"--output {output} is not an empty folder; choose another one")
+    state, config, kept, notes = published.import_checkpoint(read_published(path), overrides)
+    try:
+        save_weights(state, config, output)
+    except OSError as error:
+        raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
+    kept = {name: tensor.contiguous() for name, tensor in kept.items()}
+    write_atomically(output / KEPT, lambda target: save_file(kept, target, metadata=notes))
+    values, model = leaves(config), config.model
+    lines = [
+        f"{output}: {len(state)} tensors, hidden {model.hidden_dim}, {model.encoder_3d}, "
+        f"{model.conformer.edges}",
+        "set by you or published defaults, since the tensors do not tell:",
+        *(f"  {key}={values[key]}" for key in published.TRACELESS),
+    ]
+    return "\n".join(lines)
+
+
+def to_published(folder: Path, output: Path) -> str:
+    """Write weights of ours as a published checkpoint and return a summary for the user.
+
+    Raises:
+        MsdeError: the weights have no published form, or `output` cannot be written.
+    """
+    if output.exists() or not os.access(output.parent, os.W_OK):
+        raise MsdeError(f"--output {output} exists, or its folder is not there or not writable")
+    kept: published.State = {}
+    notes: dict[str, str] = {}
+    if (folder / KEPT).exists():
+        with safe_open(folder / KEPT, "pt") as file:
+            kept = {name: file.get_tensor(name) for name in file.keys()}
+            notes = file.metadata() or {}
+    config = read_config(folder)
+    checkpoint = published.export_checkpoint(read_state(folder), config, kept, notes)
+    write_atomically(output, lambda path: torch.save(checkpoint, path))
+    return f"{output}: {sum(map(len, checkpoint.values()))} tensors"

@@ -1,0 +1,57 @@
+"""The optimizer's parameter groups, and the hyper-parameters that each step sets anew."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from msde.config import OptimConfig
+from msde.model import MoleculeSDE
+
+
+def parameter_groups(model: MoleculeSDE) -> list[dict]:
+    """Return the four optimizer groups, each with its `name` and learning rate `lr`."""
+    optim = model.config.optim
+    encoder_2d = nn.ModuleList([m for m in (model.encoder_2d, model.projection_2d) if m])
+    parts = {
+        "encoder_2d": (encoder_2d, optim.scale_encoder_2d),
+        "encoder_3d": (model.encoder_3d, optim.scale_encoder_3d),
+        "score_2d_to_3d": (model.score_2d_to_3d, optim.scale_2d_to_3d),
+        "score_3d_to_2d": (model.score_3d_to_2d, optim.scale_3d_to_2d),
+    }
+    return [
+        {
+            "name": name,
+            "params": [p for p in part.parameters() if p.requires_grad],
+            "lr": optim.lr * scale,
+        }
+        for name, (part, scale) in parts.items()
+    ]
+
+
+def learning_rate_factor(step: int, total_steps: int, optim: OptimConfig) -> float:
+    """Return what the learning rates are multiplied by in step 0, 1, ...; a pure function."""
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    progress = (step - optim.warmup_steps) / max(1, total_steps - optim.warmup_steps)
+    if optim.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    if optim.schedule == "linear":
+        return max(0.0, 1 - progress)
+    return 1.0
+
+
+def set_hyper_parameters(
+    optimizer: torch.optim.Optimizer, factor: float, base_rates: list[float], optim: OptimConfig
+) -> None:
+    """Set what the optimizer's groups are configured to, learning rates times `factor`.
+
+    Done anew in every step: no state of a scheduler has to be saved or can be lost, and a resumed
+    run has its own configuration, not the checkpoint's.
+    """
+    for group, lr in zip(optimizer.param_groups, base_rates, strict=True):
+        group["lr"] = lr * factor
+        group["betas"] = (optim.beta1, optim.beta2)
+        group["weight_decay"] = optim.weight_decay

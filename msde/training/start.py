@@ -1,0 +1,136 @@
+"""From the options of a command to a run: every check that is cheap, then the training.
+
+DeepSpeed and the model are imported once the checks have passed: that takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msde.checkpoints.snapshots import newest_manifest
+from msde.cluster import process, ranks
+from msde.cluster.launcher import Launcher
+from msde.config import Config, deepspeed, make_config, to_dict
+from msde.errors import ErrorList
+from msde.training.memory import state_memory
+from msde.training.plan import make_plan, open_data
+
+log = logging.getLogger("msde")
+
+
+def resolve(
+    preset: str, file: Path | None, overrides: Sequence[str], init_from: Path | None
+) -> Config:
+    """Build the configuration; with `init_from` the model is that of the weights there."""
+    over = None
+    if init_from is not None:
+        from msde.checkpoints.weights import read_config
+
+        stored = read_config(init_from)
+        over = {
+            "model": to_dict(stored.model),
+            "loss": {"anneal_power": stored.loss.anneal_power},
+        }
+    return make_config(preset, file, overrides, over)
+
+
+def check_data(data: Sequence[str], config: Config | None) -> None:
+    """Check that there are data, before any model is built.
+
+    Args:
+        config: None if it has errors of its own; then data that must be copied are not checked.
+
+    Raises:
+        MsdeError: a data set cannot be used; all of them are listed.
+    """
+    errors = ErrorList()
+    for item in data:
+        if config is None and "://" in item:
+            continue
+        with errors.collect():
+            open_data([item], config.data.stage_dir if config else None)
+    errors.raise_if_any()
+
+
+def earlier_slots(output: Path, resume: str) -> int | None:
+    """Return the number of slots a step of the run that is resumed, or None if none is."""
+    if resume == "never":
+        return None
+    return newest_manifest(output / "checkpoints").get("slots")
+
+
+def describe(
+    config: Config, ds_config: dict[str, Any], data: Sequence[str], world_size: int
+) -> str:
+    """Return the resolved configuration and a description of the run with it, as text."""
+    from msde.model import MoleculeSDE
+
+    plan = make_plan(config, data, ds_config["train_batch_size"])
+    with torch.device("meta"):
+        model = MoleculeSDE(config)
+    count = sum(p.numel() for p in model.parameters())
+    states = state_memory(count, world_size, ds_config)
+    return (
+        f"{json.dumps({'config': to_dict(config), 'deepspeed': ds_config}, indent=2)}\n"
+        f"model: {count:,} parameters; states without activations take, of each rank, "
+        f"{states.device / 1e9:.2f} GB on the device and {states.host / 1e9:.2f} GB on the host\n"
+        f"{plan.describe()}\n"
+    )
+
+
+def start(
+    launcher: Launcher,
+    data: Sequence[str],
+    output: Path,
+    *,
+    preset: str = "base",
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    deepspeed_config: Path | None = None,
+    init_from: Path | None = None,
+    resume: str = "auto",
+    save_every: int | None = None,
+    profile: int = 0,
+    dry_run: bool = False,
+) -> None:
+    """Check the options of launch/pretrain.py, then pretrain; every rank calls it.
+
+    Raises:
+        MsdeError: an option or the data cannot be used; all that is wrong is listed.
+    """
+    process.prepare()
+    rank, world_size, on_gpu = ranks.rank(), ranks.world_size(), torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    if save_every is not None:
+        overrides = [*overrides, f"run.save_every={save_every}"]
+    ds_path = deepspeed_config or deepspeed.shipped_config("zero1" if on_gpu else "cpu_debug")
+    errors, resolved = ErrorList(), None
+    with errors.collect():
+        resolved = resolve(preset, config, overrides, init_from)
+    with errors.collect():
+        ds_config = deepspeed.load(ds_path, world_size, earlier_slots(output, resume))
+    with errors.collect():
+        check_data(data, resolved)
+    errors.raise_if_any()
+    assert resolved is not None  # or there would have been an error
+    deepspeed.check_together(resolved, ds_config)
+    if dry_run:
+        if rank == 0:
+            sys.stdout.write(describe(resolved, ds_config, data, world_size))
+        return
+
+    logging.basicConfig(format=f"[rank {rank}] %(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    if deepspeed_config is None:
+        log.info("DeepSpeed configuration: %s", ds_path)
+    from msde.training.run import pretrain
+
+    pretrain(resolved, data, output, ds_config, resume, init_from, profile, launcher)
