@@ -97,14 +97,7 @@ class Objective:
         return batch.uid[:0]  # (0,)
 
     def pool(self, other: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows that negatives come from, and where the slot's rows are among them.
-
-        Args:
-            other: (rows, dim) the slot's representations of the other view.
-
-        Returns:
-            The pool, (pool rows, dim), and the index of each own row, (rows,).
-        """
+        """Return the rows that negatives come from, (pool rows, dim), and the own ones, (rows,)."""
         pool, first = gather_rows(other) if self.config.negatives == "ranks" else (other, 0)
         return pool, first + torch.arange(len(other), device=other.device)
 
@@ -175,15 +168,15 @@ class NodeEBMNCE(Objective):
 
 
 class GraphEBMNCE(Objective):
-    """EBM-NCE over molecules: the negatives of each are the next `num_shifts` ones."""
+    """EBM-NCE over molecules: the negatives of each are the next `num_shifts` ones.
+
+    In training the order of the molecules in a slot is random.
+    """
 
     def __call__(
         self, h: Tensor, other: Tensor, drawn: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss and accuracy of each molecule, (num_graphs,) each.
-
-        In training the order of the molecules in a slot is random.
-        """
+        """Return the loss and accuracy of each molecule, (num_graphs,) each."""
         pool, own = self.pool(other)  # (pool molecules, dim) and (num_graphs,)
         shifts = min(self.config.num_shifts, len(pool) - 1)  # len(pool) is the positive again
         return self.ebm_nce(h, pool, [(own + k) % len(pool) for k in range(shifts + 1)])

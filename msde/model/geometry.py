@@ -1,4 +1,7 @@
-"""Geometry as pure tensor functions: centring, edge frames, distances."""
+"""Geometry as pure tensor functions: centring, edge frames, distances.
+
+`pos` is (num_atoms, 3) in A, `edge_index` (2, num_edges) with row 0 the source.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ def centre(rows: Tensor, batch: Tensor, counts: Tensor) -> Tensor:
     """Subtract each molecule's mean from its rows, (num_atoms, width).
 
     Args:
-        rows: (num_atoms, width), for example positions.
         batch: (num_atoms,) molecule of each row.
         counts: (num_graphs,) number of rows of each molecule.
     """
@@ -25,12 +27,7 @@ def centre(rows: Tensor, batch: Tensor, counts: Tensor) -> Tensor:
 
 
 def distances(pos: Tensor, pair_index: Tensor) -> Tensor:
-    """Return the distance between the atoms of each pair, (num_pairs,), A.
-
-    Args:
-        pos: (num_atoms, 3) A.
-        pair_index: (2, num_pairs).
-    """
+    """Return the distance of each pair of atoms, (num_pairs,), A; pair_index is (2, num_pairs)."""
     difference = pos[pair_index[0]] - pos[pair_index[1]]  # (num_pairs, 3)
     return difference.norm(dim=-1)
 
@@ -49,13 +46,7 @@ class EdgeGeometry(NamedTuple):
 
 
 def edge_geometry(pos: Tensor, edge_index: Tensor, collinear: float = 0.0) -> EdgeGeometry:
-    """Return frames and coordinates of all edges.
-
-    Args:
-        pos: (num_atoms, 3) A.
-        edge_index: (2, num_edges) source and target.
-        collinear: see `edge_frames`.
-    """
+    """Return frames and coordinates of all edges; for `collinear` see `edge_frames`."""
     made = ops.edge_geometry(pos, edge_index, collinear, EPSILON)
     if made is not None:
         return EdgeGeometry(*made)
@@ -73,8 +64,6 @@ def edge_frames(pos: Tensor, edge_index: Tensor, collinear: float = 0.0) -> Tens
     sign relative to that of a vector. Only centred positions give translation invariance.
 
     Args:
-        pos: (num_atoms, 3) A.
-        edge_index: (2, num_edges) source and target.
         collinear: sine of the angle between the two positions below which e2 and e3 shrink to zero.
             At zero (published) they keep unit length, and rounding decides on their direction.
     """
@@ -89,25 +78,16 @@ def edge_frames(pos: Tensor, edge_index: Tensor, collinear: float = 0.0) -> Tens
 
 
 def frame_coordinates(frames: Tensor, pos: Tensor, atom: Tensor) -> Tensor:
-    """Return the coordinates of one atom in the frame of each edge, (num_edges, 3), A.
+    """Return the coordinates of one atom, (num_edges,), in each edge's frame, (num_edges, 3), A.
 
     The second coordinate is its magnitude, as published.
-
-    Args:
-        frames: (num_edges, 3, 3).
-        pos: (num_atoms, 3) A.
-        atom: (num_edges,) the atom for each frame.
     """
     c = (frames * pos[atom].unsqueeze(1)).sum(-1)  # (num_edges, 3)
     return torch.stack([c[:, 0], c[:, 1].abs(), c[:, 2]], dim=-1)  # (num_edges, 3)
 
 
 def pseudo_angle(c_source: Tensor, c_target: Tensor) -> Tensor:
-    """Return sine and cosine of the angle between two coordinate triples, (num_edges, 3) each.
-
-    Returns:
-        (num_edges, 2).
-    """
+    """Return sine and cosine, (num_edges, 2), of the angle of two triples, (num_edges, 3) each."""
     norms = (c_source.norm(dim=-1) + EPSILON) * (c_target.norm(dim=-1) + EPSILON)  # (num_edges,)
     cos = (c_source * c_target).sum(-1) / norms  # (num_edges,)
     # For a pair collinear with the origin rounding gives |cos| above one, and at one the root's

@@ -22,35 +22,19 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def gaussians(distance: Tensor, centres: Tensor) -> Tensor:
-    """Expand distances in Gaussians whose width is the spacing of their centres.
-
-    Args:
-        distance: (rows,) A.
-        centres: (num_gaussians,) evenly spaced, A.
-
-    Returns:
-        (rows, num_gaussians).
-    """
+    """Expand distances, (rows,), in Gaussians as wide as their spacing, (rows, num_gaussians)."""
     spacing = centres[1] - centres[0]  # () A
     return torch.exp(-0.5 * ((distance.unsqueeze(-1) - centres) / spacing).square())
 
 
 def cosine_envelope(distance: Tensor, cutoff: Tensor) -> Tensor:
-    """Return (cos(pi d / cutoff) + 1) / 2 of distances d in A, (rows,).
-
-    It falls from one at zero to zero at the cutoff, and grows again beyond it.
-    """
+    """Return (cos(pi d / cutoff) + 1) / 2, (rows,): one at zero, zero at the cutoff, not beyond."""
     return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1)
 
 
 def index_rows(table: Tensor, index: Tensor) -> Tensor:
-    """Return table[index], (rows, width), with a gradient that is the same in every run.
-
-    Args:
-        table: (num_entries, width), for example one row a molecule.
-        index: (rows,) int64, for example the molecule of each atom.
-    """
-    # On a CPU the threads add up the gradient of table[index] in any order.
+    """Return table[index], (rows, width), for a table (entries, width) and an index (rows,)."""
+    # On a CPU the gradient of table[index] depends on the order in which threads add it up.
     return nn.functional.embedding(index, table)
 
 

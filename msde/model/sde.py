@@ -1,13 +1,14 @@
 """Forward SDEs on t in [0, 1] (Song et al. 2021), for rows of any shape with one time a row.
 
-The same class serves ragged rows (atoms) and dense rows (molecules). To add an SDE or a noise
-schedule: a subclass of `SDE` and its line in SDES; its name and its range in `SDEConfig`.
+Rows are atoms or whole molecules. To add an SDE or a noise schedule: a subclass of `SDE` and its
+line in SDES here, its name and its range in `SDEConfig`.
 """
 
 from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,143 +22,107 @@ def per_row(value: Tensor, like: Tensor) -> Tensor:
 
 
 class SDE(abc.ABC):
-    """A forward SDE dx = f(x, t) dt + g(t) dw (Song et al. 2021, eq. 5) with a Gaussian kernel."""
+    """A linear forward SDE dx = f(t) x dt + g(t) dw, for which p(x_t | x_0) is a Gaussian.
 
-    @classmethod
-    @abc.abstractmethod
-    def from_config(cls, config: SDEConfig) -> SDE:
-        """Build the SDE with the range that a configuration gives."""
+    In all methods x is (rows, ...) and t, (rows,), has the time of each row in [0, 1].
+    """
+
+    prior_std: float  # in the unit of x
 
     @abc.abstractmethod
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and the standard deviation of x_t = alpha x_0 + std z, (rows,) each."""
+
+    @abc.abstractmethod
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return f(t) and g(t), (rows,) each."""
+
     def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of x_t given x_0 = x (Song et al. 2021, eq. 29).
+        """Return the mean, (rows, ...), and the standard deviation, (rows,), of x_t if x_0 = x."""
+        alpha, std = self._kernel(t)
+        return per_row(alpha, x) * x, std
 
-        Args:
-            x: (rows, ...).
-            t: (rows,) times in [0, 1].
-
-        Returns:
-            The mean, (rows, ...), and the standard deviation, (rows,), in the unit of x.
-        """
-
-    @abc.abstractmethod
     def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the drift f(x, t) and the diffusion g(t).
+        """Return the drift f(t) x, (rows, ...), and the diffusion g(t), (rows,)."""
+        f, g = self._coefficients(t)
+        return per_row(f, x) * x, g
 
-        Args:
-            x: (rows, ...).
-            t: (rows,) times in [0, 1].
-
-        Returns:
-            The drift, (rows, ...), and the diffusion, (rows,).
-        """
-
-    @abc.abstractmethod
     def prior_sampling(self, noise: Tensor) -> Tensor:
-        """Turn standard normals, (rows, ...), into a sample of the prior, which is close to p_1."""
+        """Turn standard normals, (rows, ...), into a sample of the prior N(0, prior_std^2)."""
+        return self.prior_std * noise
 
 
 class VESDE(SDE):
-    """Variance exploding: dx = sigma(t) sqrt(2 ln(sigma_max / sigma_min)) dw (Song et al., eq. 9).
+    """Variance exploding (Song et al. 2021, eq. 9): x_t = x_0 + sigma(t) z.
 
-    x_t = x_0 + sigma(t) z with sigma(t) = sigma_min (sigma_max / sigma_min)^t.
+    sigma(t) = sigma_min (sigma_max / sigma_min)^t.
     """
 
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         """Set sigma at t = 0 and t = 1, in the unit of x."""
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.prior_std = sigma_max
 
-    @classmethod
-    def from_config(cls, config: SDEConfig) -> SDE:
-        """Take the range of sigma."""
-        return cls(config.sigma_min, config.sigma_max)
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
-    def _sigma(self, t: Tensor) -> Tensor:
-        return self.sigma_min * (self.sigma_max / self.sigma_min) ** t  # (rows,)
-
-    def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of x_t given x_0 = x, (rows, ...) and (rows,)."""
-        return x, self._sigma(t)
-
-    def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return drift and diffusion, (rows, ...) and (rows,)."""
-        diffusion = self._sigma(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
-        return torch.zeros_like(x), diffusion
-
-    def prior_sampling(self, noise: Tensor) -> Tensor:
-        """Turn standard normals, (rows, ...), into a sample of N(0, sigma_max^2)."""
-        return self.sigma_max * noise
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        _, sigma = self._kernel(t)
+        ratio = self.sigma_max / self.sigma_min
+        return torch.zeros_like(t), sigma * math.sqrt(2 * math.log(ratio))
 
 
 class VPSDE(SDE):
-    """Variance preserving: dx = -beta(t)/2 x dt + scale sqrt(beta(t)) dw (Song et al., eq. 11).
+    """Variance preserving (Song et al. 2021, eq. 11): f = -beta(t)/2 and g = scale sqrt(beta(t)).
 
-    beta is linear in t. A scale of one is that of Song et al.; another one gives the same process
-    for data measured in that unit.
+    beta is linear in t. The scale is one in Song et al.; any other value gives the same process for
+    data in that unit.
     """
 
     def __init__(self, beta_min: float, beta_max: float, scale: float = 1.0) -> None:
         """Set beta at t = 0 and t = 1, and the standard deviation of the prior in the unit of x."""
-        self.beta_min, self.beta_max, self.scale = beta_min, beta_max, scale
-
-    @classmethod
-    def from_config(cls, config: SDEConfig) -> SDE:
-        """Take the range of beta and the scale."""
-        return cls(config.beta_min, config.beta_max, config.scale)
+        self.beta_min, self.beta_max, self.prior_std = beta_min, beta_max, scale
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min  # (rows,)
 
-    def _beta(self, t: Tensor) -> Tensor:
-        return self.beta_min + t * (self.beta_max - self.beta_min)  # (rows,)
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_alpha = self._log_alpha(t)
+        # expm1 keeps the standard deviation accurate where t is close to zero.
+        return torch.exp(log_alpha), self.prior_std * torch.sqrt(-torch.expm1(2 * log_alpha))
 
-    def _std(self, log_alpha: Tensor) -> Tensor:
-        # expm1 keeps it accurate where t is close to zero.
-        return torch.sqrt(-torch.expm1(2 * log_alpha))  # (rows,)
-
-    def _diffusion(self, t: Tensor) -> Tensor:
-        return torch.sqrt(self._beta(t))  # (rows,)
-
-    def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of x_t given x_0 = x, (rows, ...) and (rows,)."""
-        log_alpha = self._log_alpha(t)  # (rows,)
-        return per_row(torch.exp(log_alpha), x) * x, self.scale * self._std(log_alpha)
-
-    def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return drift and diffusion, (rows, ...) and (rows,)."""
-        return -0.5 * per_row(self._beta(t), x) * x, self.scale * self._diffusion(t)
-
-    def prior_sampling(self, noise: Tensor) -> Tensor:
-        """Turn standard normals, (rows, ...), into a sample of N(0, scale^2)."""
-        return self.scale * noise
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        beta = self.beta_min + t * (self.beta_max - self.beta_min)  # (rows,)
+        return -0.5 * beta, self.prior_std * torch.sqrt(beta)
 
 
 class SubVPSDE(VPSDE):
-    """Sub-variance preserving: the drift of VPSDE with less noise (Song et al. 2021, eq. 12)."""
+    """Sub-variance preserving (Song et al. 2021, eq. 12): the drift of VPSDE with less noise."""
 
-    def _std(self, log_alpha: Tensor) -> Tensor:
-        return -torch.expm1(2 * log_alpha)  # (rows,)
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_alpha = self._log_alpha(t)
+        return torch.exp(log_alpha), self.prior_std * -torch.expm1(2 * log_alpha)
 
-    def _diffusion(self, t: Tensor) -> Tensor:
-        return torch.sqrt(self._beta(t) * -torch.expm1(4 * self._log_alpha(t)))  # (rows,)
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        f, g = super()._coefficients(t)
+        return f, g * torch.sqrt(-torch.expm1(4 * self._log_alpha(t)))
 
 
-SDES: dict[str, type[SDE]] = {"VE": VESDE, "VP": VPSDE, "subVP": SubVPSDE}
+# The name in the configuration, and the SDE with its range.
+SDES: dict[str, Callable[[SDEConfig], SDE]] = {
+    "VE": lambda config: VESDE(config.sigma_min, config.sigma_max),
+    "VP": lambda config: VPSDE(config.beta_min, config.beta_max, config.scale),
+    "subVP": lambda config: SubVPSDE(config.beta_min, config.beta_max, config.scale),
+}
 
 
 def make_sde(config: SDEConfig) -> SDE:
     """Build the SDE that a configuration names."""
-    return SDES[config.kind].from_config(config)
+    return SDES[config.kind](config)
 
 
 def perturb(sde: SDE, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Return x_t = mean + std noise given x_0 = x.
-
-    Args:
-        x: (rows, ...), like the result.
-        t: (rows,) times in [0, 1].
-        noise: (rows, ...) standard normals.
-    """
+    """Return x_t = mean + std noise given x_0 = x; x and noise are (rows, ...), t is (rows,)."""
     mean, std = sde.marginal_prob(x, t)
     return mean + per_row(std, mean) * noise
 
@@ -165,11 +130,8 @@ def perturb(sde: SDE, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
 def input_scale(sde: SDE, t: Tensor, spread: float | None) -> Tensor:
     """Return the factor that brings x_t of data with this spread back to that spread, (rows,).
 
-    The network's inputs then have one size at every t (Karras et al. 2022, c_in).
-
-    Args:
-        t: (rows,) times in [0, 1].
-        spread: standard deviation of the data, in their unit; None gives factors of one.
+    A network's inputs then have one size at every t (Karras et al. 2022, c_in). The spread is the
+    standard deviation of the data, in their unit; None gives factors of one.
     """
     if spread is None:
         return torch.ones_like(t)
@@ -182,6 +144,6 @@ def score_from_noise(noise_pred: Tensor, std: Tensor) -> Tensor:
 
     Args:
         noise_pred: (rows, ...) predicted standard-normal noise, like the result.
-        std: (rows,) standard deviation of x_t given x_0.
+        std: (rows,) standard deviation of x_t given x_0, see `SDE.marginal_prob`.
     """
     return -noise_pred / per_row(std, noise_pred)

@@ -112,12 +112,7 @@ class EdgeLayer(nn.Module):
         self.node_mlp = MLP([channels_in * node, hidden, node], "elu")
 
     def update_pairs(self, x: Tensor, adj: Tensor, pairs: Pairs) -> Tensor:
-        """Return new adjacency channels, (num_pairs, channels_out).
-
-        Args:
-            x: (num_atoms, input_dim) atom features.
-            adj: (num_pairs, channels_in).
-        """
+        """Map adjacency, (num_pairs, channels_in), to new channels, (num_pairs, channels_out)."""
         attention = self.attention(x, pairs)  # (num_pairs, channels_in)
         # Published: the output plus its transpose, which is equal since all inputs are symmetric.
         return 2 * self.pair_mlp(torch.cat([attention, adj.to(attention.dtype)], dim=-1))
