@@ -1,9 +1,9 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011), the only source of noise.
 
-A number is a pure function of (seed, epoch, stream, molecule uid, item within the molecule), so it
-depends neither on rank, world size and batch-mates nor on what was drawn before, and a resumed run
-needs no generator state. Integers are the same on every device; the normals made of them agree to
-rounding. All words are held as int64 tensors with values below 2^32.
+A number is a pure function of (seed, epoch, stream, molecule uid, item within the molecule). It
+depends on no rank, world size, batch-mate or earlier draw, so a resumed run needs no generator
+state. Integers are the same on every device; normals agree to rounding. Tensors of words are int64
+with values below 2^32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROUNDS = 10
 
 
 class Stream(enum.IntEnum):
-    """What a number is for: two streams never share a number."""
+    """The purpose of a number; two streams never share one."""
 
     SHUFFLE_BLOCKS = 1
     SHUFFLE_MOLECULES = 2
@@ -41,7 +41,7 @@ class Stream(enum.IntEnum):
 
 
 class Key(NamedTuple):
-    """The part of the key that a run and an epoch fix."""
+    """The run's seed and the epoch, which make the key of the generator."""
 
     seed: int
     epoch: int
@@ -53,11 +53,11 @@ class Key(NamedTuple):
 
 
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Encrypt 128-bit counters, given as four broadcastable words, to four random words."""
+    """Turn 128-bit counters, as four broadcastable words, into four random words of their shape."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # int64 products wrap modulo 2^64, which keeps all the bits that are used.
+        # int64 products wrap modulo 2^64, which keeps the bits used here.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             ((p1 >> 32) & _MASK) ^ c1 ^ k0,
@@ -83,47 +83,50 @@ def words(key: Key, stream: Stream, uid: Tensor, item: Tensor | int = 0, count: 
         ((uid >> 32) & _MASK).unsqueeze(-1),
         item.unsqueeze(-1),
         (blocks << 8) | int(stream),
-    )
+    )  # (rows, 1) but for the last, (num_blocks,)
     drawn = philox4x32(counter, key.words)
     shape = (len(uid), len(blocks))
     stacked = torch.stack([w.expand(shape) for w in drawn], dim=-1)  # (rows, num_blocks, 4)
-    return stacked.flatten(1)[:, :count]
+    return stacked.flatten(1)[:, :count]  # (rows, count)
 
 
 def normal(key: Key, stream: Stream, uid: Tensor, item: Tensor | int, count: int) -> Tensor:
-    """Draw `count` standard normals a row by Box and Muller, (rows, count) float32."""
+    """Draw `count` standard normals a row (Box and Muller 1958), (rows, count) float32.
+
+    `uid` and `item` are those of `words`.
+    """
     pairs = -(-count // 2)
-    drawn = words(key, stream, uid, item, 2 * pairs).to(torch.float32) * 2.0**-32
+    drawn = words(key, stream, uid, item, 2 * pairs).to(torch.float32) * 2.0**-32  # (rows, 2 pairs)
     # float32 rounds the words to 24 bits; the offset keeps the logarithm finite.
     radius = torch.sqrt(-2 * torch.log(drawn[:, 0::2] + 2.0**-33))  # (rows, pairs)
-    angle = 2 * math.pi * drawn[:, 1::2]
+    angle = 2 * math.pi * drawn[:, 1::2]  # (rows, pairs)
     both = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
-    return both.flatten(1)[:, :count]
+    return both.flatten(1)[:, :count]  # (rows, count)
 
 
 def dropout_factors(seed: int, count: int, dropout: float) -> Tensor:
-    """Draw what dropout multiplies by, (count,): 0, or 1 / (1 - dropout)."""
-    blocks = torch.arange(-(-count // 4))
-    drawn = words(Key(seed, 0), Stream.DROPOUT, blocks, 0, 4).flatten()[:count]
+    """Draw the factors of dropout, (count,) float32: 0, or 1 / (1 - dropout) for what is kept."""
+    blocks = torch.arange(-(-count // 4))  # (num_blocks,)
+    drawn = words(Key(seed, 0), Stream.DROPOUT, blocks, 0, 4).flatten()[:count]  # (count,)
     return (drawn >= threshold(dropout)).float() / (1 - dropout)
 
 
 def threshold(share: float) -> int:
-    """Return the word below which a share of all words lies."""
+    """Return the word that a share of all words lies below."""
     return min(round(share * 2**32), _MASK)
 
 
 def signed(uid: np.ndarray) -> Tensor:
-    """Return unsigned 64-bit ids as the int64 tensor of the same bits, as `words` takes them."""
+    """Return unsigned 64-bit ids as an int64 tensor of the same bits, the form `words` takes."""
     return torch.from_numpy(uid.astype("<u8").view("<i8"))
 
 
 def sort_key(drawn: Tensor) -> Tensor:
-    """Join the first two 32-bit words of each row to one number to sort by, (rows,) int64."""
-    return drawn[:, 0] * 2**31 + (drawn[:, 1] >> 1)
+    """Join two 32-bit words a row, (rows, 2), into one sort key, (rows,) int64 not negative."""
+    return drawn[:, 0] * 2**31 + (drawn[:, 1] >> 1)  # (rows,)
 
 
 def seed_for(key: Key, stream: Stream, number: int) -> int:
-    """Return a 63-bit seed for a library generator, for example torch's for dropout."""
+    """Return a 63-bit seed for another generator, for example torch's for dropout."""
     low, high = words(key, stream, torch.tensor([number]), 0, 2)[0].tolist()
     return (high << 32 | low) & (2**63 - 1)

@@ -1,7 +1,7 @@
-"""Contrastive objectives between the two views of a molecule, each one value a molecule.
+"""Contrastive objectives between the two views of a molecule, one value a molecule.
 
-A positive pair is the same atom or molecule seen by both encoders; what it is held against comes
-from the same slot or, with `loss.negatives=ranks`, from the slots of all ranks.
+A positive pair is the same atom or molecule in both views. Negatives come from the same slot or,
+with `loss.negatives=ranks`, from the slots of all ranks.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from msde.philox import Stream
 
 
 def ebm_nce(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Energy-based noise-contrastive estimation (Liu et al. 2022, GraphMVP).
+    """Energy-based noise-contrastive estimation, EBM-NCE (Liu et al. 2022, GraphMVP).
 
     Args:
-        positive: (rows,) logits of the true pairs.
-        negative: (rows, num_negatives) logits of false pairs; there may be none.
+        positive: (rows,) logits of the positive pairs.
+        negative: (rows, num_negatives) logits of the negative pairs; num_negatives may be zero.
 
     Returns:
-        The loss and the share of logits on the right side of zero, each (rows,).
+        The loss and the share of logits that have the right sign, each (rows,).
     """
     loss = softplus(-positive) + softplus(negative).sum(-1)  # (rows,)
-    right = (positive > 0).float() + (negative < 0).float().sum(-1)  # (rows,)
-    return loss, right / (1 + negative.shape[1])
+    correct = (positive > 0).float() + (negative < 0).float().sum(-1)  # (rows,)
+    return loss, correct / (1 + negative.shape[1])
 
 
 def info_nce(logits: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of finding each row's partner (van den Oord et al. 2018).
+    """InfoNCE: cross-entropy of the positive among all (van den Oord et al. 2018, eq. 4).
 
     Args:
         logits: (rows, candidates).
-        own: (rows,) the candidate that is the row's partner.
+        own: (rows,) the candidate that is the row's positive.
 
     Returns:
-        The loss and whether the partner has the largest logit, each (rows,).
+        The loss, and 1.0 where the positive has the largest logit, else 0.0, each (rows,).
     """
     loss = torch.nn.functional.cross_entropy(logits, own, reduction="none")  # (rows,)
     return loss, (logits.argmax(-1) == own).float()
 
 
 class _GatherRows(torch.autograd.Function):
-    """The rows of all ranks in order of rank, and back: the sum of what all ranks owe them."""
+    """Concatenate the rows of all ranks; backward sums their gradients over the ranks."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])  # (most rows of a rank, width)
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
@@ -63,17 +63,17 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        # Ranks average their gradients afterwards, so the sum is the gradient of the mean loss.
+        # Data-parallel training averages over ranks, so the sum gives the mean loss's gradient.
         grad = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         return grad.split(ctx.counts)[dist.get_rank()], None
 
 
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """Return the rows of all ranks, (all rows, width), and the place of the first own row."""
+    """Return the rows of all ranks in order, (all rows, width), and the index of the first own."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows, 0
-    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=rows.device)
+    counts = rows.new_zeros(dist.get_world_size(), dtype=torch.int64)  # (world_size,)
     counts[dist.get_rank()] = len(rows)
     dist.all_reduce(counts)
     sizes = counts.tolist()
@@ -81,9 +81,9 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
 
 
 class Objective:
-    """A contrastive objective; a subclass says what is held against what.
+    """A contrastive objective; a subclass chooses the negatives.
 
-    `level` says which rows it works on: atoms (`node`) or molecules (`graph`).
+    Its rows are atoms where `level` is "node", and molecules where it is "graph".
     """
 
     level = "graph"
@@ -93,96 +93,112 @@ class Objective:
         self.config = config
 
     def draw(self, batch: MoleculeBatch, stream: Stream) -> Tensor:
-        """Draw what `__call__` needs to choose negatives; nothing where no choice is made."""
-        return batch.uid[:0]
+        """Draw the random numbers that `__call__` chooses negatives by, here none: (0,)."""
+        return batch.uid[:0]  # (0,)
 
     def pool(self, other: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows that negatives come from and the places of the slot's own rows there."""
+        """Return the rows that negatives come from, (pool rows, dim), and the own ones, (rows,)."""
         pool, first = gather_rows(other) if self.config.negatives == "ranks" else (other, 0)
         return pool, first + torch.arange(len(other), device=other.device)
 
-    def ebm_nce(self, h: Tensor, pool: Tensor, places: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Hold each row of `h` against those of the pool at `places`, the first its partner's."""
-        logits = row_dot(h, pool, torch.stack(places, dim=-1)) / self.config.temperature
+    def ebm_nce(self, h: Tensor, pool: Tensor, at: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return `ebm_nce` of each row with some rows of the pool; both results are (rows,).
+
+        Args:
+            h: (rows, dim).
+            pool: (pool rows, dim).
+            at: (rows,) each, rows of the pool: first the positive's, then those of negatives.
+        """
+        columns = torch.stack(at, dim=-1)  # (rows, 1 + num_negatives)
+        logits = row_dot(h, pool, columns) / self.config.temperature
         return ebm_nce(logits[:, 0], logits[:, 1:])
 
     def __call__(
         self, h: Tensor, other: Tensor, drawn: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
-        """Return loss and accuracy from `h` to `other`, (rows, dim) each; both (num_graphs,)."""
+        """Return the loss and accuracy of each molecule, (num_graphs,) each.
+
+        Args:
+            h: (rows, dim) representations of one view.
+            other: (rows, dim) representations of the other view, positives and negatives.
+            drawn: the result of `draw`.
+        """
         raise NotImplementedError
 
 
 class NodeEBMNCE(Objective):
-    """EBM-NCE over atoms: each is held against one other, drawn at random."""
+    """EBM-NCE over atoms: the negative of each is one other, drawn at random."""
 
     level = "node"
 
     def draw(self, batch: MoleculeBatch, stream: Stream) -> Tensor:
-        """Draw each atom's negative, (num_atoms,): a place in the slot, or a 32-bit number.
+        """Draw each atom's negative, (num_atoms,): an atom of the slot, or a 32-bit number.
 
-        In the slot every atom is the negative of one other (a permutation); over the ranks, where
-        the number of atoms is not known here, `__call__` scales the number.
+        Within the slot the negatives are a permutation of the atoms. The number of atoms of all
+        ranks is not known here, so `__call__` scales the 32-bit number to it.
         """
         uid = batch.uid[batch.batch]
         drawn = words(batch.key, stream, uid, batch.atom_in_graph, 2)  # (num_atoms, 2)
         if self.config.negatives == "ranks":
             return drawn[:, 0]
-        key, counted = philox.sort_key(drawn), batch.num_valid_atoms
-        place = torch.arange(len(key), device=key.device)
-        if counted is not None:  # the others come last, and have what negatives they may
-            key = torch.where(place < counted, key - 2**63, place)
+        key, num_valid = philox.sort_key(drawn), batch.num_valid_atoms  # (num_atoms,) and ()
+        atom = torch.arange(len(key), device=key.device)  # (num_atoms,)
+        if num_valid is not None:  # the padding stays last, and its negatives do not matter
+            key = torch.where(atom < num_valid, key - 2**63, atom)
         order = torch.argsort(key)  # (num_atoms,)
         if not self.config.exclude_true_pairs:
             return order
-        # One random cycle through all atoms: a permutation that leaves none in its place.
-        after = (place + 1) % (len(key) if counted is None else counted)
+        # One random cycle through all atoms: a permutation without fixed points.
+        after = (atom + 1) % (len(key) if num_valid is None else num_valid)  # (num_atoms,)
         return torch.empty_like(order).index_copy_(0, order, order.index_select(0, after))
 
     def __call__(
         self, h: Tensor, other: Tensor, drawn: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
-        """Return loss and accuracy of the slot's atoms, averaged over each molecule."""
-        pool, own = self.pool(other)
+        """Return the mean loss and accuracy over the atoms of each molecule, (num_graphs,) each."""
+        pool, own = self.pool(other)  # (pool atoms, dim) and (num_atoms,)
         exclude = self.config.exclude_true_pairs
-        places = [own]
-        if not (exclude and len(pool) == 1):  # a lone atom has nothing to be held against
+        at = [own]
+        if not (exclude and len(pool) == 1):  # a single atom has no negative
             over_ranks = self.config.negatives == "ranks"
-            places.append(_place_in(pool, own, drawn, exclude) if over_ranks else drawn)
-        loss, right = self.ebm_nce(h, pool, places)
+            at.append(_scale_to(pool, own, drawn, exclude) if over_ranks else drawn)
+        loss, accuracy = self.ebm_nce(h, pool, at)  # (num_atoms,) each
         counts = batch.atoms_per_graph
-        return segment_mean(loss, batch.batch, counts), segment_mean(right, batch.batch, counts)
+        return segment_mean(loss, batch.batch, counts), segment_mean(accuracy, batch.batch, counts)
 
 
 class GraphEBMNCE(Objective):
-    """EBM-NCE over molecules: each is held against the next `num_shifts` ones."""
+    """EBM-NCE over molecules: the negatives of each are the next `num_shifts` ones.
+
+    In training the order of the molecules in a slot is random.
+    """
 
     def __call__(
         self, h: Tensor, other: Tensor, drawn: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
-        """Return loss and accuracy of each molecule; in training a slot's order is random."""
-        pool, own = self.pool(other)
-        shifts = min(self.config.num_shifts, len(pool) - 1)  # the whole way round is the true pair
+        """Return the loss and accuracy of each molecule, (num_graphs,) each."""
+        pool, own = self.pool(other)  # (pool molecules, dim) and (num_graphs,)
+        shifts = min(self.config.num_shifts, len(pool) - 1)  # len(pool) is the positive again
         return self.ebm_nce(h, pool, [(own + k) % len(pool) for k in range(shifts + 1)])
 
 
 class InfoNCE(Objective):
-    """InfoNCE over molecules: each is to find its partner among all."""
+    """InfoNCE over molecules: the negatives of each are all others of the pool."""
 
     def __call__(
         self, h: Tensor, other: Tensor, drawn: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
-        """Return loss and accuracy of each molecule."""
-        pool, own = self.pool(other)
+        """Return the loss and accuracy of each molecule, (num_graphs,) each."""
+        pool, own = self.pool(other)  # (pool molecules, dim) and (num_graphs,)
         return info_nce(h @ pool.t() / self.config.temperature, own)
 
 
 OBJECTIVES = {"node_ebm_nce": NodeEBMNCE, "graph_ebm_nce": GraphEBMNCE, "info_nce": InfoNCE}
 
 
-def _place_in(pool: Tensor, own: Tensor, drawn: Tensor, exclude_own: bool) -> Tensor:
-    """Scale 32-bit numbers to places in the pool, (rows,), stepping over the own ones or not."""
+def _scale_to(pool: Tensor, own: Tensor, drawn: Tensor, exclude_own: bool) -> Tensor:
+    """Scale 32-bit numbers to rows of the pool, (rows,), with or without the own row."""
     if not exclude_own:
         return drawn * len(pool) >> 32
-    place = drawn * (len(pool) - 1) >> 32
-    return place + (place >= own)
+    row = drawn * (len(pool) - 1) >> 32  # (rows,)
+    return row + (row >= own)

@@ -1,6 +1,6 @@
-"""Denoising score matching: one value a molecule over its own atoms and pairs.
+"""Denoising score matching (Vincent 2011): one value a molecule over its own atoms or pairs.
 
-Vincent 2011, with the weighting that predicts noise (Ho et al. 2020).
+Weighted by the variance, so that a network predicts noise (Ho et al. 2020, eq. 14).
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ from msde.ops import segment_mean
 def position_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
     """Return the mean over atoms of |noise_pred - noise|^2, (num_graphs,).
 
-    Predicting zero gives 3, or 3 (n - 1) / n for centred noise on n atoms.
+    Predicting zero gives 3 on average, or 3 (n - 1) / n for centred noise on n atoms.
+
+    Args:
+        noise_pred, noise: (num_atoms, 3).
     """
     per_atom = (noise_pred - noise).square().sum(-1)  # (num_atoms,)
     return segment_mean(per_atom, batch.batch, batch.atoms_per_graph)
 
 
 def atom_type_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
-    """Return the mean over atoms and types of (noise_pred - noise)^2, (num_graphs,)."""
+    """Return the mean over atoms and types of (noise_pred - noise)^2, (num_graphs,).
+
+    Args:
+        noise_pred, noise: (num_atoms, 119).
+    """
     per_atom = (noise_pred - noise).square().mean(-1)  # (num_atoms,)
     return segment_mean(per_atom, batch.batch, batch.atoms_per_graph)
 
@@ -29,7 +36,10 @@ def atom_type_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> T
 def adjacency_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
     """Return the mean over pairs of atoms of (noise_pred - noise)^2, (num_graphs,).
 
-    Zero for a molecule of one atom, which has no pair.
+    It is zero for a molecule of one atom, which has no pair.
+
+    Args:
+        noise_pred, noise: (num_pairs,).
     """
     per_pair = (noise_pred - noise).square()  # (num_pairs,)
     return segment_mean(per_pair, batch.pair_batch, batch.pair_ptr[1:] - batch.pair_ptr[:-1])

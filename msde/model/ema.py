@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class ExponentialMovingAverage:
     """average <- decay * average + (1 - decay) * weights, after each optimizer step.
 
-    Under ZeRO-3 each rank averages the part of the weights that it owns; else all of them.
+    Under ZeRO-3 each rank averages its own partition of the weights, else all weights.
     """
 
     def __init__(self, engine: DeepSpeedEngine, decay: float) -> None:
-        """Start from the engine's present weights."""
+        """Start from the engine's current weights."""
         self.engine = engine
         self.decay = decay
         self._average = [own.clone() for own in self._own_weights()]
@@ -34,12 +34,12 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Move the average towards the engine's current weights."""
         torch._foreach_lerp_(self._average, self._own_weights(), 1 - self.decay)
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Let the engine's weights be the average for a while; every rank must call it."""
+        """Exchange weights and average within the block; every rank must enter it."""
         self._exchange()
         try:
             yield
@@ -48,13 +48,13 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        # ZeRO-3 keeps small weights whole beside the parts: put them away and fetch them anew.
-        kept_whole = getattr(self.engine.optimizer, "persistent_parameters", [])
-        if kept_whole:
-            kept_whole[0].partition(kept_whole)
+        # ZeRO-3 keeps gathered copies of small weights: release them, and gather them afterwards.
+        persistent = getattr(self.engine.optimizer, "persistent_parameters", [])
+        if persistent:
+            persistent[0].partition(persistent)
         for own, average in zip(self._own_weights(), self._average, strict=True):
             weights = own.clone()
             own.copy_(average)
             average.copy_(weights)
-        if kept_whole:
-            kept_whole[0].all_gather(kept_whole)
+        if persistent:
+            persistent[0].all_gather(persistent)

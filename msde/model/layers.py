@@ -1,7 +1,7 @@
 """Layers that more than one network uses.
 
-Here and in the networks a parameter is used only in the forward of the module that holds it: ZeRO-3
-gathers a module's parameters around its forward and backward, and nowhere else.
+A parameter is used only in the forward of the module that holds it, here and in all networks,
+because ZeRO-3 gathers a module's parameters for its own forward and backward passes only.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from msde import ops
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return x in float32 if it is in a shorter format, else as it is."""
+    """Return x in float32 if it is in bfloat16 or float16, else unchanged."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def gaussians(distance: Tensor, centres: Tensor) -> Tensor:
-    """Expand distances (rows,) in Gaussians as wide as their spacing, (rows, num_centres)."""
-    spacing = centres[1] - centres[0]
+    """Expand distances, (rows,), in Gaussians as wide as their spacing, (rows, num_gaussians)."""
+    spacing = centres[1] - centres[0]  # () A
     return torch.exp(-0.5 * ((distance.unsqueeze(-1) - centres) / spacing).square())
 
 
 def cosine_envelope(distance: Tensor, cutoff: Tensor) -> Tensor:
-    """Return what falls from one at zero to zero at the cutoff; beyond it grows again."""
+    """Return (cos(pi d / cutoff) + 1) / 2, (rows,): one at zero, zero at the cutoff, not beyond."""
     return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1)
 
 
-def to_members(per_group: Tensor, group: Tensor) -> Tensor:
-    """Return for each member, (members,), the row of its group, (members, width)."""
-    # Not per_group[group], whose gradient the threads of a CPU add up in any order.
-    return nn.functional.embedding(group, per_group)
+def index_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return table[index], (rows, width), for a table (entries, width) and an index (rows,)."""
+    # On a CPU the gradient of table[index] depends on the order in which threads add it up.
+    return nn.functional.embedding(index, table)
 
 
-def start_xavier(*layers: nn.Linear) -> None:
+def init_xavier(*layers: nn.Linear) -> None:
     """Give layers xavier-uniform weights and zero biases."""
     for layer in layers:
         nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 class Linear(nn.Linear):
@@ -59,7 +60,7 @@ class Dropout(nn.Dropout):
     """nn.Dropout by `ops.dropout_factors`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Set a share of x to zero in training, and make up for it."""
+        """Zero elements with probability p and scale the others by 1 / (1 - p), in training."""
         if not (self.training and self.p):
             return x
         return x * ops.dropout_factors(x.shape, self.p, x)
@@ -75,7 +76,7 @@ class MLP(nn.Module):
             Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
         self.activation = activation
-        start_xavier(*self.layers)
+        init_xavier(*self.layers)
 
     def forward(self, h: Tensor, plus: Tensor | None = None) -> Tensor:
         """Map (..., sizes[0]) to (..., sizes[-1]), and add `plus` of that shape if it is given."""
@@ -88,12 +89,12 @@ class FourierLinear(nn.Linear):
     """A linear map of random Fourier features of scalars (Tancik et al. 2020).
 
     The features are [sin(2 pi v w), cos(2 pi v w)] of each scalar v. The frequencies w are drawn
-    once and frozen; they stay a parameter, not a buffer, as in the published layout.
+    once and frozen. As in the published checkpoints they are a parameter, not a buffer.
     """
 
     def __init__(self, num_scalars: int, num_frequencies: int, output_dim: int) -> None:
         """Draw the frequencies from N(0, 1)."""
-        frequency = torch.randn(num_frequencies)
+        frequency = torch.randn(num_frequencies)  # drawn first: the order decides a seed's weights
         super().__init__(num_scalars * 2 * num_frequencies, output_dim)
         self.frequency = nn.Parameter(frequency, requires_grad=False)
 
@@ -118,7 +119,7 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.input = FourierLinear(1, num_features // 2, output_dim)
         self.output = Linear(output_dim, output_dim)
-        start_xavier(self.input, self.output)
+        init_xavier(self.input, self.output)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times (rows,) to vectors (rows, output_dim)."""
@@ -169,14 +170,14 @@ class Sequential(nn.Sequential):
 class CategoricalEmbedding(nn.Module):
     """The sum over columns of one embedding table a column; xavier-uniform tables.
 
-    The tables lie in one matrix, so that a lookup of all columns is one op.
+    The tables are stacked in one matrix, so that one op looks up all columns.
     """
 
     def __init__(self, sizes: Sequence[int], dim: int) -> None:
-        """Hold one table of `dim`-vectors for each column's number of categories."""
+        """Make a table of `dim`-vectors for each column, with `sizes` categories."""
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(sum(sizes), dim))
-        first_row = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        self.weight = nn.Parameter(torch.empty(sum(sizes), dim))  # (sum of sizes, dim)
+        first_row = torch.tensor([0, *sizes[:-1]]).cumsum(0)  # (columns,)
         self.register_buffer("first_row", first_row, persistent=False)
         for table in self.weight.data.split(list(sizes)):
             nn.init.xavier_uniform_(table)
@@ -189,12 +190,13 @@ class CategoricalEmbedding(nn.Module):
 class SplitLinear(nn.Linear):
     """A linear map of a concatenation, as one product for each part.
 
-    Linear([a, b]) = W_a a + W_b b + bias: with a and b known at the atoms, the products are made
-    there instead of at the many more edges.
+    Linear([a, b]) = W_a a + W_b b + bias. For edge features [h_i, h_j] the products are computed
+    once an atom instead of once an edge.
     """
 
     def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Map parts (rows, width_k) to their products (rows, outputs); the first has the bias."""
-        weights = self.weight.split([part.shape[-1] for part in parts], dim=1)
+        widths = [part.shape[-1] for part in parts]
+        weights = self.weight.split(widths, dim=1)  # (outputs, width_k) each
         biases = (self.bias, *[None] * (len(parts) - 1))
         return tuple(map(ops.linear, parts, weights, biases))

@@ -1,6 +1,6 @@
-"""MoleculeSDE: two encoders, two score networks, and the loss that ties them together.
+"""MoleculeSDE: two encoders, two score networks and their joint loss (Liu et al. 2023).
 
-Knows nothing of DeepSpeed: a plain PyTorch loop can train it.
+The model does not depend on DeepSpeed: a plain PyTorch loop can train it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model.contrastive import OBJECTIVES
 from msde.model.denoising import adjacency_loss, atom_type_loss, position_loss
-from msde.model.encoders import GIN, PaiNN, SchNet
+from msde.model.encoders import ENCODERS_3D, GIN
 from msde.model.layers import Linear, at_least_float32
 from msde.model.noise import TIMES, Noise
 from msde.model.score import ConformerScore, TopologyScore
@@ -33,20 +33,16 @@ class MoleculeSDE(nn.Module):
     TERMS = ("total", "contrastive", "2d_to_3d", "3d_to_2d", "contrastive_accuracy")
 
     def __init__(self, config: Config) -> None:
-        """Build the networks that `config.model` describes, initialised from torch's generator."""
+        """Build the networks of `config.model`, with weights from torch's global generator."""
         super().__init__()
         model = config.model
         self.config = config
         dim = model.hidden_dim
         self.encoder_2d = GIN(dim, model.gin)
-        self.encoder_3d: SchNet | PaiNN
-        if model.encoder_3d == "schnet":
-            self.encoder_3d = SchNet(dim, model.schnet)
-        else:
-            self.encoder_3d = PaiNN(dim, model.painn)
+        self.encoder_3d = ENCODERS_3D[model.encoder_3d](dim, getattr(model, model.encoder_3d))
         self.score_2d_to_3d = ConformerScore(self.encoder_2d.output_dim, model.conformer)
         self.score_3d_to_2d = TopologyScore(dim, model.topology)
-        # Concatenated layers are wider than the other view, which they are compared with.
+        # The contrastive objective compares the two views, so they need one width.
         self.projection_2d: nn.Linear | None = None
         if self.encoder_2d.output_dim != dim:
             self.projection_2d = Linear(self.encoder_2d.output_dim, dim)
@@ -62,14 +58,14 @@ class MoleculeSDE(nn.Module):
             return cls(config)
 
     def draw_noise(self, batch: MoleculeBatch) -> Noise:
-        """Draw the noise and times that belong to the batch's molecules under its key."""
+        """Draw noise and times for a batch: functions of its key and of the molecules' uids."""
         key, loss = batch.key, self.config.loss
         times = TIMES[loss.times]
-        atom = batch.atom_in_graph
+        atom = batch.atom_in_graph  # (num_atoms,)
         pair = torch.arange(batch.pair_index.shape[1], device=batch.ptr.device)
         pair = pair - batch.pair_ptr[batch.pair_batch]  # (num_pairs,) number within the molecule
         atom_uid, pair_uid = batch.uid[batch.batch], batch.uid[batch.pair_batch]
-        pos = normals(key, Stream.POSITION_NOISE, atom_uid, atom, 3)
+        pos = normals(key, Stream.POSITION_NOISE, atom_uid, atom, 3)  # (num_atoms, 3)
         return Noise(
             t_2d_to_3d=times(batch, Stream.TIME_2D_TO_3D, loss.num_timesteps),
             t_3d_to_2d=times(batch, Stream.TIME_3D_TO_2D, loss.num_timesteps),
@@ -83,23 +79,22 @@ class MoleculeSDE(nn.Module):
     def contrastive(
         self, h_2d: Tensor, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """Return the contrastive loss and accuracy, both directions averaged.
+        """Return the contrastive loss and accuracy, averaged over both directions.
 
         Args:
             h_2d: (num_atoms, encoder_2d.output_dim) representations of the topology.
             h_3d: (num_atoms, hidden_dim) representations of the geometry.
 
         Returns:
-            Two tensors (molecules that count,).
+            Two tensors (num_valid,), one value for each molecule that is no padding.
         """
         if self.objective.level == "graph":
             h_2d = batch.valid(self.encoder_2d.readout(h_2d, batch))
             h_3d = batch.valid(self.encoder_3d.readout(h_3d, batch))
         if self.projection_2d is not None:
             h_2d = self.projection_2d(h_2d)
-        with torch.autocast(
-            h_2d.device.type, enabled=False
-        ):  # logits are divided by a small number
+        # Logits are divided by a small temperature, which bfloat16 is too coarse for.
+        with torch.autocast(h_2d.device.type, enabled=False):
             h_2d, h_3d = at_least_float32(h_2d), at_least_float32(h_3d)
             forward = self.objective(h_2d, h_3d, noise.negatives_of_2d, batch)
             backward = self.objective(h_3d, h_2d, noise.negatives_of_3d, batch)
@@ -107,11 +102,15 @@ class MoleculeSDE(nn.Module):
         return batch.valid(loss), batch.valid(accuracy)
 
     def loss_2d_to_3d(self, h_2d: Tensor, batch: MoleculeBatch, noise: Noise) -> Tensor:
-        """Return the denoising loss of positions given `h_2d`, (molecules that count,)."""
+        """Return the denoising loss of positions given `h_2d`, (num_valid,).
+
+        Args:
+            h_2d: (num_atoms, encoder_2d.output_dim) representations of the topology.
+        """
         score, t = self.score_2d_to_3d, noise.t_2d_to_3d
         pos_t = perturb(score.sde, batch.pos, t[batch.batch], noise.pos)  # (num_atoms, 3)
-        noise_pred = score(pos_t, t, h_2d, batch)
-        loss = position_loss(noise_pred, noise.pos, batch)
+        noise_pred = score(pos_t, t, h_2d, batch)  # (num_atoms, 3)
+        loss = position_loss(noise_pred, noise.pos, batch)  # (num_graphs,)
         return batch.valid(loss * self._anneal(score.sde, t))
 
     def loss_3d_to_2d(
@@ -119,16 +118,20 @@ class MoleculeSDE(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the denoising losses of atom types and of adjacency given `h_3d`.
 
+        Args:
+            h_3d: (num_atoms, hidden_dim) representations of the geometry.
+
         Returns:
-            Two tensors (molecules that count,).
+            Two tensors (num_valid,).
         """
         score, t = self.score_3d_to_2d, noise.t_3d_to_2d
-        types = nn.functional.one_hot(batch.x[:, 0], ATOM_SIZES[0]).to(noise.types.dtype)
+        types = nn.functional.one_hot(batch.x[:, 0], ATOM_SIZES[0])  # (num_atoms, 119)
+        types = types.to(noise.types.dtype)
         types_t = perturb(score.sde, types, t[batch.batch], noise.types)  # (num_atoms, 119)
-        adj = adjacency(batch).to(noise.adj.dtype)
+        adj = adjacency(batch).to(noise.adj.dtype)  # (num_pairs,)
         adj_t = perturb(score.sde, adj, t[batch.pair_batch], noise.adj)  # (num_pairs,)
         types_pred, adj_pred = score(types_t, adj_t, t, h_3d, batch)
-        weight = self._anneal(score.sde, t)
+        weight = self._anneal(score.sde, t)  # (num_graphs,)
         return (
             batch.valid(atom_type_loss(types_pred, noise.types, batch) * weight),
             batch.valid(adjacency_loss(adj_pred, noise.adj, batch) * weight),
@@ -174,9 +177,9 @@ class MoleculeSDE(nn.Module):
 
 
 def adjacency(batch: MoleculeBatch) -> Tensor:
-    """Return bond types as numbers, (num_pairs,): 0 no bond, 1 single, 2, 3, 4 aromatic, 5 other.
+    """Return the type of each pair's bond, (num_pairs,) float32, which diffuses as a real number.
 
-    The published network diffuses these as if they were continuous.
+    0 is no bond, 1 single, 2 double, 3 triple, 4 aromatic and 5 any other.
     """
-    adj = torch.zeros(batch.pair_index.shape[1], device=batch.pos.device)
+    adj = torch.zeros(batch.pair_index.shape[1], device=batch.pos.device)  # (num_pairs,)
     return adj.index_copy_(0, batch.bond_pair, batch.edge_attr[::2, 0].float() + 1)

@@ -1,8 +1,14 @@
-"""Forward SDEs on t in [0, 1] (Song et al. 2021), for rows of any shape with one time a row."""
+"""Forward SDEs on t in [0, 1] (Song et al. 2021), for rows of any shape with one time a row.
+
+Rows are atoms or whole molecules. To add an SDE or a noise schedule: a subclass of `SDE` and its
+line in SDES here, its name and its range in `SDEConfig`.
+"""
 
 from __future__ import annotations
 
+import abc
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,108 +18,132 @@ from msde.config import SDEConfig
 
 def per_row(value: Tensor, like: Tensor) -> Tensor:
     """Shape one value a row, (rows,), so that it broadcasts against `like`, (rows, ...)."""
-    return value.view(-1, *[1] * (like.dim() - 1))
+    return value.view(-1, *[1] * (like.dim() - 1))  # (rows, 1, ...)
 
 
-class VESDE:
-    """Variance exploding: x_t = x_0 + sigma(t) z, sigma(t) = sigma_min (sigma_max/sigma_min)^t."""
+class SDE(abc.ABC):
+    """A linear forward SDE dx = f(t) x dt + g(t) dw, for which p(x_t | x_0) is a Gaussian.
 
-    def __init__(self, sigma_min: float, sigma_max: float) -> None:
-        """Set the noise at t = 0 and t = 1, in the unit of x."""
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+    In all methods x is (rows, ...) and t, (rows,), has the time of each row in [0, 1].
+    """
 
-    def _sigma(self, t: Tensor) -> Tensor:
-        return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+    prior_std: float  # in the unit of x
+
+    @abc.abstractmethod
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and the standard deviation of x_t = alpha x_0 + std z, (rows,) each."""
+
+    @abc.abstractmethod
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return f(t) and g(t), (rows,) each."""
 
     def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean, like x, and the std, like t, of x_t given x_0 = x."""
-        return x, self._sigma(t)
+        """Return the mean, (rows, ...), and the standard deviation, (rows,), of x_t if x_0 = x."""
+        alpha, std = self._kernel(t)
+        return per_row(alpha, x) * x, std
 
     def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the drift, like x, and the diffusion, like t."""
-        diffusion = self._sigma(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
-        return torch.zeros_like(x), diffusion
+        """Return the drift f(t) x, (rows, ...), and the diffusion g(t), (rows,)."""
+        f, g = self._coefficients(t)
+        return per_row(f, x) * x, g
 
     def prior_sampling(self, noise: Tensor) -> Tensor:
-        """Turn standard normals into a sample of the prior N(0, sigma_max^2)."""
-        return self.sigma_max * noise
+        """Turn standard normals, (rows, ...), into a sample of the prior N(0, prior_std^2)."""
+        return self.prior_std * noise
 
 
-class VPSDE:
-    """Variance preserving: dx = -beta(t)/2 x dt + scale sqrt(beta(t)) dw with beta linear in t.
+class VESDE(SDE):
+    """Variance exploding (Song et al. 2021, eq. 9): x_t = x_0 + sigma(t) z.
 
-    With `scale` one as in Song et al.; else the same process for data measured in that unit.
+    sigma(t) = sigma_min (sigma_max / sigma_min)^t.
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float) -> None:
+        """Set sigma at t = 0 and t = 1, in the unit of x."""
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.prior_std = sigma_max
+
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        _, sigma = self._kernel(t)
+        ratio = self.sigma_max / self.sigma_min
+        return torch.zeros_like(t), sigma * math.sqrt(2 * math.log(ratio))
+
+
+class VPSDE(SDE):
+    """Variance preserving (Song et al. 2021, eq. 11): f = -beta(t)/2 and g = scale sqrt(beta(t)).
+
+    beta is linear in t. The scale is one in Song et al.; any other value gives the same process for
+    data in that unit.
     """
 
     def __init__(self, beta_min: float, beta_max: float, scale: float = 1.0) -> None:
-        """Set beta at t = 0 and t = 1, and the std of the prior in the unit of x."""
-        self.beta_min, self.beta_max, self.scale = beta_min, beta_max, scale
+        """Set beta at t = 0 and t = 1, and the standard deviation of the prior in the unit of x."""
+        self.beta_min, self.beta_max, self.prior_std = beta_min, beta_max, scale
 
-    def _log_mean(self, t: Tensor) -> Tensor:
-        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min  # (rows,)
 
-    def _beta(self, t: Tensor) -> Tensor:
-        return self.beta_min + t * (self.beta_max - self.beta_min)
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_alpha = self._log_alpha(t)
+        # expm1 keeps the standard deviation accurate where t is close to zero.
+        return torch.exp(log_alpha), self.prior_std * torch.sqrt(-torch.expm1(2 * log_alpha))
 
-    def _std(self, log_mean: Tensor) -> Tensor:
-        # expm1 keeps it accurate where t is close to zero.
-        return torch.sqrt(-torch.expm1(2 * log_mean))
-
-    def _diffusion(self, t: Tensor) -> Tensor:
-        return torch.sqrt(self._beta(t))
-
-    def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean, like x, and the std, like t, of x_t given x_0 = x."""
-        log_mean = self._log_mean(t)
-        return per_row(torch.exp(log_mean), x) * x, self.scale * self._std(log_mean)
-
-    def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the drift, like x, and the diffusion, like t."""
-        return -0.5 * per_row(self._beta(t), x) * x, self.scale * self._diffusion(t)
-
-    def prior_sampling(self, noise: Tensor) -> Tensor:
-        """Turn standard normals into a sample of the prior N(0, scale^2)."""
-        return self.scale * noise
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        beta = self.beta_min + t * (self.beta_max - self.beta_min)  # (rows,)
+        return -0.5 * beta, self.prior_std * torch.sqrt(beta)
 
 
 class SubVPSDE(VPSDE):
-    """Sub-variance preserving: the drift of VPSDE with less noise (Song et al. 2021, eq. 29)."""
+    """Sub-variance preserving (Song et al. 2021, eq. 12): the drift of VPSDE with less noise."""
 
-    def _std(self, log_mean: Tensor) -> Tensor:
-        return -torch.expm1(2 * log_mean)
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_alpha = self._log_alpha(t)
+        return torch.exp(log_alpha), self.prior_std * -torch.expm1(2 * log_alpha)
 
-    def _diffusion(self, t: Tensor) -> Tensor:
-        return torch.sqrt(self._beta(t) * -torch.expm1(4 * self._log_mean(t)))
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        f, g = super()._coefficients(t)
+        return f, g * torch.sqrt(-torch.expm1(4 * self._log_alpha(t)))
 
 
-SDE = VESDE | VPSDE
+# The name in the configuration, and the SDE with its range.
+SDES: dict[str, Callable[[SDEConfig], SDE]] = {
+    "VE": lambda config: VESDE(config.sigma_min, config.sigma_max),
+    "VP": lambda config: VPSDE(config.beta_min, config.beta_max, config.scale),
+    "subVP": lambda config: SubVPSDE(config.beta_min, config.beta_max, config.scale),
+}
 
 
 def make_sde(config: SDEConfig) -> SDE:
     """Build the SDE that a configuration names."""
-    if config.kind == "VE":
-        return VESDE(config.sigma_min, config.sigma_max)
-    kind = {"VP": VPSDE, "subVP": SubVPSDE}[config.kind]
-    return kind(config.beta_min, config.beta_max, config.scale)
+    return SDES[config.kind](config)
 
 
 def perturb(sde: SDE, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Return x_t = mean + std noise given x_0 = x, with one time a row of x."""
+    """Return x_t = mean + std noise given x_0 = x; x and noise are (rows, ...), t is (rows,)."""
     mean, std = sde.marginal_prob(x, t)
     return mean + per_row(std, mean) * noise
 
 
 def input_scale(sde: SDE, t: Tensor, spread: float | None) -> Tensor:
-    """Return the factor, like t, that brings x_t of data with this spread back to that spread.
+    """Return the factor that brings x_t of data with this spread back to that spread, (rows,).
 
-    A network then sees numbers of one size at every t (Karras et al. 2022, c_in). None gives one.
+    A network's inputs then have one size at every t (Karras et al. 2022, c_in). The spread is the
+    standard deviation of the data, in their unit; None gives factors of one.
     """
     if spread is None:
         return torch.ones_like(t)
-    shrink, std = sde.marginal_prob(torch.ones_like(t), t)
-    return torch.rsqrt(shrink.square() + (std / spread).square())
+    alpha, std = sde.marginal_prob(torch.ones_like(t), t)  # (rows,) each
+    return torch.rsqrt(alpha.square() + (std / spread).square())
 
 
 def score_from_noise(noise_pred: Tensor, std: Tensor) -> Tensor:
-    """Turn predicted noise into the score of p_t; the only place that knows the relation."""
+    """Return the score of p_t, -noise_pred / std: the only place that knows the relation.
+
+    Args:
+        noise_pred: (rows, ...) predicted standard-normal noise, like the result.
+        std: (rows,) standard deviation of x_t given x_0, see `SDE.marginal_prob`.
+    """
     return -noise_pred / per_row(std, noise_pred)

@@ -1,1 +1,1 @@
-"""What a run reports: curves, events, FLOPs and traces."""
+"""Reports of a run: curves, events, FLOPs and traces."""

@@ -1,4 +1,4 @@
-"""How many FLOPs the matrix products of a step need, and how many of them a device could do."""
+"""FLOPs of the matrix products of a training step, and the peak rate of a device."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ def _edge_mlp(
 
 
 def _edge_mlp_grad(g: Shape, *rest: Any, **_: Any) -> int:
-    # Two products for each of the forward pass. That the hidden layer is made again costs more
-    # than is needed, so it is no part of the floor.
+    # Two products for each one of the forward pass. The recomputed hidden layer is not counted.
     return 2 * _edge_mlp(*rest[:5], (), *rest[5:])
 
 
 def _pair_sum(weight: Shape, x: Shape, *_: Any, **__: Any) -> int:
-    return 4 * math.prod(weight) * x[2]  # each pair both ways
+    return 4 * math.prod(weight) * x[2]  # each pair in both orders
 
 
 def _pair_attention(q: Shape, k: Shape, chunk: int, index: Shape, *_: Any, **__: Any) -> int:
@@ -42,7 +41,7 @@ def _pair_attention(q: Shape, k: Shape, chunk: int, index: Shape, *_: Any, **__:
 
 
 _aten, _msde = torch.ops.aten, torch.ops.msde
-# The FLOPs of an op, given the shapes of its tensors: what torch's counter does not know.
+# FLOPs of the ops that torch's counter does not know, given the shapes of their tensors.
 FLOPS: dict[Any, Callable[..., int]] = {
     _aten.addmm_: lambda out, a, b, **_: 2 * a[0] * a[1] * b[1],  # torch counts addmm only
     _msde.linear: lambda x, weight, *_, **__: _linear(x, weight),
@@ -60,7 +59,7 @@ FLOPS: dict[Any, Callable[..., int]] = {
 }
 
 
-# Dense peaks by the makers' data sheets, in FLOPs a second: bfloat16, TF32, float32.
+# Dense peak rates by NVIDIA's data sheets, in FLOPs a second: bfloat16, TF32, float32.
 _PEAKS = {
     "H200": (989.4e12, 494.7e12, 66.9e12),
     "H100 80GB HBM3": (989.4e12, 494.7e12, 66.9e12),
@@ -69,36 +68,40 @@ _PEAKS = {
 
 
 def counting() -> FlopCounterMode:
-    """Count the FLOPs of the matrix products inside: `get_total_flops` of what this returns.
+    """Return a context that counts FLOPs of matrix products; read them by `get_total_flops`.
 
-    The fused ops count their real pairs and edges. Sums over edges, table look-ups, activations and
-    the optimizer count nothing.
+    The fused ops count their actual pairs and edges. Sums over edges, table lookups, activations
+    and the optimizer count nothing.
     """
     return FlopCounterMode(display=False, custom_mapping=FLOPS)
 
 
 class FlopsCounter:
-    """The FLOPs of a run's matrix products, counted once."""
+    """The FLOPs of a run's matrix products, counted in its first forward pass."""
 
     def __init__(self, world_size: int, bfloat16: bool) -> None:
-        """Prepare for a run of so many ranks, with products in bfloat16 or not."""
+        """Set the number of ranks, and whether matrix products are in bfloat16."""
         self._world_size, self._peak = world_size, peak(bfloat16)
         self._per_molecule: float | None = None
 
     def forward(
         self, model: Callable[[MoleculeBatch], tuple], batch: MoleculeBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what the model makes of a batch; the first time, count."""
+        """Return the model's loss and terms of a batch, and count FLOPs in the first call."""
         if self._per_molecule is not None:
             return model(batch)
         with counting() as counter:
             result = model(batch)
-        # A backward pass has two products for each one of the forward pass.
+        # The backward pass has two products for each one of the forward pass.
         self._per_molecule = 3 * counter.get_total_flops() / len(batch.valid(batch.uid))
         return result
 
     def scalars(self, molecules_per_s: float) -> dict[str, float]:
-        """Return what each rank does at this speed of all ranks, and the share of its peak."""
+        """Return FLOPs a second of each rank, and their share of its peak where that is known.
+
+        Args:
+            molecules_per_s: of all ranks together.
+        """
         if self._per_molecule is None:
             return {}
         each = self._per_molecule * molecules_per_s / self._world_size
@@ -109,7 +112,7 @@ class FlopsCounter:
 
 
 def peak(bfloat16: bool) -> float | None:
-    """Return the FLOPs a second that the GPU in use could do at best, or None: it is not known."""
+    """Return the peak FLOPs a second of the GPU in use, or None where that is not known."""
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()

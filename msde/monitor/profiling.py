@@ -13,26 +13,26 @@ from torch import profiler
 
 log = logging.getLogger("msde")
 
-SKIPPED = 2  # first steps, which build caches
+SKIPPED = 2  # first steps of the process, which fill caches
 
 
 class Profile(Protocol):
-    """What is told of every step."""
+    """A profiler that counts the steps of a run."""
 
     def step(self) -> None:
-        """Note that a step has ended."""
+        """Mark the end of a step."""
 
 
-class _Nothing:
+class _NoProfile:
     def step(self) -> None:
         pass
 
 
 @contextlib.contextmanager
 def profiled(folder: Path, steps: int, rank: int) -> Iterator[Profile]:
-    """Write a trace of `steps` steps to `folder`, a file for each rank; none if it is zero."""
+    """Write a trace of `steps` steps to `folder`, one file for each rank; 0 steps write none."""
     if not steps:
-        yield _Nothing()
+        yield _NoProfile()
         return
     activities = [profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():

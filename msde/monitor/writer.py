@@ -1,4 +1,4 @@
-"""What a run reports: TensorBoard, metrics.jsonl, a progress bar or log lines, and a summary."""
+"""The reports of a run: TensorBoard, metrics.jsonl, a progress bar or log lines, and a summary."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ OBJECTIVES = ("total", "contrastive", "2d_to_3d", "3d_to_2d")
 
 
 class Monitor:
-    """Writes one run's scalars; made on the first rank only.
+    """Writes the scalars and events of one run, on its first rank.
 
-    On resuming, rows of what will be made again are dropped, so that no file has a gap or a
-    duplicate.
+    A resumed run computes the steps after its checkpoint again. Their rows are dropped first, so
+    that no file has a gap or a duplicate.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class Monitor:
         """Continue the files in `output` after step `first_step`.
 
         Args:
-            validation_due: whether that step's validation will be made again.
+            validation_due: whether the validation of that step runs again.
         """
         self.path = output / "metrics.jsonl"
         kept = _keep_rows(self.path, first_step, validation_due)
         _keep_rows(output / "events.jsonl", first_step)
         self._file = open(self.path, "a", buffering=1)
-        # TensorBoard drops whole steps: what stays of the last one is written again.
+        # TensorBoard drops step `first_step` as a whole, so its remaining rows are written again.
         self._tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=first_step)
         for row in kept:
             if row["step"] == first_step:
@@ -74,15 +74,15 @@ class Monitor:
             if name != "step":
                 self._tensorboard.add_scalar(name, value, int(row["step"]))
 
-    def event(self, step: int, what: str, facts: dict[str, Any]) -> None:
-        """Write down something out of the ordinary, in events.jsonl and as a warning."""
-        row = json.dumps({"step": step, "event": what, **facts})
+    def event(self, step: int, name: str, facts: dict[str, Any]) -> None:
+        """Write an unusual event, such as a skipped step, to events.jsonl and the log."""
+        row = json.dumps({"step": step, "event": name, **facts})
         with open(self.path.with_name("events.jsonl"), "a") as file:
             file.write(row + "\n")
-        log.warning("step %d: %s: %s", step, what, json.dumps(facts)[:500])
+        log.warning("step %d: %s: %s", step, name, json.dumps(facts)[:500])
 
     def sync(self) -> None:
-        """Bring all rows to the disk: before a checkpoint that a later run goes on from."""
+        """Write all rows to the disk, before a checkpoint that a later run may continue from."""
         self._tensorboard.flush()
         os.fsync(self._file.fileno())
 
@@ -102,9 +102,9 @@ def _is_validation(row: dict[str, float]) -> bool:
 
 
 def _keep_rows(path: Path, first_step: int, validation_due: bool = False) -> list[dict[str, float]]:
-    """Keep the rows of steps up to `first_step`, none if it is 0, and return them.
+    """Drop the rows after step `first_step`, all of them if it is 0, and return those that stay.
 
-    Where that step's validation is due, its row goes, too.
+    If the validation of that step is due again, its row is dropped as well.
     """
     kept = [row for row in read_metrics(path) if 0 < first_step >= row["step"]]
     if validation_due:
@@ -116,7 +116,7 @@ def _keep_rows(path: Path, first_step: int, validation_due: bool = False) -> lis
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read metrics.jsonl; a last line cut short by a crash is left out."""
+    """Read metrics.jsonl up to the first incomplete line, which a crash may leave at its end."""
     if not path.exists():
         return []
     rows = []
@@ -136,9 +136,9 @@ def peak_memory_mb() -> float:
 
 
 def summary(output: Path) -> str:
-    """Say how a run went: first and last loss of each objective, accuracy, speed, where to look.
+    """Return a summary of a run: first and last value of each loss, accuracy and speed.
 
-    'Last' is the mean over the last tenth of the run.
+    The last value is the mean over the last tenth of the run.
     """
     rows = read_metrics(output / "metrics.jsonl")
     last_step = rows[-1]["step"] if rows else 0

@@ -1,4 +1,7 @@
-"""GIN, the 2D encoder: a graph isomorphism network with bond features (Xu et al. 2019)."""
+"""GIN, the 2D encoder: a graph isomorphism network with bond features.
+
+Xu et al. 2019; bond features as in Hu et al. 2020.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from msde.chem.vocabulary import ATOM_SIZES, BOND_SIZES
 from msde.config import GINConfig
 from msde.data.batch import MoleculeBatch
+from msde.model.encoders.base import Encoder
 from msde.model.layers import (
     BatchNorm,
     CategoricalEmbedding,
@@ -19,11 +23,11 @@ from msde.model.layers import (
     Sequential,
     at_least_float32,
 )
-from msde.ops import EdgeCodes, Edges, gin_message, group_codes, segment_mean, sort_edges
+from msde.ops import EdgeCodes, Edges, gin_message, group_codes, sort_edges
 
 
 class GINLayer(nn.Module):
-    """MLP((1 + eps) h_i + sum over bonds j -> i of relu(h_j + bond embedding))."""
+    """MLP((1 + eps) h_i + sum over bonds j -> i of relu(h_j + bond embedding)), eq. 4.1."""
 
     def __init__(self, hidden_dim: int) -> None:
         """Make the layer's own bond embedding and MLP."""
@@ -40,22 +44,23 @@ class GINLayer(nn.Module):
         )
 
     def forward(
-        self, h: Tensor, bonds: Edges, bond_codes: EdgeCodes, counted: Tensor | None = None
+        self, h: Tensor, bonds: Edges, bond_codes: EdgeCodes, num_valid: Tensor | None = None
     ) -> Tensor:
-        """Update h, (num_atoms, hidden_dim).
+        """Update the representations of atoms.
 
         Args:
-            bond_codes: rows of `every_bond`.
-            counted: () how many atoms, the first ones, count in statistics; None means all.
+            h: (num_atoms, hidden_dim), like the result.
+            bonds: the bonds in both directions.
+            bond_codes: the row of `every_bond` for each of them.
+            num_valid: () the first atoms, which enter batch statistics; None: all of them.
         """
-        table = self.bond_embedding(self.every_bond)  # (60, hidden_dim): one lookup a bond
-        # Messages are made and summed in the table's precision, also where h came of autocast.
+        table = self.bond_embedding(self.every_bond)  # (60, hidden_dim), so one lookup a bond
+        # Messages are summed in at least float32, also under autocast.
         messages = gin_message(at_least_float32(h), table, self.eps, bond_codes, bonds)
-        return self.mlp(messages, counted)
+        return self.mlp(messages, num_valid)
 
 
-# What an atom's representation is made of, given it after each layer:
-# (layers + 1) x (num_atoms, hidden_dim) -> (num_atoms, output_dim)
+# How the outputs of all layers, (num_atoms, hidden_dim) each, give (num_atoms, output_dim).
 READOUTS: dict[str, Callable[[list[Tensor]], Tensor]] = {
     "last": lambda layers: layers[-1],
     "concat": lambda layers: torch.cat(layers, dim=-1),
@@ -64,8 +69,8 @@ READOUTS: dict[str, Callable[[list[Tensor]], Tensor]] = {
 }
 
 
-class GIN(nn.Module):
-    """The 2D encoder; sees atoms and bonds, never positions."""
+class GIN(Encoder):
+    """The 2D encoder: a function of atoms and bonds, never of positions."""
 
     def __init__(self, hidden_dim: int, config: GINConfig) -> None:
         """Build `config.num_layers` layers of width `hidden_dim`."""
@@ -81,20 +86,17 @@ class GIN(nn.Module):
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Return the representation of each atom, (num_atoms, output_dim)."""
-        first, second, third = batch.edge_attr.unbind(-1)
-        bond_code = (first * BOND_SIZES[1] + second) * BOND_SIZES[2] + third  # row of every_bond
+        kind, stereo, conjugated = batch.edge_attr.unbind(-1)  # (num_edges,) each
+        # The row of every_bond, (num_edges,).
+        bond_code = (kind * BOND_SIZES[1] + stereo) * BOND_SIZES[2] + conjugated
         bonds, order = sort_edges(batch.edge_index, batch.ptr, batch.num_atoms)
         bond_codes = group_codes(bond_code.index_select(0, order), math.prod(BOND_SIZES))
-        x = batch.x
+        x, num_valid = batch.x, batch.num_valid_atoms  # (num_atoms, 9) and ()
         if self.cip:
-            x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)
-        h, counted = [self.atom_embedding(x)], batch.num_valid_atoms  # (num_atoms, hidden_dim) each
+            x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)  # (num_atoms, 9)
+        h = [self.atom_embedding(x)]  # (num_atoms, hidden_dim) each
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             activation = "relu" if number < len(self.layers) - 1 else None
-            updated = layer(h[-1], bonds, bond_codes, counted)
-            h.append(self.dropout(norm(updated, activation, counted)))
+            updated = layer(h[-1], bonds, bond_codes, num_valid)
+            h.append(self.dropout(norm(updated, activation, num_valid)))
         return READOUTS[self.over_layers](h)
-
-    def readout(self, h: Tensor, batch: MoleculeBatch) -> Tensor:
-        """Return the representation of each molecule, (num_graphs, output_dim): the atoms' mean."""
-        return segment_mean(h, batch.batch, batch.atoms_per_graph)

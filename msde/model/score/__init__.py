@@ -1,4 +1,4 @@
-"""Score networks: noised positions or noised topology, and a condition, to the noise in them."""
+"""Score networks: they predict the noise in positions or topology, given the other view."""
 
 from msde.model.score.conformer import ConformerScore
 from msde.model.score.topology import TopologyScore

@@ -1,8 +1,8 @@
-"""3D -> 2D: the noise in atom types and adjacency given the geometry.
+"""3D -> 2D: the score network of atom types and adjacency given the geometry.
 
-SE(3)-invariant, after the dense graph score networks of GDSS (Jo et al. 2022). Everything known
-per atom is held packed, everything known per pair of atoms once for each unordered pair. Only
-products within a molecule (attention logits, graph convolutions) visit a padded layout.
+SE(3)-invariant, after the dense graph score networks of GDSS (Jo et al. 2022). Atoms are packed and
+pairs are stored once for both orders. Only products within a molecule (attention logits, graph
+convolutions) may use a padded layout.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from torch import Tensor, nn
 from msde.chem.vocabulary import ATOM_SIZES
 from msde.config import TopologyScoreConfig
 from msde.data.batch import MoleculeBatch
-from msde.model.layers import MLP, Linear, TimeEmbedding, at_least_float32, to_members
+from msde.model.layers import MLP, Linear, TimeEmbedding, at_least_float32, index_rows
 from msde.model.sde import input_scale, make_sde, per_row
 from msde.ops import Pairs, PairWeights, linear, pair_attention, pair_sum
 
 
 class GraphWeights:
-    """A weighted adjacency normalised by degree: D^-1/2 (A + I) D^-1/2, degrees at least one."""
+    """Channels of weighted adjacency, normalised by degree: D^-1/2 (A + I) D^-1/2 with D >= 1."""
 
     def __init__(self, adj: PairWeights, root: Tensor) -> None:
-        """Hold A and D^-1/2, (channels, num_atoms, 1)."""
+        """Keep A, and D^-1/2 as `root`, (channels, num_atoms, 1)."""
         self.adj, self.root = adj, root
 
     @classmethod
     def normalise(cls, adj: Tensor, pairs: Pairs) -> GraphWeights:
-        """Normalise `adj`, (num_pairs, channels), each channel on its own."""
+        """Normalise each channel of `adj`, (num_pairs, channels), on its own."""
         weights = PairWeights(at_least_float32(adj), pairs)
         ones = weights.packed.new_ones(adj.shape[1], len(pairs.graph), 1)
-        degree = 1 + pair_sum(weights, ones)
+        degree = 1 + pair_sum(weights, ones)  # (channels, num_atoms, 1)
         return cls(weights, degree.clamp(min=1).rsqrt())
 
     def channel(self, number: int) -> GraphWeights:
-        """Return the weights of one channel."""
+        """Return the weights of one channel alone."""
         return GraphWeights(self.adj.channel(number), self.root[number : number + 1])
 
     def propagate(self, x: Tensor) -> Tensor:
-        """Apply each channel's weights to its features, (channels, num_atoms, dim)."""
-        scaled = self.root * at_least_float32(x)  # atoms are scaled, not their many more pairs
+        """Multiply each channel's features by its weights, (channels, num_atoms, dim)."""
+        scaled = self.root * at_least_float32(x)  # cheaper at the atoms than at the pairs
         return self.root * (pair_sum(self.adj, scaled) + scaled)
 
 
 class ChannelLinear(nn.Module):
-    """One linear map a channel: (channels, rows, inputs) to (channels, rows, outputs)."""
+    """One linear map for each channel: (channels, rows, inputs) to (channels, rows, outputs)."""
 
     def __init__(self, channels: int, inputs: int, outputs: int) -> None:
-        """Start every channel with xavier-uniform weights and zero biases."""
+        """Give every channel xavier-uniform weights and zero biases."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(channels, outputs))
@@ -55,12 +55,12 @@ class ChannelLinear(nn.Module):
             nn.init.xavier_uniform_(weight)
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x; (rows, inputs) is shared by all channels."""
+        """Map x; all channels share an x of shape (rows, inputs)."""
         return linear(x, self.weight, self.bias, activation)
 
 
 class GraphConvolution(ChannelLinear):
-    """A dense graph convolution a channel: a linear map, propagated, plus the bias."""
+    """A dense graph convolution for each channel: weights (x W) + bias."""
 
     def forward(self, x: Tensor, weights: GraphWeights) -> Tensor:
         """Map (num_atoms, inputs) to (channels, num_atoms, outputs)."""
@@ -68,10 +68,10 @@ class GraphConvolution(ChannelLinear):
 
 
 class ChannelAttention(nn.Module):
-    """One attention map a channel of the adjacency, from the atoms' features alone."""
+    """One attention map for each channel of the adjacency, from the atoms' features alone."""
 
     def __init__(self, channels: int, input_dim: int, attention_dim: int, num_heads: int) -> None:
-        """Make queries and keys of twice the attention width for each channel."""
+        """Make the MLPs of queries and keys, of width 2 * attention_dim, for each channel."""
         super().__init__()
         width = 2 * attention_dim
         self.chunk = attention_dim // num_heads
@@ -83,7 +83,7 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor, pairs: Pairs) -> Tensor:
         """Map (num_atoms, input_dim) to symmetric attention, (num_pairs, channels)."""
         q = self.query_out(self.query_in(x, "tanh"))  # (channels, num_atoms, width)
-        k = self.key_out(self.key_in(x, "tanh"))
+        k = self.key_out(self.key_in(x, "tanh"))  # (channels, num_atoms, width)
         return pair_attention(q, k, self.chunk, pairs)
 
 
@@ -112,19 +112,19 @@ class EdgeLayer(nn.Module):
         self.node_mlp = MLP([channels_in * node, hidden, node], "elu")
 
     def update_pairs(self, x: Tensor, adj: Tensor, pairs: Pairs) -> Tensor:
-        """Return new adjacency channels, (num_pairs, channels_out)."""
+        """Map adjacency, (num_pairs, channels_in), to new channels, (num_pairs, channels_out)."""
         attention = self.attention(x, pairs)  # (num_pairs, channels_in)
-        # Published: the output plus its transpose; both are equal because all inputs are symmetric.
+        # Published: the output plus its transpose, which is equal since all inputs are symmetric.
         return 2 * self.pair_mlp(torch.cat([attention, adj.to(attention.dtype)], dim=-1))
 
     def update_atoms(self, x: Tensor, weights: GraphWeights) -> Tensor:
-        """Return new atom features, (num_atoms, node_dim)."""
+        """Map atom features, (num_atoms, input_dim), to new ones, (num_atoms, node_dim)."""
         values = self.value(x, weights)  # (channels_in, num_atoms, node_dim)
         return torch.tanh(self.node_mlp(values.transpose(0, 1).flatten(1)))
 
 
 class EdgeScore(nn.Module):
-    """Predicts one number a pair of atoms from noised adjacency and atom features."""
+    """Predicts the noise of the adjacency from the noised adjacency and atom features."""
 
     def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
         """Build `config.num_layers` layers; the channels start as A and A^2."""
@@ -134,8 +134,8 @@ class EdgeScore(nn.Module):
         dims = [input_dim, *[config.node_dim] * (config.num_layers - 1)]
         # Published: the first layer's attention has the width of the atom features.
         widths = [config.node_dim, *[config.attention_dim] * (config.num_layers - 1)]
-        # The last layer's node branch feeds nothing. Its parameters stay, because the published
-        # checkpoints have them; its computation is left out.
+        # Nothing uses the output of the last layer's node branch, so it is not computed. Published
+        # checkpoints have its parameters, so they stay.
         self.layers = nn.ModuleList(
             EdgeLayer(*sizes, config)
             for sizes in zip(dims, widths, channels[:-1], channels[1:], strict=True)
@@ -153,7 +153,7 @@ class EdgeScore(nn.Module):
         batch: MoleculeBatch,
         pairs: Pairs,
     ) -> Tensor:
-        """Return one number a pair, (num_pairs,).
+        """Return the predicted noise of each pair, (num_pairs,).
 
         Args:
             x: (num_atoms, input_dim) atom features.
@@ -171,12 +171,12 @@ class EdgeScore(nn.Module):
             channels.append(adj)
         features = torch.cat(channels, dim=-1)  # (num_pairs, width)
         if self.time_of_edges is not None:
-            features = features + to_members(self.time_of_edges(t), batch.pair_batch)
+            features = features + index_rows(self.time_of_edges(t), batch.pair_batch)
         return self.out(features).squeeze(-1)
 
 
 class NodeScore(nn.Module):
-    """Predicts a vector over atom types from atom features smoothed along the noised adjacency."""
+    """Predicts the noise of atom types from graph convolutions over the noised adjacency."""
 
     def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
         """Build `config.num_layers` graph convolutions and an MLP over all their outputs."""
@@ -190,14 +190,14 @@ class NodeScore(nn.Module):
 
     def forward(self, x: Tensor, weights: GraphWeights) -> Tensor:
         """Map (num_atoms, input_dim) to (num_atoms, 119)."""
-        features = [x]
+        features = [x]  # (num_atoms, width of each layer)
         for convolution in self.convolutions:
             features.append(torch.tanh(convolution(features[-1], weights)[0]))
         return self.out(torch.cat(features, dim=-1))
 
 
 class TopologyScore(nn.Module):
-    """The score network of atom types and adjacency given the geometry, and the SDE it is for."""
+    """The score network of atom types and adjacency given the geometry, and its SDE."""
 
     def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
         """Build the network for 3D representations of width `input_dim`."""
@@ -214,27 +214,31 @@ class TopologyScore(nn.Module):
     def forward(
         self, types_t: Tensor, adj_t: Tensor, t: Tensor, h_3d: Tensor, batch: MoleculeBatch
     ) -> tuple[Tensor, Tensor]:
-        """Predict the standard-normal noise in atom types, (num_atoms, 119), and adjacency.
+        """Predict the standard-normal noise in atom types and in adjacency.
 
         Args:
             types_t: (num_atoms, 119) noised one-hot atom types.
             adj_t: (num_pairs,) noised bond types, 0 for no bond, 1 single, ... 4 aromatic.
             t: (num_graphs,) times in (0, 1].
             h_3d: (num_atoms, input_dim) representations of the geometry.
+
+        Returns:
+            (num_atoms, 119) and (num_pairs,).
         """
         pairs = batch.pairs
         scale = input_scale(self.sde, t, self.input_spread)  # (num_graphs,)
-        types_t = types_t * per_row(scale[batch.batch], types_t)
-        adj_t = adj_t * scale[batch.pair_batch]
-        x = self.atom_type_embedding(types_t, plus=self.geometry_embedding(h_3d))
+        types_t = types_t * per_row(scale[batch.batch], types_t)  # (num_atoms, 119)
+        adj_t = adj_t * scale[batch.pair_batch]  # (num_pairs,)
+        h = self.geometry_embedding(h_3d)  # (num_atoms, input_dim)
+        x = self.atom_type_embedding(types_t, plus=h)  # (num_atoms, input_dim)
         if self.time_of_nodes is not None:
-            x = x + to_members(self.time_of_nodes(t), batch.batch)  # (num_atoms, input_dim)
+            x = x + index_rows(self.time_of_nodes(t), batch.batch)
         dense = pairs.padded.pad_pairs(adj_t.unsqueeze(-1))  # (num_graphs, size, size)
         squared = pairs.padded.pack_pairs(torch.bmm(dense, dense))  # (num_pairs, 1)
-        powers = torch.cat([adj_t.unsqueeze(-1), squared], dim=-1)
+        powers = torch.cat([adj_t.unsqueeze(-1), squared], dim=-1)  # (num_pairs, 2)
         weights = GraphWeights.normalise(powers, pairs)
-        adj_pred = self.edge_score(x, powers, weights, t, batch, pairs)
-        types_pred = self.node_score(x, weights.channel(0))
+        adj_pred = self.edge_score(x, powers, weights, t, batch, pairs)  # (num_pairs,)
+        types_pred = self.node_score(x, weights.channel(0))  # (num_atoms, 119)
         if self.divide_by_std:
             std = self.sde.marginal_prob(t, t)[1]  # (num_graphs,)
             return types_pred / per_row(std[batch.batch], x), adj_pred / std[batch.pair_batch]
