@@ -29,7 +29,6 @@ setup(
         "msde.ds_configs": "ds_configs",
     },
     package_data={
-        "msde.chem": ["*.cpp"],
         "msde.config": ["*.json"],
         "msde.ops": ["csrc/*"],
         "msde.ds_configs": ["*.json"],

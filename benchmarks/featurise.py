@@ -21,9 +21,9 @@ import rivals
 import torch
 from rdkit import Chem, RDConfig
 
-from msde.chem.features import features_by_getters
+from msde.chem.features import features_from_mol
 from msde.chem.parsing import silence_rdkit
-from msde.chem.record import features_from_mol, record_from_mol
+from msde.chem.record import record_from_mol
 from msde.chem.vocabulary import MoleculeError
 from msde.cli import report_errors
 from msde.data import codec
@@ -69,8 +69,7 @@ def featuriser(path: Path, limit: int | None = 1000) -> dict[str, Any]:
 
     A record holds CIP labels, extended edges and centred, checked positions. The published code
     extends and centres whenever it gets an item, so the same work is its featuriser and that.
-    `features` leaves CIP labels out, and of the published code what it does to get an item;
-    `getters` is the same without the compiled library.
+    `features` leaves CIP labels out, and of the published code what it does to get an item.
     """
     torch.set_num_threads(1)
     mols = molecules(path, limit)
@@ -85,7 +84,6 @@ def featuriser(path: Path, limit: int | None = 1000) -> dict[str, Any]:
     taken = seconds(
         record=for_all(lambda mol: record_from_mol(mol, uid=0)),
         features=for_all(features_from_mol),
-        getters=for_all(lambda mol: features_by_getters(mol, topology_only=False)),
         rival_features=for_all(rivals.published_featuriser),
         rival=for_all(lambda mol: rivals.published_get(rivals.published_featuriser(mol))),
     )
@@ -95,7 +93,6 @@ def featuriser(path: Path, limit: int | None = 1000) -> dict[str, Any]:
         "rival_molecules_per_s": rates["rival"],
         "ratio": rates["record"] / rates["rival"],
         "features_per_s": rates["features"],
-        "getters_per_s": rates["getters"],
         "rival_features_per_s": rates["rival_features"],
         "ratio_of_features": rates["features"] / rates["rival_features"],
         "ratio_of_record_to_rival_features": rates["record"] / rates["rival_features"],

@@ -137,7 +137,7 @@ def check_geometry(pos: np.ndarray) -> None:
                 raise MoleculeError(f"two atoms closer than {MIN_DISTANCE} A")
 
 
-def features_by_getters(mol: Chem.Mol, topology_only: bool) -> Features:
+def features_from_mol(mol: Chem.Mol, topology_only: bool = False) -> Features:
     """Return what a record holds besides CIP labels; positions are zero if `topology_only`.
 
     Raises:

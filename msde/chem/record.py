@@ -11,14 +11,11 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdCIPLabeler
 
-from msde.chem import native
 from msde.chem.conformers import embed_conformer
-from msde.chem.features import Features, features_by_getters
+from msde.chem.features import features_from_mol
 from msde.chem.parsing import mol_from_smiles
 from msde.chem.vocabulary import ATOM_VOCABULARY, CIP_LABELS, MoleculeError
 
-# How RDKit writes a molecule's binary form: without properties, and how exactly its positions.
-_IN_DOUBLE, _NO_CONFORMERS = 0x10000, 0x20000
 CIP_ITERATIONS = 1_250_000  # what RDKit recommends: below a second
 MAX_ATOMS = 1024  # of a molecule that is embedded: all pairs of atoms are looked at
 
@@ -83,16 +80,6 @@ def cip_codes(mol: Chem.Mol, tagged: Sequence[int]) -> np.ndarray:
         label = atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
         codes[i] = CIP_LABELS.index(label) if label in CIP_LABELS else 0
     return codes
-
-
-def features_from_mol(mol: Chem.Mol, topology_only: bool = False) -> Features:
-    """Return what a record holds of a sanitised molecule besides its CIP labels.
-
-    Raises:
-        MoleculeError: there is no 3D conformer, or the geometry is broken.
-    """
-    found = native.features(mol.ToBinary(_NO_CONFORMERS if topology_only else _IN_DOUBLE))
-    return features_by_getters(mol, topology_only) if found is None else found
 
 
 def record_from_mol(

@@ -4,14 +4,28 @@ from ogb.utils.features import atom_to_feature_vector, bond_to_feature_vector
 from rdkit import Chem
 
 from fixtures.molecules import real_molecules, topology
-from msde.chem.features import check_geometry, extended_edges
+from msde.chem.conformers import embed_conformers
+from msde.chem.features import check_geometry, extended_edges, features_from_mol
 from msde.chem.parsing import mol_from_molblock
 from msde.chem.record import record_from_mol
 from msde.chem.vocabulary import BOND_SIZES, MoleculeError
 
+# Each of them has something that few others have: isotopes, dummies and labels, kinds of stereo,
+# dative and quadruple bonds, unusual charges, more than 256 atoms.
+SPECIAL = [
+    *("[13CH4]", "[2H]O[2H]", "[CH3]", "C[O]", "[O-][n+]1ccccc1", "[Na+].[Cl-].O", "[2H]C(F)Cl"),
+    *("*", "*C*", "[*:1]CC[*:300]", "[CH3:7]O", "[1*]C[2*]", "[nH]1cccc1", "c1ccc2ccccc2c1"),
+    *("F/C=C/F", r"F/C=C\F", "CC=NO", "C[C@H](N)[C@@H](C)O", "F[P@SP1](Cl)(Br)I", "C=[Si]=C"),
+    *("F[As@TB1](Cl)(Br)(N)O", "C[Co@OH1](F)(Cl)(Br)(I)N", "OC(Cl)=[C@AL1]=C(C)F", "[Fe]", "[U+6]"),
+    *("[NH3]->[Pt](Cl)(Cl)<-[NH3]", "[Fe+2].[CH-]1C=CC=C1", "C1CC1~C", "F[S](F)(F)(F)(F)F"),
+    *("CC=CC |w:1.0|", "C" * 255, "C" * 256, "C" * 300 + "/C=C/[C@H](N)O"),
+    *("C1" + "C" * 260 + "1", "[C-]#[O+]", "[Cu+5]", "[C-4]", "C[N+](C)(C)C.[I-]", "C$C", "[H][H]"),
+    *("CC[C@H](C)O |&1:2|", "CCCC |Sg:n:1,2:2:ht|"),
+]
+
 
 def assert_ogb(mol):
-    record = topology(mol)
+    record = topology(Chem.Mol(mol))  # labels are written into it
     assert record.z.tolist() == [a.GetAtomicNum() for a in mol.GetAtoms()]
     assert record.x.tolist() == [atom_to_feature_vector(a) for a in mol.GetAtoms()]
     assert record.bond_attr.tolist() == [bond_to_feature_vector(b) for b in mol.GetBonds()]
@@ -23,6 +37,11 @@ def test_features_are_those_of_ogb_on_real_molecules():
     for mol in real_molecules():
         assert_ogb(mol)
         assert_ogb(Chem.AddHs(mol))
+
+
+@pytest.mark.parametrize("smiles", SPECIAL)
+def test_features_are_those_of_ogb_on_special_molecules(smiles):
+    assert_ogb(Chem.MolFromSmiles(smiles))
 
 
 @pytest.mark.parametrize("stereo", ["STEREOATROPCW", "STEREOATROPCCW"])
@@ -70,6 +89,18 @@ def test_features_of_a_published_batch():
     assert np.array_equal(np.concatenate([r.x for r in made]), data["x"])
     pos = np.concatenate([r.pos[0] for r in made])
     assert np.abs(pos - data["pos"].numpy()).max() < 1e-3
+
+
+def test_positions_are_those_of_all_conformers_in_space():
+    mol = embed_conformers(Chem.MolFromSmiles("CC(O)CC"), 3, 5)
+    expected = np.array([conformer.GetPositions() for conformer in mol.GetConformers()])
+    drawn = Chem.Conformer(mol.GetNumAtoms())
+    drawn.Set3D(False)
+    mol.AddConformer(drawn, assignId=True)
+    pos = features_from_mol(mol).pos
+    assert len(pos) > 1 and pos.dtype == np.float32
+    assert np.allclose(pos, expected - expected.mean(1, keepdims=True), atol=1e-5)
+    assert not features_from_mol(mol, topology_only=True).pos.any()
 
 
 @pytest.mark.parametrize("num_atoms", [12, 1200])  # all pairs at once, and sorted

@@ -16,13 +16,12 @@ from fixtures.models import KINDS, make_small
 from fixtures.paths import ROOT
 from fixtures.triton import TRITONS, use_triton
 from msde import ops, philox
-from msde.chem import native
 from msde.data.ragged import complete_pairs
 from msde.model import geometry
 from msde.model.encoders.gin import GINLayer
 from msde.model.encoders.schnet import Filters
 from msde.model.layers import Sequential
-from msde.ops import Interpolation, Pairs, PairWeights, library, normalisation, registered
+from msde.ops import Interpolation, Pairs, PairWeights, build, library, normalisation, registered
 from msde.ops.groups import PaddedLayout
 from msde.philox import Key, Stream
 from msde.training.optimizer import parameter_groups
@@ -505,7 +504,7 @@ def test_without_a_home_folder_torch_does_it(monkeypatch, caplog):
 
 def test_without_torchs_openmp_there_is_one_thread(monkeypatch):
     taken = []
-    monkeypatch.setattr(native, "compiled", lambda *arguments: taken.extend(arguments))
+    monkeypatch.setattr(build, "compiled", lambda *arguments: taken.extend(arguments))
     for found in (["/torch.libs/libgomp.so.1"], []):
         monkeypatch.setattr(library, "_torch_openmp", lambda found=found: found)
         library._load.__wrapped__()
