@@ -30,7 +30,7 @@ from msde.monitor.profiling import profiled
 from msde.monitor.writer import Monitor, peak_memory_mb, summary
 from msde.philox import Stream, seed_for
 from msde.training.activation_checkpointing import checkpoint_activations
-from msde.training.cuda_graphs import ReplayedLosses
+from msde.training.cuda_graphs import GraphedMoleculeSDE
 from msde.training.engine import make_engine, start_process_group
 from msde.training.optimizer import (
     learning_rate_factor,
@@ -50,11 +50,10 @@ def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
     Raises:
         MsdeError: the folder's weights do not fit; the first wrong tensor is named.
     """
-    model = MoleculeSDE.from_seed(config)
+    graphed = config.run.cuda_graphs and torch.cuda.is_available()
+    model = (GraphedMoleculeSDE if graphed else MoleculeSDE).from_seed(config)
     if config.run.activation_checkpointing:
         checkpoint_activations(model)
-    if config.run.cuda_graphs and torch.cuda.is_available():
-        model.replayed = ReplayedLosses(model)
     if init_from is not None:
         weights.fill(model, init_from)
         log.info("weights from %s", init_from)
