@@ -46,7 +46,7 @@ from msde.model import MoleculeSDE
 from msde.monitor.flops import peak as flops_peak
 from msde.philox import Key
 from msde.training.activation_checkpointing import checkpoint_activations
-from msde.training.cuda_graphs import ReplayedLosses
+from msde.training.cuda_graphs import GraphedMoleculeSDE
 from msde.training.optimizer import parameter_groups
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
@@ -127,12 +127,12 @@ class Ours:
         self.autocast = functools.partial(
             torch.autocast, DEVICE.type, torch.bfloat16, enabled=arguments.bfloat16
         )
-        self.model = MoleculeSDE.from_seed(make_config(arguments.preset)).to(DEVICE).train()
+        self.cuda_graphs = arguments.cuda_graphs
+        graphed = self.cuda_graphs and DEVICE.type == "cuda"
+        kind = GraphedMoleculeSDE if graphed else MoleculeSDE
+        self.model = kind.from_seed(make_config(arguments.preset)).to(DEVICE).train()
         if arguments.activation_checkpointing:
             checkpoint_activations(self.model)
-        self.cuda_graphs = arguments.cuda_graphs
-        if self.cuda_graphs and DEVICE.type == "cuda":
-            self.model.replayed = ReplayedLosses(self.model)
         process.set_memory_policy(sum(p.nbytes for p in self.model.parameters()))
         self.optimizer = torch.optim.Adam(parameter_groups(self.model), fused=True)
 

@@ -1,12 +1,12 @@
-"""Checkpoints that are complete or not there, and weights for use elsewhere.
+"""Checkpoints of a DeepSpeed engine: written as a whole or not at all, chosen, and loaded.
 
     checkpoints/step-000001000/
         MANIFEST.json       see `snapshots`
-        model.safetensors   the weights        ema.safetensors   their moving average, if kept
+        model.safetensors   the weights        ema.safetensors   their moving average, if any
         config.json         the run's configuration
         *.pt                DeepSpeed's state
 
-DeepSpeed's files are pickles: only files that carry the hashes of a run's own manifest are loaded.
+DeepSpeed's files are pickles: a file is only loaded if it has the hash in the run's own manifest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import deepspeed
 import torch
@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from msde.checkpoints.snapshots import (
     folder_name,
-    full_disk_undoes,
     hash_files,
     make_room,
     newest_valid,
     publish,
+    undo_if_disk_full,
 )
 from msde.checkpoints.weights import save_weights
 from msde.config import Config, from_dict, leaves, read_json
@@ -44,10 +44,17 @@ log = logging.getLogger("msde")
 T = TypeVar("T")
 
 
+class Checkpoint(NamedTuple):
+    """A checkpoint that is complete and undamaged."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+
 def _gathered(
     module: nn.Module, modifier_rank: int | None = None
 ) -> contextlib.AbstractContextManager:
-    """Make all weights whole for a while; under ZeRO-3 what `modifier_rank` writes is kept."""
+    """Gather partitioned weights for a while; what `modifier_rank` writes to them is kept."""
     partitioned = [p for p in module.parameters() if hasattr(p, "ds_id")]
     if not partitioned:
         return contextlib.nullcontext()
@@ -77,7 +84,6 @@ def export_weights(module: nn.Module, config: Config, folder: Path) -> None:
 def save(
     engine: deepspeed.DeepSpeedEngine,
     root: Path,
-    step: int,
     config: Config,
     ema: ExponentialMovingAverage | None,
     facts: dict[str, Any],
@@ -87,16 +93,18 @@ def save(
     It appears under its name in one move, after every file has been written and hashed.
 
     Args:
-        facts: what the run needs to go on and what a later run is held against; for the manifest.
+        facts: entries of the manifest: the `step`, the state of the run, and what a run that
+            resumes is compared with.
 
     Raises:
-        DiskFull: there is no room for it; nothing has been written.
+        DiskFull: there is no room for it; nothing is left of it.
     """
+    step = facts["step"]
     final, temporary = root / folder_name(step), root / f".{folder_name(step)}.tmp"
-    # Weights twice, the optimizer's three, and the moving average, all float32.
+    # Float32: weights twice, the optimizer's weights and two moments, and the moving average.
     needed = 4 * sum(_size(p) for p in engine.module.parameters()) * (5 + (ema is not None))
     on_first_rank(lambda: make_room(root, final, needed))
-    with full_disk_undoes(final, temporary, needed):
+    with undo_if_disk_full(final, temporary, needed):
         engine.save_checkpoint(str(root), tag=temporary.name, save_latest=False)
         export_weights(engine.module, config, temporary)
         if ema is not None:
@@ -108,7 +116,6 @@ def save(
         files = _hash_together(temporary)
     if dist.get_rank() == 0:
         manifest = {
-            "step": step,
             "world_size": dist.get_world_size(),
             "zero_stage": engine.zero_optimization_stage(),
             **facts,
@@ -119,22 +126,23 @@ def save(
 
 
 def _size(parameter: nn.Parameter) -> int:
+    """Return the number of elements, of all ranks' parts under ZeRO-3."""
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def _hash_together(folder: Path) -> dict[str, dict[str, Any]]:
-    """Sync and hash a folder's files, shared by the ranks."""
+    """Sync and hash a folder's files, each by one of the ranks."""
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    mine = hash_files(folder, names[dist.get_rank() :: dist.get_world_size()])
+    own = hash_files(folder, names[dist.get_rank() :: dist.get_world_size()])
     parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, mine)
+    dist.all_gather_object(parts, own)
     return dict(sorted((name, facts) for part in parts for name, facts in part.items()))
 
 
 def on_first_rank(function: Callable[[], T]) -> T:
-    """Call a function on the first rank and give its result, or its MsdeError, to all.
+    """Call a function on the first rank and return its result, or raise its MsdeError, on all.
 
-    So ranks that see different disks still do the same.
+    So all ranks decide alike, although they may see different disks.
     """
     outcome: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -148,19 +156,19 @@ def on_first_rank(function: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def find(root: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
+def find(root: Path, resume: str) -> Checkpoint | None:
     """Choose the checkpoint to go on from, the same on all ranks.
 
     Args:
-        resume: `auto` takes the newest if there is one, `required` insists on one, `never` insists
-            that there is none.
+        resume: `auto` takes the newest if there is one, `required` fails if there is none, `never`
+            fails if there is one.
 
     Raises:
-        NoCheckpoint: one is required and there is no valid one.
+        NoCheckpoint: one is required and there is no valid one, or all of them are damaged.
         MsdeError: there are checkpoints that this run would mix with its own.
     """
 
-    def choose() -> tuple[Path, dict[str, Any]] | None:
+    def choose() -> Checkpoint | None:
         present = any(root.glob("step-*"))
         if resume == "never" and present:
             raise MsdeError(
@@ -174,32 +182,34 @@ def find(root: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
             raise NoCheckpoint(
                 f"{root} holds checkpoints, but none is valid; move them away to start from step 0"
             )
-        return found
+        return Checkpoint(*found) if found else None
 
     return on_first_rank(choose)
 
 
 def check_compatible(
-    folder: Path, manifest: dict[str, Any], config: Config, world_size: int, zero_stage: int
+    checkpoint: Checkpoint, config: Config, world_size: int, zero_stage: int
 ) -> bool:
     """Check that a checkpoint can continue under this configuration, before anything is loaded.
 
     Returns:
-        Whether it has to be converted first, because ZeRO has cut it for another number of ranks.
+        Whether it has to be converted first, because ZeRO has partitioned it for another number of
+        ranks.
 
     Raises:
-        MsdeError: naming what differs.
+        MsdeError: naming the difference.
     """
-    stored, ours = leaves(from_dict(read_json(folder / "config.json"))), leaves(config)
-    for key in (key for key in ours if stored[key] != ours[key]):
-        change = f"{key} = {stored[key]}, this run has {ours[key]}"
+    folder, manifest = checkpoint
+    stored, own = leaves(from_dict(read_json(folder / "config.json"))), leaves(config)
+    for key in (key for key in own if stored[key] != own[key]):
+        change = f"{key} = {stored[key]}, this run has {own[key]}"
         if key.startswith("model."):
             raise MsdeError(f"{folder} was written with {change}")
         log.warning("the checkpoint was written with %s", change)
     if manifest["zero_stage"] != zero_stage:
         raise MsdeError(
             f"{folder} was written under ZeRO {manifest['zero_stage']}, this run has ZeRO "
-            f"{zero_stage}; resume with what it was written with, or start a new run from its "
+            f"{zero_stage}; resume with the stage it was written with, or start a new run from its "
             "weights with --init-from"
         )
     return zero_stage > 0 and manifest["world_size"] != world_size
@@ -210,12 +220,25 @@ def for_universal(ds_config: dict[str, Any]) -> dict[str, Any]:
     return ds_config | {"checkpoint": ds_config.get("checkpoint", {}) | {"load_universal": True}}
 
 
-def load(engine: deepspeed.DeepSpeedEngine, folder: Path, universal: bool) -> None:
-    """Load a checkpoint chosen by `find` into the engine; every rank must call it.
+def load(
+    engine: deepspeed.DeepSpeedEngine, folder: Path, universal: bool, ema_decay: float
+) -> ExponentialMovingAverage | None:
+    """Load a checkpoint into the engine; every rank must call it.
 
     Args:
-        universal: it was written by another number of ranks; the engine was made for that.
+        universal: the checkpoint is to be converted for this number of ranks; the engine must have
+            been built with `for_universal`.
+        ema_decay: of the moving average of the weights; 0 for none.
+
+    Returns:
+        The moving average.
+
+    Raises:
+        NoCheckpoint: it cannot be loaded or converted.
+        MsdeError: a moving average is asked for, and the checkpoint has none.
     """
+    # The average first: it is read by way of the engine's weights.
+    ema = _load_ema(engine, folder, ema_decay) if ema_decay else None
     source = folder
     if universal:
         source = folder.with_name(f".{folder.name}.universal")
@@ -225,19 +248,21 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path, universal: bool) -> No
     if loaded is None:
         raise NoCheckpoint(f"DeepSpeed could not load {folder}")
     if universal:
-        _repair(engine.optimizer, groups)
+        _repair_optimizer(engine.optimizer, groups)
         state = load_file(folder / "model.safetensors")
-        _load_what_is_not_trained(engine.module, state)
-        _insist_on(engine.module, state, folder)
+        _load_untrained(engine.module, state)
+        _check_weights(engine.module, state, folder)
         if dist.get_rank() == 0:
             shutil.rmtree(source, ignore_errors=True)
+    log.info("resuming from %s", folder)
+    return ema
 
 
-def _convert(folder: Path, to: Path) -> None:
-    """Let DeepSpeed's own tool convert a checkpoint so that any number of ranks can load it."""
-    shutil.rmtree(to, ignore_errors=True)
+def _convert(folder: Path, target: Path) -> None:
+    """Convert a checkpoint with DeepSpeed's own tool, so that any number of ranks can load it."""
+    shutil.rmtree(target, ignore_errors=True)
     module = "deepspeed.checkpoint.ds_to_universal"
-    command = [sys.executable, "-m", module, "--input_folder", folder, "--output_folder", to]
+    command = [sys.executable, "-m", module, "--input_folder", folder, "--output_folder", target]
     command += ["--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
@@ -246,11 +271,12 @@ def _convert(folder: Path, to: Path) -> None:
     log.info("%s converted for another number of ranks", folder)
 
 
-def _repair(optimizer: Any, groups: list[dict[str, Any]]) -> None:
-    """Give every group its own settings, and every part of the weights its own count of steps.
+def _repair_optimizer(optimizer: Any, groups: list[dict[str, Any]]) -> None:
+    """Restore each group's settings, and give each partition of the weights its own step count.
 
-    DeepSpeed 0.19.8 loads converted checkpoints of ZeRO-3 with the settings of the first group for
-    all of them, and with one count for all parts, which Adam counts up once for each.
+    DeepSpeed 0.19.8 loads converted checkpoints of ZeRO-3 with the settings of the first group in
+    all groups, and with one tensor as the step count of all partitions, which Adam then increments
+    once for each.
     """
     for group, own in zip(optimizer.param_groups, groups, strict=True):
         group.update(own)
@@ -260,7 +286,7 @@ def _repair(optimizer: Any, groups: list[dict[str, Any]]) -> None:
 
 
 @torch.no_grad()
-def _load_what_is_not_trained(module: nn.Module, state: dict[str, Tensor]) -> None:
+def _load_untrained(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Load buffers and frozen weights, which converted checkpoints may lack."""
     frozen = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
     with _gathered(module, modifier_rank=0):
@@ -269,21 +295,20 @@ def _load_what_is_not_trained(module: nn.Module, state: dict[str, Tensor]) -> No
                 tensor.copy_(state[name])
 
 
-def _insist_on(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
-    """Check that a conversion has lost nothing of the weights and buffers.
+def _check_weights(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    """Check that a conversion has changed no weight or buffer.
 
     Raises:
-        NoCheckpoint: it has; the first tensor that differs is named.
+        NoCheckpoint: naming the first tensor that differs.
     """
     for name, tensor in full_state(module).items():
         if not torch.equal(tensor, state[name]):
             raise NoCheckpoint(f"{folder} was converted for other ranks, but {name} differs")
 
 
-def load_ema(
+def _load_ema(
     engine: deepspeed.DeepSpeedEngine, folder: Path, decay: float
 ) -> ExponentialMovingAverage:
-    """Restore the moving average by way of the engine's weights, so load those afterwards."""
     path = folder / "ema.safetensors"
     if not path.exists():
         raise MsdeError(f"{folder} holds no moving average of the weights; set run.ema_decay=0")

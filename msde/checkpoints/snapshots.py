@@ -57,7 +57,7 @@ def _disk_full(root: Path, final: Path, needed: int) -> DiskFull:
 
 
 @contextlib.contextmanager
-def full_disk_undoes(final: Path, temporary: Path, needed: int) -> Iterator[None]:
+def undo_if_disk_full(final: Path, temporary: Path, needed: int) -> Iterator[None]:
     """Tell of a disk that fills up although it had room, and remove what has been written.
 
     Raises:

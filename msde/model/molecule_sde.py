@@ -5,8 +5,6 @@ The model does not depend on DeepSpeed: a plain PyTorch loop can train it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -47,8 +45,6 @@ class MoleculeSDE(nn.Module):
         if self.encoder_2d.output_dim != dim:
             self.projection_2d = Linear(self.encoder_2d.output_dim, dim)
         self.objective = OBJECTIVES[config.loss.contrastive](config.loss)
-        # What takes the place of `losses` where steps are replayed, see `replay`.
-        self.replayed: Callable[[MoleculeBatch, Noise], dict[str, Tensor]] | None = None
 
     @classmethod
     def from_seed(cls, config: Config) -> MoleculeSDE:
@@ -155,11 +151,11 @@ class MoleculeSDE(nn.Module):
             `contrastive_accuracy`.
         """
         noise = self.draw_noise(batch) if noise is None else noise
-        terms = (self.replayed or self.losses)(batch, noise)
+        terms = self.terms(batch, noise)
         detached = {name: term.detach().float() for name, term in terms.items()}
         return terms["total"].mean() * batch.weight, detached
 
-    def losses(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
+    def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return the terms that `forward` names, to be differentiated, in the order of TERMS."""
         weights = self.config.loss
         h_2d = self.encoder_2d(batch)  # (num_atoms, encoder_2d.output_dim)

@@ -1,8 +1,8 @@
-"""Losses and their gradients recorded on a GPU and replayed, for batches of sizes that repeat.
+"""The model's terms captured in CUDA graphs and replayed, for batches of shapes that repeat.
 
-A step of many small kernels takes a GPU's host longer to launch than the GPU to run. A recorded
-one (a CUDA graph) is launched as a whole; it fits batches of the recorded sizes, which `filler`
-makes few.
+The host takes longer to launch the many small kernels of a step than a GPU takes to run them. A
+CUDA graph is launched as a whole. It fits batches of the captured shape; `data.padding` makes such
+shapes few.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE, Noise
 
-MOST_RECORDS = 24
-WARM_UP = 3  # passes before those that are recorded: libraries choose their kernels
+MAX_GRAPHS = 24
+WARM_UP = 3  # passes before the capture, in which libraries choose their kernels
 
 log = logging.getLogger(__name__)
 
-# Takes what computes some tensors; returns their memory, and what computes them there again.
-Recorder = Callable[[Callable[[], list[Tensor]]], tuple[list[Tensor], Callable[[], None]]]
+# Takes a function that computes tensors; returns those tensors, and a function that computes them
+# again in the same memory.
+Capture = Callable[[Callable[[], list[Tensor]]], tuple[list[Tensor], Callable[[], None]]]
 
 
-class CudaGraphs:
-    """Records on a GPU. Records share their memory, so each is to be used up before the next."""
+class CudaCapture:
+    """Captures on a GPU. The graphs share memory: use the results of one before the next runs."""
 
     def __init__(self) -> None:
-        """Open the memory that records share."""
+        """Open the memory pool of the graphs."""
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
-        """Record what a function computes."""
+        """Capture what a function computes."""
         graph = torch.cuda.CUDAGraph()
         # Meanwhile another thread makes batches, which "global" would forbid it.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
@@ -45,33 +47,31 @@ class CudaGraphs:
         return results, graph.replay
 
 
-class _Record:
-    """The losses of batches of one kind, and the gradients of the parameters that have any."""
+class _Graph:
+    """Terms of batches of one shape, and the gradients of the parameters that have any."""
 
     def __init__(
         self,
-        model: MoleculeSDE,
+        compute: Callable[[MoleculeBatch, Noise], dict[str, Tensor]],
+        parameters: list[torch.nn.Parameter],
         batch: MoleculeBatch,
-        tensors: tuple[Tensor, ...],
-        recorder: Recorder,
+        noise: Noise,
+        capture: Capture,
     ) -> None:
-        """Record passes over the tensors of a batch and of its noise."""
-        self._model, self._batch, self._names = model, batch, list(batch.tensors())
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self._tensors = [tensor.clone() for tensor in tensors]
-        self._upper = batch.pos.new_ones(len(batch.valid(batch.uid)))
-        with _on_another_stream(self._upper.device):
+        """Capture both passes of `compute` over copies of a batch and of its noise."""
+        self._compute, self.parameters = compute, parameters
+        self._batch = dataclasses.replace(batch, **_copies(batch.tensors()))
+        self._noise = Noise(**_copies(vars(noise)))
+        self._upper = batch.pos.new_ones(len(batch.valid(batch.uid)))  # gradient of the total
+        with _side_stream(self._upper.device):
             for _ in range(WARM_UP):
                 self._forward()
                 self._backward()
-        self._terms, self._replay_forward = recorder(self._forward)
-        (self._flat,), self._replay_backward = recorder(self._backward)
+        self._terms, self._replay_forward = capture(self._forward)
+        (self._flat,), self._replay_backward = capture(self._backward)
 
     def _forward(self) -> list[Tensor]:
-        count = len(self._names)
-        fields: dict[str, Any] = dict(zip(self._names, self._tensors[:count], strict=True))
-        batch = dataclasses.replace(self._batch, **fields)
-        terms = self._model.losses(batch, Noise(*self._tensors[count:]))
+        terms = self._compute(self._batch, self._noise)
         self._total = terms["total"]
         return [term.detach() for term in terms.values()]
 
@@ -79,24 +79,32 @@ class _Record:
         gradients = torch.autograd.grad(
             self._total, self.parameters, self._upper, allow_unused=True
         )
-        # Some of the published layout have no part in the losses.
+        # Some parameters of the published layout have no part in the terms.
         found = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
         self.parameters = [parameter for parameter, _ in found]
         return [torch.cat([gradient.flatten() for _, gradient in found])]
 
-    def forward(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the terms of a batch, as tensors of their own."""
-        for place, tensor in zip(self._tensors, tensors, strict=True):
-            place.copy_(tensor)
+    def forward(self, batch: MoleculeBatch, noise: Noise) -> tuple[Tensor, ...]:
+        """Return the terms of a batch of the captured shape, in memory of their own."""
+        for captured, given in (
+            (self._batch.tensors(), batch.tensors()),
+            (vars(self._noise), vars(noise)),
+        ):
+            for name, tensor in captured.items():
+                tensor.copy_(given[name])
         self._replay_forward()
         return tuple(term.clone() for term in self._terms)
 
     def backward(self, upper: Tensor) -> list[Tensor]:
-        """Return the parameters' gradients, as parts of a tensor of their own."""
+        """Return the parameters' gradients, as parts of one tensor in memory of its own."""
         self._upper.copy_(upper)
         self._replay_backward()
         parts = self._flat.clone().split([p.numel() for p in self.parameters])
         return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 class _Replay(torch.autograd.Function):
@@ -104,59 +112,62 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, record: _Record, tensors: tuple[Tensor, ...], *parameters: Tensor
+        ctx: Any, graph: _Graph, batch: MoleculeBatch, noise: Noise, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
-        total, *others = record.forward(tensors)
-        ctx.record = record
+        total, *others = graph.forward(batch, noise)
+        ctx.graph = graph
         ctx.mark_non_differentiable(*others)
         return total, *others
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *ctx.record.backward(grads[0])
+        return None, None, None, *ctx.graph.backward(grads[0])
 
 
-class ReplayedLosses:
-    """`model.losses`, recorded for each kind of batch when it is met for the second time.
+class GraphedMoleculeSDE(MoleculeSDE):
+    """The model with its terms captured for each shape of batch that is met a second time.
 
-    Its backward pass is to follow before another batch's forward pass. There may be no collective
-    inside, and no activation checkpointing.
+    The backward pass of a batch has to come before the forward pass of the next. There may be no
+    collective in the terms, and no activation checkpointing.
     """
 
-    def __init__(self, model: MoleculeSDE, recorder: Recorder | None = None) -> None:
-        """Record by CUDA graphs, if nothing else is given."""
-        self._model, self._recorder = model, recorder or CudaGraphs()
+    def __init__(self, config: Config, capture: Capture | None = None) -> None:
+        """Build the networks; by default, capture in CUDA graphs."""
+        super().__init__(config)
+        self._capture = capture or CudaCapture()
         self._met: collections.Counter[tuple] = collections.Counter()
-        self._records: dict[tuple, _Record | None] = {}
+        self._graphs: dict[tuple, _Graph | None] = {}
 
-    def __call__(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
-        """Return what `model.losses` returns; only the total is to be differentiated."""
-        if not (batch.num_padding and self._model.training and torch.is_grad_enabled()):
-            return self._model.losses(batch, noise)
+    def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
+        """Return what `MoleculeSDE.terms` returns; of a replay, only the total has a gradient."""
+        if not (batch.num_padding and self.training and torch.is_grad_enabled()):
+            return super().terms(batch, noise)
         tensors = (*batch.tensors().values(), *vars(noise).values())
         sizes = tuple(tuple(tensor.shape) for tensor in tensors)
-        kind = (batch.max_num_atoms, batch.num_padding, sizes)
-        self._met[kind] += 1
-        if self._met[kind] == 2 and len(self._records) < MOST_RECORDS:
-            self._records[kind] = self._recorded(batch, tensors)
-        record = self._records.get(kind)
-        if record is None:
-            return self._model.losses(batch, noise)
-        terms = _Replay.apply(record, tensors, *record.parameters)
-        return dict(zip(self._model.TERMS, terms, strict=True))
+        shape = (batch.max_num_atoms, batch.num_padding, sizes)
+        self._met[shape] += 1
+        if self._met[shape] == 2 and len(self._graphs) < MAX_GRAPHS:
+            self._graphs[shape] = self._captured(batch, noise)
+        graph = self._graphs.get(shape)
+        if graph is None:
+            return super().terms(batch, noise)
+        terms = _Replay.apply(graph, batch, noise, *graph.parameters)
+        return dict(zip(self.TERMS, terms, strict=True))
 
-    def _recorded(self, batch: MoleculeBatch, tensors: tuple[Tensor, ...]) -> _Record | None:
+    def _captured(self, batch: MoleculeBatch, noise: Noise) -> _Graph | None:
+        parameters = [p for p in self.parameters() if p.requires_grad]
         try:
-            with preserve_state(self._model):
-                return _Record(self._model, batch, tensors, self._recorder)
+            with preserve_state(self):
+                return _Graph(super().terms, parameters, batch, noise, self._capture)
         except RuntimeError as error:
-            log.warning(f"steps of this size are not replayed: {str(error).splitlines()[0]}")
+            reason = str(error).splitlines()[0]
+            log.warning("steps of this shape are not captured in a CUDA graph: %s", reason)
             return None
 
 
 @contextlib.contextmanager
-def _on_another_stream(device: torch.device) -> Iterator[None]:
-    """Let a GPU work on a stream of its own, where it may be recorded afterwards."""
+def _side_stream(device: torch.device) -> Iterator[None]:
+    """Let a GPU work on another stream, as passes before a capture must."""
     if device.type != "cuda":
         yield
         return
@@ -169,18 +180,18 @@ def _on_another_stream(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def preserve_state(model: MoleculeSDE) -> Iterator[None]:
-    """Undo what passes that only record do to running statistics and to torch's generators.
+    """Undo what the passes of a capture do to running statistics and to torch's generators.
 
-    Casts that autocast remembers would be those of the recording for ever, so it remembers none.
+    Autocast caches no casts meanwhile: a cached cast would be replayed with the captured weights.
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = [p.device for p in model.parameters() if p.is_cuda][:1]
-    remembers = torch.is_autocast_cache_enabled()
+    caching = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        torch.set_autocast_cache_enabled(remembers)
+        torch.set_autocast_cache_enabled(caching)
         for buffer, before in buffers:
             buffer.data.copy_(before)

@@ -1,9 +1,11 @@
-"""Joining the other ranks and building the DeepSpeed engine."""
+"""Joining the other ranks, and building the model and the DeepSpeed engine around it."""
 
 from __future__ import annotations
 
 import datetime
+import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -11,18 +13,25 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+from msde.checkpoints import weights
+from msde.cluster import process
+from msde.config import Config
 from msde.model import MoleculeSDE
+from msde.training.activation_checkpointing import checkpoint_activations
+from msde.training.cuda_graphs import GraphedMoleculeSDE
 from msde.training.optimizer import parameter_groups
+
+log = logging.getLogger("msde")
 
 
 def start_process_group(timeout: float) -> None:
-    """Join the other ranks, which `ranks.map_environment` knows of.
+    """Join the other ranks, at the address that `ranks.map_environment` has found.
 
     Args:
         timeout: seconds that the ranks wait for each other.
     """
-    # Of these DeepSpeed asks here for its reduction in shared memory, which only inference calls.
-    # It takes a minute to compile on a CPU and keeps 69 MB a rank, which outlive the run.
+    # Of these ops, DeepSpeed compiles here its reduction in shared memory, which only inference
+    # calls: a minute on a CPU, and 69 MB a rank that outlive the run.
     deepspeed.ops.__compatible_ops__ = {}
     # Before the first collective: DeepSpeed itself chooses the device only with the engine.
     get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
@@ -33,8 +42,25 @@ def start_process_group(timeout: float) -> None:
     )
 
 
+def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
+    """Build the model with random weights or those in a folder.
+
+    Raises:
+        MsdeError: the folder's weights do not fit; the first wrong tensor is named.
+    """
+    graphed = config.run.cuda_graphs and torch.cuda.is_available()
+    model = (GraphedMoleculeSDE if graphed else MoleculeSDE).from_seed(config)
+    if config.run.activation_checkpointing:
+        checkpoint_activations(model)
+    if init_from is not None:
+        weights.fill(model, init_from)
+        log.info("weights from %s", init_from)
+    process.set_memory_policy(sum(p.nbytes for p in model.parameters()))
+    return model
+
+
 def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
-    """Build Adam with its four groups and the engine around model and optimizer."""
+    """Build Adam with its four groups, and the engine around model and optimizer."""
     optim = model.config.optim
     optimizer = torch.optim.Adam(
         parameter_groups(model),
@@ -50,10 +76,10 @@ def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.Deep
 
 @torch.no_grad()
 def _clear_padding(optimizer: Any) -> None:
-    """Zero what ZeRO-3 appends to the last parts of weights.
+    """Zero the padding that ZeRO-3 appends to the last parts of weights.
 
-    It is memory that nobody has written. No weight depends on it, but it goes through Adam and into
-    checkpoints, which should hold neither chance nor what is not finite.
+    It is uninitialised memory. No weight depends on it, but it passes through Adam and into
+    checkpoints, which should hold neither random nor non-finite values.
     """
     groups = zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True)
     for parameters, flat in groups:

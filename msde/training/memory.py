@@ -1,27 +1,33 @@
-"""The memory that the states of a model take, worked out without building it."""
+"""Memory: what the states of a model take, and an error that explains when there is too little."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from msde.config import deepspeed
+from msde.data.batch import MoleculeBatch
+from msde.errors import MsdeError
 
 
 @dataclass(frozen=True)
 class StateMemory:
-    """What the states of a model take of each rank's memory, in bytes; activations come on top."""
+    """Memory of the states of a model on each rank, in bytes; activations come on top."""
 
     device: int
-    host: int  # what is offloaded
+    host: int  # offloaded states
 
 
 def state_memory(num_parameters: int, world_size: int, ds_config: dict[str, Any]) -> StateMemory:
-    """Return the memory of weights, gradients and Adam's state at their peak within a step.
+    """Return the peak memory of weights, gradients and Adam's state within a step.
 
-    All are float32. As DeepSpeed keeps them (counted with its 0.19.8): ZeRO 1 to 3 hold a second,
-    partitioned copy of the weights, offloaded optimizers a second copy of the gradients; ZeRO 3
-    gathers up to `stage3_max_live_parameters` weights; reduction works in four buckets.
+    All are float32. As DeepSpeed 0.19.8 keeps them: ZeRO 1 to 3 hold a second, partitioned copy of
+    the weights, offloaded optimizers a second copy of the gradients; ZeRO 3 gathers up to
+    `stage3_max_live_parameters` weights; reduction works in four buckets.
     """
     zero = ds_config.get("zero_optimization", {})
     stage = deepspeed.zero_stage(ds_config)
@@ -43,5 +49,29 @@ def state_memory(num_parameters: int, world_size: int, ds_config: dict[str, Any]
     return StateMemory(int(weights + gradients + optimizer + working), int(host))
 
 
-def _offloaded(zero: dict[str, Any], what: str) -> bool:
-    return zero.get(what, {}).get("device", "none") != "none"
+def _offloaded(zero: dict[str, Any], key: str) -> bool:
+    return zero.get(key, {}).get("device", "none") != "none"
+
+
+class OutOfMemory(MsdeError):
+    """A slot that does not fit the device's memory."""
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(batch: MoleculeBatch) -> Iterator[None]:
+    """Turn an out-of-memory error inside into one that names the slot and the setting to change.
+
+    Raises:
+        OutOfMemory: memory ran out inside.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory in slot {batch.slot} of epoch {batch.key.epoch}: {batch.num_graphs} "
+            f"molecules, {batch.num_atoms} atoms, {batch.pair_index.shape[1]} pairs, the largest "
+            f"molecule with {batch.max_num_atoms} atoms; use a smaller data.molecules_per_slot or "
+            "data.atoms_per_slot with more slots a step (train_batch_size)"
+        ) from error

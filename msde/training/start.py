@@ -131,6 +131,6 @@ def start(
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     if deepspeed_config is None:
         log.info("DeepSpeed configuration: %s", ds_path)
-    from msde.training.run import pretrain
+    from msde.training.loop import pretrain
 
     pretrain(resolved, data, output, ds_config, resume, init_from, profile, launcher)

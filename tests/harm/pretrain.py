@@ -22,7 +22,9 @@ import torch  # noqa: E402
 from deepspeed.utils import safe_get_full_optimizer_state  # noqa: E402
 
 from msde.checkpoints import engine_state  # noqa: E402
-from msde.training import run as train  # noqa: E402
+from msde.model import MoleculeSDE  # noqa: E402
+from msde.training import loop  # noqa: E402
+from msde.training.run import Run  # noqa: E402
 
 harm = json.loads(os.environ["HARM"])
 mine = harm.get("rank", 0) in (int(os.environ.get("RANK", "0")), "all")
@@ -35,15 +37,15 @@ def due():
 
 def before_each_step(function):
     """Call a function with the batches of each step's slots before they are trained on."""
-    take_step = train.Run.take_step
+    take_step = Run.take_step
 
     def taking(self, slots, sums):
         global now, run
-        now, run = self.step + 1, self
+        now, run = self.state.step + 1, self
         function(slots)
         return take_step(self, slots, sums)
 
-    train.Run.take_step = taking
+    Run.take_step = taking
 
 
 def nothing(slots):
@@ -93,7 +95,7 @@ def out_of_memory(slots):
         def fail(*arguments):
             raise torch.OutOfMemoryError("no memory")
 
-        train.MoleculeSDE.forward = fail
+        MoleculeSDE.forward = fail
 
 
 def record(slots):
@@ -135,7 +137,7 @@ def dump(slots):
     torch_save(found, harm["file"] + os.environ["RANK"])
 
 
-make_model, torch_save, make_room = train.make_model, torch.save, engine_state.make_room
+make_model, torch_save, make_room = loop.make_model, torch.save, engine_state.make_room
 
 
 def make_model_with_hook(*arguments):
@@ -180,9 +182,9 @@ def make_room_and_fill(root, *arguments):
 
 what = harm["what"]
 if what == "infinite_gradient":
-    train.make_model = make_model_with_hook
+    loop.make_model = make_model_with_hook
 if what == "leap":
-    train.make_model = make_model_that_leaps
+    loop.make_model = make_model_that_leaps
 if what == "die_in_save":
     torch.save = save_half_and_die
 if what == "fill_disk":

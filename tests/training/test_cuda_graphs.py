@@ -1,4 +1,4 @@
-"""What is recorded for one batch holds for every batch of its sizes, and asks a GPU for nothing."""
+"""A captured graph holds for every batch of its shape; no step makes the host wait for a GPU."""
 
 import importlib
 
@@ -11,7 +11,7 @@ from fixtures.molecules import both
 from fixtures.triton import use_triton
 from msde import ops
 from msde.model import Noise
-from msde.training.cuda_graphs import ReplayedLosses
+from msde.training.cuda_graphs import GraphedMoleculeSDE
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "item", "equal"}
 
@@ -34,7 +34,7 @@ class Asked(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
-def test_what_waits_is_noticed():
+def test_operators_that_wait_are_noticed():
     with Asked() as asked:
         x = torch.arange(3)
         x[x > 0], x.max().item(), torch.tensor([1]), x.repeat_interleave(x)
@@ -62,7 +62,7 @@ KERNELS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_step_asks_a_gpu_for_anything(kind, gpu, records, monkeypatch):
+def test_no_step_makes_the_host_wait_for_a_gpu(kind, gpu, records, monkeypatch):
     use_triton(gpu, monkeypatch)
     for module, names in KERNELS.items():
         for name in names:
@@ -86,11 +86,11 @@ class Graphs:
     """Computes again into the memory of the first results, as CUDA graphs do."""
 
     def __init__(self):
-        self.recorded = 0
+        self.captured = 0
 
     def __call__(self, run):
         results = [result.clone() for result in run()]
-        self.recorded += 1
+        self.captured += 1
 
         def replay():
             with torch.enable_grad():
@@ -101,23 +101,29 @@ class Graphs:
         return results, replay
 
 
+def graphed_and_plain(kind, capture=None):
+    """Two models of the same weights, in training mode."""
+    plain = make_small(kind, *NO_DROPOUT)
+    graphed = GraphedMoleculeSDE(plain.config, capture)
+    graphed.load_state_dict(plain.state_dict())
+    return graphed.train(), plain.train()
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_record_holds_for_other_molecules_of_its_sizes(kind, records):
-    model, plain = (make_small(kind, *NO_DROPOUT).train() for _ in range(2))
+def test_a_graph_holds_for_other_molecules_of_its_shape(kind, records):
     graphs = Graphs()
-    model.replayed = ReplayedLosses(model, graphs)
+    model, plain = graphed_and_plain(kind, graphs)
     for molecules in (records, records, records[::-1], records[3:] + records[:3]):
         _, full = both(molecules)
         found, expected = outcome(model, full), outcome(plain, full)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert graphs.recorded == 2  # forward and backward
+    assert graphs.captured == 2  # forward and backward
 
 
-def test_gradients_and_terms_of_several_batches_are_kept_apart(records):
-    """As of the slots of a step, with a slot between that is not replayed."""
-    model, plain = (make_small("paper", *NO_DROPOUT).train() for _ in range(2))
-    model.replayed = ReplayedLosses(model, Graphs())
+def test_replays_of_several_batches_do_not_share_memory(records):
+    """As in a step of several slots, one of which is not replayed."""
+    model, plain = graphed_and_plain("paper", Graphs())
     slots = [both(molecules)[1] for molecules in (records, records[::-1], records[:4], records)]
     outcome(model, slots[0]), outcome(plain, slots[0])
     kept = []
@@ -132,26 +138,24 @@ def test_gradients_and_terms_of_several_batches_are_kept_apart(records):
         assert one is other or torch.equal(one, other)
 
 
-def test_what_cannot_be_recorded_is_computed(records, caplog):
-    model, plain = (make_small("paper", *NO_DROPOUT).train() for _ in range(2))
+def test_a_shape_that_cannot_be_captured_is_computed(records, caplog):
 
     def fail(run):
         raise RuntimeError("no graph")
 
-    model.replayed = ReplayedLosses(model, fail)
+    model, plain = graphed_and_plain("paper", fail)
     _, full = both(records)
     for _ in range(3):
         found, expected = outcome(model, full), outcome(plain, full)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert [r.getMessage() for r in caplog.records] == [
-        "steps of this size are not replayed: no graph"
+        "steps of this shape are not captured in a CUDA graph: no graph"
     ]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_graphs_give_the_same(records):
-    model, plain = (make_small("paper", *NO_DROPOUT).cuda().train() for _ in range(2))
-    model.replayed = ReplayedLosses(model)
+def test_cuda_graphs_give_the_same_as_plain_steps(records):
+    model, plain = (model.cuda() for model in graphed_and_plain("paper"))
     for molecules in (records, records, records[::-1]):
         full = both(molecules)[1].to("cuda")
         found, expected = outcome(model, full), outcome(plain, full)
@@ -159,8 +163,8 @@ def test_cuda_graphs_give_the_same(records):
             assert torch.allclose(found[name], expected[name], 1e-4, 1e-5), name
 
 
-def test_noise_is_what_the_losses_take(records):
-    """The tensors of a record are those of the batch and of its noise, in this order."""
+def test_every_field_of_the_noise_is_a_tensor(records):
+    """A graph copies them all by name, as it copies the tensors of the batch."""
     _, full = both(records)
     noise = make_small("paper").draw_noise(full)
     assert len(vars(noise)) == len(Noise.__dataclass_fields__)

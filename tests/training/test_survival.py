@@ -272,7 +272,7 @@ def test_the_last_checkpoints_and_every_few_are_kept(common, tmp_path):
 def test_a_rank_whose_folder_another_has_removed_tells_of_the_full_disk(tmp_path, write):
     temporary = tmp_path / ".step-000000004.tmp"
     told = pytest.raises(DiskFull, match="disk full: .*step-000000004 needs 9 bytes")
-    with told, snapshots.full_disk_undoes(tmp_path / "step-000000004", temporary, 9):
+    with told, snapshots.undo_if_disk_full(tmp_path / "step-000000004", temporary, 9):
         write({}, temporary / "state.pt")
 
 

@@ -1,0 +1,148 @@
+"""Pretraining: a run is built in time order, then steps until it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msde.checkpoints import engine_state
+from msde.cluster import ranks
+from msde.cluster.launcher import Launcher
+from msde.cluster.preemption import StopRequest
+from msde.cluster.watchdog import Watchdog, limit_waiting
+from msde.config import Config, deepspeed
+from msde.model.ema import ExponentialMovingAverage
+from msde.monitor.flops import FlopsCounter
+from msde.monitor.profiling import profiled
+from msde.training.engine import make_engine, make_model, start_process_group
+from msde.training.metrics import Interval
+from msde.training.optimizer import learning_rate_factor, parameter_groups, set_hyper_parameters
+from msde.training.plan import RunPlan, make_plan
+from msde.training.run import Run, open_monitor, prepare_output
+from msde.training.state import RunState
+from msde.training.step_guard import StepGuard
+from msde.training.validation import Validator
+
+
+def pretrain(
+    config: Config,
+    data: Sequence[str | Path],
+    output: Path,
+    ds_config: dict[str, Any],
+    resume: str = "auto",
+    init_from: Path | None = None,
+    profile_steps: int = 0,
+    launcher: Launcher | None = None,
+) -> None:
+    """Pretrain to the end of the configured run, or until asked to stop; every rank calls it.
+
+    Args:
+        data: folders of shards, or URLs; see `plan.open_data`.
+        output: folder of the run, seen by all ranks: configuration, metrics, checkpoints.
+        ds_config: DeepSpeed's configuration with its batch sizes filled in.
+        resume: see `engine_state.find`.
+        init_from: folder of weights to start from if there is no checkpoint to resume.
+        profile_steps: number of steps to write a trace of.
+        launcher: the launcher that the process must not outlive, looked up as early as possible.
+
+    Raises:
+        MsdeError: an error the user can fix, found before anything is written.
+        NotFinite: too many steps in a row had losses or gradients that are not finite.
+        CommunicationFailed: another rank is dead, hangs or cannot be reached.
+    """
+    deepspeed.check_together(config, ds_config)
+    slots_per_step = ds_config["train_batch_size"]
+    plan = make_plan(config, data, slots_per_step, ranks.rank(), ranks.world_size())
+    stop = StopRequest(output)
+    start_process_group(config.run.comm_timeout)
+    watchdog = Watchdog(config.run.comm_timeout, stop, launcher or Launcher())
+    with watchdog.explaining_failures():
+        run = build_run(config, plan, output, ds_config, resume, init_from, stop, watchdog)
+        try:
+            train(run, profile_steps)
+        finally:
+            run.close()
+
+
+def build_run(
+    config: Config,
+    plan: RunPlan,
+    output: Path,
+    ds_config: dict[str, Any],
+    resume: str,
+    init_from: Path | None,
+    stop: StopRequest,
+    watchdog: Watchdog,
+) -> Run:
+    """Check everything, then build the engine and load the checkpoint to go on from."""
+    rank, world_size, stage = ranks.rank(), ranks.world_size(), deepspeed.zero_stage(ds_config)
+    state, universal = RunState(), False
+    checkpoint = engine_state.find(output / "checkpoints", resume)
+    if checkpoint is not None:
+        universal = engine_state.check_compatible(checkpoint, config, world_size, stage)
+        state = RunState.from_manifest(checkpoint.manifest)
+        plan.stream.load_state_dict(checkpoint.manifest["stream"])
+    model = make_model(config, init_from if checkpoint is None else None)
+    engine_state.on_first_rank(lambda: prepare_output(output, config, ds_config))
+
+    engine = make_engine(model, engine_state.for_universal(ds_config) if universal else ds_config)
+    if config.data.resident:
+        plan.stream.keep_on(engine.device)
+    else:
+        plan.stream.send_to(engine.device)
+    ema = None
+    if checkpoint is not None:
+        ema = engine_state.load(engine, checkpoint.folder, universal, config.run.ema_decay)
+    elif config.run.ema_decay:
+        ema = ExponentialMovingAverage(engine, config.run.ema_decay)
+
+    run = Run(
+        config,
+        plan,
+        output,
+        stop,
+        watchdog,
+        engine,
+        ema,
+        state,
+        guard=StepGuard(engine, ds_config["train_batch_size"], config.run, state),
+        validator=Validator(plan, rank, world_size) if len(plan.validation) else None,
+        counter=FlopsCounter(world_size, deepspeed.in_bfloat16(ds_config)),
+        monitor=open_monitor(output, config, ds_config, plan, state) if rank == 0 else None,
+    )
+    limit_waiting(config.run.comm_timeout)
+    watchdog.progress()
+    return run
+
+
+def train(run: Run, profile_steps: int) -> None:
+    """Step, log, validate, save, stop: to the last step, or until a rank was asked to stop."""
+    config, state, total_steps = run.config, run.state, run.plan.total_steps
+    base_rates = [group["lr"] for group in parameter_groups(run.engine.module)]
+    stop = run.validate() if state.validation_due else False
+    steps = iter(run.plan.stream)
+    interval = Interval(run.engine.device, state.step)
+    with profiled(run.output / "profile", profile_steps, ranks.rank()) as profile:
+        while state.step < total_steps and not stop:
+            factor = learning_rate_factor(state.step, total_steps, config.optim)
+            set_hyper_parameters(run.engine.optimizer, factor, base_rates, config.optim)
+            with interval.waiting():
+                slots = next(steps)
+            stop = run.take_step(slots, interval.sums)
+            profile.step()
+
+            last = state.step == total_steps
+            validating = last or state.step % config.run.validate_every == 0
+            saving = last or stop or state.step % config.run.save_every == 0
+            logging = state.step == 1 or state.step % config.run.log_every == 0
+            if logging or validating or saving:
+                run.report_steps(interval)
+            with interval.paused():
+                if validating:
+                    state.validation_due = True
+                    stop = stop or run.validate()
+                if saving or stop:
+                    run.save()
+    steps.close()
+    run.finish(stopped=stop)
