@@ -77,8 +77,8 @@ def test_adjacency_holds_the_number_of_the_bond_type(records):
     assert sorted(adj[1:].tolist()) == [0, 0, 0, 1, 1, 2]
 
 
-# One and two atoms, alone too; linear ones, whose frames degenerate; salts; no element or charge
-# that the vocabularies know.
+# Molecules of one and two atoms, also alone in a batch; linear ones, whose frames degenerate;
+# salts; elements and charges outside the vocabularies.
 EDGE_CASES = [
     ["C"],
     ["[Na+]", "C"],
@@ -99,7 +99,7 @@ def from_smiles(smiles, key=NO_KEY):
 
 
 def exotic(line):
-    """A dummy atom and a charge of -7: codes that catch what the vocabularies lack."""
+    """A dummy atom and a charge of -7: values outside the vocabularies."""
     mol = Chem.AddHs(Chem.MolFromSmiles("*C"))
     mol.GetAtomWithIdx(0).SetFormalCharge(-7)
     conformer = Chem.Conformer(mol.GetNumAtoms())

@@ -109,7 +109,7 @@ def test_the_reverse_process_of_a_gaussian_recovers_it(sde, layout):
         mean, std = sde.marginal_prob(torch.ones(shape), t)
         return mean, std, torch.sqrt((0.5 * mean).square() + per_row(std, mean).square())
 
-    def noise_pred(x, t):  # E[noise | x_t = x], what a perfect network returns
+    def noise_pred(x, t):  # E[noise | x_t = x], the output of a perfect network
         mean, std, spread = moments(t)
         return per_row(std, x) * (x - mean) / spread.square()
 
