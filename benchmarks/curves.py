@@ -1,10 +1,10 @@
-"""Train `paper` with the fused ops and without, and compare with what threads alone change.
+"""Train `paper` with and without the fused ops; compare with the effect of the number of threads.
 
 python benchmarks/curves.py --input pcqm4mv2-2k.csv > curves.json
 
 Three runs with the same seed, batches and noise, each in a fresh process: fused ops on two threads,
 plain torch on two, and plain torch on one. Compared are the means of 20 steps of the three losses.
-The fused ops do no harm if they change these at most twice as much as the number of threads does.
+The fused ops pass if they change these at most twice as much as the number of threads does.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def train(path: Path, batch_size: int, steps: int) -> Curves:
 
 
 def train_apart(environment: dict[str, str]) -> Curves:
-    """Train in a fresh process, given this one's arguments."""
+    """Train in a fresh process with the arguments of this one."""
     command = [sys.executable, *sys.argv, "--alone"]
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, env={**os.environ, **environment}

@@ -1,4 +1,4 @@
-"""What a machine can do at best: its rates, and the matrix products that a training step needs."""
+"""The peak rates of a machine, and the matrix products of a training step."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def now() -> float:
-    """Return the time in seconds when a GPU has done all that it was told."""
+    """Return the time in seconds, once a GPU has finished its work."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def best(work: Callable[[], object], repeats: int) -> float:
-    """Return the least seconds of several runs: what others take of the machine is left out."""
+    """Return the least seconds of several runs, which other processes disturb least."""
     least = float("inf")
     for _ in range(repeats):
         begin = now()
@@ -34,7 +34,7 @@ def best(work: Callable[[], object], repeats: int) -> float:
 
 
 class Products:
-    """A matrix product by torch and, on a CPU, by the C++ code: how fast are they just now?"""
+    """The present rate of a matrix product by torch and, on a CPU, by the C++ code."""
 
     def __init__(self) -> None:
         """Make two matrices, 4096 x 1024 and 1024 x 1024."""
@@ -63,11 +63,7 @@ def product_rate(found: dict[str, float]) -> float:
 
 
 def step_flops(model: MoleculeSDE, batch: MoleculeBatch) -> float:
-    """Count the FLOPs of the matrix products of one forward and backward pass.
-
-    Of the algorithm with all its savings: the fused ops count their real pairs and edges. Sums over
-    edges, table look-ups, activations and the optimizer count nothing.
-    """
+    """Count the FLOPs of the matrix products of one forward and backward pass, see `counting`."""
     with counting() as counter:
         loss, _ = model(batch)
         loss.backward()

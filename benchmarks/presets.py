@@ -1,4 +1,4 @@
-"""Count parameters and the FLOPs of a training step a molecule, for each preset.
+"""Count the parameters and the FLOPs of a training step for each molecule, for each preset.
 
 python benchmarks/presets.py --input pcqm4mv2-2k.csv --json
 """

@@ -1,12 +1,11 @@
 """The published training step (chao1224/MoleculeSDE), run from a checkout of its repository.
 
-Networks and losses are imported from there; this module builds what the README's pretraining
-command builds and does one step after another as its training loop does. Nothing of it is copied.
+Networks and losses are imported from the checkout, none of it is copied. This module builds the
+models of the README's pretraining command and repeats the step of its training loop.
 
-Wherever the two differ in what they have to do, the published side has the easier task: its
-features, extended graphs and centring are made beforehand, and so are the edges within SchNet's
-cutoff, at most 32 an atom, whose search would cost time. torch-scatter, which has to be compiled,
-is replaced by `index_add_`, which is as fast on a CPU.
+The published side has less to do in a step: its features, extended graphs and centring are computed
+beforehand, and so are the edges within SchNet's cutoff, at most 32 an atom. `index_add_` replaces
+torch-scatter, which has to be compiled; it is as fast on a CPU.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ import rivals
 import torch
 from rdkit import Chem
 from torch import Tensor
-from torch_geometric.data import Batch, Data  # before the stand-ins, which it would take for real
+from torch_geometric.data import Batch, Data  # before the stand-ins, which it would use
 
-# Its `torch.cross` names no dimension, and its samplers' docstrings hold what is no escape.
+# Its `torch.cross` names no dimension, and its docstrings hold invalid escapes.
 warnings.filterwarnings("ignore", message="Using torch.cross without specifying the dim")
 warnings.filterwarnings("ignore", category=SyntaxWarning)
 
@@ -119,7 +118,7 @@ class Published:
         self.optimizer = torch.optim.Adam(groups, lr=LEARNING_RATE)
 
     def step(self, number: int, watch: Any) -> None:
-        """Do one training step and book its parts."""
+        """Do one training step and time its parts."""
         place = number % len(self.batches)
         module = sys.modules[type(self.schnet).__module__]
         module.radius_graph = lambda pos, r, batch: self.edges[place]

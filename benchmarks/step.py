@@ -2,12 +2,12 @@
 
 python benchmarks/step.py --input pcqm4mv2-2k.csv --published MoleculeSDE --json
 
-A step assembles a batch, draws noise, runs forward and backward and Adam; it takes the file's
-batches in turn and keeps nothing of earlier steps. Each side runs in a fresh process, one after
-another, as often as --turns says: ours, the published code as it is and, on a CPU, the published
-code with denormals flushed. Memory is the peak above what was held before the first step. The
-floor is the time of our step's matrix products alone, at the rate that one such product had right
-behind the step: what others take of a machine slows down both.
+A step assembles a batch, draws noise, runs forward, backward and Adam. It takes the file's batches
+in turn and keeps nothing of earlier steps. The sides run one after another, each in a fresh
+process, --turns times: ours, the published code and, on a CPU, the published code with denormals
+flushed. Memory is the peak above the memory before the first step. The floor is the time of our
+step's matrix products alone, at the rate that is measured right after the step, so that the load of
+other processes slows down both.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ WARM_UP = 2  # steps that are not timed
 
 
 def make_task(format: str, keep_hydrogens: bool) -> Task:
-    """Say how the molecules of a benchmark are converted."""
+    """Return the settings by which a benchmark converts its molecules."""
     return Task(format, Options(keep_hydrogens=keep_hydrogens, label_columns=()))
 
 
@@ -71,7 +71,7 @@ def read_molecules(path: Path, task: Task) -> Iterator[tuple[RawMolecule, Molecu
 
 
 def make_columns(path: Path, task: Task, size: int, count: int | None) -> list[MoleculeColumns]:
-    """Read `count` batches of `size` molecules from the start of a file, or all that it holds."""
+    """Read the first `count` batches of `size` molecules from a file, or all batches."""
     parts: list[list[MoleculeRecord]] = [[]]
     for _, record in read_molecules(path, task):
         parts[-1].append(record)
@@ -87,7 +87,7 @@ def make_columns(path: Path, task: Task, size: int, count: int | None) -> list[M
 def make_batches(
     path: Path, format: str, size: int, count: int, keep_hydrogens: bool
 ) -> list[MoleculeBatch]:
-    """Read `count` batches of `size` molecules from the start of a file."""
+    """Read the first `count` batches of `size` molecules from a file."""
     columns = make_columns(path, make_task(format, keep_hydrogens), size, count)
     return [MoleculeBatch.from_columns(part, Key(0, n)) for n, part in enumerate(columns)]
 
@@ -96,7 +96,7 @@ class Stopwatch:
     """Seconds spent in each named part, over many steps."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start with no parts."""
         self.parts: dict[str, list[float]] = {}
         self._last = 0.0
 
@@ -105,17 +105,17 @@ class Stopwatch:
         self._last = now()
 
     def lap(self, part: str) -> None:
-        """Book the time since the last reading on `part`."""
+        """Add the time since the last reading to `part`."""
         time = now()
         self.parts.setdefault(part, []).append(time - self._last)
         self._last = time
 
 
 class Side(Protocol):
-    """Whose training step is measured."""
+    """An implementation whose training step is measured."""
 
     def step(self, number: int, watch: Stopwatch) -> None:
-        """Do one training step and book its parts."""
+        """Do one training step and time its parts."""
 
 
 class Ours:
@@ -137,13 +137,13 @@ class Ours:
         self.optimizer = torch.optim.Adam(parameter_groups(self.model), fused=True)
 
     def batch(self, number: int) -> MoleculeBatch:
-        """Assemble a batch anew, with the indices that the model needs."""
+        """Assemble a batch again, with the indices that the model needs."""
         packed = PackedMolecules.from_columns(self.columns[number % len(self.columns)])
         packed = pad(packed) if self.cuda_graphs else packed
         return MoleculeBatch.expand(packed, Key(0, number)).to(DEVICE)
 
     def step(self, number: int, watch: Stopwatch) -> None:
-        """Do one training step and book its parts."""
+        """Do one training step and time its parts."""
         batch = self.batch(number)
         watch.lap("batch")
         noise = self.model.draw_noise(batch)
@@ -159,7 +159,7 @@ class Ours:
 
 
 class InEngine(Ours):
-    """The same steps by DeepSpeed's engine, on one rank, configured as runs are by default."""
+    """The same steps in DeepSpeed's engine, on one rank, with the default configuration of runs."""
 
     def __init__(self, columns: list[MoleculeColumns], arguments: argparse.Namespace) -> None:
         """Build the engine around the model of a preset."""
@@ -176,7 +176,7 @@ class InEngine(Ours):
         self.engine = engine.make_engine(self.model, ds_config)
 
     def step(self, number: int, watch: Stopwatch) -> None:
-        """Do one training step and book its parts."""
+        """Do one training step and time its parts."""
         batch = self.batch(number)
         watch.lap("batch")
         with self.autocast():
@@ -198,11 +198,11 @@ def memory_mb() -> float:
 
 
 def reset_peak() -> None:
-    """Make what is held now the peak so far."""
+    """Reset the peak to the present memory."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
-        # What reading the file has left behind would hide as much of a step's memory.
+        # Memory that is free after reading the file would hide as much of a step's memory.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -210,7 +210,7 @@ def reset_peak() -> None:
 def measure(
     side: Side, steps: int, products: Products | None = None, warm_up: int = WARM_UP
 ) -> dict:
-    """Train for `steps` steps after those that warm up; return seconds, memory, product rates."""
+    """Train for `steps` steps after the warm-up; return seconds, memory and product rates."""
     product_rates = []
     reset_peak()
     before = memory_mb()
@@ -241,7 +241,7 @@ def run_side(arguments: argparse.Namespace) -> dict:
         side = (Ours if arguments.side == OURS else InEngine)(columns, arguments)
         return measure(side, arguments.steps, Products(), warm_up)
     torch.set_flush_denormal(arguments.side == FLUSHED)  # before torch has threads
-    from published_step import Published  # needs what is not installed for ours
+    from published_step import Published  # its packages are needed for this side only
 
     reader = get_reader(task.format)
     found = read_molecules(arguments.input, task)
@@ -251,13 +251,13 @@ def run_side(arguments: argparse.Namespace) -> dict:
 
 
 def run_apart(side: str) -> dict:
-    """Measure one side in a fresh process, given this one's arguments."""
+    """Measure one side in a fresh process with the arguments of this one."""
     command = [sys.executable, *sys.argv, "--side", side]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def summarise(turns: list[dict], batch_size: int) -> dict:
-    """Take the medians of all turns of a side."""
+    """Return the medians over all turns of a side."""
     seconds = [statistics.median(turn["seconds"]) for turn in turns]
     step = statistics.median(s for turn in turns for s in turn["seconds"])
     parts = turns[0]["parts"]
@@ -273,7 +273,7 @@ def summarise(turns: list[dict], batch_size: int) -> dict:
 
 
 def compare(arguments: argparse.Namespace) -> dict:
-    """Measure all sides in turn and put them side by side."""
+    """Measure all sides in turn and compare them."""
     task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
     columns = make_columns(arguments.input, task, arguments.batch_size, None)
     sides = [OURS]
@@ -345,7 +345,7 @@ def main() -> None:
     parser.add_argument("--keep-hydrogens", action="store_true")
     parser.add_argument("--bfloat16", action="store_true", help="ours under autocast")
     parser.add_argument("--activation-checkpointing", action="store_true", help="of ours")
-    parser.add_argument("--cuda-graphs", action="store_true", help="ours on filled batches")
+    parser.add_argument("--cuda-graphs", action="store_true", help="ours on padded batches")
     parser.add_argument("--engine", action="store_true", help="also ours in DeepSpeed's engine")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

@@ -12,8 +12,8 @@ from msde.monitor.writer import read_metrics
 
 PANELS = {
     "loss/{}contrastive": "contrastive",
-    "loss/{}2d_to_3d": "2D to 3D (zero predicted: 3)",
-    "loss/{}3d_to_2d": "3D to 2D (zero predicted: 1)",
+    "loss/{}2d_to_3d": "2D to 3D (3 for a zero prediction)",
+    "loss/{}3d_to_2d": "3D to 2D (1 for a zero prediction)",
     "accuracy/{}contrastive": "contrastive pair accuracy",
 }
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fixtures.molecules import make_record
+from fixtures.molecules import batch_of, make_record
 from msde.config import LossConfig
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
@@ -21,7 +21,7 @@ def evaluate(objective, h, other, batch):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_uninformative_and_perfect_representations(name, batch):
+def test_loss_of_uninformative_and_of_separated_representations(name, batch):
     objective = OBJECTIVES[name](LossConfig(exclude_true_pairs=True))
     rows = rows_of(objective, batch)
     loss, _ = evaluate(objective, torch.zeros(rows, 4), torch.zeros(rows, 4), batch)
@@ -33,7 +33,7 @@ def test_uninformative_and_perfect_representations(name, batch):
     assert (loss < bound).all() and (accuracy == 1).all()
 
 
-def test_values_by_hand():
+def test_values_computed_by_hand():
     loss, accuracy = ebm_nce(torch.tensor([1.0, -1.0]), torch.tensor([[0.5, -2.0], [-1.0, -1.0]]))
     first = math.log1p(math.exp(-1)) + math.log1p(math.exp(0.5)) + math.log1p(math.exp(-2))
     assert loss[0].item() == pytest.approx(first)
@@ -61,7 +61,7 @@ def test_more_shifts_than_molecules_never_reach_the_true_pair(batch):
     assert torch.equal(*(evaluate(o, same, same, batch)[0] for o in (all_others, more)))
 
 
-def test_a_drawn_negative_is_the_true_pair_only_as_published(batch):
+def test_exclude_true_pairs_never_draws_an_atom_as_its_own_negative(batch):
     own = torch.arange(batch.num_atoms)
     for number in range(20):
         stream = Stream.NEGATIVES_OF_2D
@@ -77,8 +77,8 @@ def test_a_drawn_negative_is_the_true_pair_only_as_published(batch):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_one_atom_alone_has_only_its_positive_pair(name):
-    alone = MoleculeBatch.from_columns(columns_from_records([make_record("C")]))
+def test_a_single_atom_has_no_negative(name):
+    alone = batch_of("C")
     objective = OBJECTIVES[name](LossConfig(temperature=1.0, exclude_true_pairs=True))
     h = torch.tensor([[0.5, 0.5]], requires_grad=True)
     loss, accuracy = evaluate(objective, h, h, alone)
@@ -89,7 +89,7 @@ def test_one_atom_alone_has_only_its_positive_pair(name):
 
 
 @pytest.mark.parametrize("objective", [NodeEBMNCE, GraphEBMNCE, InfoNCE])
-def test_gradients(objective, batch):
+def test_gradients_agree_with_finite_differences(objective, batch):
     torch.manual_seed(0)
     made = objective(LossConfig(temperature=1.0, num_shifts=2))
     shape = (rows_of(made, batch), 2)

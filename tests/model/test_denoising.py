@@ -17,7 +17,7 @@ def noise_for(loss, batch):
 
 
 @pytest.mark.parametrize("loss", DENOISING)
-def test_zero_for_perfect_and_four_times_for_twice_the_error(loss, batch):
+def test_zero_for_exact_predictions_and_quadratic_in_the_error(loss, batch):
     noise = noise_for(loss, batch)
     assert (loss(noise, noise, batch) == 0).all()
     error = torch.randn_like(noise)
@@ -26,7 +26,7 @@ def test_zero_for_perfect_and_four_times_for_twice_the_error(loss, batch):
 
 
 @pytest.mark.parametrize("loss", DENOISING)
-def test_predicting_zero_gives_the_stated_value(loss, batch):
+def test_predicting_zero_gives_the_variance_of_the_noise(loss, batch):
     noise = noise_for(loss, batch)
     per_molecule = loss(torch.zeros_like(noise), noise, batch)
     assert per_molecule.shape == (batch.num_graphs,)

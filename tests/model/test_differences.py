@@ -12,7 +12,7 @@ import torch
 from rdkit import Chem
 
 from fixtures.models import make_small
-from fixtures.molecules import make_record
+from fixtures.molecules import batch_of, make_record
 from msde.chem.vocabulary import CIP_LABELS
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
@@ -20,19 +20,12 @@ from msde.model import geometry
 from msde.model.sde import per_row, perturb, score_from_noise
 from msde.philox import Key
 
-KEY = Key(1, 2)
-
-
-def batch_of(*smiles, key=KEY):
-    records = [make_record(text, line) for line, text in enumerate(smiles, start=1)]
-    return MoleculeBatch.from_columns(columns_from_records(records), key)
-
 
 def molecule_means(rows, batch):
     return geometry.centre(rows, batch.batch, batch.atoms_per_graph) - rows
 
 
-def test_noise_and_noised_positions_are_centred(batch):
+def test_noise_and_noised_positions_are_centred_in_base(batch):
     for kind, centred in (("base", True), ("paper", False)):
         model = make_small(kind)
         noise = model.draw_noise(batch)
@@ -42,7 +35,7 @@ def test_noise_and_noised_positions_are_centred(batch):
             assert (molecule_means(rows, batch).abs().max() < 1e-4) == centred
 
 
-def test_networks_see_the_time(batch):
+def test_only_networks_of_base_depend_on_the_time(batch):
     for kind, sees in (("base", True), ("paper", False)):
         model = make_small(kind, "model.conformer.input_spread=null")
         h = model.encoder_2d(batch)
@@ -61,7 +54,7 @@ def test_networks_see_the_time(batch):
     assert not torch.equal(early[0], late[0]) and not torch.equal(early[1], late[1])
 
 
-def test_networks_output_the_noise(batch):
+def test_both_targets_of_the_3d_to_2d_network_give_the_same_score(batch):
     """`paper` keeps the published 3D -> 2D target; both give the same score from one function."""
     outputs = {}
     for divide in ("true", "false"):
@@ -82,7 +75,7 @@ def test_networks_output_the_noise(batch):
 def test_isolated_atoms_are_not_padding():
     """The sodium of a salt has no bond, but its type and its pairs count."""
     model = make_small("paper")
-    salt = batch_of("CC(=O)[O-].[Na+]")
+    salt = batch_of("CC(=O)[O-].[Na+]", key=Key(1, 2))
     noise = model.draw_noise(salt)
     h = model.encoder_3d(salt)
     sodium = int(torch.nonzero(salt.z == 11))
@@ -105,7 +98,7 @@ def test_the_batch_is_not_changed_by_a_step(batch):
 
 
 @pytest.mark.parametrize("kind", ["paper", "base, PaiNN, frame"])
-def test_all_neighbours_within_the_cutoff_count(kind):
+def test_no_neighbour_within_the_cutoff_is_dropped(kind):
     """The published graph keeps 32 of them, in an order that depends on its library."""
     model = make_small(kind, "model.painn.cutoff=10")
     big = batch_of("c1ccc2c(c1)c1ccccc1c1c2ccc2c1ccc1c2cccc1C1CCC2CCCCC2C1C1CCCCC1")
@@ -150,7 +143,7 @@ def test_mirror_images_and_pseudo_asymmetric_centres_differ():
     assert {CIP_LABELS[c] for c in cis.cip.tolist()} & {"r", "s"}
 
 
-def test_hydrogen_is_trained_in_painn():
+def test_the_embedding_of_hydrogen_is_trained_in_base():
     molecule = MoleculeBatch.from_columns(
         columns_from_records([make_record("CO", keep_hydrogens=True)])
     )
@@ -159,29 +152,3 @@ def test_hydrogen_is_trained_in_painn():
         encoder(molecule).square().sum().backward()
         assert (encoder.embedding.weight[0].abs().sum() > 0).item() == trained
         assert (encoder.embedding.weight.grad[0].abs().sum() > 0).item() == trained
-
-
-def test_frames_of_exactly_three_edges():
-    """torch.cross without a dimension takes the first one of size three: edges, here."""
-    pos = torch.randn(4, 3)
-    edges = torch.tensor([[0, 1, 2], [1, 2, 3]])
-    frames = geometry.edge_frames(pos, edges)
-    for edge in range(3):
-        one = geometry.edge_frames(pos, edges[:, edge : edge + 1])
-        assert torch.allclose(frames[edge], one[0])
-    e1, e2, e3 = frames.unbind(1)
-    assert torch.allclose(torch.linalg.cross(e1, e2), e3)
-    assert torch.allclose((e1 * e2).sum(-1), torch.zeros(3), atol=1e-5)
-
-
-def test_times_pair_up_over_epochs_in_base():
-    molecules = ["CCO", "CCN", "C", "CO", "c1ccccc1"]
-
-    def times(kind, epoch, chosen=molecules):
-        return make_small(kind).draw_noise(batch_of(*chosen, key=Key(5, epoch))).t_2d_to_3d
-
-    for epoch in (0, 2, 10):
-        assert torch.allclose(times("base", epoch) + times("base", epoch + 1), torch.tensor(0.999))
-    assert not torch.allclose(times("base", 1) + times("base", 2), torch.tensor(0.999))
-    # A function of the molecule alone: `batch_of` numbers molecules, so the first stays the first.
-    assert times("base", 4)[0] == times("base", 4, molecules[:2])[0]

@@ -1,11 +1,28 @@
 import copy
+import dataclasses
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from torch import nn
 
-from msde.config import SchNetConfig
+from msde.config import ModelConfig, SchNetConfig
+from msde.model.encoders import ENCODERS_3D
 from msde.model.encoders.schnet import Filters, Interaction
+
+
+def test_every_3d_encoder_is_in_the_table_and_has_its_section():
+    assert set(ENCODERS_3D) == set(get_args(get_type_hints(ModelConfig)["encoder_3d"]))
+    assert all(dataclasses.is_dataclass(getattr(ModelConfig(), name)) for name in ENCODERS_3D)
+
+
+@pytest.mark.parametrize("name", ENCODERS_3D)
+def test_3d_encoders_represent_atoms_and_molecules(name, batch):
+    encoder = ENCODERS_3D[name](16, getattr(ModelConfig(), name))
+    h = encoder(batch)
+    assert h.shape == (batch.num_atoms, encoder.output_dim)
+    assert encoder.readout(h, batch).shape == (batch.num_graphs, encoder.output_dim)
+    assert torch.equal(encoder(batch, batch.pos), h)
 
 
 @pytest.mark.parametrize("scale", [1, 4])

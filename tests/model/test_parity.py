@@ -94,7 +94,7 @@ def batch():
 
 
 def make_noise(batch, **given):
-    """Noise with zeros for what a test does not look at."""
+    """Noise with zeros in the fields that are not given."""
     atoms = torch.zeros(batch.num_atoms, dtype=torch.int64)
     fields = {
         "t_2d_to_3d": torch.full((batch.num_graphs,), 0.5),

@@ -1,10 +1,12 @@
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
-from msde.config import make_config
+from msde.config import SDEConfig, make_config
 from msde.model.sde import (
+    SDES,
     VESDE,
     VPSDE,
     SubVPSDE,
@@ -15,7 +17,7 @@ from msde.model.sde import (
     score_from_noise,
 )
 
-SDES = {
+RANGES = {
     "VE": VESDE(0.2, 1.0),
     "VE wide": VESDE(0.1, 10.0),
     "VP": VPSDE(0.2, 1.0),
@@ -29,13 +31,17 @@ ATOMS = torch.tensor([1, 2, 5, 9])
 LAYOUTS = {"ragged": (ATOMS.sum().item(), 3), "dense": (len(ATOMS), 9, 9)}
 
 
+def test_every_kind_of_the_configuration_is_in_the_table():
+    assert set(SDES) == set(get_args(get_type_hints(SDEConfig)["kind"]))
+
+
 def times_for(layout, values):
     return values.repeat_interleave(ATOMS) if layout == "ragged" else values
 
 
-@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+@pytest.mark.parametrize("sde", RANGES.values(), ids=RANGES)
 @pytest.mark.parametrize("shape", [(64, 3), (64,), (64, 5, 5)])
-def test_both_layouts(sde, shape):
+def test_rows_of_any_shape_have_one_time_each(sde, shape):
     x, t = torch.randn(shape), torch.rand(64)
     mean, std = sde.marginal_prob(x, t)
     drift, diffusion = sde.sde(x, t)
@@ -46,7 +52,7 @@ def test_both_layouts(sde, shape):
     assert torch.allclose(mean[row], one_mean[0]) and torch.allclose(std[row], one_std[0])
 
 
-@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+@pytest.mark.parametrize("sde", RANGES.values(), ids=RANGES)
 def test_marginals_solve_the_sde(sde):
     """d mean / dt = drift of the mean, and d var / dt = 2 (drift / x) var + diffusion^2."""
     t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
@@ -64,8 +70,8 @@ def test_marginals_solve_the_sde(sde):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
-def test_moments_by_euler_maruyama(sde, layout):
+@pytest.mark.parametrize("sde", RANGES.values(), ids=RANGES)
+def test_simulated_moments_equal_the_closed_form(sde, layout):
     """Simulate to another end time in each molecule; compare with the closed form."""
     generator = torch.Generator().manual_seed(0)
     num_steps, paths, start = 300, 400, 1.5
@@ -91,7 +97,7 @@ def test_moments_by_euler_maruyama(sde, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+@pytest.mark.parametrize("sde", RANGES.values(), ids=RANGES)
 def test_the_reverse_process_of_a_gaussian_recovers_it(sde, layout):
     """Data N(1, 0.5^2): the exact noise is known, so the reverse SDE must return to the data."""
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +109,7 @@ def test_the_reverse_process_of_a_gaussian_recovers_it(sde, layout):
         mean, std = sde.marginal_prob(torch.ones(shape), t)
         return mean, std, torch.sqrt((0.5 * mean).square() + per_row(std, mean).square())
 
-    def noise_pred(x, t):  # E[noise | x_t = x], what a perfect network returns
+    def noise_pred(x, t):  # E[noise | x_t = x], the output of a perfect network
         mean, std, spread = moments(t)
         return per_row(std, x) * (x - mean) / spread.square()
 
@@ -123,7 +129,7 @@ def test_the_reverse_process_of_a_gaussian_recovers_it(sde, layout):
     assert abs(x.std() / math.hypot(0.5, left_over) - 1) < error + 0.02
 
 
-def test_priors():
+def test_prior_samples_have_the_standard_deviation_of_the_prior():
     noise = torch.randn(100)
     assert torch.equal(VESDE(0.1, 10).prior_sampling(noise), 10 * noise)
     assert torch.equal(VPSDE(0.1, 20).prior_sampling(noise), noise)
@@ -149,7 +155,7 @@ def test_the_schedules_of_base_end_at_their_prior(kind, part, spread):
     assert divergence(published) > 0.1
 
 
-@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+@pytest.mark.parametrize("sde", RANGES.values(), ids=RANGES)
 def test_scaled_inputs_have_one_spread_at_all_times(sde):
     generator = torch.Generator().manual_seed(0)
     data = 1.7 * torch.randn(20_000, generator=generator)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fixtures.models import KINDS, make_small
+from fixtures.molecules import batch_of
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.model.sde import perturb
@@ -265,9 +266,7 @@ def test_no_gradient_leaks_between_molecules(model, molecules, dtype):
 @pytest.mark.parametrize("smiles", ["O=C=O", "C#C", "CO"])
 def test_collinear_molecules_keep_the_symmetry_in_base(smiles, rotation, dtype, corrected):
     """Their second and third frame vectors are undetermined, and so must not show."""
-    from fixtures.molecules import make_record
-
-    molecule = MoleculeBatch.from_columns(columns_from_records([make_record(smiles)]))
+    molecule = batch_of(smiles)
     axis = torch.linspace(-1, 1, molecule.num_atoms).to(dtype).unsqueeze(-1)
     pos_t = axis * torch.tensor([0.3, -0.7, 0.5], dtype=dtype)
     h = corrected.encoder_2d(molecule)

@@ -1,6 +1,6 @@
 """GIN, the 2D encoder: a graph isomorphism network with bond features.
 
-Xu et al. 2019; bond features as in Hu et al. 2020.
+Xu et al. 2019, eq. 4.1; bond features as in Hu et al. 2020.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from msde.ops import EdgeCodes, Edges, gin_message, group_codes, sort_edges
 
 
 class GINLayer(nn.Module):
-    """MLP((1 + eps) h_i + sum over bonds j -> i of relu(h_j + bond embedding)), eq. 4.1."""
+    """MLP((1 + eps) h_i + sum over bonds j -> i of relu(h_j + bond embedding))."""
 
     def __init__(self, hidden_dim: int) -> None:
         """Make the layer's own bond embedding and MLP."""
