@@ -1,4 +1,4 @@
-# The release of torch that the tests run with, built for CPUs. On a machine with CUDA give
+# The release of torch that the tests run with. On a machine with CUDA give
 # `make TORCH=torch demo`, after `rm -rf .venv` where another torch is installed.
 TORCH ?= torch==2.13.0
 PYTHON ?= python3

@@ -1,6 +1,7 @@
-"""Rules of the source tree: which room may use which, and how large its parts may be."""
+"""Rules of the source tree: which room may use which, sizes of parts, truth of the documents."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,71 @@ def test_modules_and_functions_stay_small(path):
 def test_folders_stay_small(folder):
     files = [path for path in folder.iterdir() if path.is_file()]
     assert len(files) <= (8 if folder == ROOT / "msde" else 20)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.name)
+def test_launch_scripts_only_parse_build_and_call(path):
+    assert len(path.read_text().splitlines()) <= 60
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TEST_FOLDERS = {p.name for p in (ROOT / "tests").iterdir() if p.is_dir()} - {"fixtures"}
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_stay_small_and_share_through_fixtures_only(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 500
+    for node in ast.walk(ast.parse(text)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import"
+            names = [node.module]
+        for name in names:
+            first = name.partition(".")[0]
+            assert first not in TEST_FOLDERS | {"tests", "conftest"}, f"imports {name}"
+            assert not first.startswith("test_"), f"imports {name}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+def test_the_map_lists_every_room_and_module():
+    """In docs/design.md a table has the layers, a heading each folder, a line each module."""
+    listed, text = {}, (ROOT / "docs/design.md").read_text()
+    for line in text.splitlines():
+        if line.startswith("#"):
+            heading = re.match(r"#+ `([\w/]+)/`", line)
+            folder = heading and heading[1]
+            if folder:
+                assert folder not in listed
+                listed[folder] = []
+        elif (item := re.match(r"- `(\w+)`: \S", line)) and folder:
+            listed[folder].append(item[1])
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
+    layers = [
+        set(re.findall(r"`(\w+)`", rooms)) for _, rooms in sorted(rows, key=lambda r: int(r[0]))
+    ]
+    assert layers == [rooms - {"__init__"} for rooms in LAYERS]
+    there = {str(path.parent.relative_to(ROOT)): [] for path in FILES}
+    for path in FILES:
+        if path.name != "__init__.py":
+            there[str(path.parent.relative_to(ROOT))].append(path.stem)
+    assert {folder: sorted(names) for folder, names in listed.items()} == there
+
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_files_and_tests_that_exist(path):
+    """Links, paths in code marks, tests as `file::name`; NAME, MODULE and ROOM stand for others."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (path.parent / link).exists(), link
+    tops = "msde|data_tools|launch|tests|docs|ds_configs|benchmarks|examples"
+    for name, test in re.findall(rf"`((?:{tops})/[\w./]+)(?:::(\w+))?`", text):
+        if not re.search("NAME|MODULE|ROOM", name):
+            assert (ROOT / name).exists(), name
+            assert not test or f"def {test}(" in (ROOT / name).read_text(), f"{name}::{test}"

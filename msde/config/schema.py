@@ -193,8 +193,8 @@ class LossConfig:
     temperature: float = 0.1
     # Negatives of each molecule in `graph_ebm_nce`.
     num_shifts: int = 1
-    # Where negatives come from: the molecule's own slot, or the slots of all ranks. With `ranks`
-    # the results depend on the number of ranks.
+    # Where negatives come from: the molecule's own slot, or the slots of all ranks, gradients
+    # included. With `ranks` the results depend on the number of ranks.
     negatives: Literal["slot", "ranks"] = "slot"
     # `node_ebm_nce` never draws an atom as its own negative.
     exclude_true_pairs: bool = False
@@ -261,13 +261,13 @@ class RunConfig:
     # Skip steps whose loss is more than this many times its moving average. 0 is off.
     spike_factor: float = 0.0
     # Decay of an exponential moving average of the weights, which validation and `best/` use.
-    # 0 is off.
+    # BatchNorm's running statistics stay those of the last weights. 0 is off.
     ema_decay: float = 0.0
     # Keep only the inputs of layers for the backward pass and compute the rest again: less memory,
     # more time.
     activation_checkpointing: bool = False
     # On a GPU, record the operations of a step as a CUDA graph and replay it; batches are padded to
-    # sizes that repeat. Needs ZeRO 0, 1 or 2.
+    # sizes that repeat. Needs ZeRO 0, 1 or 2. It has not run on a GPU yet.
     cuda_graphs: bool = False
 
 

@@ -1,4 +1,4 @@
-"""The presets and what the README says about them."""
+"""The presets, and the tables of their sizes and memory in docs/operations.md."""
 
 import re
 
@@ -12,7 +12,7 @@ from msde.model import MoleculeSDE
 from msde.training.memory import state_memory
 from msde.training.optimizer import parameter_groups
 
-README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 SIZES = {"paper": (4.668591e6, 0), "base": (10e6, 0.1), "large": (100e6, 0.1), "xl": (1e9, 0.1)}
 
 
@@ -29,7 +29,7 @@ def test_presets_have_the_stated_sizes(preset):
     expected, tolerance = SIZES[preset]
     assert abs(count / expected - 1) <= tolerance
     assert len(parameter_groups(model)) == 4
-    row = next(line for line in README.splitlines() if line.startswith(f"| `{preset}` |"))
+    row = next(line for line in OPERATIONS.splitlines() if line.startswith(f"| `{preset}` |"))
     assert f"{count:,}" in row
 
 
@@ -43,9 +43,9 @@ def test_a_stored_configuration_comes_back(preset):
     assert from_dict(to_dict(config)) == config
 
 
-def test_the_memory_in_the_readme_is_that_of_the_formula():
+def test_the_memory_in_the_table_is_that_of_the_formula():
     """Each figure of the table: GB of model states a rank, by stage and number of ranks."""
-    lines = README.splitlines()
+    lines = OPERATIONS.splitlines()
     head = next(k for k, line in enumerate(lines) if line.startswith("| model states"))
     columns = [cell.strip() for cell in lines[head].strip("|").split("|")][1:]
     rows = [line for line in lines[head + 2 : head + 8] if line.startswith("| ")]
