@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import collections
+import contextlib
+import functools
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, NoReturn, TypeVar
 
 import torch
 
 from msde.data.batch import MoleculeBatch
+
+T = TypeVar("T")
 
 
 class PrefetchedSlots(NamedTuple):
@@ -38,3 +46,55 @@ class SideStream:
         """Have `make` tell the GPU what to copy and to compute; wait for none of it."""
         with torch.cuda.stream(self._stream):
             return PrefetchedSlots(make(), self._stream.record_event())
+
+
+def map_in_threads(
+    prepare: Callable[..., T], tasks: Iterator[tuple[int, int]], workers: int
+) -> Generator[T, None, None]:
+    """Yield prepare(*task) for each task in order, worked out by `workers` threads ahead."""
+    # Threads, not processes: NumPy, zlib and LMDB release the interpreter for all that takes time,
+    # nothing has to be copied or pickled, and no signal can end a worker alone.
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="window")
+    pending: collections.deque[Future[T]] = collections.deque()
+    try:
+        while True:
+            while len(pending) <= workers:
+                pending.append(pool.submit(prepare, *next(tasks)))
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
+    """Yield the items, of which a thread works out up to `depth` ahead."""
+    ready: queue.Queue[Callable[[], T]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def offer(item: Callable[[], T]) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                item = next(items)
+                offer(lambda item=item: item)  # type: ignore[misc]
+        except BaseException as error:  # the training thread raises it
+            offer(functools.partial(_raise, error))
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            yield ready.get()()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

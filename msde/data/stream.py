@@ -8,14 +8,8 @@ BatchNorm, negatives and noise do not depend on it either.
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import functools
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,12 +20,11 @@ from msde.data.mixture import Mixture
 from msde.data.packed import PackedMolecules
 from msde.data.padding import pad
 from msde.data.partition import Partition, Slots, Window
-from msde.data.prefetch import PrefetchedSlots, SideStream
+from msde.data.prefetch import PrefetchedSlots, SideStream, map_in_threads, run_ahead
 from msde.data.resident import ResidentMolecules
 from msde.errors import MsdeError
 
 STEPS_AHEAD = 4  # that are ready for the training thread
-T = TypeVar("T")
 
 
 class Position(NamedTuple):
@@ -123,7 +116,7 @@ class ShardStream:
         """
         steps = self._steps(self.position)
         if self.workers:
-            steps = _ahead(steps, STEPS_AHEAD)
+            steps = run_ahead(steps, STEPS_AHEAD)
         try:
             for self.position, self.epochs_done, slots in steps:
                 yield slots.wait() if isinstance(slots, PrefetchedSlots) else slots
@@ -134,7 +127,7 @@ class ShardStream:
         """Yield each step with the position of the one that follows, and that in epochs."""
         names = self._windows(start.epoch, start.window)
         if self.workers:
-            prepared = _in_threads(self._prepare, names, self.workers)
+            prepared = map_in_threads(self._prepare, names, self.workers)
         else:
             prepared = (self._prepare(*name) for name in names)
         try:
@@ -216,55 +209,3 @@ class ShardStream:
                 "with the same ones, or choose another --output"
             )
         self.position = Position(*(int(state[name]) for name in Position._fields))
-
-
-def _in_threads(
-    prepare: Callable[..., T], tasks: Iterator[tuple[int, int]], workers: int
-) -> Generator[T, None, None]:
-    """Yield prepare(*task) for each task in order, worked out by `workers` threads ahead."""
-    # Threads, not processes: NumPy, zlib and LMDB release the interpreter for all that takes time,
-    # nothing has to be copied or pickled, and no signal can end a worker alone.
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="window")
-    pending: collections.deque[Future[T]] = collections.deque()
-    try:
-        while True:
-            while len(pending) <= workers:
-                pending.append(pool.submit(prepare, *next(tasks)))
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
-    """Yield the items, of which a thread works out up to `depth` ahead."""
-    ready: queue.Queue[Callable[[], T]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def offer(item: Callable[[], T]) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            while not stop.is_set():
-                item = next(items)
-                offer(lambda item=item: item)  # type: ignore[misc]
-        except BaseException as error:  # the training thread raises it
-            offer(functools.partial(_raise, error))
-        finally:
-            items.close()
-
-    thread = threading.Thread(target=work, name="batches", daemon=True)
-    thread.start()
-    try:
-        while True:
-            yield ready.get()()
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error

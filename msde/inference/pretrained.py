@@ -16,9 +16,10 @@ from msde.checkpoints import weights
 from msde.chem.record import MoleculeRecord, outside_vocabulary, record_from
 from msde.chem.vocabulary import MoleculeError
 from msde.config import Config
-from msde.data.batch import MoleculeBatch, record_from_pyg
+from msde.data.batch import MoleculeBatch
 from msde.data.codec import MoleculeColumns, columns_from_records
 from msde.data.mixture import Mixture
+from msde.data.pyg import record_from_pyg
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.model import MoleculeSDE
