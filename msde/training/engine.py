@@ -16,10 +16,11 @@ from deepspeed.accelerator import get_accelerator
 from msde.checkpoints import weights
 from msde.cluster import process
 from msde.config import Config
+from msde.config.deepspeed import zero_stage
 from msde.model import MoleculeSDE
 from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.cuda_graphs import GraphedMoleculeSDE
-from msde.training.optimizer import parameter_groups
+from msde.training.optimizer import make_adam
 
 log = logging.getLogger("msde")
 
@@ -61,13 +62,8 @@ def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
 
 def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
     """Build Adam with its four groups, and the engine around model and optimizer."""
-    optim = model.config.optim
-    optimizer = torch.optim.Adam(
-        parameter_groups(model),
-        betas=(optim.beta1, optim.beta2),
-        weight_decay=optim.weight_decay,
-        fused=get_accelerator().device_name() == "cuda",
-    )
+    fused = get_accelerator().device_name() == "cuda"
+    optimizer = make_adam(model, skipping=zero_stage(ds_config) == 0, fused=fused)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
     if engine.zero_optimization_partition_weights():
         _clear_padding(engine.optimizer)

@@ -1,8 +1,9 @@
-"""The optimizer's parameter groups, and the hyper-parameters that each step sets anew."""
+"""The optimizer, its parameter groups, and the hyper-parameters that each step sets anew."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -29,6 +30,42 @@ def parameter_groups(model: MoleculeSDE) -> list[dict]:
         }
         for name, (part, scale) in parts.items()
     ]
+
+
+class SkippingAdam(torch.optim.Adam):
+    """Adam that skips a step with a gradient that is not finite.
+
+    It says so in `overflow`, which DeepSpeed's engine reads to count skipped steps. The optimizers
+    of ZeRO do the same; this one is for runs without ZeRO, where every rank holds the same reduced
+    gradients and decides alike.
+    """
+
+    overflow = False
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Make a step, or none if any gradient is not finite."""
+        gradients = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        self.overflow = not bool(norms.isfinite().all())
+        return None if self.overflow else super().step(closure)
+
+
+def make_adam(model: MoleculeSDE, skipping: bool, fused: bool) -> torch.optim.Adam:
+    """Build Adam with the groups and hyper-parameters of the model's configuration.
+
+    Args:
+        skipping: whether it skips steps that are not finite itself, as ZeRO's optimizers do.
+        fused: one kernel for all weights, of GPUs.
+    """
+    optim = model.config.optim
+    return (SkippingAdam if skipping else torch.optim.Adam)(
+        parameter_groups(model),
+        betas=(optim.beta1, optim.beta2),
+        weight_decay=optim.weight_decay,
+        fused=fused,
+    )
 
 
 def learning_rate_factor(step: int, total_steps: int, optim: OptimConfig) -> float:

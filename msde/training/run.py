@@ -102,17 +102,15 @@ class Run:
             NotFinite: too many steps in a row were skipped.
             OutOfMemory: a slot is too large.
         """
-        first, last = self.plan.stream.own_slots.start, len(slots) - 1
+        first = self.plan.stream.own_slots.start
         for number, batch in enumerate(slots):
             with explain_out_of_memory(batch):
                 torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
                 loss, terms = self.counter.forward(self.engine, batch)
                 self.guard.observe(batch, terms["total"], first + number)
-                if number == last:
+                if number == len(slots) - 1:
                     loss = self.guard.agree(loss, self.stop.asked)
                 self.engine.backward(loss)
-                if number == last:
-                    self.guard.drop_nonfinite_gradients()
                 self.engine.step()
             sums.add(terms)
         stop, skipped = self.guard.conclude()

@@ -2,8 +2,8 @@
 
 A loss or gradient that is not finite, or a spike of the loss, must not reach weights, optimizer or
 running statistics, on any rank and at any ZeRO stage. The gradients of a step to be skipped are
-made non-finite. ZeRO 1 to 3 skip such a step themselves; without ZeRO `drop_nonfinite_gradients`
-keeps the optimizer from it.
+made non-finite: the optimizers of ZeRO 1 to 3 skip such a step, and so does `SkippingAdam`, which
+takes their place without ZeRO.
 """
 
 from __future__ import annotations
@@ -78,23 +78,6 @@ class StepGuard:
         mean = agreed[0] / agreed[2]
         skip = ~mean.isfinite() | (mean > self._limit())
         return loss * torch.where(skip, torch.nan, 1.0).to(loss.dtype)
-
-    def drop_nonfinite_gradients(self) -> None:
-        """Without ZeRO, drop the reduced gradients if any is not finite, and count the step.
-
-        An optimizer passes over parameters without a gradient, so nothing of its state changes.
-        Every rank holds the same reduced gradients and decides alike.
-        """
-        engine = self._engine
-        if engine.zero_optimization():
-            return
-        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(gradients))
-        if norms.isfinite().all():
-            return
-        engine.skipped_steps += 1
-        if engine.torch_autocast_z0_gradscaler is None:  # the scaler skips the step itself
-            engine.optimizer.zero_grad(set_to_none=True)
 
     def conclude(self) -> tuple[bool, SkippedStep | None]:
         """Finish a step after the optimizer's step.
