@@ -1,4 +1,4 @@
-"""The command line: a parser whose errors are one line, and exit codes."""
+"""The command line: a parser with one-line errors, and exit codes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from msde.errors import MsdeError
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A command-line parser whose complaints are one line, like all others."""
+    """A parser that raises an MsdeError instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what `report_errors` prints."""
+        """Raise an error that `report_errors` prints."""
         raise MsdeError(f"{message}; see --help")
 
 
 def report_errors(main: Callable[[], None]) -> None:
     """Run a command and end the process; an MsdeError becomes one line on stderr and an exit code.
 
-    Of several ranks with the same error only the first speaks. The others give it time to: a
-    launcher that sees one of them exit would end the first in mid-sentence.
+    The other ranks wait a while before they report and exit, because a launcher that sees a rank
+    exit ends all others: of an error that all ranks have, only the first rank's line is printed.
     """
     try:
         main()
@@ -38,10 +38,10 @@ def report_errors(main: Callable[[], None]) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process with an exit code; a rank at once.
+    """End the process with an exit code; a rank without Python's cleanup.
 
-    Python would wait for the threads of failed collectives, and a thread that is late in letting go
-    of a collective's objects while Python ends aborts the process: its exit code would be lost.
+    Python would wait for the threads of failed collectives, and a thread that still holds a
+    collective's objects while Python ends aborts the process, which loses the exit code.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, their hashes, and disks that are full."""
+"""Writing files atomically, hashing them, and reporting a full disk."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ def file_sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def disk_full_as_error(path: Path, needed: int) -> Iterator[None]:
-    """Turn a full disk, while `needed` bytes are written to `path`, into one clear line.
+    """Turn the system's error of a full disk into one that says how much room `path` needs.
 
     Raises:
-        DiskFull: there was no room.
+        DiskFull: the disk filled up inside.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
-                f"disk full: {path} needs {needed:,} bytes; free some and run the same command "
-                "again, nothing that was finished is lost"
+                f"disk full: {path} needs {needed:,} bytes; free some space and run the same "
+                "command again: finished parts are kept"
             ) from error
         raise
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it and move it into place.
+    """Let `write` write a temporary file beside `path`, sync it and rename it.
 
     Args:
-        durable: the file must survive a crash of the machine; else the sync is left out.
+        durable: whether the file must survive a crash of the machine; without it there is no sync.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
-        # Some libraries create files for their owner alone; others should read these.
+        # Some libraries create files that only their owner can read.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -63,7 +63,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], durable: bool 
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or the names of a folder's files, survive a crash of the machine."""
+    """Write a file's bytes, or a folder's entries, from the system's cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

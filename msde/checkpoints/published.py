@@ -1,8 +1,8 @@
-"""The checkpoint layout of the published implementation, to ours and back.
+"""Translating checkpoints of the published implementation to ours and back.
 
 A published checkpoint is a dict of four state dicts, one for each part of the model. Their tensors
-are ours under other names, except that tables and weights which we keep stacked lie there one by
-one, and that some constants are stored which we derive.
+are ours under other names, with two exceptions: tables and weights that we stack are stored one by
+one, and some constants are stored that we derive.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ _STACKED = re.compile(rf"(.*\.(query|key)_(in|out)|{_CONVOLUTION})\.\w+")  # one
 _TRANSPOSED = re.compile(rf"({_CONVOLUTION})\.weight")
 _CHIRALITY = "atom_encoder.atom_embedding_list.1.weight"
 
-# What leaves no trace in the tensors, and so must be said; the defaults are the published values.
-TRACELESS = [
+# Settings that the tensors do not determine; the defaults are the published values.
+UNDETERMINED = [
     "model.gin.readout",
     "model.conformer.num_heads",
     "model.topology.num_heads",
@@ -118,7 +118,7 @@ TRACELESS = [
     ),
     "loss.anneal_power",
 ]
-# What the published networks do not have, although its tensors might fit.
+# Settings that the published networks lack, although the tensors might fit.
 _CORRECTIONS = [
     "model.gin.chirality",
     "model.conformer.positions",
@@ -150,7 +150,7 @@ class Piece:
 
 
 def pieces(part: str, ours: str, tensor: Tensor) -> list[Piece]:
-    """Return the published tensors that one of our tensors is made of.
+    """Return the published tensors that are parts of one of our tensors.
 
     Args:
         part: a key of PARTS.
@@ -183,7 +183,7 @@ def _split(name: str, ours: str, tensor: Tensor) -> list[Piece]:
 
 
 def constants(part: str, model: ModelConfig) -> State:
-    """Return the published tensors of a part that we derive instead of storing them."""
+    """Return the published tensors of a part that we derive instead of storing."""
     if part == "score_2d_to_3d":
         numbers = range(model.conformer.num_blocks)
         return {f"score_network.equi_modules.{n}.eps": torch.zeros(1) for n in numbers}
@@ -207,7 +207,7 @@ def from_published(part: str, published: Mapping[str, Tensor], like: Mapping[str
     """Translate the published state dict of one part to ours.
 
     Args:
-        like: our state dict of that part at the same sizes; only shapes are looked at.
+        like: our state dict of that part at the same sizes; only its shapes are used.
 
     Raises:
         MsdeError: naming a tensor that is missing, of another shape, or stored twice with two
@@ -239,10 +239,10 @@ def from_published(part: str, published: Mapping[str, Tensor], like: Mapping[str
 def _unused(
     part: str, published: Mapping[str, Tensor], like: Mapping[str, Tensor], model: ModelConfig
 ) -> State:
-    """Return the published tensors of one part that none of ours is made of.
+    """Return the published tensors of one part that are no part of ours.
 
     Raises:
-        MsdeError: naming one that is not a constant of the network, or has another shape, or a
+        MsdeError: naming a tensor that is not a constant of the network or has another shape, or a
             constant that is missing.
     """
     used = {p.published for name, tensor in like.items() for p in pieces(part, name, tensor)}
@@ -265,20 +265,20 @@ def import_checkpoint(
     """Translate a whole published checkpoint.
 
     Args:
-        overrides: key=value for what leaves no trace in the tensors, keys of TRACELESS.
+        overrides: key=value with keys of UNDETERMINED.
 
     Returns:
-        Our state dict, the configuration, and for the way back the tensors that we have no use for,
-        under `<part>.<name>`, with notes.
+        Our state dict, the configuration, and for the export back: the tensors that we do not use,
+        named `<part>.<name>`, and notes.
 
     Raises:
-        MsdeError: an override that the tensors decide, or a tensor that is missing, extra or of
-            another shape, by its name.
+        MsdeError: an override of a setting that the tensors determine, or the name of a tensor
+            that is missing, extra or of another shape.
     """
     for override in overrides:
         key = override.partition("=")[0]
-        if key not in TRACELESS:
-            raise MsdeError(f"{key} is not an option here; options are {', '.join(TRACELESS)}")
+        if key not in UNDETERMINED:
+            raise MsdeError(f"{key} is not an option here; options are {', '.join(UNDETERMINED)}")
     config = make_config("paper", overrides=overrides)
     for name in set(PARTS.values()) ^ set(checkpoint):
         what = "is missing" if name in PARTS.values() else "is not known"
@@ -291,7 +291,7 @@ def import_checkpoint(
             raise MsdeError(f"{theirs}: {error.args[0]} is missing") from error
         except (IndexError, ValueError) as error:
             raise MsdeError(f"{theirs}: a tensor has another number of dimensions") from error
-    config = from_dict(to_dict(config), "the sizes of the tensors")  # checks what must hold
+    config = from_dict(to_dict(config), "the sizes of the tensors")  # with its checks
     if config.model.gin.readout == "concat":
         raise MsdeError(
             "model.gin.readout=concat has no published contrastive objective: the views differ in "
@@ -300,7 +300,7 @@ def import_checkpoint(
     notes = {}
     chirality = published["encoder_2d"][_CHIRALITY]
     if len(chirality) == ATOM_SIZES[1] - 1:
-        # Older vocabularies lack the last row, for values not listed; the one before is nearest.
+        # Older vocabularies lack the last row, of unlisted values; the row before is nearest.
         published["encoder_2d"][_CHIRALITY] = torch.cat([chirality, chirality[-1:]])
         notes["chirality_rows"] = str(len(chirality))
     with torch.device("meta"):
@@ -351,7 +351,7 @@ def infer_sizes(part: str, state: Mapping[str, Tensor], model: ModelConfig) -> N
     """Set the sizes and variants in `model` to those of the published tensors of one part.
 
     Raises:
-        KeyError: a tensor that must be there is not.
+        KeyError: a tensor is missing.
     """
 
     def count(pattern: str) -> int:

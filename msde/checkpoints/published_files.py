@@ -48,7 +48,7 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
 
     Args:
         overrides: key=value for settings that the tensors do not determine, see
-            `published.TRACELESS`.
+            `published.UNDETERMINED`.
 
     Raises:
         MsdeError: the file cannot be converted, or `output` is not an empty folder.
@@ -67,7 +67,7 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
         f"{output}: {len(state)} tensors, hidden {model.hidden_dim}, {model.encoder_3d}, "
         f"{model.conformer.edges}",
         "set by you or published defaults, since the tensors do not tell:",
-        *(f"  {key}={values[key]}" for key in published.TRACELESS),
+        *(f"  {key}={values[key]}" for key in published.UNDETERMINED),
     ]
     return "\n".join(lines)
 

@@ -1,9 +1,9 @@
-"""Folders of checkpoints on the disk: complete or not there, undamaged or passed over.
+"""Folders of checkpoints: published as a whole, verified, and removed when they are old.
 
     step-000001000/
         MANIFEST.json       written last: step, position in the data, sizes and hashes of all files
-    damaged-step-000000900/ passed over and put aside
-    .step-000001100.tmp/    unfinished: removed by the next one
+    damaged-step-000000900/ skipped because of a damaged file, and renamed
+    .step-000001100.tmp/    unfinished; writing the next checkpoint removes it
 
 A folder without MANIFEST.json is not a checkpoint.
 """
@@ -30,7 +30,7 @@ log = logging.getLogger("msde")
 
 FORMAT = "msde-checkpoint/2"
 MANIFEST = "MANIFEST.json"
-RENAMED = {"left_out_in_a_row": "skipped_in_a_row"}  # keys of manifests: as once written, as read
+RENAMED = {"left_out_in_a_row": "skipped_in_a_row"}  # manifests' keys: former and present name
 
 
 def folder_name(step: int) -> str:
@@ -39,7 +39,11 @@ def folder_name(step: int) -> str:
 
 
 def make_room(root: Path, final: Path, needed: int) -> None:
-    """Remove what crashed runs have left and check that the disk has room for a checkpoint."""
+    """Remove the leftovers of crashed runs and check that the disk has room for a checkpoint.
+
+    Raises:
+        DiskFull: it has not.
+    """
     root.mkdir(parents=True, exist_ok=True)
     for left in root.glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -51,36 +55,36 @@ def make_room(root: Path, final: Path, needed: int) -> None:
 def _disk_full(root: Path, final: Path, needed: int) -> DiskFull:
     free = shutil.disk_usage(root).free
     return DiskFull(
-        f"disk full: {final} needs {needed:,} bytes, {free:,} are free; the checkpoints before "
-        "it are as they were: free some, and resume"
+        f"disk full: {final} needs {needed:,} bytes, {free:,} are free; earlier checkpoints are "
+        "intact: free some space and resume"
     )
 
 
 @contextlib.contextmanager
 def undo_if_disk_full(final: Path, temporary: Path, needed: int) -> Iterator[None]:
-    """Tell of a disk that fills up although it had room, and remove what has been written.
+    """Remove the files written inside if the disk fills up, although it had room before.
 
     Raises:
-        DiskFull: it did; the other ranks learn of it when this one ends.
+        DiskFull: the disk is full; the other ranks notice when this one ends.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors have errors of their own, some of which do not name the reason.
-        told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # torch and safetensors raise errors of their own, some of which do not name the cause.
         texts = ("PytorchStreamWriter", "No space left", "unexpected pos")
-        told = told or any(text in str(error) for text in texts)
-        # Another rank may have been told first, and have removed the folder.
+        full = full or any(text in str(error) for text in texts)
+        # Another rank may have noticed first and removed the folder.
         missing = isinstance(error, FileNotFoundError) or "does not exist" in str(error)
-        if not told and not (missing and not temporary.exists()):
+        if not full and not (missing and not temporary.exists()):
             raise
-        full = _disk_full(final.parent, final, needed)
+        explained = _disk_full(final.parent, final, needed)
         shutil.rmtree(temporary, ignore_errors=True)
-        raise full from error
+        raise explained from error
 
 
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Bring files to the disk and return their sizes and hashes."""
+    """Sync files to the disk and return their sizes and hashes."""
     facts = {}
     for name in names:
         path = folder / name
@@ -90,13 +94,13 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _own_digest(manifest: dict[str, Any]) -> str:
-    """Hash a manifest without its own hash."""
+    """Return the hash of a manifest without its own hash."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def publish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
-    """Complete a folder with its manifest and let it appear under its name in one move."""
+    """Write the manifest, which completes a folder, and rename the folder in one move."""
     manifest = {"format": FORMAT, **manifest}
     manifest["sha256"] = _own_digest(manifest)
     text = json.dumps(manifest, indent=1) + "\n"
@@ -107,42 +111,42 @@ def publish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
 
 
 def prune(root: Path, keep_last: int, keep_every: int | None) -> None:
-    """Remove all checkpoints but the last and every m-th; the newest is complete.
+    """Remove old checkpoints, once a newer one is complete.
 
     Args:
-        keep_last: how many to keep, the newest included.
-        keep_every: keep those whose step it divides, too.
+        keep_last: number of checkpoints to keep, the newest included.
+        keep_every: checkpoints of steps that it divides are kept, too.
     """
     steps = sorted(int(path.name.removeprefix("step-")) for path in root.glob("step-*"))
     for old in steps[:-keep_last]:
         if not keep_every or old % keep_every:
-            # Under a name that is no checkpoint's: half of one must not be taken for one.
-            going = root / f".{folder_name(old)}.old"
-            os.replace(root / folder_name(old), going)
-            shutil.rmtree(going, ignore_errors=True)
+            # Renamed first: a crash must not leave half a checkpoint under a checkpoint's name.
+            renamed = root / f".{folder_name(old)}.old"
+            os.replace(root / folder_name(old), renamed)
+            shutil.rmtree(renamed, ignore_errors=True)
 
 
 def newest_valid(root: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest complete, undamaged checkpoint and its manifest, or None.
 
-    A damaged one is passed over with a warning that names what is wrong, and put aside if there is
-    an older one: it must not count among those that are kept.
+    A damaged one is skipped with a warning that names the damaged file. If there is an older valid
+    one, it is renamed, so that `prune` does not count it.
     """
     damaged: list[Path] = []
     for folder in sorted(root.glob("step-*"), reverse=True):
         problem, manifest = _verify(folder)
         if problem is None:
             for other in damaged:
-                shutil.rmtree(aside := root / f"damaged-{other.name}", ignore_errors=True)
-                os.replace(other, aside)
+                shutil.rmtree(renamed := root / f"damaged-{other.name}", ignore_errors=True)
+                os.replace(other, renamed)
             return folder, manifest
-        log.warning("passing over checkpoint %s: %s", folder, problem)
+        log.warning("skipping checkpoint %s: %s", folder, problem)
         damaged.append(folder)
     return None
 
 
 def newest_manifest(root: Path) -> dict[str, Any]:
-    """Return the newest manifest that is undamaged, without a look at its files; empty for none."""
+    """Return the newest undamaged manifest without verifying its files, or an empty one."""
     for folder in sorted(root.glob("step-*"), reverse=True):
         problem, manifest = _read_manifest(folder)
         if problem is None:
@@ -151,6 +155,7 @@ def newest_manifest(root: Path) -> dict[str, Any]:
 
 
 def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Return what is wrong with a checkpoint, or None, and its manifest."""
     problem, manifest = _read_manifest(folder)
     if problem is not None:
         return problem, {}
@@ -166,6 +171,7 @@ def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
 
 
 def _read_manifest(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Return what is wrong with a manifest, or None, and the manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         found, _ = manifest["format"], manifest["files"]  # both must be there

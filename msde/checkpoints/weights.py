@@ -1,4 +1,4 @@
-"""Weights on disk for use elsewhere: model.safetensors and config.json in one folder."""
+"""Weights as files for other uses: model.safetensors and config.json in one folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG = "config.json"
 
 
 def save_weights(state: dict[str, Tensor], config: Config, folder: Path) -> None:
-    """Write weights and configuration to `folder`; each file appears in one move."""
+    """Write weights and configuration to `folder`, each file as a whole."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_dict(config), indent=2) + "\n"
     write_atomically(folder / MODEL, lambda path: save_file(state, path))
@@ -27,16 +27,16 @@ def save_weights(state: dict[str, Tensor], config: Config, folder: Path) -> None
 
 
 def read_config(folder: Path) -> Config:
-    """Return the configuration that the weights in a folder belong to.
+    """Return the configuration of the weights in a folder.
 
     Raises:
-        MsdeError: there is none that can be read.
+        MsdeError: the file cannot be read.
     """
     return from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors in a folder as they are stored.
+    """Return the stored tensors of a folder.
 
     Raises:
         MsdeError: the file cannot be read.
@@ -72,7 +72,7 @@ def load_weights(folder: Path | str) -> MoleculeSDE:
     """Rebuild the model of a run's `best/`, a checkpoint or a converted one, in evaluation mode.
 
     Raises:
-        MsdeError: the folder holds no weights that can be read; what is wrong is named.
+        MsdeError: the weights or their configuration cannot be read.
     """
     folder = Path(folder)
     model = MoleculeSDE.from_seed(read_config(folder))  # leaves torch's generator alone

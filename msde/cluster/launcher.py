@@ -1,13 +1,14 @@
-"""Not outliving the launcher.
+"""The launcher above a rank, which the rank must not outlive.
 
-DeepSpeed's launcher leaves its ranks behind when it is killed; its runner, when it is killed,
-leaves the launcher and the ranks. So each rank remembers, first of all, which processes started it.
+When DeepSpeed's launcher is killed its ranks go on as orphans, and when its runner is killed, so do
+the launcher and the ranks. So each rank notes at its very start which processes started it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from msde.errors import MsdeError
 
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)  # loaded now: between fork and exec as little as possible should happen
+_libc = ctypes.CDLL(None)  # loaded now, because little is safe between fork and exec
 _LAUNCHERS = {
     "deepspeed",
     "deepspeed.launcher.launch",
@@ -25,54 +26,53 @@ _LAUNCHERS = {
     "launch.supervise",
     "msde.launch.supervise",
 }
-_TRACES = ("CROSS_RANK", "TORCHELASTIC_RUN_ID")  # set by deepspeed's launcher, torchrun
+_LAUNCHED = ("CROSS_RANK", "TORCHELASTIC_RUN_ID")  # set by deepspeed's launcher and torchrun
 
 
 def end_with_the_parent(number: int) -> None:
-    """Have the system send this process a signal when its parent ends."""
-    with contextlib.suppress(AttributeError):  # Linux alone has it
+    """Ask the system to send this process a signal when its parent ends."""
+    with contextlib.suppress(AttributeError):  # only Linux has it
         _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 class LauncherGone(MsdeError):
-    """A rank whose launcher was killed before the rank had begun."""
+    """The launcher was killed while the rank was starting."""
 
     exit_code = 4
     report_immediately = True
 
 
 class Launcher:
-    """The processes above this one that started it, up to the topmost launcher.
+    """The ancestors of this process up to the topmost launcher.
 
-    A process that was started from a shell has none: it may outlive the shell.
+    A process that was started from a shell has no launcher: it may outlive the shell.
     """
 
     def __init__(self) -> None:
-        """Look at the parents, and have the system send SIGTERM when the nearest one ends.
+        """Look up the ancestors, and ask for SIGTERM when the parent ends.
 
         Raises:
-            LauncherGone: there was a launcher, and it ended before this process could look.
+            LauncherGone: there was a launcher, which has ended already.
         """
-        above = [os.getpid()]
-        while parent := _parent_of(above[-1]):
-            above.append(parent)
-        launchers = [place for place, process in enumerate(above) if _is_launcher(process)]
-        traces = [name for name in _TRACES if name in os.environ]
-        if traces and not launchers:
+        chain = [os.getpid()]
+        while parent := _parent_of(chain[-1]):
+            chain.append(parent)
+        launchers = [place for place, process in enumerate(chain) if _is_launcher(process)]
+        launched = [name for name in _LAUNCHED if name in os.environ]
+        if launched and not launchers:
             raise LauncherGone(
-                f"{traces[0]} is set, but the launcher that set it is gone: start again (where it "
-                f"runs out of sight, in another PID namespace, unset {traces[0]})"
+                f"{launched[0]} is set, but the launcher that set it is gone: start again (if it "
+                f"is invisible, in another PID namespace, unset {launched[0]})"
             )
-        self._chain = above[: max(launchers, default=0) + 1]
+        self._chain = chain[: max(launchers, default=0) + 1]
         if launchers:
             end_with_the_parent(signal.SIGTERM)
 
     @property
     def gone(self) -> bool:
-        """Whether one of them has ended."""
+        """Whether one of the ancestors has ended."""
         return any(
-            _parent_of(process) != above
-            for process, above in zip(self._chain, self._chain[1:], strict=False)
+            _parent_of(process) != parent for process, parent in itertools.pairwise(self._chain)
         )
 
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: by a signal, or by a file named STOP in the run's folder."""
+"""Requests to stop, by a signal or a file named STOP, and markers of how a run has ended."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LAUNCHER_GONE = "the launcher is gone"
 
 
 class StopRequest:
-    """Notices that this rank has been asked to stop; the ranks agree on it at the next step.
+    """Notices requests to stop this rank; the ranks agree on them at the next step.
 
-    A launcher signals its processes one after the other, so the ranks learn of it at different
-    times, and some not at all.
+    A launcher signals its processes one after the other, so the ranks notice at different times,
+    and some not at all.
     """
 
     def __init__(self, output: Path) -> None:
-        """Listen for signals from now on, and look for the file on the first rank."""
+        """Handle signals from now on; the first rank looks for the file, too."""
         self._by: str | None = None
         self._file = output / STOP if ranks.rank() == 0 else None
         for number in SIGNALS:
@@ -36,29 +36,29 @@ class StopRequest:
         self._by = signal.Signals(number).name  # little else is safe in a handler
 
     def ask(self, reason: str) -> None:
-        """Ask this rank to stop."""
+        """Request this rank to stop."""
         self._by = reason
 
     @property
     def asked(self) -> bool:
-        """Whether this rank has been asked."""
+        """Whether a request has reached this rank."""
         return self._by is not None or (self._file is not None and self._file.exists())
 
     def fulfil(self, step: int) -> None:
-        """Leave the marker PREEMPTED once the checkpoint is complete; first rank only."""
+        """Write the marker PREEMPTED after the checkpoint is complete; first rank only."""
         if self._file is not None:
             by = self._by or f"another rank or the file {STOP}"
             mark(self._file.parent, PREEMPTED, {"step": step, "by": by})
             self._file.unlink(missing_ok=True)
-            log.info("stopped at step %d; the same command goes on from there", step)
+            log.info("stopped at step %d; the same command resumes from there", step)
 
 
 def mark(output: Path, name: str, facts: dict[str, int | str]) -> None:
-    """Leave a marker: DONE and PREEMPTED tell whoever started the run how it ended."""
+    """Write a marker, DONE or PREEMPTED, from which scripts learn how the run has ended."""
     write_atomically(output / name, lambda path: path.write_text(json.dumps(facts) + "\n"))
 
 
 def clear_marks(output: Path) -> None:
-    """Remove what an earlier start of the run has left."""
+    """Remove the markers of an earlier start of the run."""
     for name in (DONE, PREEMPTED):
         (output / name).unlink(missing_ok=True)

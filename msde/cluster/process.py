@@ -1,4 +1,4 @@
-"""Settings of the process that make CPU training fast; all must come before torch's threads."""
+"""Process settings for fast training on CPUs; call `prepare` before torch starts its threads."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LARGE_MODEL = 2**28  # bytes of weights
 
 
 def prepare() -> None:
-    """Flush denormals and, unless OMP_NUM_THREADS says otherwise, share the cores among ranks.
+    """Flush denormals, and share the cores among ranks unless OMP_NUM_THREADS is set.
 
-    Gaussians of large distances underflow into denormals, on which many CPUs compute very slowly.
+    Gaussians of large distances underflow to denormals, with which many CPUs compute very slowly.
     """
     torch.set_flush_denormal(True)
     if "OMP_NUM_THREADS" not in os.environ:
@@ -24,10 +24,10 @@ def prepare() -> None:
 
 
 def set_memory_policy(model_bytes: int) -> None:
-    """Let glibc keep the memory of freed tensors or hand it back, by the size of the model.
+    """Make glibc keep the memory of freed tensors, or return it to the system for large models.
 
-    Fetching memory anew costs a page fault for every 4 KiB, more than most of the arithmetic on it;
-    but the heap of a large model would grow by as much again, for what lies unused between tensors.
+    Memory from the system costs a page fault for every 4 KiB, which takes longer than most of the
+    arithmetic on it. The heap of a large model, though, would double by fragmentation.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Which of how many processes this is: every launcher's environment mapped to one."""
+"""Rank and world size of this process, from the environment of any launcher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from msde.errors import MsdeError
 
-# launcher -> its names of rank, local rank, number of ranks, number of ranks on this machine
+# launcher -> its variables of rank, local rank, world size and local world size
 _LAUNCHERS = {
     "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
     "mpirun": (
@@ -25,11 +25,11 @@ _LAUNCHERS = {
 def map_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
-    deepspeed and torchrun set them themselves; srun and mpirun have names of their own. A process
-    that was started alone is the only rank.
+    deepspeed and torchrun set these variables; srun and mpirun set others. A process without a
+    launcher is the only rank.
 
     Raises:
-        MsdeError: there are several ranks, and it is not known where they meet.
+        MsdeError: there are several ranks, but the rank or the address of the first is unknown.
     """
     if "RANK" in environment:
         return {}
@@ -44,7 +44,7 @@ def map_environment(environment: Mapping[str, str]) -> dict[str, str]:
             "LOCAL_RANK": local_rank,
             "WORLD_SIZE": world_size,
             "LOCAL_WORLD_SIZE": (local_size or "1").partition("(")[0].partition(",")[0],
-            **_meeting_place(environment, launcher),
+            **_rendezvous(environment, launcher),
         }
     if int(environment.get("WORLD_SIZE") or 1) > 1:
         raise _unknown_rank("WORLD_SIZE", environment["WORLD_SIZE"])
@@ -65,8 +65,8 @@ def _unknown_rank(name: str, world_size: str) -> MsdeError:
     )
 
 
-def _meeting_place(environment: Mapping[str, str], launcher: str) -> dict[str, str]:
-    """Return where the ranks find each other: what is set, else what SLURM tells of the job."""
+def _rendezvous(environment: Mapping[str, str], launcher: str) -> dict[str, str]:
+    """Return MASTER_ADDR and MASTER_PORT: as set, or else derived from SLURM's job."""
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     nodes, job = environment.get("SLURM_STEP_NODELIST"), environment.get("SLURM_JOB_ID")
     if address is None and nodes:
@@ -75,8 +75,8 @@ def _meeting_place(environment: Mapping[str, str], launcher: str) -> dict[str, s
         port = str(20_000 + int(job) % 20_000)
     if address is None or port is None:
         raise MsdeError(
-            f"{launcher} does not say where the ranks meet; set MASTER_ADDR to the first node and "
-            "MASTER_PORT to a free port"
+            f"{launcher} does not set the address of the first rank; set MASTER_ADDR to the first "
+            "node and MASTER_PORT to a free port"
         )
     return {"MASTER_ADDR": address, "MASTER_PORT": port}
 
@@ -96,7 +96,7 @@ def _free_port() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process."""
+    """Return the rank of this process."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -1,4 +1,4 @@
-"""Starting a command again until its run is done."""
+"""Supervising a command: it is started again until its run is done."""
 
 from __future__ import annotations
 

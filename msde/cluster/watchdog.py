@@ -1,8 +1,7 @@
-"""Finding out that another rank is dead or hangs, and ending when the launcher has ended.
+"""Detecting ranks that are dead or hang, and ending when the launcher has ended.
 
-Collectives fail by themselves after a timeout, where they notice; where they do not, a thread ends
-the process. Every rank says once a second that it is alive, so that whoever fails can tell who was
-silent.
+Most collectives fail by themselves after a timeout; where one does not, a thread ends the process.
+Every rank sends a heartbeat once a second, so that a rank that fails can name the silent ones.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from msde.cluster.launcher import Launcher
 from msde.cluster.preemption import LAUNCHER_GONE, StopRequest
 from msde.errors import MsdeError
 
-BEAT = 1.0  # seconds between two signs of life
-SILENT = 3.5  # seconds without one after which a rank counts as silent
+BEAT = 1.0  # seconds between two heartbeats
+SILENT = 3.5  # seconds without a heartbeat after which a rank is called silent
 GRACE = 6.0  # seconds for a checkpoint when the launcher is gone
 STARTING = 1800.0  # seconds that building the engine and converting a checkpoint may take
 _EXIT_CODE = 4
@@ -33,17 +32,17 @@ T = TypeVar("T")
 
 
 class CommunicationFailed(MsdeError):
-    """Ranks that cannot reach each other any more."""
+    """Ranks cannot reach each other any more."""
 
     exit_code = _EXIT_CODE
     report_immediately = True
 
 
 def limit_waiting(seconds: float) -> None:
-    """Let every collective of every group fail after `seconds`.
+    """Set the timeout of the collectives of all groups; call it after the engine is built.
 
-    DeepSpeed's groups are clones of the world's with the default timeout of half an hour, whatever
-    was asked for when the world's was made; so call it after the engine has been built.
+    DeepSpeed's groups are clones of the world's group, but with the default timeout of half an hour
+    instead of the one that the world's was made with.
     """
     timeout = datetime.timedelta(seconds=seconds)
     for group in list(dist.distributed_c10d._world.pg_map):
@@ -51,16 +50,16 @@ def limit_waiting(seconds: float) -> None:
 
 
 def is_communication_failure(error: BaseException) -> bool:
-    """Return whether an error comes from a collective that another rank has not taken part in."""
+    """Return whether an error comes from a collective without one of its ranks."""
     text = str(error)
-    told = ("gloo", "Connection closed by peer", "Connection reset", "Timed out waiting", "NCCL")
+    parts = ("gloo", "Connection closed by peer", "Connection reset", "Timed out waiting", "NCCL")
     return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(part in text for part in told)
+        isinstance(error, RuntimeError) and any(part in text for part in parts)
     )
 
 
 class Watchdog:
-    """Threads that say this rank is alive, and watch its progress and the launcher."""
+    """Threads that send this rank's heartbeat, and watch its progress and the launcher."""
 
     def __init__(self, timeout: float, stop: StopRequest, launcher: Launcher) -> None:
         """Start watching.
@@ -68,24 +67,24 @@ class Watchdog:
         Args:
             timeout: seconds that may pass between two calls of `progress`; before the first one,
                 `STARTING` may.
-            stop: what is asked when the launcher is gone.
+            stop: request that is made when the launcher is gone.
         """
         self._timeout, self._stop_request, self._launcher = timeout, stop, launcher
         self._limit = max(timeout, STARTING)
         self._last = time.monotonic()
         self._orphan_since: float | None = None
-        self._stalled: tuple[float, list[bytes | None] | None] | None = None
+        self._stalled: tuple[float, list[bytes | None] | None] | None = None  # when, heartbeats
         self._stopped = threading.Event()
         several = ranks.world_size() > 1
         self._store = _connect() if several else None
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-        if self._store is not None:  # in a thread of its own: it waits when the network does
+        if self._store is not None:  # in another thread, because it blocks with the network
             threading.Thread(
                 target=self._beat, args=[self._store], name="heartbeat", daemon=True
             ).start()
 
     def progress(self) -> None:
-        """Note that this rank has come a step further."""
+        """Note that this rank makes progress."""
         self._limit, self._last, self._stalled = self._timeout, time.monotonic(), None
 
     @property
@@ -94,12 +93,12 @@ class Watchdog:
         return self._launcher.gone
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._stopped.set()
 
     @contextlib.contextmanager
     def explaining_failures(self) -> Iterator[None]:
-        """Say in one line what failed and who is silent, and watch no more afterwards.
+        """Turn a failed collective into one line that names the silent ranks; then stop watching.
 
         Raises:
             CommunicationFailed: a collective has failed inside.
@@ -113,7 +112,7 @@ class Watchdog:
             raise CommunicationFailed(
                 f"communication in the group of all {ranks.world_size()} ranks failed; "
                 f"{self.silent_ranks()} ({(lines or ['no message'])[0][:200]}); the checkpoints "
-                "are kept: resume"
+                "are intact: resume"
             ) from error
         finally:
             self.stop()
@@ -123,7 +122,7 @@ class Watchdog:
             try:
                 store.set(f"msde/alive/{ranks.rank()}", str(time.time()))
             except RuntimeError:
-                return  # its host, the first rank, is gone
+                return  # the first rank, which hosts the store, is gone
 
     def _watch(self) -> None:
         while not self._stopped.wait(BEAT):
@@ -135,27 +134,27 @@ class Watchdog:
                 _leave(LAUNCHER_GONE)
             quiet = now - self._last
             if quiet > self._limit - SILENT and self._stalled is None and self._store is not None:
-                self._stalled = (now, self._signs())
+                self._stalled = (now, self._heartbeats())
             if quiet > self._limit:
                 silent = self.silent_ranks()
                 faulthandler.dump_traceback(sys.stderr)
                 _leave(f"no progress for {quiet:.0f} s; {silent}")
 
     def silent_ranks(self) -> str:
-        """Say which ranks have given no sign of life lately."""
+        """Say which ranks have sent no heartbeat lately."""
         if self._store is None:
             return "there are no other ranks"
-        # What the watching thread has seen when this rank came to a stop, or else now.
-        since, before = self._stalled or (time.monotonic(), self._signs())
+        # The heartbeats that the watching thread saw when this rank stalled, or those of now.
+        since, before = self._stalled or (time.monotonic(), self._heartbeats())
         time.sleep(max(0.0, since + SILENT - time.monotonic()))
-        after = self._signs()
+        after = self._heartbeats()
         if before is None or after is None:
             return "silent: rank 0, whose store cannot be reached"
         silent = [str(r) for r, (b, a) in enumerate(zip(before, after, strict=True)) if a == b]
         return f"silent: rank{'s' * (len(silent) != 1)} {', '.join(silent) or 'none'}"
 
-    def _signs(self) -> list[bytes | None] | None:
-        """Return the last sign of life of each rank, or None where they cannot be asked for."""
+    def _heartbeats(self) -> list[bytes | None] | None:
+        """Return the last heartbeat of each rank, or None if the store cannot be reached."""
         keys = [f"msde/alive/{rank}" for rank in range(ranks.world_size())]
 
         def ask() -> list[bytes | None]:
@@ -174,7 +173,7 @@ def _within(seconds: float, function: Callable[[], T]) -> T | None:
         with contextlib.suppress(RuntimeError):
             outcome.append(function())
 
-    thread = threading.Thread(target=work, name="asking", daemon=True)
+    thread = threading.Thread(target=work, name="store", daemon=True)
     thread.start()
     thread.join(seconds)
     return outcome[0] if outcome else None
@@ -192,6 +191,6 @@ def _connect() -> dist.Store:
 
 
 def _leave(reason: str) -> None:
-    sys.stderr.write(f"error on rank {ranks.rank()}: {reason}; it ends\n")
+    sys.stderr.write(f"error on rank {ranks.rank()}: {reason}; exiting\n")
     sys.stderr.flush()
     os._exit(_EXIT_CODE)

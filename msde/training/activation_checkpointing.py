@@ -1,4 +1,4 @@
-"""Activation checkpointing: hidden layers are made again in the backward pass instead of kept."""
+"""Activation checkpointing: hidden layers are recomputed in the backward pass, not stored."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ KINDS = (
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Let the layers in a module keep their inputs only.
+    """Make the layers in a module store their inputs only, and compute the rest twice.
 
-    The rest is computed twice. Dropout draws the same again, and BatchNorm's running statistics are
-    taken once.
+    The second time, dropout draws the same values and BatchNorm leaves its running statistics.
     """
     if isinstance(module, KINDS):
         forward = module.forward

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class RunningStatistics:
-    """Applies a step's slots to the running statistics, in the order of the slots, as one process
-    would: r <- (1 - m) r + m s for the statistics s of each.
+    """Updates running statistics by a step's slots in their order, as a single process does.
 
-    While a slot is in its forward pass the layers' momentum is one, so that they leave the slot's
-    own statistics in their buffers; at all other times the buffers hold the running ones.
+    r <- (1 - m) r + m s for the statistics s of each slot, with momentum m. During the forward pass
+    of a slot the layers have momentum one, which leaves the slot's own statistics in their buffers;
+    at all other times the buffers hold the running statistics.
     """
 
     def __init__(self, module: nn.Module, slots_per_step: int) -> None:
-        """Take over the layers of a module."""
+        """Control the BatchNorm layers of a module from now on."""
         self._norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
         (self._momentum,) = {float(norm.momentum or 0) for norm in self._norms}  # all the same
         for norm in self._norms:
@@ -33,7 +33,7 @@ class RunningStatistics:
 
     @property
     def device(self) -> torch.device:
-        """Where the statistics are."""
+        """The device of the statistics."""
         return self._running.device
 
     def _flat(self) -> Tensor:
@@ -43,13 +43,13 @@ class RunningStatistics:
         for buffer, values in zip(
             self._buffers, flat.split([b.numel() for b in self._buffers]), strict=True
         ):
-            # By way of `data`: autograd has saved the buffers of a training forward, and would
-            # refuse its backward, which does not use them.
+            # Through `data`: autograd has saved the buffers in the forward pass and would refuse
+            # the backward pass, which does not use them, if it knew of the change.
             buffer.data.copy_(values)
 
     @torch.no_grad()
     def collect(self, slot: int) -> None:
-        """Take in the statistics of a slot, by its number in the step, after its forward pass."""
+        """Add the statistics of a slot, by its number in the step, after its forward pass."""
         share = self._momentum * (1 - self._momentum) ** (self._slots_per_step - 1 - slot)
         self._sum += share * self._flat().double()
         self._restore()
@@ -60,13 +60,13 @@ class RunningStatistics:
             counter.copy_(batches)
 
     def take_sum(self) -> Tensor:
-        """Return this rank's share of the step's sum, to be added up over ranks; start anew."""
-        taken, self._sum = self._sum, torch.zeros_like(self._sum)
-        return taken
+        """Return this rank's part of the step's sum, to be summed over ranks; reset it."""
+        own, self._sum = self._sum, torch.zeros_like(self._sum)
+        return own
 
     @torch.no_grad()
     def commit(self, total: Tensor) -> None:
-        """Take the step's slots in, given the sum over ranks."""
+        """Update the running statistics by a step, given the sum over ranks."""
         kept = (1 - self._momentum) ** self._slots_per_step
         self._running = (kept * self._running.double() + total).to(self._running.dtype)
         self._batches = [batches + self._slots_per_step for batches in self._batches]

@@ -69,7 +69,7 @@ def make_adam(model: MoleculeSDE, skipping: bool, fused: bool) -> torch.optim.Ad
 
 
 def learning_rate_factor(step: int, total_steps: int, optim: OptimConfig) -> float:
-    """Return what the learning rates are multiplied by in step 0, 1, ...; a pure function."""
+    """Return the factor of the learning rates in a step, counted from 0; a pure function."""
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(1, total_steps - optim.warmup_steps)
@@ -83,10 +83,10 @@ def learning_rate_factor(step: int, total_steps: int, optim: OptimConfig) -> flo
 def set_hyper_parameters(
     optimizer: torch.optim.Optimizer, factor: float, base_rates: list[float], optim: OptimConfig
 ) -> None:
-    """Set what the optimizer's groups are configured to, learning rates times `factor`.
+    """Set the hyper-parameters of the optimizer's groups, with learning rates times `factor`.
 
-    Done anew in every step: no state of a scheduler has to be saved or can be lost, and a resumed
-    run has its own configuration, not the checkpoint's.
+    Called before every step: there is no state of a scheduler to save or lose, and a resumed run
+    has its own configuration, not the checkpoint's.
     """
     for group, lr in zip(optimizer.param_groups, base_rates, strict=True):
         group["lr"] = lr * factor

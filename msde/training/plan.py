@@ -1,4 +1,4 @@
-"""What a run will do, worked out before any engine is built."""
+"""The plan of a run: its data, slots and steps, known before any engine is built."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from msde.errors import MsdeError
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run, worked out from the configuration, the data and the number of ranks."""
+    """What follows from the configuration, the data and the number of ranks."""
 
     stream: ShardStream
-    validation: np.ndarray  # numbers of the held-out molecules
+    validation: np.ndarray  # (num_held_out,) numbers of the held-out molecules
     steps_per_epoch: int  # estimated where an epoch has several windows
     total_steps: int
 
     @property
     def molecules_per_slot(self) -> float:
-        """How many molecules a slot holds in the mean."""
+        """Average number of molecules in a slot."""
         partition = self.stream.partition
         trained = self.stream.data.molecules_per_epoch * (1 - partition.validation_fraction)
         return trained / (self.steps_per_epoch * partition.slots_per_step)
 
     def describe(self) -> str:
-        """Say what the run will do, in lines for people."""
+        """Return a description of the run, in lines for people."""
         data, partition = self.stream.data, self.stream.partition
         lines = []
         for source, weight in zip(data.sources, data.weights, strict=True):
@@ -45,11 +45,8 @@ class RunPlan:
                 f"shards, {manifest['atoms'] / len(source):.1f} atoms each on average, "
                 f"{manifest['max_atoms']} at most{share}"
             )
-        slots, size, per_slot = (
-            partition.slots_per_step,
-            partition.slot_size,
-            self.molecules_per_slot,
-        )
+        slots, size = partition.slots_per_step, partition.slot_size
+        per_slot = self.molecules_per_slot
         most = f"{size.molecules} molecules" if size.molecules else f"{size.atoms} atoms"
         world_sizes = [w for w in range(1, slots + 1) if slots % w == 0]
         return "\n".join(
@@ -66,7 +63,7 @@ class RunPlan:
 
 
 def slot_size(config: Config, slots_per_step: int) -> SlotSize:
-    """Return how much one slot holds.
+    """Return the size of a slot.
 
     Raises:
         MsdeError: the molecules of a step cannot be shared evenly by its slots.
@@ -86,7 +83,7 @@ def slot_size(config: Config, slots_per_step: int) -> SlotSize:
 
 
 def open_data(data: Sequence[str | Path] | str | Path, stage_dir: str | None = None) -> Mixture:
-    """Open the data of a run: folders or URLs, each followed by =WEIGHT where weights differ.
+    """Open the data of a run: folders or URLs, each with =WEIGHT behind it if weights differ.
 
     Raises:
         MsdeError: one of them cannot be used.
@@ -112,7 +109,7 @@ def make_plan(
     rank: int = 0,
     world_size: int = 1,
 ) -> RunPlan:
-    """Open the data and work out the run.
+    """Open the data and plan the run.
 
     Raises:
         MsdeError: the data cannot be used, or do not fit the batch sizes.
