@@ -62,7 +62,7 @@ def converted(request, tmp_path_factory):
     return request.param, folder
 
 
-def test_the_way_back_is_bit_for_bit(converted, tmp_path):
+def test_the_round_trip_of_a_file_is_bit_for_bit(converted, tmp_path):
     path, folder = converted
     back = tmp_path / "back.pth"
     assert convert("--to-published", folder, "--output", back).returncode == 0
@@ -100,7 +100,7 @@ def test_an_imported_checkpoint_embeds_the_published_molecules(converted):
 
 
 @pytest.mark.parametrize("kind", ["paper", "paper, frame", "paper, PaiNN"])
-def test_weights_of_ours_make_the_round_trip(kind):
+def test_the_round_trip_of_our_weights_is_bit_for_bit(kind):
     model = make_small(kind, "model.topology.num_linears=2", "model.gin.num_layers=3")
     checkpoint = published.export_checkpoint(model.state_dict(), model.config, {}, {})
     readout = f"model.gin.readout={model.config.model.gin.readout}"
@@ -121,7 +121,7 @@ def test_chirality_tables_of_four_rows(tmp_path):
     assert_same(published.export_checkpoint(state, config, kept, notes), checkpoint)
 
 
-def test_options_that_leave_no_trace_are_stored(tmp_path, monkeypatch, capsys):
+def test_settings_that_the_tensors_do_not_determine_are_stored(tmp_path, monkeypatch, capsys):
     options = ["model.conformer.sde.kind=VP", "model.gin.readout=sum", "loss.anneal_power=2"]
     output = tmp_path / "model"
     convert_here(monkeypatch, "--from-published", FILES[0], "--output", output, *options)
@@ -156,7 +156,7 @@ def test_options_that_leave_no_trace_are_stored(tmp_path, monkeypatch, capsys):
         (lambda c: c["model_3D"].pop("atomic_mass"), "model_3D: atomic_mass is missing"),
     ],
 )
-def test_what_is_wrong_with_a_checkpoint_is_named(damage, message):
+def test_errors_in_a_checkpoint_are_named(damage, message):
     checkpoint = read(DIR / "model_complete.pth")
     checkpoint = {p: {n: t.clone() for n, t in s.items()} for p, s in checkpoint.items()}
     damage(checkpoint)

@@ -127,7 +127,7 @@ def test_two_nodes_train_and_a_slow_link_changes_nothing(nodes, arguments, tmp_p
         pytest.skip(f"trained, but the link could not be slowed: {slowed[0].stderr.strip()}")
 
 
-def test_the_death_of_a_node_is_noticed_by_the_other(nodes, arguments, tmp_path):
+def test_the_death_of_a_node_is_detected_by_the_other(nodes, arguments, tmp_path):
     output = tmp_path / "run"
     with cluster(nodes, tmp_path, *arguments, "run.steps=1000") as job:
         wait_for(trained(output))
@@ -142,7 +142,7 @@ def test_the_death_of_a_node_is_noticed_by_the_other(nodes, arguments, tmp_path)
     assert "silent: rank 1" in job.log(0)
 
 
-def test_a_link_that_is_cut_is_noticed_on_both_sides(nodes, arguments, tmp_path):
+def test_a_cut_link_is_detected_on_both_sides(nodes, arguments, tmp_path):
     output = tmp_path / "run"
     with cluster(nodes, tmp_path, *arguments, "run.steps=1000") as job:
         wait_for(trained(output))

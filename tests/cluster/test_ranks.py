@@ -31,7 +31,7 @@ def test_srun_is_mapped():
     assert (chosen["MASTER_ADDR"], chosen["MASTER_PORT"]) == ("a", "1")
 
 
-def test_mpirun_is_mapped_and_says_what_it_needs():
+def test_mpirun_is_mapped_and_missing_variables_are_named():
     mpi = {
         "OMPI_COMM_WORLD_RANK": "1",
         "OMPI_COMM_WORLD_LOCAL_RANK": "1",
@@ -44,11 +44,11 @@ def test_mpirun_is_mapped_and_says_what_it_needs():
     assert (mapped["RANK"], mapped["WORLD_SIZE"]) == ("1", "2")
 
 
-def test_deepspeed_and_torchrun_speak_for_themselves():
+def test_variables_of_deepspeed_and_torchrun_are_kept():
     assert map_environment({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0"}) == {}
 
 
-def test_a_process_of_its_own_is_the_only_rank():
+def test_a_process_without_a_launcher_is_the_only_rank():
     alone = map_environment({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
     assert (alone["RANK"], alone["WORLD_SIZE"]) == ("0", "1")
     with pytest.raises(MsdeError, match="RANK is not set"):

@@ -1,9 +1,10 @@
-"""What users see of launch/pretrain.py: dry runs, and one line for each mistake."""
+"""Command lines of launch/pretrain.py: dry runs, and one line for each mistake."""
 
 import json
 
 import pytest
 
+from fixtures.jobs import Job
 from fixtures.launching import ENVIRONMENT, PAPER, launch
 
 
@@ -22,11 +23,11 @@ def test_no_arguments_name_the_shortest_command():
 
 
 @pytest.mark.launcher
-def test_only_one_rank_speaks():
+def test_only_one_rank_reports_an_error():
     assert_one_line(launch(ranks=2), "deepspeed launch/pretrain.py --data DIR --output DIR")
 
 
-def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch, shard_dir, tmp_path):
+def test_a_process_of_several_without_a_rank_is_refused(monkeypatch, shard_dir, tmp_path):
     monkeypatch.setitem(ENVIRONMENT, "SLURM_STEP_NUM_TASKS", "8")
     result = launch("--data", shard_dir, "--output", tmp_path / "run", ranks=0)
     assert_one_line(result, "SLURM_STEP_NUM_TASKS is 8 but RANK is not set")
@@ -57,7 +58,7 @@ def test_help():
         assert option in result.stdout
 
 
-def test_dry_run_says_what_would_be_done(shard_dir, tmp_path):
+def test_a_dry_run_describes_the_run(shard_dir, tmp_path):
     result = launch("--data", shard_dir, "--output", tmp_path / "run", "--dry-run",
                     "--preset=paper", "data.molecules_per_step=32", ranks=0)  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -67,7 +68,7 @@ def test_dry_run_says_what_would_be_done(shard_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_data_elsewhere_are_read_by_way_of_a_folder_for_copies(shard_dir, tmp_path):
+def test_remote_data_need_a_folder_for_copies(shard_dir, tmp_path):
     arguments = ["--data", f"file://{shard_dir}", "--output", tmp_path / "run", "--dry-run"]
     result = launch(*arguments, f"data.stage_dir={tmp_path / 'copies'}", ranks=0)
     assert result.returncode == 0, result.stderr
@@ -111,4 +112,32 @@ def test_mistakes_get_one_line_and_write_nothing(shard_dir, tmp_path, arguments,
         assert message in result.stderr and "Traceback" not in result.stderr
     else:
         assert_one_line(result, message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.launcher
+def test_a_dry_run_lists_all_errors_at_once(tmp_path):
+    path = tmp_path / "bad.json"
+    values = {"gradient_cliping": 1.0, "bf16": {"enabled": True}, "train_batch_size": 3}
+    path.write_text(json.dumps(values | {"zero_optimization": {"stage": 7}}))
+    arguments = ["--data", tmp_path / "nowhere", "--output", tmp_path / "run", "--dry-run"]
+    arguments += ["--deepspeed_config", path, "model.hiden_dim=3", "run.log_every=0"]
+    arguments += ["optim.lr=fast", "data.workers=-1"]
+    job = Job(tmp_path, *arguments, ranks=2)
+    assert job.wait() == [2, 2]
+    printed = job.log()
+    for part in [
+        "9 problems",
+        "unknown key 'gradient_cliping'; did you mean 'gradient_clipping'?",
+        "bf16.enabled cannot be used: it casts BatchNorm's parameters",
+        "3 slots, which 2 ranks cannot share evenly",
+        "zero_optimization.stage is 7",
+        "unknown key 'model.hiden_dim'; did you mean 'model.hidden_dim'?",
+        "optim.lr is 'fast', expected float",
+        "run.log_every must be positive",
+        "data.workers must not be negative",
+        "nowhere does not exist",
+    ]:
+        assert part in printed, part
+    assert "Traceback" not in printed and printed.count("error") == 1
     assert not (tmp_path / "run").exists()

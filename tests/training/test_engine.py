@@ -1,8 +1,6 @@
 """The DeepSpeed engine on two gloo ranks; the real launcher starts some of them."""
 
-import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +13,10 @@ from fixtures.launching import ENVIRONMENT, OVERRIDES, PAPER, ds_config, launch,
 from fixtures.paths import PARITY, PRETRAIN, ROOT
 from msde.checkpoints import engine_state, weights
 from msde.checkpoints.snapshots import newest_manifest
-from msde.config import deepspeed, make_config
+from msde.config import make_config
 from msde.model import MoleculeSDE
 from msde.monitor.writer import read_metrics
 from msde.philox import Stream, seed_for
-from msde.training.memory import state_memory
 from msde.training.optimizer import parameter_groups
 from msde.training.plan import make_plan
 
@@ -255,38 +252,6 @@ def test_warm_start_from_weights_of_ours_and_published_ones(shard_dir, tmp_path)
     )
 
 
-@pytest.mark.large
-def test_a_large_model_trains_in_the_memory_that_is_foretold(shard_dir, tmp_path):
-    """204 million parameters for three steps under ZeRO-3 with everything offloaded."""
-    values = json.loads(deepspeed.shipped_config("zero3_offload").read_text())
-    values["torch_autocast"]["enabled"] = False  # CPUs emulate bfloat16, very slowly
-    for what in ("offload_optimizer", "offload_param"):
-        values["zero_optimization"][what]["pin_memory"] = False
-    path = tmp_path / "offload.json"
-    path.write_text(json.dumps(values))
-    common = ["--data", shard_dir, "--preset=xl", "--deepspeed_config", path]
-    common += ["data.validation_fraction=0", "data.molecules_per_slot=2"]
-    common += ["run.steps=3", "run.log_every=1"]
-    large = ["model.hidden_dim=1200", "model.schnet.num_filters=1200"]
-    small = ["model.hidden_dim=32", "model.schnet.num_filters=32", "model.topology.node_dim=16"]
-    small += ["model.conformer.hidden_dim=32", "model.conformer.basis_dim=32"]
-    peaks, counts = {}, {}
-    for name, size in (("large", large), ("small", small)):
-        run_two_ranks(*common, *size, "--output", tmp_path / name)
-        rows = read_metrics(tmp_path / name / "metrics.jsonl")
-        assert [row["step"] for row in rows] == [1, 2, 3]
-        assert all(math.isfinite(row["loss/total"]) for row in rows)
-        peaks[name] = rows[-1]["memory/peak_mb"] * 2**20
-        with torch.device("meta"):
-            model = MoleculeSDE(make_config("xl", overrides=size))
-        counts[name] = sum(p.numel() for p in model.parameters())
-        shutil.rmtree(tmp_path / name)  # gigabytes of checkpoint
-    assert counts["large"] > 200e6
-    foretold = state_memory(counts["large"], 2, values)
-    used = peaks["large"] - peaks["small"]  # without libraries and buffers of the process
-    assert abs(used / (foretold.device + foretold.host) - 1) < 0.15
-
-
 def test_the_plain_loop_of_the_examples_runs(shard_dir):
     command = [sys.executable, ROOT / "examples/plain_loop.py", shard_dir]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -295,7 +260,7 @@ def test_the_plain_loop_of_the_examples_runs(shard_dir):
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_damaged_checkpoints_are_passed_over_and_named(shard_dir, tmp_path):
+def test_damaged_checkpoints_are_skipped_and_named(shard_dir, tmp_path):
     output = tmp_path / "run"
     common = ["--data", shard_dir, "--output", output, *PAPER, "run.save_every=2"]
     run(*common, "run.steps=4", ranks=0)

@@ -1,4 +1,4 @@
-"""What a step must not do: spoil weights, leap, or take more memory than there is."""
+"""Steps that are not finite, losses that spike, and memory that runs out."""
 
 import json
 import signal
@@ -41,8 +41,8 @@ def state(output, step):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["nan_position", "infinite_gradient"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_what_is_not_finite_reaches_nothing(shard_dir, tmp_path, stage, what):
-    """One rank's slot, of two that it accumulates, spoils the step for all."""
+def test_a_step_that_is_not_finite_changes_no_state(shard_dir, tmp_path, stage, what):
+    """One rank's slot, of two that it accumulates, makes all ranks skip the step."""
     output = tmp_path / "run"
     path = ds_config(tmp_path, stage, slots=4, threshold=2000)
     if what == "infinite_gradient":  # clipping must not hide it
@@ -51,11 +51,11 @@ def test_what_is_not_finite_reaches_nothing(shard_dir, tmp_path, stage, what):
     arguments = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", output]
     arguments += ["run.save_every=1", "run.keep_last=9", "optim.weight_decay=1e-2"]
     harm = {"what": what, "rank": 1, "step": 3}
-    unwritten = {"MALLOC_PERTURB_": "128"}  # memory that nobody has written holds 3e38
-    finish(tmp_path, *arguments, "run.steps=4", harm=harm, environment=unwritten)
-    before, spoilt, after = (state(output, step) for step in (2, 3, 4))
-    assert before.keys() == spoilt.keys()
-    changed = [name for name in before if not torch.equal(before[name], spoilt[name])]
+    uninitialised = {"MALLOC_PERTURB_": "128"}  # memory that holds 3e38
+    finish(tmp_path, *arguments, "run.steps=4", harm=harm, environment=uninitialised)
+    before, skipped, after = (state(output, step) for step in (2, 3, 4))
+    assert before.keys() == skipped.keys()
+    changed = [name for name in before if not torch.equal(before[name], skipped[name])]
     assert not changed
     assert sum(not torch.equal(after[name], before[name]) for name in before) > 50
     assert all(tensor.isfinite().all() for tensor in after.values())
@@ -76,7 +76,7 @@ def test_what_is_not_finite_reaches_nothing(shard_dir, tmp_path, stage, what):
 
 
 @pytest.mark.slow
-def test_a_run_gives_up_after_some_steps_even_across_a_resume(shard_dir, tmp_path):
+def test_a_run_ends_after_too_many_skipped_steps_even_across_a_resume(shard_dir, tmp_path):
     output = tmp_path / "run"
     path = ds_config(tmp_path, 1, slots=2)
     arguments = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", output]
@@ -85,15 +85,15 @@ def test_a_run_gives_up_after_some_steps_even_across_a_resume(shard_dir, tmp_pat
     for start in ("fresh", "resumed"):
         job = Job(tmp_path, *arguments, harm=harm)
         assert job.wait() == [5, 5], start
-        told = job.log(0)
-        assert "4 steps in a row were skipped" in told and "losses are not finite" in told
-        assert "Traceback" not in told + job.log(1)
+        printed = job.log(0)
+        assert "4 steps in a row were skipped" in printed and "losses are not finite" in printed
+        assert "Traceback" not in printed + job.log(1)
         assert [event["step"] for event in events(output)] == [3, 4, 5, 6]
         assert saved_steps(output) == [4] and manifest(output, 4)["skipped_in_a_row"] == 2
 
 
 @pytest.mark.slow
-def test_a_leap_of_the_loss_is_skipped_by_all_ranks_and_again_on_resuming(shard_dir, tmp_path):
+def test_a_spike_of_the_loss_is_skipped_by_all_ranks_and_again_on_resuming(shard_dir, tmp_path):
     path = ds_config(tmp_path, 1, slots=2)
     common = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "run.steps=56"]
     common += ["run.save_every=52", "run.spike_factor=10"]
@@ -113,7 +113,7 @@ def test_a_leap_of_the_loss_is_skipped_by_all_ranks_and_again_on_resuming(shard_
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_is_explained(shard_dir, tmp_path):
+def test_out_of_memory_errors_name_the_slot_and_the_setting(shard_dir, tmp_path):
     output = tmp_path / "run"
     path = ds_config(tmp_path, 0, slots=2)
     arguments = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", output]

@@ -1,0 +1,120 @@
+"""What launch/supervise.py makes of the ends of a job."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from fixtures.jobs import (
+    SLOW,
+    TINY,
+    deepspeed,
+    finish,
+    has_rows,
+    launcher_of,
+    members,
+    ranks_of,
+    read_rows,
+    send,
+    wait_for,
+)
+from fixtures.launching import ENVIRONMENT, ds_config
+from fixtures.paths import PRETRAIN, ROOT
+
+pytestmark = [pytest.mark.launcher, pytest.mark.dist]
+
+
+@pytest.fixture
+def common(shard_dir, tmp_path):
+    path = ds_config(tmp_path, 1, slots=2)
+    return ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", tmp_path / "run"]
+
+
+def supervise(output, *command, restarts=0):
+    start = [sys.executable, "-m", "launch.supervise", "--restarts", restarts, "--pause", 0]
+    start += ["--output", output, "--", *command]
+    return subprocess.Popen(
+        list(map(str, start)), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+
+
+def scripted(tmp_path, body):
+    """A command that stands for a job."""
+    path = tmp_path / "job.py"
+    path.write_text(f"import os, sys, time\noutput = {str(tmp_path)!r}\n{body}")
+    return [sys.executable, path]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "starts"),
+    [
+        ("open(output + '/DONE', 'w')", 0, 1),
+        ("pass", 1, 3),  # a success that is none
+        ("open(output + '/PREEMPTED', 'w'); sys.exit(1)", 75, 1),
+        ("sys.exit(4)", 4, 3),
+        ("sys.exit(2)", 2, 1),
+        ("sys.exit(3)", 3, 1),
+        ("sys.exit(5)", 5, 1),
+        ("sys.exit(6)", 6, 1),
+        ("os.kill(os.getpid(), 9)", 1, 3),
+        ("os.path.getsize(output + '/count') > 1 and open(output + '/DONE', 'w')", 0, 2),
+    ],
+)
+def test_supervise_restarts_only_after_failures_that_may_go_away(tmp_path, body, code, starts):
+    count = "open(output + '/count', 'a').write('x')\n"
+    (tmp_path / "DONE").write_text("of an earlier run")
+    job = supervise(tmp_path, *scripted(tmp_path, count + body), restarts=2)
+    errors = job.communicate(timeout=60)[1]
+    assert job.returncode == code, errors
+    assert (tmp_path / "count").read_text() == "x" * starts
+    assert ("would not help" in errors) == (code in (2, 3, 5, 6))
+
+
+def test_supervise_ends_every_process_of_a_job_and_forwards_signals(tmp_path):
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)', output])"
+    leaves = f"import subprocess\n{child}\nos.kill(os.getpid(), 9)"
+    job = supervise(tmp_path, *scripted(tmp_path, leaves))
+    assert job.wait(30) == 1 and not members(tmp_path)
+    waits = """import signal
+def stop(*arguments):
+    open(output + '/PREEMPTED', 'w')
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+open(output + '/ready', 'w')
+time.sleep(99)"""
+    job = supervise(tmp_path, *scripted(tmp_path, waits), restarts=3)
+    wait_for((tmp_path / "ready").exists)
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(30) == 75
+
+
+def test_supervise_needs_a_command(tmp_path):
+    job = supervise(tmp_path)
+    assert "the command is missing" in job.communicate(timeout=30)[1] and job.returncode == 2
+
+
+@pytest.mark.slow
+def test_a_supervised_run_with_killed_processes_equals_an_undisturbed_one(common, tmp_path):
+    """Its launcher and its ranks are killed; it ends as the undisturbed run does."""
+    output = tmp_path / "run"
+    whole = [tmp_path / "whole" if item == output else item for item in common]
+    finish(tmp_path, *whole, "run.steps=12")
+    script = str(PRETRAIN).replace("launch/pretrain.py", "tests/harm/pretrain.py")
+    command = [*deepspeed(), script, *common, "run.steps=12", "run.save_every=3"]
+    environment = json.dumps(SLOW)
+    start = [sys.executable, "-m", "launch.supervise", "--restarts", 3, "--pause", 0]
+    start += ["--output", output, "--", *command]
+    job = subprocess.Popen(list(map(str, start)), cwd=ROOT, env=ENVIRONMENT | {"HARM": environment})
+    try:
+        wait_for(has_rows(output, 4))
+        send(launcher_of(output), signal.SIGKILL)
+        wait_for(has_rows(output, 8))
+        send(ranks_of(output)[1], signal.SIGKILL)
+        assert job.wait(200) == 0
+    finally:
+        job.kill()
+        for process in members(output):
+            process.kill()
+    assert read_rows(output) == read_rows(tmp_path / "whole")
