@@ -24,7 +24,7 @@ from msde.cli import report_errors
 from msde.cluster import process
 from msde.config import make_config
 from msde.data.batch import MoleculeBatch
-from msde.data_tools.convert import choose_format
+from msde.data_tools.reading import choose_format
 from msde.model import MoleculeSDE
 from msde.philox import Key
 from msde.training.optimizer import parameter_groups

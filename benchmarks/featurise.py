@@ -27,9 +27,10 @@ from msde.chem.record import record_from_mol
 from msde.chem.vocabulary import MoleculeError
 from msde.cli import report_errors
 from msde.data import codec
-from msde.data_tools.convert import choose_format, convert, read_file
+from msde.data_tools.convert import convert
 from msde.data_tools.pipeline.chunks import CHUNK
 from msde.data_tools.readers import Options, get_reader
+from msde.data_tools.reading import choose_format
 
 NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 REPEATS = 5
@@ -39,12 +40,12 @@ def molecules(path: Path, limit: int | None = None) -> list[Chem.Mol]:
     """Return the molecules of a file that have a geometry, as the converter parses them."""
     silence_rdkit()
     format, options = choose_format([path]), Options()
-    reader = get_reader(format)
+    reader = get_reader(format, options)
 
     def parsed() -> Iterator[Chem.Mol]:
-        for raw in read_file(path, format, options):
+        for raw in reader.read(path):
             try:
-                mol = reader.parse(raw, options).mol
+                mol = reader.parse(raw).mol
                 record_from_mol(mol, uid=0)
             except (MoleculeError, RuntimeError):
                 continue

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from msde.cli import report_errors
 from msde.cluster import process
-from msde.data_tools.convert import choose_format
+from msde.data_tools.reading import choose_format
 
 WARM_UP = 3  # steps
 ON_GPU = DEVICE.type == "cuda"

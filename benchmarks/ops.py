@@ -26,7 +26,7 @@ from msde import ops
 from msde.cli import report_errors
 from msde.cluster import process
 from msde.data.batch import MoleculeBatch
-from msde.data_tools.convert import choose_format
+from msde.data_tools.reading import choose_format
 from msde.model import geometry
 from msde.ops import Interpolation, PairWeights
 

@@ -38,9 +38,9 @@ from msde.data.batch import MoleculeBatch
 from msde.data.codec import MoleculeColumns, columns_from_records
 from msde.data.packed import PackedMolecules
 from msde.data.padding import pad
-from msde.data_tools.convert import choose_format, read_file
 from msde.data_tools.pipeline.chunks import Task, convert_one
 from msde.data_tools.readers import Options, RawMolecule, get_reader
+from msde.data_tools.reading import choose_format
 from msde.errors import MsdeError
 from msde.model import MoleculeSDE
 from msde.monitor.flops import peak as flops_peak
@@ -64,7 +64,7 @@ def make_task(format: str, keep_hydrogens: bool) -> Task:
 def read_molecules(path: Path, task: Task) -> Iterator[tuple[RawMolecule, MoleculeRecord]]:
     """Yield the molecules of a file that can be converted."""
     silence_rdkit()
-    for raw in read_file(path, task.format, task.options):
+    for raw in get_reader(task.format, task.options).read(path):
         record = convert_one(raw, task)
         if isinstance(record, MoleculeRecord):
             yield raw, record
@@ -243,9 +243,9 @@ def run_side(arguments: argparse.Namespace) -> dict:
     torch.set_flush_denormal(arguments.side == FLUSHED)  # before torch has threads
     from published_step import Published  # its packages are needed for this side only
 
-    reader = get_reader(task.format)
+    reader = get_reader(task.format, task.options)
     found = read_molecules(arguments.input, task)
-    mols = (reader.parse(raw, task.options).mol for raw, _ in found)
+    mols = (reader.parse(raw).mol for raw, _ in found)
     published = Published(arguments.published, mols, arguments.batch_size, DEVICE)
     return measure(published, arguments.steps)
 

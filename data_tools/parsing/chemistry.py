@@ -1,4 +1,4 @@
-"""What readers do with RDKit molecules: conformers, hydrogens, radicals."""
+"""RDKit molecules of readers: conformers, hydrogens, radicals."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from msde.chem.vocabulary import MoleculeError
 _RADICAL = Chem.RWMol(Chem.MolFromSmarts("*"))  # matches atoms that have unpaired electrons
 _RADICAL.ReplaceAtom(0, rdqueries.NumRadicalElectronsGreaterQueryAtom(0))
 FLAT = 1e-6  # A; a conformer whose z are all below it is a drawing, if others are not
+LACKS_HYDROGENS = "the geometry lacks hydrogens that its bonds imply"
 
 
 def set_conformers(mol: Chem.Mol, positions: np.ndarray) -> None:
@@ -72,7 +73,7 @@ def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
         return
     # Hydrogens that RDKit does not remove, as those of an imine, do not make it some of them.
     if keep_hydrogens or present or mol.GetNumHeavyAtoms() == 0:
-        raise MoleculeError("the geometry lacks hydrogens that its bonds imply")
+        raise MoleculeError(LACKS_HYDROGENS)
 
 
 def implied_hydrogens(mol: Chem.Mol) -> int:

@@ -8,6 +8,7 @@ alone, so they are found once for all frames of a trajectory.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem
@@ -16,23 +17,36 @@ from rdkit.Chem import rdDetermineBonds
 from msde.chem.record import Origin
 from msde.chem.vocabulary import MoleculeError
 
-from ..readers import Options, Parsed
 from .chemistry import (
+    LACKS_HYDROGENS,
     assign_stereo,
     check_radicals,
+    implied_hydrogens,
     mol_with_bonds,
     remove_hydrogens,
     set_conformers,
 )
+from .types import Options, Parsed
 
 MAX_ITERATIONS = 10_000  # of the search for bond orders; the molecules that need more are cages
 MAX_ELEMENT = 118
 
-Topology = tuple[bytes, tuple[tuple[int, int], ...], int]  # atomic numbers, bonds, charge
+Bonds = tuple[tuple[int, int], ...]  # pairs of atoms (i, j) with i < j
 
 
-def connect(numbers: np.ndarray, position: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """Return the pairs of atoms that are near enough to be bonded, (i, j) with i < j.
+@dataclass(frozen=True)
+class System:
+    """Atoms and positions of one molecule, without bond orders."""
+
+    numbers: np.ndarray  # (num_atoms,) atomic numbers
+    position: np.ndarray  # (num_atoms, 3) A
+    forces: np.ndarray | None = None  # (num_atoms, 3)
+    charge: int = 0
+    bonds: Bonds | None = None  # None: found from the positions
+
+
+def connect(numbers: np.ndarray, position: np.ndarray) -> Bonds:
+    """Return the pairs of atoms that are near enough to be bonded.
 
     Args:
         numbers: (num_atoms,) atomic numbers.
@@ -52,38 +66,26 @@ def connect(numbers: np.ndarray, position: np.ndarray) -> tuple[tuple[int, int],
     return tuple(sorted((min(pair), max(pair)) for pair in pairs))
 
 
-def perceive(numbers: np.ndarray, position: np.ndarray, charge: int = 0) -> Chem.Mol:
-    """Return a molecule without conformers, its bonds found from one geometry.
-
-    Raises:
-        MoleculeError: no bond orders fit, or the atoms fall into several fragments.
-    """
-    return order_bonds(numbers, connect(numbers, position), charge)
-
-
-def order_bonds(
-    numbers: np.ndarray, bonds: tuple[tuple[int, int], ...], charge: int = 0
-) -> Chem.Mol:
+def order_bonds(numbers: np.ndarray, bonds: Bonds, charge: int = 0) -> Chem.Mol:
     """Return a sanitised molecule without conformers, given which atoms are joined.
 
     Raises:
         MoleculeError: no bond orders fit, or the atoms fall into several fragments.
     """
-    found = _order_bonds((numbers.astype("u1").tobytes(), bonds, charge))
+    found = _order_bonds(numbers.astype("u1").tobytes(), bonds, charge)
     if isinstance(found, str):
         raise MoleculeError(found)
     return Chem.Mol(found)
 
 
 @functools.lru_cache(maxsize=256)
-def _order_bonds(topology: Topology) -> Chem.Mol | str:
-    """Return the molecule or, because failures are worth remembering too, the reason."""
-    numbers, bonds, charge = topology
+def _order_bonds(numbers: bytes, bonds: Bonds, charge: int) -> Chem.Mol | str:
+    """Return the molecule or the reason why there is none; failures are cached, too."""
     mol = mol_with_bonds(np.frombuffer(numbers, "u1"), bonds)
     if len(Chem.GetMolFrags(mol)) > 1:
         return "perceived bonds leave several fragments"
     try:
-        # The positions play no part where stereochemistry is left out, but have to be there.
+        # RDKit asks for positions, and ignores them where it assigns no stereochemistry.
         set_conformers(mol, np.zeros((1, mol.GetNumAtoms(), 3)))
         rdDetermineBonds.DetermineBondOrders(
             mol, charge=charge, embedChiral=False, maxIterations=MAX_ITERATIONS
@@ -96,9 +98,7 @@ def _order_bonds(topology: Topology) -> Chem.Mol | str:
     return mol
 
 
-def bonds_of_smiles(
-    numbers: np.ndarray, bonds: tuple[tuple[int, int], ...], smiles: str
-) -> Chem.Mol:
+def bonds_of_smiles(numbers: np.ndarray, bonds: Bonds, smiles: str) -> Chem.Mol:
     """Return a molecule without conformers that has the bond orders and charges of a SMILES.
 
     The SMILES may list its atoms in another order and leave out hydrogens; it has to describe
@@ -125,26 +125,39 @@ def bonds_of_smiles(
     return Chem.RenumberAtoms(template, np.argsort(match).tolist())
 
 
+def parse_system(system: System, options: Options, y: tuple[float, ...] = ()) -> Parsed:
+    """Find the bonds of a system and finish the molecule."""
+    bonds = connect(system.numbers, system.position) if system.bonds is None else system.bonds
+    mol = order_bonds(system.numbers, bonds, system.charge)
+    forces = None if system.forces is None else system.forces[None]
+    return parsed_geometry(mol, system.position[None], options, y, forces)
+
+
 def parsed_geometry(
     mol: Chem.Mol,
     positions: np.ndarray,
     options: Options,
-    keep_hydrogens: bool,
     y: tuple[float, ...] = (),
     forces: np.ndarray | None = None,
     origin: Origin = Origin.BONDS_PERCEIVED,
 ) -> Parsed:
-    """Put conformers on a molecule with all its hydrogens and finish it.
+    """Put conformers on a molecule, take stereochemistry from them and remove hydrogens if wanted.
 
     Args:
-        mol: bonds without conformers, as `perceive` and its kin return it.
+        mol: bonds without conformers.
         positions: (num_conformers, num_atoms, 3) in A, `forces` alike.
+        options: those of a reader, which knows the default for hydrogens.
+
+    Raises:
+        MoleculeError: it has radicals, or lacks hydrogens that are to be kept.
     """
     if not options.keep_radicals:
         check_radicals(mol)
+    if options.keep_hydrogens and implied_hydrogens(mol):
+        raise MoleculeError(LACKS_HYDROGENS)
     set_conformers(mol, positions)
     assign_stereo(mol)
-    if not keep_hydrogens:
+    if not options.keep_hydrogens:
         mol, forces = remove_hydrogens(mol, forces)
     return Parsed(mol, y, forces, origin)
 

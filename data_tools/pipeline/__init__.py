@@ -1,1 +1,1 @@
-"""The stages of a conversion: chunks, processes, parts of shards, progress."""
+"""The stages of a conversion, which `conversion.convert` calls in turn."""

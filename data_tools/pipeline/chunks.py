@@ -1,11 +1,10 @@
-"""What a worker does: turn a chunk of raw molecules into columns, rejects and notes."""
+"""The work of one worker: a chunk of raw molecules becomes columns, rejects and notes."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,10 +21,11 @@ from msde.chem.vocabulary import MoleculeError
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 
-from ..readers import Options, Parsed, RawMolecule, get_reader
+from ..parsing.types import Options, Parsed, RawMolecule
+from ..readers import get_reader
 
 CHUNK = 64  # raw molecules that a worker takes at a time; shards end between chunks
-BATCH = 32  # of them parsed one after another: code and molecules stay in the processor's caches
+BATCH = 32  # of them parsed, then converted: both fit in the processor's caches
 OUTSIDE_VOCABULARY = "not seen by the model"  # begins the notes on atoms of such molecules
 
 
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Task:
-    """How molecules are converted: all that a worker has to know besides them."""
+    """The settings that a worker needs to convert molecules."""
 
     format: str
     options: Options = Options()
@@ -43,39 +43,55 @@ class Task:
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a chunk; rejects and notes are places in the chunk and reasons."""
+    """The result of a chunk; rejects and notes are places in the chunk and reasons."""
 
-    columns: MoleculeColumns | None  # None: nothing of it could be converted
+    columns: MoleculeColumns | None  # None: all molecules were rejected
     rejects: list[tuple[int, str]]
     notes: list[tuple[int, str]]
 
 
 def convert_one(raw: RawMolecule, task: Task) -> MoleculeRecord | str:
-    """Convert one molecule, or return the reason why it cannot be."""
-    return _convert_batch([raw], task, get_reader(task.format))[0][0]
+    """Convert one molecule, or return the reason why it is rejected."""
+    found = _attempt(get_reader(task.format, task.options).parse, raw)
+    return found if isinstance(found, str) else _attempt(_record, raw, found, task)
 
 
-def _convert_batch(
-    raws: Sequence[RawMolecule], task: Task, reader: ModuleType
-) -> list[tuple[MoleculeRecord | str, Sequence[tuple[int, str]]]]:
-    """Convert molecules or say why they cannot be, and which of their conformers were left out."""
-    parsed = [_or_reason(reader.parse, raw, task.options) for raw in raws]
-    results = []
-    for raw, found in zip(raws, parsed, strict=True):
-        result = found if isinstance(found, str) else _or_reason(_record, raw, found, task)
-        results.append((result, () if isinstance(result, str) else found.dropped))
-    return results
+def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
+    """Convert molecules one by one; the failure of one does not affect the others."""
+    silence_rdkit()
+    reader = get_reader(task.format, task.options)
+    records: list[MoleculeRecord] = []
+    places, rejects, notes = [], [], []
+    for first in range(0, len(raws), BATCH):
+        batch = raws[first : first + BATCH]
+        parsed = [_attempt(reader.parse, raw) for raw in batch]
+        for place, (raw, found) in enumerate(zip(batch, parsed, strict=True), start=first):
+            result = found if isinstance(found, str) else _attempt(_record, raw, found, task)
+            if isinstance(result, str):
+                rejects.append((place, result))
+                continue
+            records.append(result)
+            places.append(place)
+            notes += [(place, f"{reason} ({where})") for where, reason in found.dropped]
+    columns = codec.columns_from_records(records) if records else None
+    if columns is not None and any_outside_vocabulary(columns.x):  # of most chunks none is
+        for place, record in zip(places, records, strict=True):
+            unusual = outside_vocabulary(record)
+            if unusual:
+                notes.append((place, f"{OUTSIDE_VOCABULARY}: {', '.join(unusual)}"))
+        notes.sort(key=operator.itemgetter(0))
+    return Converted(columns, rejects, notes)
 
 
-def _or_reason(work: Callable[..., Result], *arguments: Any) -> Result | str:
-    """Return what `work` does of a molecule, or the reason why it cannot."""
+def _attempt(work: Callable[..., Result], *arguments: Any) -> Result | str:
+    """Return the result of `work` on a molecule, or the reason of its failure."""
     try:
         return work(*arguments)
     except MoleculeError as error:
         return str(error)
-    except MemoryError:  # of the machine's making, not the molecule's: it might do on another one
+    except MemoryError:  # the machine's failure, not the molecule's: another machine may succeed
         raise
-    except Exception as error:  # whatever a molecule does to a library, the others go on
+    except Exception as error:  # libraries fail on molecules in many ways
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -98,7 +114,7 @@ def _has_geometry(parsed: Parsed) -> bool:
 
 
 def _labels(y: Sequence[float], num_labels: int) -> Sequence[float]:
-    """Return the labels of a molecule; one that has none lacks all of them."""
+    """Return the labels of a molecule; where it has none all are missing."""
     if not len(y):
         return [np.nan] * num_labels
     if len(y) != num_labels:
@@ -115,49 +131,3 @@ def _forces(parsed: Parsed) -> np.ndarray | None:
     if not np.isfinite(parsed.forces).all():
         raise MoleculeError("forces that are not finite numbers")
     return parsed.forces
-
-
-def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
-    """Convert molecules one by one; whatever happens to one, the others go on."""
-    silence_rdkit()
-    reader = get_reader(task.format)
-    records: list[MoleculeRecord] = []
-    places, rejects, notes = [], [], []
-    for first in range(0, len(raws), BATCH):
-        results = _convert_batch(raws[first : first + BATCH], task, reader)
-        for place, (result, dropped) in enumerate(results, start=first):
-            notes += [(place, f"{reason} ({where})") for where, reason in dropped]
-            if isinstance(result, str):
-                rejects.append((place, result))
-                continue
-            records.append(result)
-            places.append(place)
-    columns = codec.columns_from_records(records) if records else None
-    if columns is not None and any_outside_vocabulary(columns.x):  # of most chunks none is
-        for place, record in zip(places, records, strict=True):
-            unusual = outside_vocabulary(record)
-            if unusual:
-                notes.append((place, f"{OUTSIDE_VOCABULARY}: {', '.join(unusual)}"))
-        notes.sort(key=operator.itemgetter(0))
-    return Converted(columns, rejects, notes)
-
-
-def pack(converted: Converted) -> tuple[bytes, list[tuple[int, str]], list[tuple[int, str]]]:
-    """Make the columns bytes for the way from a worker to the process that writes."""
-    block = codec.encode(converted.columns) if converted.columns is not None else b""
-    return block, converted.rejects, converted.notes
-
-
-def unpack(
-    packed: tuple[bytes, list[tuple[int, str]], list[tuple[int, str]]],
-) -> Converted:
-    """Undo `pack`."""
-    block, rejects, notes = packed
-    return Converted(codec.decode(block) if block else None, rejects, notes)
-
-
-def convert_elsewhere(
-    task: Task, raws: Sequence[RawMolecule]
-) -> tuple[bytes, list[tuple[int, str]], list[tuple[int, str]]]:
-    """Convert a chunk in a worker process."""
-    return pack(convert_chunk(task, raws))

@@ -15,10 +15,11 @@ from typing import Any
 from msde.cluster.launcher import end_with_the_parent
 from msde.errors import MsdeError
 
-from ..readers import RawMolecule
-from .chunks import Converted, Task, convert_chunk, convert_elsewhere, unpack
+from ..parsing.types import RawMolecule
+from .chunks import Converted, Task, convert_chunk
 
 AHEAD = 4  # chunks under way for each worker: none waits, and memory stays bounded
+ASSUMED_WORKERS = 64  # of an executor that the caller opened
 CONNECT_SECONDS = 10  # that a cluster's scheduler may take to answer
 
 
@@ -31,18 +32,18 @@ class Workers:
 
 
 def _start_worker() -> None:
-    """Prepare a local worker: the main process decides when it ends, and takes it along."""
+    """Prepare a local worker: signals go to the main process, and it ends with that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_the_parent(signal.SIGKILL)
     main_process = multiprocessing.parent_process()
     if main_process is not None and not main_process.is_alive():
-        os._exit(1)  # it was killed before this worker could ask to be taken along
+        os._exit(1)  # it was killed before the line above
 
 
 @contextlib.contextmanager
-def open_workers(kind: str, processes: int) -> Iterator[Workers]:
-    """Start or reach the workers of `local`, `dask:ADDRESS` or `mpi`.
+def open_workers(executor: Executor | str, processes: int = 1) -> Iterator[Workers]:
+    """Start or reach the workers of `local`, `dask:ADDRESS` or `mpi`, or of an open executor.
 
     Args:
         processes: how many, for `local`; one means that this process does the work.
@@ -50,15 +51,18 @@ def open_workers(kind: str, processes: int) -> Iterator[Workers]:
     Raises:
         MsdeError: a package is missing, or the cluster cannot be reached.
     """
-    scheme, _, address = kind.partition(":")
-    if kind == "local":
+    if not isinstance(executor, str):
+        yield Workers(executor, ASSUMED_WORKERS)
+        return
+    scheme, _, address = executor.partition(":")
+    if executor == "local":
         opened = _local(processes)
     elif scheme == "dask" and address:
         opened = _dask(address)
-    elif kind == "mpi":
+    elif executor == "mpi":
         opened = _mpi()
     else:
-        raise MsdeError(f"--executor {kind}: expected local, dask:ADDRESS or mpi")
+        raise MsdeError(f"--executor {executor}: expected local, dask:ADDRESS or mpi")
     with opened as workers:
         yield workers
 
@@ -75,8 +79,8 @@ def _local(processes: int) -> Iterator[Workers]:
         pool.shutdown()
     except BaseException:
         for worker in set(multiprocessing.active_children()) - others:
-            worker.kill()  # a molecule may take it minutes, and whoever waits has decided to stop
-        # Of a result that was being sent the rest never comes: without a writer the pool sees that.
+            worker.kill()  # a molecule may take minutes, and the user has stopped the conversion
+        # The rest of a half-sent result never comes; the pool notices when the pipe is closed.
         pool._result_queue._writer.close()  # type: ignore[attr-defined]
         pool.shutdown(cancel_futures=True)
         raise
@@ -102,7 +106,7 @@ def _dask(address: str) -> Iterator[Workers]:
 
 @contextlib.contextmanager
 def _shut_down(executor: Any) -> Iterator[Any]:
-    """Shut an executor down in the end, at once if something went wrong."""
+    """Shut an executor down at the end, at once after an error."""
     try:
         yield executor
         executor.shutdown()
@@ -147,18 +151,18 @@ def converted(
             chunk = next(chunks, None)
             if chunk is None:
                 break
-            with _workers_death_is_told(chunk[1]):
-                pending.append((*chunk, workers.executor.submit(convert_elsewhere, task, chunk[1])))
+            with _worker_failure_as_error(chunk[1]):
+                pending.append((*chunk, workers.executor.submit(convert_chunk, task, chunk[1])))
         if not pending:
             return
         first, raws, future = pending.popleft()
-        with _workers_death_is_told(raws):
-            result = unpack(future.result())
+        with _worker_failure_as_error(raws):
+            result = future.result()
         yield first, raws, result
 
 
 @contextlib.contextmanager
-def _workers_death_is_told(raws: list[RawMolecule]) -> Iterator[None]:
+def _worker_failure_as_error(raws: list[RawMolecule]) -> Iterator[None]:
     where = f"near line {raws[0].line} of {raws[0].source}"
     try:
         yield

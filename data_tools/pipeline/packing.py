@@ -1,4 +1,4 @@
-"""Molecules that are converted already into a new folder of shards."""
+"""Converted molecules written to a new folder of shards, for `merge` and `reshard`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import write_manifest, write_shard
 from msde.errors import DiskFull, MsdeError
-from msde.files import disk_full_as_error, write_atomically
 
 from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files, size_in_bytes
 
@@ -22,7 +21,7 @@ _OURS = re.compile(r"(shard-\d{5}\.(lmdb|idx)|(rejects|notes)\.jsonl|\..*\.tmp)"
 
 
 def prepare_output(output: Path, sources: Sequence[Path]) -> None:
-    """Make the folder; shards of a run that did not end are removed.
+    """Make the folder; shards of an interrupted run are removed.
 
     Raises:
         MsdeError: it holds something else.
@@ -41,7 +40,7 @@ def prepare_output(output: Path, sources: Sequence[Path]) -> None:
 
 
 def _cut(parts: Iterable[MoleculeColumns], molecules: int) -> Iterator[list[MoleculeColumns]]:
-    """Group molecules to shards of `molecules` each, or less where they are large."""
+    """Group molecules to shards of `molecules` each, or fewer where they are large."""
     shard: list[MoleculeColumns] = []
     count = size = 0
     for part in parts:
@@ -71,7 +70,7 @@ def write_data_set(
 
     Args:
         facts: for the manifest.
-        lists_of: data sets whose rejects and notes are passed on.
+        lists_of: data sets whose rejects and notes are copied.
     """
     shards = []
     origins: collections.Counter[str] = collections.Counter()
@@ -80,22 +79,20 @@ def write_data_set(
         origins.update(count_origins(columns))
         shards.append(write_shard(output, number, columns, block_molecules))
     for name in LISTS:
-        paths = [p for p in (root / f"{name}.jsonl" for root in lists_of) if p.exists()]
-        target = output / f"{name}.jsonl"
-        with disk_full_as_error(target, sum(p.stat().st_size for p in paths)):
-            write_atomically(target, lambda temporary, paths=paths: join_files(paths, temporary))
+        paths = [path for root in lists_of if (path := root / f"{name}.jsonl").exists()]
+        join_files(paths, output / f"{name}.jsonl")
     write_manifest(output, shards, {**facts, "origin": dict(sorted(origins.items()))})
     return sum(shard["molecules"] for shard in shards)
 
 
 def facts_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what a manifest says that does not follow from its shards."""
+    """Return the entries of a manifest that do not follow from its shards."""
     kept = ("labels", "forces_unit", "source", "counts", "rejects_by_reason", "notes_by_reason")
     return {name: manifest[name] for name in kept if name in manifest}
 
 
 def check_space(output: Path, sources: Sequence[Path]) -> None:
-    """Notice a disk that is too small before hours of work.
+    """Check the free space before hours of work.
 
     Raises:
         DiskFull: there is not enough room.

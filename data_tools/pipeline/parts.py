@@ -1,11 +1,11 @@
-"""The finished parts of a conversion, kept beside its shards until the data set is whole.
+"""The finished parts of a conversion, kept beside its shards until the data set is complete.
 
-    DIR/parts/job.json                   what is being converted, and how
-    DIR/parts/shard-00000.json           which raw molecules a shard is made of, counts, hashes
+    DIR/parts/job.json                   the inputs and options of the conversion
+    DIR/parts/shard-00000.json           the range of raw molecules in a shard, counts, hashes
     DIR/parts/shard-00000.rejects.jsonl  and .notes.jsonl
 
-A part's own file is written after all that it speaks of. So a conversion that was stopped, however
-it was, goes on after the parts whose files are there and intact.
+A part's own file is written after all files that it names. So a stopped conversion resumes after
+the parts whose files are there and intact.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from msde.data.shards import shard_name, write_shard
 from msde.errors import MsdeError
 from msde.files import disk_full_as_error, file_sha256, write_atomically
 
-from ..readers import RawMolecule
+from ..parsing.types import RawMolecule
 from .chunks import CHUNK, OUTSIDE_VOCABULARY, Converted
 from .progress import kind_of
 
 SHARD_MOLECULES = 131_072
 SHARD_BYTES = 128 << 20
+LOCK_SECONDS = 5
 LISTS = ("rejects", "notes")  # each becomes a file of lines
 
 Item = TypeVar("Item")
@@ -43,7 +44,7 @@ Item = TypeVar("Item")
 
 @dataclass
 class Part:
-    """A shard in the making: molecules `first` to `last` - 1 of the input."""
+    """An unfinished shard: molecules `first` to `last` - 1 of the input."""
 
     number: int
     first: int
@@ -56,7 +57,7 @@ class Part:
     )
 
     def add(self, raws: list[RawMolecule], result: Converted) -> None:
-        """Take in the next chunk."""
+        """Add the next chunk."""
         self.last += len(raws)
         if result.columns is not None:
             self.columns.append(result.columns)
@@ -73,25 +74,25 @@ class Part:
 
 
 def _line(raw: RawMolecule, reason: str) -> str:
-    """Say where a molecule stands and what there is to say about it."""
+    """Return a line with the place of a molecule and the reason."""
     text = raw.payload[:200] if isinstance(raw.payload, str) else ""
     where = {"source": raw.source, "line": raw.line, "name": raw.name}
     return json.dumps({**where, "reason": reason, "text": text}) + "\n"
 
 
 class Parts:
-    """The parts of one conversion: those that are finished, and where the next begins."""
+    """The parts of one conversion: the finished ones, and the one being written."""
 
     def __init__(self, root: Path, job: dict[str, Any]) -> None:
-        """Take up the job in `root`, or begin it.
+        """Resume the job in `root`, or begin it.
 
         Raises:
             MsdeError: the folder holds a data set, or the unfinished conversion of something else.
         """
         self.root = root
         self.folder = root / "parts"
-        job = json.loads(json.dumps(job))  # as it will be read again
-        self.is_complete = False  # the manifest is there already; only the parts have to go
+        job = json.loads(json.dumps(job))  # as it will be when it is read
+        self.is_complete = False  # the manifest is written; only the parts remain to be removed
         self.finished: dict[int, dict[str, Any]] = {}
         self._refuse_others(job)
         if self.is_complete:
@@ -129,23 +130,22 @@ class Parts:
         self.is_complete = has_manifest
 
     def _locked(self) -> TextIO:
-        """Keep others out; a process that is killed lets go of the folder a moment later."""
+        """Lock the folder; a killed process releases its lock a moment later."""
         file = open(self._job_path)
-        for attempt in range(50):
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
             except BlockingIOError:
-                if attempt == 49:
+                if time.monotonic() > deadline:
                     raise MsdeError(f"another process is converting to {self.root}") from None
                 time.sleep(0.1)
             except OSError:  # a file system without locks
                 return file
-            else:
-                return file
-        raise AssertionError("not reached")
 
     def close(self) -> None:
-        """Let others at the folder."""
+        """Release the lock."""
         if not self.is_complete:
             self._lock.close()
 
@@ -170,7 +170,7 @@ class Parts:
         return self.folder / Path(shard_name(number)).with_suffix(f".{name}.jsonl")
 
     def unfinished(self, raws: Iterable[Item]) -> Iterator[tuple[int, list[Item]]]:
-        """Cut the input into chunks, and pass over those that finished parts hold."""
+        """Cut the input into chunks, without those of finished parts."""
         done = [range(part["first"], part["last"]) for part in self.finished.values()]
         chunk: list[Item] = []
         number = 0
@@ -229,7 +229,7 @@ class Parts:
         self.finished[part.number] = facts
 
     def _write(self, path: Path, text: str, durable: bool = False) -> None:
-        # Hashes tell whether a part is intact: what a crash of the machine loses is done again.
+        # No sync: hashes show which parts a crash of the machine damaged; those are written again.
         with disk_full_as_error(path, len(text)):
             write_atomically(path, lambda temporary: temporary.write_text(text), durable)
 
@@ -246,15 +246,13 @@ class Parts:
         return dict(sorted(sums.items()))
 
     def write_lists(self) -> None:
-        """Put the parts' rejects and notes together in `rejects.jsonl` and `notes.jsonl`."""
+        """Join the parts' rejects and notes to `rejects.jsonl` and `notes.jsonl`."""
         for name in LISTS:
             paths = [self._list_path(number, name) for number in sorted(self.finished)]
-            path = self.root / f"{name}.jsonl"
-            with disk_full_as_error(path, sum(p.stat().st_size for p in paths)):
-                write_atomically(path, lambda temporary, paths=paths: join_files(paths, temporary))
+            join_files(paths, self.root / f"{name}.jsonl")
 
     def remove(self) -> None:
-        """Remove the parts' folder; what says that it is a finished job's goes last."""
+        """Remove the parts' folder, the job's file last, so that a removal can be resumed."""
         for path in self.folder.iterdir():
             if path != self._job_path:
                 path.unlink()
@@ -264,10 +262,15 @@ class Parts:
 
 def join_files(paths: list[Path], target: Path) -> None:
     """Write files one after another to `target`."""
-    with open(target, "wb") as file:
-        for path in paths:
-            with open(path, "rb") as part:
-                shutil.copyfileobj(part, file)
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            for path in paths:
+                with open(path, "rb") as part:
+                    shutil.copyfileobj(part, file)
+
+    with disk_full_as_error(target, sum(path.stat().st_size for path in paths)):
+        write_atomically(target, write)
 
 
 def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
@@ -279,15 +282,13 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def size_in_bytes(columns: MoleculeColumns) -> int:
-    """Return the memory of columns, which is about what they take on disk."""
+    """Return the memory of columns, about their size on disk."""
     return sum(getattr(columns, column.name).nbytes for column in dataclasses.fields(columns))
 
 
 def count_origins(columns: MoleculeColumns) -> dict[str, int]:
-    """Count the molecules whose bonds, conformers or geometry are not their source's."""
-    return {
-        flag.name.lower(): int((columns.origin & flag != 0).sum()) for flag in Origin if flag.name
-    }
+    """Count the molecules with each flag: bonds, conformers or geometry not from the source."""
+    return {flag.name.lower(): int((columns.origin & flag != 0).sum()) for flag in Origin if flag}
 
 
 @contextlib.contextmanager

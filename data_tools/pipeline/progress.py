@@ -1,4 +1,4 @@
-"""How far a conversion is: a bar on a terminal, a line now and then in a log."""
+"""Progress of a conversion: a bar on a terminal, a line every half minute in a log."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ class Progress:
 
 
 def kind_of(reason: str) -> str:
-    """Return what rejects are counted by: the reason without what is special to the molecule."""
+    """Return the kind of a reason: its text without the details of the molecule."""
     return reason.partition(":")[0]

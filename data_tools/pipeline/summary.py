@@ -1,4 +1,4 @@
-"""What a sample of a data set's molecules is like, in numbers."""
+"""Statistics of a sample of a data set's molecules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset
 
+from .parts import count_origins
+
 SAMPLE_BLOCKS = 128  # at most: 131,072 molecules, which take a few seconds
 FAR = 10.0  # A; the usual cutoff of networks on positions
 PAIR_MOLECULES = 4096  # whose pairs of atoms are measured: their number grows with the square
@@ -21,7 +23,7 @@ PAIR_MOLECULES = 4096  # whose pairs of atoms are measured: their number grows w
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a sample of a data set's molecules is like."""
+    """Numbers about a sample of a data set's molecules."""
 
     manifest: dict[str, Any]
     sampled: int
@@ -39,11 +41,11 @@ class Statistics:
 
 
 def statistics(root: Path) -> Statistics:
-    """Look at a data set.
+    """Return the statistics of a data set.
 
     Raises:
         MsdeError: it is missing.
-        DataDamaged: a block is not what was written.
+        DataDamaged: a block is damaged.
     """
     dataset = ShardDataset(root)
     wanted = min(SAMPLE_BLOCKS, dataset.num_blocks)
@@ -68,11 +70,7 @@ def statistics(root: Path) -> Statistics:
         bond_lengths=_bond_lengths(columns),
         distances=_distances(columns),
         labels=columns.y,
-        origins={
-            flag.name.lower().replace("_", " "): int((columns.origin & flag != 0).sum())
-            for flag in Origin
-            if flag.name and flag.value
-        },
+        origins={k.replace("_", " "): n for k, n in count_origins(columns).items()},
     )
 
 

@@ -2,8 +2,8 @@
 
 A row holds atomic numbers and positions (A), no bonds; those are perceived. Labels are numbers
 among its `data`, its key-value pairs and `energy`; forces are read from its column or from `data`.
-Units stand in the metadata of SchNetPack 2 (`_property_unit_dict`); older files do not say them.
-ASE's energies and forces are in eV and eV/A. Rows with periodic boundaries are no molecules.
+Units stand in the metadata of SchNetPack 2 (`_property_unit_dict`); older files do not state them.
+ASE's energies and forces are in eV and eV/A. Rows with periodic boundaries are rejected.
 
 Nothing is unpickled: ASE stores arrays as raw bytes and JSON. The file is opened for reading only.
 """
@@ -14,9 +14,8 @@ import base64
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,75 +24,73 @@ import numpy as np
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing.perception import parsed_geometry, perceive
-from . import Facts, Label, Options, Parsed, RawMolecule, content, needs, same_for_all, source_name
+from ..parsing.files import import_optional, source_name
+from ..parsing.labels import choose_labels, with_units
+from ..parsing.perception import System, parse_system
+from ..parsing.reader import BaseReader
+from ..parsing.types import Facts, Label, Parsed, RawMolecule, raw_molecule
 
-KEEP_HYDROGENS = True
 SAMPLE = 100  # rows that decide which values are labels
 MAGIC = b"SQLite format 3\0"
 COLUMNS = "id, numbers, positions, pbc, charge, energy, forces, key_value_pairs, data"
 NO_LABELS = {"charge", "total_charge", "spin", "id"}
+FORCES = ("forces", "force")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One system."""
+class Reader(BaseReader):
+    """ASE's SQLite databases."""
 
-    numbers: np.ndarray  # (num_atoms,)
-    position: np.ndarray  # (num_atoms, 3) A
-    forces: np.ndarray | None
-    charge: int
+    keep_hydrogens = True
 
-
-def recognises(path: Path) -> bool:
-    """Tell by the first bytes and by the table `systems`."""
-    with open(path, "rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return False
-    query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'systems'"
-    try:
-        with closing(_open(path)) as database:
-            return bool(database.execute(query).fetchone()[0])
-    except sqlite3.Error:
-        return False
-
-
-def facts(paths: Sequence[Path], options: Options) -> Facts:
-    """Find the labels, their units and whether there are forces."""
-    labels = same_for_all(paths, lambda path: _labels(path, options))
-    forces = [_first_forces(path) for path in paths]
-    if any(forces) and not all(forces):
-        raise MsdeError(f"{paths[forces.index(None)]} has no forces, but other files have")
-    unit = _units(paths[0]).get(forces[0] or "") if forces[0] else None
-    return Facts(labels=labels, forces_unit=unit if unit or not forces[0] else "")
-
-
-def read(path: Path, options: Options) -> Iterator[RawMolecule]:
-    """Yield each row, known by its id."""
-    labels = _labels(path, options)
-    source = source_name(path)
-    for number, row, values, periodic in _rows(path):
-        payload: Row | MoleculeError = row
-        y: tuple[float, ...] = ()
+    def recognises(self, path: Path) -> bool:
+        """Return whether the first bytes are SQLite's and there is a table `systems`."""
+        with open(path, "rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                return False
+        query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'systems'"
         try:
-            y = tuple(float(values.get(label.name, np.nan)) for label in labels)
-        except (TypeError, ValueError) as error:
-            payload = MoleculeError(f"label is not a number: {error}")
-        if periodic:
-            payload = MoleculeError("periodic")
-        yield RawMolecule(source, number, "", payload, y)
+            with closing(_open(path)) as database:
+                return bool(database.execute(query).fetchone()[0])
+        except sqlite3.Error:
+            return False
+
+    def file_facts(self, path: Path) -> Facts:
+        """Find the labels, their units and whether there are forces."""
+        sample = [values for _, _, values, _ in itertools.islice(_rows(path), SAMPLE)]
+        names = dict.fromkeys(name for values in sample for name in values)
+        units = _units(path)
+
+        def is_label(name: str) -> bool:
+            return name not in NO_LABELS and all(_is_number(v.get(name)) for v in sample)
+
+        labels = with_units(choose_labels(path, self.options, names, is_label), units)
+        forces = next((n for n in FORCES if sample and n in sample[0]), None)
+        return Facts(labels, forces and units.get(forces, ""))
+
+    def scan(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield each row, known by its id."""
+        labels = self.file_facts(path).labels
+        source = source_name(path)
+        for number, *row in _rows(path):
+            yield raw_molecule(source, number, "", _system_and_labels, *row, labels)
+
+    def build(self, raw: RawMolecule) -> Parsed:
+        """Find the bonds."""
+        return parse_system(raw.payload, self.options, raw.y)
 
 
-def parse(raw: RawMolecule, options: Options) -> Parsed:
-    """Find the bonds."""
-    row = content(raw)
-    mol = perceive(row.numbers, row.position, row.charge)
-    forces = None if row.forces is None else row.forces[None]
-    keep_hydrogens = options.hydrogens(KEEP_HYDROGENS)
-    return parsed_geometry(mol, row.position[None], options, keep_hydrogens, raw.y, forces)
+def _system_and_labels(
+    system: System, values: dict[str, Any], is_periodic: bool, labels: tuple[Label, ...]
+) -> tuple[System, tuple[float, ...]]:
+    if is_periodic:
+        raise MoleculeError("periodic")
+    try:
+        return system, tuple(float(values.get(label.name, np.nan)) for label in labels)
+    except (TypeError, ValueError) as error:
+        raise MoleculeError(f"label is not a number: {error}") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Row, dict[str, Any], bool]]:
+def _rows(path: Path) -> Iterator[tuple[int, System, dict[str, Any], bool]]:
     """Yield the id, the system, its values by name and whether it is periodic."""
     try:
         with closing(_open(path)) as database:
@@ -104,14 +101,14 @@ def _rows(path: Path) -> Iterator[tuple[int, Row, dict[str, Any], bool]]:
                     values["energy"] = energy
                 if forces is not None:
                     values["forces"] = np.frombuffer(forces, "<f8")
-                numbers = np.frombuffer(z, "<i4")
                 position = np.frombuffer(place, "<f8").reshape(-1, 3)
-                force = next((values[n] for n in ("forces", "force") if n in values), None)
+                force = next((values[n] for n in FORCES if n in values), None)
                 if force is not None:
                     force = np.asarray(force, np.float64).reshape(position.shape)
                 charge = int(round(values.get("charge", charge or 0)))
+                system = System(np.frombuffer(z, "<i4"), position, force, charge)
                 scalars = {k: v.item() if _is_scalar(v) else v for k, v in values.items()}
-                yield number, Row(numbers, position, force, charge), scalars, bool(pbc)
+                yield number, system, scalars, bool(pbc)
     except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
         raise MsdeError(f"{path} cannot be read as a database of ASE: {error}") from error
 
@@ -121,7 +118,7 @@ def _decode(stored: str | bytes | None) -> dict[str, Any]:
     if not stored:
         return {}
     if isinstance(stored, bytes):
-        values = needs("ase.db.core").bytes_to_object(stored)
+        values = import_optional("ase.db.core").bytes_to_object(stored)
     else:
         values = json.loads(stored, object_hook=_array)
     return _schnetpack(values) if isinstance(values, dict) else {}
@@ -146,32 +143,8 @@ def _schnetpack(values: dict[str, Any]) -> dict[str, Any]:
     return decoded
 
 
-def _labels(path: Path, options: Options) -> tuple[Label, ...]:
-    sample = [values for _, _, values, _ in itertools.islice(_rows(path), SAMPLE)]
-    units = _units(path)
-    names = {name: None for values in sample for name in values}
-    numeric = [
-        name
-        for name in names
-        if name not in NO_LABELS and all(_is_number(values.get(name)) for values in sample)
-    ]
-    chosen = options.chosen_labels()
-    if chosen is None:
-        return tuple(Label(name, units.get(name, "")) for name in numeric)
-    absent = [label.name for label in chosen if label.name not in names]
-    if absent:
-        raise MsdeError(f"{path} has no value {absent[0]!r}, found {', '.join(names) or 'none'}")
-    return tuple(Label(label.name, label.unit or units.get(label.name, "")) for label in chosen)
-
-
-def _first_forces(path: Path) -> str | None:
-    """Return the name of the first row's forces; None: it has none."""
-    values = next((values for _, _, values, _ in _rows(path)), {})
-    return next((name for name in ("forces", "force") if name in values), None)
-
-
 def _units(path: Path) -> dict[str, str]:
-    """Return the units that the metadata give, with those of ASE's own columns."""
+    """Return the units in the metadata, with those of ASE's own columns."""
     units = {"energy": "eV", "forces": "eV/A"}
     with closing(_open(path)) as database:
         query = "SELECT value FROM information WHERE name = 'metadata'"

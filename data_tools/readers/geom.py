@@ -1,19 +1,18 @@
 """GEOM (Axelrod & Gómez-Bombarelli 2022, doi:10.1038/s41597-022-01288-4), many conformers each.
 
-`*_crude.msgpack` is a stream of maps from SMILES to what is known of a molecule; bond orders are
-those of the SMILES, put on the atoms that are near each other. The `.pickle` files of
-`rdkit_folder` hold one molecule each, with RDKit's bonds, and are loaded if they are trusted.
+`*_crude.msgpack` is a stream of maps from SMILES to the data of a molecule; bond orders are those
+of the SMILES, for atoms that are near each other. The `.pickle` files of `rdkit_folder` hold one
+molecule each, with RDKit's bonds.
 
 All conformers of a molecule go into one record, in the order of the file; those whose bonds or
-stereochemistry are not the first's (some reacted) are left out. Labels are those of the ensemble;
-energies and weights of single conformers have no place in a record.
+stereochemistry are not the first's (some reacted) are omitted. Labels are those of the ensemble;
+records do not hold energies and weights of single conformers.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,22 +29,13 @@ from ..parsing.chemistry import (
     merge_conformers,
     remove_hydrogens,
 )
+from ..parsing.files import import_optional, open_bytes, source_name
+from ..parsing.labels import with_units
 from ..parsing.perception import bonds_of_smiles, connect
-from . import (
-    Facts,
-    Label,
-    Options,
-    Parsed,
-    RawMolecule,
-    check_trusted,
-    content,
-    load_pickle,
-    needs,
-    open_bytes,
-    source_name,
-)
+from ..parsing.pickles import load_dict
+from ..parsing.reader import BaseReader, malformed_as_error
+from ..parsing.types import Facts, Label, Parsed, RawMolecule, raw_molecule
 
-KEEP_HYDROGENS = False
 UNITS = {
     "lowestenergy": "Ha",
     "ensembleenergy": "kcal/mol",
@@ -68,58 +58,58 @@ class Ensemble:
     atoms: np.ndarray  # (num_conformers, num_atoms, 4): atomic number and position in A
 
 
-def recognises(path: Path) -> bool:
-    """Tell by the name."""
-    return source_name(path).lower().endswith((".msgpack", *PICKLES))
+class Reader(BaseReader):
+    """GEOM's files."""
+
+    suffixes = (".msgpack", *PICKLES)
+
+    def is_pickle(self, name: str) -> bool:
+        """Return whether the name is that of a pickle."""
+        return name.lower().endswith(PICKLES)
+
+    def file_facts(self, path: Path) -> Facts:
+        """Return the labels of an ensemble; others may be chosen by name."""
+        return Facts(self._labels(), notes=(NOTE,))
+
+    def scan(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield each molecule; its name is its SMILES."""
+        source = source_name(path)
+        if self.is_pickle(source):
+            with open_bytes(path) as file:
+                yield RawMolecule(source, 1, source.rpartition(".")[0], file.read())
+            return
+        labels = self._labels()
+        for number, (smiles, known) in enumerate(_entries(path), start=1):
+            yield raw_molecule(source, number, smiles, _ensemble, smiles, known, labels)
+
+    def build(self, raw: RawMolecule) -> Parsed:
+        """Unite the conformers on one molecule."""
+        if isinstance(raw.payload, Ensemble):
+            y = raw.y
+            mol, dropped = _from_positions(raw.payload)
+        else:
+            known = load_dict(raw.payload)
+            y = _values(known, self._labels())
+            mol, dropped = _from_mols(known)
+        if not self.options.keep_radicals:
+            check_radicals(mol)
+        if not self.options.keep_hydrogens:
+            mol, _ = remove_hydrogens(mol)
+        return Parsed(mol, y, dropped=dropped)
+
+    def _labels(self) -> tuple[Label, ...]:
+        chosen = self.options.chosen_labels()
+        return with_units(tuple(map(Label, UNITS)) if chosen is None else chosen, UNITS)
 
 
-def pickled(path: Path) -> bool:
-    """Tell by the name."""
-    return source_name(path).lower().endswith(PICKLES)
-
-
-def facts(paths: Sequence[Path], options: Options) -> Facts:
-    """Return the labels of an ensemble; others may be chosen by name."""
-    check_trusted(sys.modules[__name__], paths, options)
-    return Facts(labels=_labels(options), notes=(NOTE,))
-
-
-def read(path: Path, options: Options) -> Iterator[RawMolecule]:
-    """Yield each molecule; its name is its SMILES."""
-    check_trusted(sys.modules[__name__], [path], options)
-    source = source_name(path)
-    if pickled(path):
-        with open_bytes(path) as file:
-            yield RawMolecule(source, 1, source.rpartition(".")[0], (path, file.read()))
-        return
-    for number, (smiles, known) in enumerate(_entries(path), start=1):
-        payload: Ensemble | MoleculeError
-        y: tuple[float, ...] = ()
-        try:
-            payload = Ensemble(smiles, _atoms(known))
-            y = _values(known, _labels(options))
-        except MoleculeError as error:
-            payload = error
-        yield RawMolecule(source, number, smiles, payload, y)
-
-
-def parse(raw: RawMolecule, options: Options) -> Parsed:
-    """Unite the conformers on one molecule."""
-    payload = content(raw)
-    y = raw.y
-    if isinstance(payload, Ensemble):
-        mol, dropped = _from_positions(payload)
-    else:
-        path, data = payload
-        check_trusted(sys.modules[__name__], [path], options)
-        known = load_pickle(data)
-        y = _values(known, _labels(options))
-        mol, dropped = _from_mols(known)
-    if not options.keep_radicals:
-        check_radicals(mol)
-    if not options.hydrogens(KEEP_HYDROGENS):
-        mol, _ = remove_hydrogens(mol)
-    return Parsed(mol, y, dropped=dropped)
+def _ensemble(
+    smiles: str, known: Any, labels: tuple[Label, ...]
+) -> tuple[Ensemble, tuple[float, ...]]:
+    with malformed_as_error():
+        atoms = np.array([conformer["xyz"] for conformer in known["conformers"]], np.float64)
+    if atoms.ndim != 3 or atoms.shape[0] == 0 or atoms.shape[2] != 4:
+        raise MoleculeError("no conformers with rows of atomic number and position")
+    return Ensemble(smiles, atoms), _values(known, labels)
 
 
 def _from_positions(ensemble: Ensemble) -> tuple[Chem.Mol, tuple[tuple[int, str], ...]]:
@@ -151,10 +141,10 @@ def _from_mols(known: dict[str, Any]) -> tuple[Chem.Mol, tuple[tuple[int, str], 
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield SMILES and what is known of each; memory holds one molecule of the stream."""
+    """Yield SMILES and data of each molecule; memory holds one of the stream."""
     if source_name(path).endswith(".tar"):
         raise MsdeError(f"{path} is an archive; unpack it and give the .msgpack inside")
-    msgpack = needs("msgpack")
+    msgpack = import_optional("msgpack")
     with open_bytes(path) as file:
         stream = msgpack.Unpacker(file, max_buffer_size=0, strict_map_key=False)
         try:
@@ -172,23 +162,6 @@ def _map_header(stream: Any, msgpack: Any) -> int | None:
         return stream.read_map_header()
     except msgpack.OutOfData:
         return None
-
-
-def _atoms(known: Any) -> np.ndarray:
-    try:
-        atoms = np.array([conformer["xyz"] for conformer in known["conformers"]], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MoleculeError(f"cannot be parsed: {error}") from error
-    if atoms.ndim != 3 or atoms.shape[0] == 0 or atoms.shape[2] != 4:
-        raise MoleculeError("no conformers with rows of atomic number and position")
-    return atoms
-
-
-def _labels(options: Options) -> tuple[Label, ...]:
-    chosen = options.chosen_labels()
-    if chosen is None:
-        return tuple(Label(name, unit) for name, unit in UNITS.items())
-    return tuple(Label(label.name, label.unit or UNITS.get(label.name, "")) for label in chosen)
 
 
 def _values(known: dict[str, Any], labels: tuple[Label, ...]) -> tuple[float, ...]:

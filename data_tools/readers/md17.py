@@ -1,37 +1,37 @@
 """Trajectories in NumPy's .npz: MD17, rMD17, MD22 and what sGDML writes.
 
-Arrays are `z` (or nuclear_charges), `R` (coords), `E` (energies), `F` (forces) and, where the file
-has them, `r_unit` and `e_unit`. Where it has not, units are those that these data sets share: A,
-kcal/mol and kcal/mol/A. Each frame is a molecule. The bonds are found once, from the first frame
-in which that works, and serve all others. No pickled object is ever loaded.
+Arrays are `z` (or nuclear_charges), `R` (coords), `E` (energies), `F` (forces) and optionally
+`r_unit` and `e_unit`. Without these, units are those that the data sets share: A, kcal/mol and
+kcal/mol/A. Each frame is a molecule. Bonds are perceived once, from the first frame in which that
+works, and serve all others. Pickled objects are never loaded.
 """
 
 from __future__ import annotations
 
-import functools
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rdkit import Chem
 
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing.chemistry import check_radicals
-from ..parsing.perception import parsed_geometry, perceive
-from . import Facts, Label, Options, Parsed, RawMolecule, content, source_name
+from ..parsing.files import source_name
+from ..parsing.labels import all_or_none
+from ..parsing.perception import Bonds, System, connect, order_bonds, parse_system
+from ..parsing.reader import BaseReader
+from ..parsing.types import Facts, Label, Parsed, RawMolecule
 
-KEEP_HYDROGENS = True
 NAMES = {
     "numbers": ("z", "nuclear_charges"),
     "positions": ("R", "coords"),
     "energies": ("E", "energies"),
     "forces": ("F", "forces"),
 }
-UNITS = (("e_unit", "kcal/mol"), ("r_unit", "Ang"))  # and what they are if the file is silent
+UNITS = (("e_unit", "kcal/mol"), ("r_unit", "Ang"))  # with their defaults
 ATTEMPTS = 100  # frames from which to try to find the bonds
 ANGSTROM = {"ang", "angstrom", "a", "å", "angstroms"}
 BOHR = {"bohr": 0.529177210903, "a0": 0.529177210903, "au": 0.529177210903}  # in A
@@ -49,86 +49,63 @@ class Trajectory:
     length_unit: str  # of the forces
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One geometry, and the molecule of its trajectory in RDKit's binary form."""
+class Reader(BaseReader):
+    """Trajectories in .npz."""
 
-    topology: bytes
-    position: np.ndarray  # (num_atoms, 3) A
-    forces: np.ndarray | None
+    keep_hydrogens = True
+    suffixes = (".npz",)
 
-
-def recognises(path: Path) -> bool:
-    """Tell by the names of the arrays in the archive."""
-    if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            inside = {name.removesuffix(".npy") for name in archive.namelist()}
-    except zipfile.BadZipFile:
-        return False
-    return all(inside & set(NAMES[kind]) for kind in ("numbers", "positions"))
-
-
-def facts(paths: Sequence[Path], options: Options) -> Facts:
-    """Return the energy and the units; all files have to have the same."""
-    found = {_facts(_load(path), options) for path in paths}
-    if len(found) > 1:
-        raise MsdeError("the files differ in units, or some lack energies or forces")
-    return found.pop()
-
-
-def _facts(trajectory: Trajectory, options: Options) -> Facts:
-    unit = trajectory.energy_unit
-    labels = () if trajectory.energies is None else (Label("energy", unit),)
-    chosen = options.chosen_labels()
-    if chosen is not None:
-        if [label.name for label in chosen] not in ([], [label.name for label in labels]):
-            raise MsdeError("the only label of md17 is energy")
-        labels = tuple(Label("energy", label.unit or unit) for label in chosen)
-    forces_unit = None if trajectory.forces is None else f"{unit}/{trajectory.length_unit}"
-    note = "bonds were perceived once per file and serve all of its frames"
-    return Facts(labels, forces_unit, (note,))
-
-
-def read(path: Path, options: Options) -> Iterator[RawMolecule]:
-    """Yield each frame."""
-    trajectory = _load(path)
-    topology = _topology(path, trajectory, options).ToBinary()
-    source = source_name(path)
-    labelled = bool(_facts(trajectory, options).labels)
-    for frame, position in enumerate(trajectory.positions):
-        forces = None if trajectory.forces is None else trajectory.forces[frame]
-        payload: Frame | MoleculeError = Frame(topology, position, forces)
-        y = (float(trajectory.energies[frame]),) if labelled else ()
-        yield RawMolecule(source, frame + 1, "", payload, y)
-
-
-def parse(raw: RawMolecule, options: Options) -> Parsed:
-    """Put the geometry of a frame on its trajectory's molecule."""
-    frame = content(raw)
-    forces = None if frame.forces is None else frame.forces[None]
-    mol = Chem.Mol(_molecule(frame.topology))
-    keep_hydrogens = options.hydrogens(KEEP_HYDROGENS)
-    return parsed_geometry(mol, frame.position[None], options, keep_hydrogens, raw.y, forces)
-
-
-@functools.lru_cache(maxsize=16)
-def _molecule(topology: bytes) -> Chem.Mol:
-    return Chem.Mol(topology)
-
-
-def _topology(path: Path, trajectory: Trajectory, options: Options) -> Chem.Mol:
-    reason: MoleculeError | None = None
-    for position in trajectory.positions[:ATTEMPTS]:
+    def recognises(self, path: Path) -> bool:
+        """Return whether the archive has arrays with the names of numbers and positions."""
+        if not super().recognises(path) or not zipfile.is_zipfile(path):
+            return False
         try:
-            mol = perceive(trajectory.numbers, position)
-            if not options.keep_radicals:
-                check_radicals(mol)
-            return mol
-        except MoleculeError as error:
-            reason = error
-    raise MsdeError(f"{path}: in none of its first frames can bonds be found: {reason}")
+            with zipfile.ZipFile(path) as archive:
+                inside = {name.removesuffix(".npy") for name in archive.namelist()}
+        except zipfile.BadZipFile:
+            return False
+        return all(inside & set(NAMES[kind]) for kind in ("numbers", "positions"))
+
+    def file_facts(self, path: Path) -> Facts:
+        """Return the energy and the units."""
+        return self._facts(path, _load(path))
+
+    def scan(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield each frame."""
+        trajectory = _load(path)
+        bonds = self._bonds(path, trajectory)
+        source = source_name(path)
+        is_labelled = bool(self._facts(path, trajectory).labels)
+        for place, position in enumerate(trajectory.positions):
+            forces = None if trajectory.forces is None else trajectory.forces[place]
+            system = System(trajectory.numbers, position, forces, bonds=bonds)
+            y = (float(trajectory.energies[place]),) if is_labelled else ()
+            yield RawMolecule(source, place + 1, "", system, y)
+
+    def build(self, raw: RawMolecule) -> Parsed:
+        """Put the geometry of a frame on its trajectory's molecule."""
+        return parse_system(raw.payload, self.options, raw.y)
+
+    def _facts(self, path: Path, trajectory: Trajectory) -> Facts:
+        unit = trajectory.energy_unit
+        labels = () if trajectory.energies is None else (Label("energy", unit),)
+        forces_unit = None if trajectory.forces is None else f"{unit}/{trajectory.length_unit}"
+        note = "bonds were perceived once per file and serve all of its frames"
+        return Facts(all_or_none(path, labels, self.options), forces_unit, (note,))
+
+    def _bonds(self, path: Path, trajectory: Trajectory) -> Bonds:
+        """Return the bonds of the first frame in which they can be perceived."""
+        reason: MoleculeError | None = None
+        for position in trajectory.positions[:ATTEMPTS]:
+            try:
+                bonds = connect(trajectory.numbers, position)
+                mol = order_bonds(trajectory.numbers, bonds)
+                if not self.options.keep_radicals:
+                    check_radicals(mol)
+                return bonds
+            except MoleculeError as error:
+                reason = error
+        raise MsdeError(f"{path}: none of the first {ATTEMPTS} frames gives bonds: {reason}")
 
 
 def _load(path: Path) -> Trajectory:

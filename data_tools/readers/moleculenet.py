@@ -1,29 +1,28 @@
 """The tables of MoleculeNet (Wu et al. 2018, doi:10.1039/C7SC02664A), known by file name.
 
-For each data set the columns and units are written down here; nothing is guessed. A blank label is
-missing. There is no geometry; conformers are made as for `smiles`.
+TABLES lists the columns and units of each data set; nothing is guessed. A blank label is missing.
+There is no geometry; conformers are made as for `smiles`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from msde.errors import MsdeError
 
-from ..parsing.tables import layout, read_table, rows, with_units
-from . import Facts, Options, Parsed, RawMolecule, same_for_all, source_name
-from . import smiles as smiles_reader
+from ..parsing.files import has_suffix, source_name
+from ..parsing.labels import with_units
+from ..parsing.tables import header_of, layout, read_table
+from ..parsing.types import Facts, Options, RawMolecule
+from . import smiles
 from .qm9 import UNITS as QM9_UNITS
-
-KEEP_HYDROGENS = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """Which columns of a data set's file matter."""
+    """The columns of a data set's file."""
 
     labels: tuple[str, ...] | None = None  # None: all but those of SMILES and `others`
     smiles: str = "smiles"
@@ -49,7 +48,7 @@ TABLES = {
     "tox21": Table(name="mol_id", others=("mol_id",)),
     "toxcast": Table(),
 }
-# Other names under which the same tables go.
+# Other names of the same tables.
 ALIASES = {
     "delaney-processed": "esol",
     "sampl": "freesolv",
@@ -61,50 +60,38 @@ ALIASES = {
 }
 
 
-def recognises(path: Path) -> bool:
-    """Tell by the file name and by the columns that the data set has to have."""
-    if not source_name(path).lower().endswith(".csv") or _stem(path) not in TABLES:
-        return False
-    header = _header(path)
-    table = TABLES[_stem(path)]
-    return {table.smiles, *(table.labels or ())} <= set(header)
+class Reader(smiles.Reader):
+    """MoleculeNet's tables; their SMILES are parsed as for `smiles`."""
 
+    def recognises(self, path: Path) -> bool:
+        """Return whether the name is a data set's and the table has its columns."""
+        if not has_suffix(path, (".csv",)) or _stem(path) not in TABLES:
+            return False
+        table = TABLES[_stem(path)]
+        return {table.smiles, *(table.labels or ())} <= set(header_of(path))
 
-def facts(paths: Sequence[Path], options: Options) -> Facts:
-    """Return the labels of the data set with their units."""
+    def file_facts(self, path: Path) -> Facts:
+        """Return the labels of the data set with their units."""
+        found = layout(path, self._with_columns(path)).labels
+        return Facts(with_units(found, dict(_table(path).units)))
 
-    def labels(path: Path) -> tuple:
-        found = layout(path, _fixed(path, options), ",").labels
-        return with_units(found, dict(_table(path).units))
+    def scan(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield each row of the table."""
+        return read_table(path, self._with_columns(path))
 
-    return Facts(labels=same_for_all(paths, labels))
-
-
-def read(path: Path, options: Options) -> Iterator[RawMolecule]:
-    """Yield each row of the table."""
-    return read_table(path, _fixed(path, options), ",")
-
-
-def parse(raw: RawMolecule, options: Options) -> Parsed:
-    """Parse the SMILES and make conformers, as for `smiles`."""
-    return smiles_reader.parse(raw, options)
-
-
-def _fixed(path: Path, options: Options) -> Options:
-    """Fill in the columns that the user did not choose."""
-    table = _table(path)
-    header = _header(path)
-    labels = table.labels
-    if labels is None:
-        apart = {table.smiles, table.name, *table.others}
-        labels = tuple(name for name in header if name not in apart)
-    name = table.name if table.name in header else None
-    return replace(
-        options,
-        smiles_column=options.smiles_column or table.smiles,
-        name_column=options.name_column or name,
-        label_columns=labels if options.label_columns is None else options.label_columns,
-    )
+    def _with_columns(self, path: Path) -> Options:
+        """Return the options with the columns that the user did not choose."""
+        options, table, header = self.options, _table(path), header_of(path)
+        labels = options.label_columns
+        if labels is None:
+            others = {table.smiles, table.name, *table.others}
+            labels = table.labels or tuple(name for name in header if name not in others)
+        return replace(
+            options,
+            smiles_column=options.smiles_column or table.smiles,
+            name_column=options.name_column or (table.name if table.name in header else None),
+            label_columns=labels,
+        )
 
 
 def _table(path: Path) -> Table:
@@ -114,11 +101,6 @@ def _table(path: Path) -> Table:
             "--format smiles reads any table"
         )
     return TABLES[_stem(path)]
-
-
-def _header(path: Path) -> list[str]:
-    first = next(islice(rows(path, ","), 1), (0, []))[1]
-    return [cell.strip() for cell in first]
 
 
 def _stem(path: Path) -> str:

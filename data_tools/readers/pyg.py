@@ -1,17 +1,16 @@
 """PyTorch Geometric's processed data sets, `.pt`: its QM9, MoleculeSDE's PCQM4Mv2 and their kind.
 
-Such a file is `(data, slices)` of an InMemoryDataset, with the class as a third part or not. It is
-a pickle and loaded if it is trusted. Needed are `pos` (or `positions`) and atomic numbers, `z` or
-the first column of OGB's codes in `x`. Bonds come from, in this order: `edge_index` with `smiles`;
+Such a file is `(data, slices)` of an InMemoryDataset, with the class as a third part or not, and a
+pickle. Required are `pos` (or `positions`) and atomic numbers, `z` or the first column of OGB's
+codes in `x`. Bonds come from, in this order: `edge_index` with `smiles`;
 `edge_index` with `edge_attr`, either OGB's codes or one-hot rows of the four kinds (charges and
 hydrogens are then in OGB's `x`); `edge_index`, bond orders perceived; the positions alone.
 """
 
 from __future__ import annotations
 
-import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,28 +22,13 @@ from msde.chem.record import Origin
 from msde.chem.vocabulary import ATOM_VOCABULARY, MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing.chemistry import (
-    assign_stereo,
-    check_radicals,
-    implied_hydrogens,
-    remove_hydrogens,
-    set_conformers,
-)
-from ..parsing.perception import bonds_of_smiles, connect, order_bonds
-from . import (
-    Facts,
-    Label,
-    Options,
-    Parsed,
-    RawMolecule,
-    check_trusted,
-    content,
-    same_for_all,
-    source_name,
-)
-from .fairchem import graph_fields
+from ..parsing.files import source_name
+from ..parsing.labels import all_or_none
+from ..parsing.perception import bonds_of_smiles, connect, order_bonds, parsed_geometry
+from ..parsing.pickles import graph_fields
+from ..parsing.reader import BaseReader, malformed_as_error
+from ..parsing.types import Facts, Label, Parsed, RawMolecule, raw_molecule
 
-KEEP_HYDROGENS = False
 # The targets of torch_geometric.datasets.QM9, in its order.
 QM9 = (
     *(Label("mu", "D"), Label("alpha", "a0^3"), Label("homo", "eV"), Label("lumo", "eV")),
@@ -74,58 +58,45 @@ class Graph:
     smiles: str
 
 
-def recognises(path: Path) -> bool:
-    """Tell by the name and by what torch.save writes first; nothing is loaded."""
-    if path.suffix.lower() not in (".pt", ".pth"):
-        return False
-    if zipfile.is_zipfile(path):
+class Reader(BaseReader):
+    """Processed data sets of PyTorch Geometric."""
+
+    suffixes = (".pt", ".pth")
+
+    def recognises(self, path: Path) -> bool:
+        """Return whether suffix and first bytes are those of torch.save; nothing is loaded."""
+        if not super().recognises(path):
+            return False
+        if zipfile.is_zipfile(path):
+            return True
+        with open(path, "rb") as file:
+            return file.read(2) == b"\x80\x02"  # a pickle of protocol 2, as before torch 1.6
+
+    def is_pickle(self, name: str) -> bool:
+        """Return True: all files are pickles."""
         return True
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x80\x02"  # a pickle of protocol 2, as before torch 1.6
 
+    def file_facts(self, path: Path) -> Facts:
+        """Find how many targets there are."""
+        return Facts(all_or_none(path, _labels(_load(path)[0]), self.options))
 
-def pickled(path: Path) -> bool:
-    """Say that the files are pickles, all of them."""
-    return True
+    def scan(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield each graph."""
+        fields, slices = _load(path)
+        is_labelled = bool(all_or_none(path, _labels(fields), self.options))
+        source = source_name(path)
+        for index in range(len(next(iter(slices.values()))) - 1):
+            one = {name: _part(name, fields[name], slices.get(name), index) for name in fields}
+            name = one.get("name", "")
+            name = name if isinstance(name, str) else ""
+            yield raw_molecule(source, index + 1, name, _graph, one, is_labelled)
 
-
-def facts(paths: Sequence[Path], options: Options) -> Facts:
-    """Find how many targets there are."""
-    check_trusted(sys.modules[__name__], paths, options)
-    return Facts(labels=same_for_all(paths, lambda path: _labels(path, _load(path)[0], options)))
-
-
-def read(path: Path, options: Options) -> Iterator[RawMolecule]:
-    """Yield each graph."""
-    check_trusted(sys.modules[__name__], [path], options)
-    fields, slices = _load(path)
-    labelled = bool(_labels(path, fields, options))
-    source = source_name(path)
-    count = len(next(iter(slices.values()))) - 1
-    for index in range(count):
-        one = {name: _part(name, fields[name], slices.get(name), index) for name in fields}
-        payload: Graph | MoleculeError
-        try:
-            payload = _graph(one)
-        except (ValueError, KeyError, TypeError) as error:
-            payload = MoleculeError(f"cannot be parsed: {error}")
-        y = tuple(float(value) for value in np.ravel(one["y"])) if labelled else ()
-        name = one.get("name", "")
-        yield RawMolecule(source, index + 1, name if isinstance(name, str) else "", payload, y)
-
-
-def parse(raw: RawMolecule, options: Options) -> Parsed:
-    """Build the molecule from its graph and put its geometry on it."""
-    graph = content(raw)
-    keep_hydrogens = options.hydrogens(KEEP_HYDROGENS)
-    mol, origin = _molecule(graph)
-    if not options.keep_radicals:
-        check_radicals(mol)
-    if keep_hydrogens and implied_hydrogens(mol):
-        raise MoleculeError("the geometry lacks hydrogens that its bonds imply")
-    set_conformers(mol, graph.position[None])
-    assign_stereo(mol)
-    return Parsed(mol if keep_hydrogens else remove_hydrogens(mol)[0], raw.y, origin=origin)
+    def build(self, raw: RawMolecule) -> Parsed:
+        """Build the molecule from its graph and put its geometry on it."""
+        graph = raw.payload
+        mol, origin = _molecule(graph)
+        positions = graph.position[None]
+        return parsed_geometry(mol, positions, self.options, raw.y, origin=origin)
 
 
 def _molecule(graph: Graph) -> tuple[Chem.Mol, Origin]:
@@ -187,25 +158,27 @@ def _kinds(edge_attr: np.ndarray) -> list[int]:
     return kinds.tolist()
 
 
-def _graph(fields: dict[str, Any]) -> Graph:
-    x = fields.get("x")
-    codes = x is not None and x.ndim == 2 and x.shape[1] == CODES[0] and (x == x.astype(int)).all()
-    numbers = fields.get("z")
-    if numbers is None and not codes:
-        raise MoleculeError("neither z nor OGB's codes in x")
-    numbers = x[:, 0].astype(int) + 1 if numbers is None else numbers.reshape(-1).astype(int)
-    position = fields.get("pos", fields.get("positions"))
-    if position is None:
-        raise MoleculeError("no positions")
-    smiles = fields.get("smiles")
-    return Graph(
-        numbers,
-        position.astype(np.float64).reshape(len(numbers), 3),
-        x.astype(int) if codes else None,
-        fields.get("edge_index"),
-        fields.get("edge_attr"),
-        smiles if isinstance(smiles, str) else "",
-    )
+def _graph(fields: dict[str, Any], is_labelled: bool) -> tuple[Graph, tuple[float, ...]]:
+    """Return a molecule and its labels."""
+    with malformed_as_error():
+        x, numbers, smiles = fields.get("x"), fields.get("z"), fields.get("smiles")
+        is_coded = x is not None and x.ndim == 2 and x.shape[1] == CODES[0]
+        x = x.astype(int) if is_coded and (x == x.astype(int)).all() else None
+        if numbers is None and x is None:
+            raise MoleculeError("neither z nor OGB's codes in x")
+        numbers = x[:, 0] + 1 if numbers is None else numbers.reshape(-1).astype(int)
+        position = fields.get("pos", fields.get("positions"))
+        if position is None:
+            raise MoleculeError("no positions")
+        graph = Graph(
+            numbers,
+            position.astype(np.float64).reshape(len(numbers), 3),
+            x,
+            fields.get("edge_index"),
+            fields.get("edge_attr"),
+            smiles if isinstance(smiles, str) else "",
+        )
+        return graph, tuple(map(float, np.ravel(fields["y"]))) if is_labelled else ()
 
 
 def _part(name: str, values: Any, offsets: Any, index: int) -> Any:
@@ -223,7 +196,7 @@ def _part(name: str, values: Any, offsets: Any, index: int) -> Any:
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Load a pickle; callers have made sure that it is trusted."""
+    """Load a pickle, which the user trusts."""
     import torch  # takes seconds, and few formats need it
 
     try:
@@ -234,23 +207,15 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise MsdeError(f"{path} is not (data, slices) of an InMemoryDataset")
     data, slices = stored[:2]
     if not slices:
-        raise MsdeError(f"{path} says nothing of where its molecules begin")
+        raise MsdeError(f"{path} has no slices, which say where its molecules begin")
     fields = graph_fields(data)
     return {name: value for name, value in fields.items() if value is not None}, slices
 
 
-def _labels(path: Path, fields: dict[str, Any], options: Options) -> tuple[Label, ...]:
+def _labels(fields: dict[str, Any]) -> tuple[Label, ...]:
     y = fields.get("y")
     count = 0 if y is None else (y.size(1) if y.dim() > 1 else 1)
     names = fields.get("name") or [""]
     if count == len(QM9) and str(names[0]).startswith("gdb_"):
-        labels = QM9
-    else:
-        labels = (Label("y"),) if count == 1 else tuple(Label(f"y_{i}") for i in range(count))
-    chosen = options.chosen_labels()
-    if chosen is None or [label.name for label in chosen] == [label.name for label in labels]:
-        return labels
-    if chosen:
-        found = ", ".join(label.name for label in labels) or "none"
-        raise MsdeError(f"{path} has labels {found}, and only all or none can be taken")
-    return ()
+        return QM9
+    return (Label("y"),) if count == 1 else tuple(Label(f"y_{i}") for i in range(count))

@@ -1,12 +1,12 @@
 """SMILES: a line is a SMILES, white space and a name (.smi, .txt), or a row of a CSV or TSV table.
 
-The files hold no geometry; RDKit makes it, `options.conformers` of them for each molecule. Which
-columns of a table are which, `tables` says; a table without a header is read like .smi.
+The files hold no geometry; RDKit makes it, `options.conformers` of them for each molecule. The
+columns of a table are found as in `parsing.tables`; a table without a header is read like .smi.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from rdkit import Chem, rdBase
@@ -16,66 +16,62 @@ from msde.chem.parsing import mol_from_smiles
 from msde.chem.record import MAX_ATOMS, Origin, molecule_uid
 from msde.chem.vocabulary import MoleculeError
 
+from ..parsing.files import open_text, source_name
+from ..parsing.reader import BaseReader
 from ..parsing.tables import delimiter_of, layout, read_table
-from . import Facts, Options, Parsed, RawMolecule, content, open_text, same_for_all, source_name
-
-KEEP_HYDROGENS = False
-SUFFIXES = (".smi", ".smiles", ".ism", ".txt", ".csv", ".tsv", ".tab")
+from ..parsing.types import Facts, Parsed, RawMolecule
 
 
-def recognises(path: Path) -> bool:
-    """Tell by the name, and of a table by whether it has SMILES."""
-    name = source_name(path).lower()
-    if not name.endswith(SUFFIXES):
-        return False
-    with open_text(path) as file:
-        first = next((line for line in file if line.strip() and line[0] != "#"), "")
-    delimiter = delimiter_of(path)
-    if "smiles" in first.lower():
-        return True
-    token = first.split(delimiter)[0].strip() if first.strip() else ""
-    with rdBase.BlockLogs():
-        return bool(token) and Chem.MolFromSmiles(token, sanitize=False) is not None
+class Reader(BaseReader):
+    """SMILES in lines or tables."""
 
+    suffixes = (".smi", ".smiles", ".ism", ".txt", ".csv", ".tsv", ".tab")
 
-def facts(paths: Sequence[Path], options: Options) -> Facts:
-    """Find the labels; all tables have to have the same."""
+    def recognises(self, path: Path) -> bool:
+        """Return whether the suffix fits and the first line holds a SMILES, or names a column."""
+        if not super().recognises(path):
+            return False
+        with open_text(path) as file:
+            first = next((line for line in file if line.strip() and line[0] != "#"), "")
+        if "smiles" in first.lower():
+            return True
+        token = first and first.split(delimiter_of(path))[0].strip()
+        with rdBase.BlockLogs():
+            return bool(token) and Chem.MolFromSmiles(token, sanitize=False) is not None
 
-    def labels(path: Path) -> tuple:
+    def file_facts(self, path: Path) -> Facts:
+        """Find the labels of a table."""
         delimiter = delimiter_of(path)
-        return layout(path, options, delimiter).labels if delimiter else ()
+        return Facts(layout(path, self.options, delimiter).labels) if delimiter else Facts()
 
-    return Facts(labels=same_for_all(paths, labels))
+    def scan(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield each line or row that is neither blank nor a comment (#)."""
+        delimiter = delimiter_of(path)
+        if delimiter:
+            yield from read_table(path, self.options, delimiter)
+            return
+        source = source_name(path)
+        with open_text(path) as file:
+            for number, line in enumerate(file, start=1):
+                smiles, _, name = line.strip().partition("\t" if "\t" in line else " ")
+                if number == 1 and smiles.lower() == "smiles":
+                    continue
+                if smiles and not smiles.startswith("#"):
+                    yield RawMolecule(source, number, name.strip(), smiles)
 
-
-def read(path: Path, options: Options) -> Iterator[RawMolecule]:
-    """Yield each line or row that is neither blank nor a comment (#)."""
-    delimiter = delimiter_of(path)
-    if delimiter:
-        yield from read_table(path, options, delimiter)
-        return
-    source = source_name(path)
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            smiles, _, name = line.strip().partition("\t" if "\t" in line else " ")
-            if number == 1 and smiles.lower() == "smiles":
-                continue
-            if smiles and not smiles.startswith("#"):
-                yield RawMolecule(source, number, name.strip(), smiles)
-
-
-def parse(raw: RawMolecule, options: Options) -> Parsed:
-    """Parse the SMILES and make conformers, seeded by the place of the molecule in its file."""
-    mol = mol_from_smiles(content(raw))
-    keep_hydrogens = options.hydrogens(KEEP_HYDROGENS)
-    if mol.GetNumAtoms() == 0:
-        raise MoleculeError("no atoms")
-    largest = min(options.max_atoms, MAX_ATOMS if options.conformers else options.max_atoms)
-    if mol.GetNumAtoms() > largest:
-        raise MoleculeError(f"more than {largest} atoms: {mol.GetNumAtoms()}")
-    if options.conformers == 0:
-        mol = Chem.AddHs(mol) if keep_hydrogens else mol
-        return Parsed(mol, raw.y, origin=Origin.NO_GEOMETRY)
-    seed = molecule_uid(raw.source, raw.line)
-    mol = embed_conformers(mol, seed, options.conformers, keep_hydrogens)
-    return Parsed(mol, raw.y, origin=Origin.CONFORMERS_MADE)
+    def build(self, raw: RawMolecule) -> Parsed:
+        """Parse the SMILES and make conformers, seeded by the place of the molecule in its file."""
+        mol = mol_from_smiles(raw.payload)
+        if mol.GetNumAtoms() == 0:
+            raise MoleculeError("no atoms")
+        largest = min(
+            self.options.max_atoms, MAX_ATOMS if self.options.conformers else self.options.max_atoms
+        )
+        if mol.GetNumAtoms() > largest:
+            raise MoleculeError(f"more than {largest} atoms: {mol.GetNumAtoms()}")
+        if self.options.conformers == 0:
+            mol = Chem.AddHs(mol) if self.options.keep_hydrogens else mol
+            return Parsed(mol, raw.y, origin=Origin.NO_GEOMETRY)
+        seed = molecule_uid(raw.source, raw.line)
+        mol = embed_conformers(mol, seed, self.options.conformers, self.options.keep_hydrogens)
+        return Parsed(mol, raw.y, origin=Origin.CONFORMERS_MADE)

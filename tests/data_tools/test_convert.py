@@ -169,7 +169,7 @@ def test_a_part_that_was_damaged_is_made_again(flat, tmp_path, small_shards, mon
         raise MsdeError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("msde.data_tools.convert.write_manifest", stop)
+        patch.setattr("msde.data_tools.pipeline.conversion.write_manifest", stop)
         with pytest.raises(MsdeError, match="stopped"):
             convert([source], out, "smiles", options=options)
     (out / "shard-00003.lmdb").chmod(0o644)
@@ -387,7 +387,7 @@ def test_the_format_is_found_and_said(tmp_path):
     result = run(tmp_path / "m.smi", tmp_path / "m.sdf", "--output", tmp_path / "mixed")
     assert result.returncode == 2 and "m.smi looks like smiles, " in result.stderr
     result = run(tmp_path / "m.what", "--output", tmp_path / "unknown")
-    assert result.returncode == 2 and "looks like no format that is known" in result.stderr
+    assert result.returncode == 2 and "looks like no known format" in result.stderr
     (tmp_path / "m.smi").write_text("")
     result = run(tmp_path / "m.smi", "--output", tmp_path / "empty")
     assert result.returncode == 2 and "it is empty" in result.stderr

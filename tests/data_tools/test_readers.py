@@ -23,8 +23,9 @@ from msde.chem.conformers import embed_conformer, embed_conformers
 from msde.chem.parsing import silence_rdkit
 from msde.chem.record import Origin, molecule_uid, record_from_mol
 from msde.chem.vocabulary import MoleculeError
-from msde.data_tools.parsing import tables
-from msde.data_tools.readers import FORMATS, Label, Options, get_reader
+from msde.data_tools.parsing import labels, perception
+from msde.data_tools.readers import FORMATS, Label, Options, get_reader, qm9
+from msde.data_tools.readers import ase as ase_reader
 from msde.errors import MsdeError
 
 silence_rdkit()
@@ -75,13 +76,13 @@ def recognised(path):
 def convert(path, options=None, limit=None, format=None):
     """Return facts, what was parsed by line, and the first words of reasons with their counts."""
     options = options or Options()
-    reader = get_reader(format or recognised(path))
-    facts = reader.facts([path], options)
+    reader = get_reader(format or recognised(path), options)
+    facts = reader.facts([path])
     parsed, reasons = {}, collections.Counter()
-    for raw in itertools.islice(reader.read(path, options), limit):
+    for raw in itertools.islice(reader.read(path), limit):
         raw = pickle.loads(pickle.dumps(raw))  # as on its way to a worker
         try:
-            parsed[raw.line] = reader.parse(raw, options)
+            parsed[raw.line] = reader.parse(raw)
         except MoleculeError as error:
             reasons[str(error).partition(":")[0]] += 1
             continue
@@ -173,19 +174,19 @@ def test_counts_of_real_geometry(name, limit, accepted, reasons):
 
 def test_radicals_of_bad_bonds_are_the_last_of_dft8k():
     path, reader = real("pretrain/dft8k.sdf.gz"), get_reader("sdf")
-    raws = [raw for raw in reader.read(path, Options()) if "M  RAD" in raw.payload.blocks[0]]
+    raws = [raw for raw in reader.read(path) if "M  RAD" in raw.payload.blocks[0]]
     assert len(raws) == 21
     for raw in raws:
         with pytest.raises(MoleculeError, match="radical"):
-            reader.parse(raw, Options())
-        reader.parse(raw, Options(keep_radicals=True))
+            reader.parse(raw)
+        get_reader("sdf", Options(keep_radicals=True)).parse(raw)
 
 
 def test_lines_are_where_records_begin():
     path = real("pretrain/gdb7.sdf.gz")
     with gzip.open(path, "rt") as file:
         lines = file.read().split("\n")
-    raws = list(get_reader("sdf").read(path, Options()))
+    raws = list(get_reader("sdf").read(path))
     assert len(raws) == 7169
     assert all(lines[raw.line - 1].strip() == raw.name for raw in raws)
 
@@ -269,7 +270,7 @@ def test_a_unit_that_the_file_lacks_can_be_given():
     assert facts.labels == (Label("energy", "kcal/mol"),)
     assert facts.forces_unit == "kcal/mol/A"
     assert parsed[1].y[0] == -97195.01189948035
-    assert get_reader("xyz").facts([path], Options()).forces_unit == ""
+    assert get_reader("xyz").facts([path]).forces_unit == ""
 
 
 def test_a_table_without_header_is_read():
@@ -277,7 +278,7 @@ def test_a_table_without_header_is_read():
         real("smiles/pubchem_100k.tsv.gz"), Options(conformers=0), limit=500
     )
     assert facts.labels == () and len(parsed) == 500 and not rejected
-    raw = next(get_reader("smiles").read(real("smiles/pubchem_100k.tsv.gz"), Options()))
+    raw = next(get_reader("smiles").read(real("smiles/pubchem_100k.tsv.gz")))
     assert raw.payload == "CCOC(=O)c1cc(-c2ccccn2)c(=O)n2ccccc12"
 
 
@@ -309,16 +310,16 @@ def test_columns_of_a_table(tmp_path):
     )
     options = Options(conformers=0)
     assert recognised(path) == "smiles"
-    assert get_reader("smiles").facts([path], options).labels == (Label("blank"),)
+    assert get_reader("smiles", options).facts([path]).labels == (Label("blank"),)
     options = Options(conformers=0, label_columns=("gap=eV",))
     facts, parsed, rejected = convert(path, options)
     assert facts.labels == (Label("gap", "eV"),)
     assert np.array_equal([parsed[line].y[0] for line in (2, 4, 5)], [1.5, np.nan, np.nan], True)
     assert rejected == {"label gap is not a number": 1}
-    names = [raw.name for raw in get_reader("smiles").read(path, options)]
+    names = [raw.name for raw in get_reader("smiles", options).read(path)]
     assert names == ["m1", "m2", "m3", "m4"]
     options = Options(smiles_column="Canonical_SMILES", name_column="group", label_columns=())
-    assert next(get_reader("smiles").read(path, options)).name == "a"
+    assert next(get_reader("smiles", options).read(path)).name == "a"
 
 
 @pytest.mark.parametrize("wanted", ["smiles_column", "name_column", "label_columns"])
@@ -327,7 +328,7 @@ def test_a_column_that_is_not_there_is_told(tmp_path, wanted):
     path.write_text("smiles,gap\nC,1\n")
     options = Options(**{wanted: ("none",) if wanted == "label_columns" else "none"})
     with pytest.raises(MsdeError, match="no column 'none'"):
-        get_reader("smiles").facts([path], options)
+        get_reader("smiles", options).facts([path])
 
 
 def test_tables_with_other_labels_do_not_mix(tmp_path):
@@ -335,16 +336,16 @@ def test_tables_with_other_labels_do_not_mix(tmp_path):
     (tmp_path / "b.csv").write_text("smiles,mu\nC,1\n")
     paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
     with pytest.raises(MsdeError, match="--label-columns"):
-        get_reader("smiles").facts(paths, Options())
-    assert get_reader("smiles").facts(paths, Options(label_columns=())).labels == ()
+        get_reader("smiles").facts(paths)
+    assert get_reader("smiles", Options(label_columns=())).facts(paths).labels == ()
 
 
 def test_numbers_and_what_is_missing():
-    assert tables.number(" 1e-3") == 1e-3
-    assert all(np.isnan(tables.number(text)) for text in ("", " ", "NaN", "n/a", "None"))
+    assert labels.number(" 1e-3") == 1e-3
+    assert all(np.isnan(labels.number(text)) for text in ("", " ", "NaN", "n/a", "None"))
     for text in ("inf", "1.2.3", "C"):
         with pytest.raises(ValueError):
-            tables.number(text)
+            labels.number(text)
 
 
 def test_a_molecule_too_large_to_embed_is_refused(tmp_path):
@@ -367,28 +368,28 @@ def test_properties_of_sd_files_are_labels(tmp_path):
     facts, parsed, rejected = convert(path, Options(label_columns=("gap=eV",)))
     assert facts.labels == (Label("gap", "eV"),) and not rejected
     assert np.array_equal([one.y[0] for one in parsed.values()], [1.5, np.nan, np.nan], True)
-    assert get_reader("sdf").facts([path], Options()).labels == (Label("gap"),)
+    assert get_reader("sdf").facts([path]).labels == (Label("gap"),)
     assert convert(path, Options(label_columns=("mu",)))[2] == {"label mu is not a number": 1}
     with pytest.raises(MsdeError, match="no property 'lumo', found gap, note, mu"):
-        get_reader("sdf").facts([path], Options(label_columns=("lumo",)))
+        get_reader("sdf", Options(label_columns=("lumo",))).facts([path])
 
 
 @pytest.mark.parametrize("chunk", [7, 64, 1 << 20])
 def test_records_are_cut_alike_whatever_is_read_at_a_time(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr("msde.data_tools.readers.sdf.CHUNK", chunk)
+    monkeypatch.setattr("msde.data_tools.parsing.sd_files.CHUNK", chunk)
     path = tmp_path / "a.sdf"
     path.write_text("a\nb\n$$$$\n\nc\n$$$$ more\n\n$$$$\nlast\nx\n$$$$")
-    raws = list(get_reader("sdf").read(path, Options()))
+    raws = list(get_reader("sdf").read(path))
     found = [(raw.line, raw.name, raw.payload.blocks[0]) for raw in raws]
     assert found == [(1, "a", "a\nb"), (4, "", "\nc"), (7, "", ""), (9, "last", "last\nx")]
 
 
 def test_a_record_without_end_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("msde.data_tools.readers.sdf.MAX_RECORD", 1000)
+    monkeypatch.setattr("msde.data_tools.parsing.sd_files.MAX_RECORD", 1000)
     path = tmp_path / "a.sdf"
     path.write_text("x\n" * 1000)
     with pytest.raises(MsdeError, match="the record that begins in line 1 does not end"):
-        get_reader("sdf").facts([path], Options())
+        get_reader("sdf").facts([path])
 
 
 def test_neighbours_become_conformers_if_asked(tmp_path):
@@ -449,7 +450,7 @@ def test_pcqm4mv2_joins_geometry_and_gap(tmp_path):
     assert [one.y for one in parsed.values()] == [(i + 0.5,) for i in range(len(SMILES))]
     assert [smiles_of(one) for one in parsed.values()] == [Chem.CanonSmiles(s) for s in SMILES]
     assert all(one.origin == Origin.SOURCE for one in parsed.values())
-    assert not list(get_reader("pcqm4mv2").read(tmp_path / "data.csv.gz", Options()))
+    assert not list(get_reader("pcqm4mv2").read(tmp_path / "data.csv.gz"))
     assert sum(convert(path, ALL_HYDROGENS)[2].values()) == len(SMILES)
 
 
@@ -460,14 +461,14 @@ def test_pcqm4mv2_refuses_rows_that_do_not_fit(tmp_path):
     assert (len(parsed), rejected) == (2, {"wrong label alignment": 3})
     (tmp_path / "data.csv.gz").unlink()
     with pytest.raises(MsdeError, match="data.csv.gz is not beside"):
-        get_reader("pcqm4mv2").facts([path], Options())
+        get_reader("pcqm4mv2").facts([path])
 
 
 def gdb9(folder):
     (folder / "gdb9.sdf").write_text(
         "".join(sd_record(embedded(s), f"gdb_{i}") for i, s in enumerate(SMILES, start=1))
     )
-    columns = list(get_reader("qm9").UNITS)
+    columns = list(qm9.UNITS)
     with open(folder / "gdb9.sdf.csv", "w") as file:
         file.write(f"mol_id,{','.join(columns)}\n")
         for i in range(1, len(SMILES) + 1):
@@ -498,7 +499,7 @@ def test_qm9_refuses_what_is_uncharacterized(tmp_path):
     assert rejected == {"listed in uncharacterized.txt": 2, "wrong label alignment": 1}
     (tmp_path / "gdb9.sdf.csv").unlink()
     with pytest.raises(MsdeError, match="gdb9.sdf.csv is not beside"):
-        get_reader("qm9").facts([path], Options())
+        get_reader("qm9").facts([path])
 
 
 # Bonds perceived
@@ -533,14 +534,14 @@ def test_md17_takes_bonds_from_the_first_frame_that_has_them(tmp_path):
     assert [smiles_of(one) for one in parsed.values()] == ["CCO", "CCO"]
     np.savez(tmp_path / "a.npz", z=numbers(mol), R=place[:1], E=np.zeros(1))
     with pytest.raises(MsdeError, match="several fragments"):
-        list(get_reader("md17").read(tmp_path / "a.npz", Options()))
+        list(get_reader("md17").read(tmp_path / "a.npz"))
 
 
 def test_md17_loads_no_objects(tmp_path):
     np.savez(tmp_path / "a.npz", z=np.array([1, None], object), R=np.zeros((1, 2, 3)))
     assert recognised(tmp_path / "a.npz") == "md17"
     with pytest.raises(MsdeError, match="cannot be read"):
-        get_reader("md17").facts([tmp_path / "a.npz"], TRUST)
+        get_reader("md17", TRUST).facts([tmp_path / "a.npz"])
 
 
 def xyz_frame(mol, comment):
@@ -570,7 +571,7 @@ def test_plain_xyz(tmp_path):
     }
     path.write_text("3\n\nH 0 0 0\n")
     with pytest.raises(MsdeError, match="line 1 is cut off"):
-        get_reader("xyz").facts([path], Options())
+        get_reader("xyz").facts([path])
 
 
 def test_xyz_that_ase_writes(tmp_path):
@@ -592,18 +593,17 @@ def test_xyz_that_ase_writes(tmp_path):
 
 
 def test_perceived_radicals_are_refused():
-    reader = get_reader("perception")
+    reader = perception
     mol = embedded("CCO")
     with pytest.raises(MoleculeError, match="bonds cannot be perceived"):
-        reader.perceive(numbers(mol), positions(mol)[0], charge=5)
+        reader.parse_system(reader.System(numbers(mol), positions(mol)[0], charge=5), ALL_HYDROGENS)
     for bad in (np.array([0]), np.array([130]), np.array([], int)):
         with pytest.raises(MoleculeError):
-            reader.perceive(bad, np.zeros((len(bad), 3)))
+            reader.parse_system(reader.System(bad, np.zeros((len(bad), 3))), ALL_HYDROGENS)
     radical = Chem.AddHs(Chem.MolFromSmiles("C[CH2]"))
     rdDistGeom.EmbedMolecule(radical, 1)
     with pytest.raises(MoleculeError):
-        found = reader.perceive(numbers(radical), positions(radical)[0])
-        reader.parsed_geometry(found, positions(radical), Options(), True)
+        reader.parse_system(reader.System(numbers(radical), positions(radical)[0]), ALL_HYDROGENS)
 
 
 def test_ase_databases_of_every_version(tmp_path):
@@ -633,7 +633,7 @@ def test_ase_databases_of_every_version(tmp_path):
         other.execute("CREATE TABLE t (a INTEGER)")
     assert recognised(tmp_path / "other.db") is None
     with pytest.raises(MsdeError, match="cannot be read as a database of ASE"):
-        get_reader("ase").facts([tmp_path / "other.db"], Options())
+        get_reader("ase").facts([tmp_path / "other.db"])
 
 
 # GEOM
@@ -672,7 +672,7 @@ def test_geom_msgpack(tmp_path):
     assert convert(path, Options(label_columns=("active",)))[1][1].y == (1,)
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(MsdeError, match="cut off"):
-        list(get_reader("geom").read(path, Options()))
+        list(get_reader("geom").read(path))
 
 
 def geom_pickle(folder):
@@ -797,7 +797,7 @@ def test_files_that_are_no_lmdb(tmp_path, format):
     path.write_bytes(b"nothing of the kind" * 1000)
     assert recognised(path) is None
     with pytest.raises(MsdeError, match="cannot be read as LMDB"):
-        get_reader(format).facts([path], TRUST)
+        get_reader(format, TRUST).facts([path])
 
 
 # PyTorch Geometric
@@ -881,7 +881,7 @@ def test_pyg_with_codes_of_heavy_atoms(tmp_path):
 def test_a_file_of_torch_that_is_no_data_set(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "a.pt")
     with pytest.raises(MsdeError, match="is not \\(data, slices\\)"):
-        get_reader("pyg").facts([tmp_path / "a.pt"], TRUST)
+        get_reader("pyg", TRUST).facts([tmp_path / "a.pt"])
 
 
 # Pickles
@@ -901,17 +901,16 @@ sys.addaudithook(_listen)
 def test_pickles_are_refused_without_being_loaded(tmp_path, format):
     make = {"geom": geom_pickle, "pyg": qm9_graphs, "unimol": unimol, "fairchem": fairchem_graphs}
     path, reader = make[format](tmp_path), get_reader(format)
-    raw = next(reader.read(path, TRUST))
+    raw = next(get_reader(format, TRUST).read(path))
     UNPICKLED.clear()
     assert recognised(path) == format
     refusal = f"{path.name} holds Python pickles.*--trust-pickle"
     with pytest.raises(MsdeError, match=refusal):
-        reader.facts([path], Options())
+        reader.facts([path])
     with pytest.raises(MsdeError, match=refusal):
-        next(iter(reader.read(path, Options())))
-    if format != "pyg":  # whose molecules are arrays when they have been read
-        with pytest.raises(MsdeError, match=refusal):
-            reader.parse(raw, Options())
+        next(reader.read(path))
+    with pytest.raises(MsdeError, match=refusal):
+        reader.parse(raw)
     assert UNPICKLED == []
 
 
@@ -928,7 +927,7 @@ def test_base64_of_schnetpack_is_decoded():
         "_dtype_energy": "float64",
         "other": 3,
     }
-    values = get_reader("ase")._decode(json.dumps(stored))
+    values = ase_reader._decode(json.dumps(stored))
     assert set(values) == {"energy", "other"}
     assert values["energy"].tolist() == [1.5]
 
@@ -943,5 +942,5 @@ def test_options_are_heeded_by_default():
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_reader_keeps_the_contract(name):
     reader = get_reader(name)
-    assert isinstance(reader.KEEP_HYDROGENS, bool)
+    assert isinstance(reader.keep_hydrogens, bool)
     assert all(callable(getattr(reader, part)) for part in ("recognises", "facts", "read", "parse"))

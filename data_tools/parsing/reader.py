@@ -1,0 +1,142 @@
+"""The base class of readers: checks and steps that are the same for every format."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from msde.chem.vocabulary import MoleculeError
+from msde.errors import MsdeError
+
+from .files import has_suffix, source_name, unreadable_as_error
+from .types import Facts, Options, Parsed, RawMolecule
+
+
+class BaseReader(abc.ABC):
+    """A file format: how its files are recognised, scanned and parsed.
+
+    Formats define the first group of methods; callers use `recognises` and the second group.
+    """
+
+    keep_hydrogens: ClassVar[bool] = False  # the default of the format
+    suffixes: ClassVar[tuple[str, ...]] = ()  # in lower case, without .gz
+
+    def __init__(self, options: Options) -> None:
+        """Keep the options; the default for hydrogens becomes the format's."""
+        keep = options.hydrogens(self.keep_hydrogens)
+        self.options = dataclasses.replace(options, keep_hydrogens=keep)
+
+    def recognises(self, path: Path) -> bool:
+        """Return whether a file looks like this format, for `--format auto`; by its suffix."""
+        return has_suffix(path, self.suffixes)
+
+    def is_pickle(self, name: str) -> bool:
+        """Return whether a file of this name holds pickles, without opening it."""
+        return False
+
+    def file_facts(self, path: Path) -> Facts:
+        """Return the facts of one file."""
+        return Facts()
+
+    @abc.abstractmethod
+    def scan(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield the molecules of a file as fast as it can be scanned."""
+
+    @abc.abstractmethod
+    def build(self, raw: RawMolecule) -> Parsed:
+        """Turn one molecule into an RDKit Mol, in a worker process.
+
+        Raises:
+            MoleculeError: it cannot be read; the message is the reason in `rejects.jsonl`.
+        """
+
+    def facts(self, paths: Sequence[Path]) -> Facts:
+        """Return the facts of files that are converted together.
+
+        Raises:
+            MsdeError: one cannot be read or holds pickles that the user does not trust, or they
+                differ in labels or in the unit of forces.
+        """
+        self.check_trusted(paths)
+        every = []
+        for path in paths:
+            with unreadable_as_error(path):
+                every.append(self.file_facts(path))
+        for path, found in zip(paths[1:], every[1:], strict=True):
+            _check_same(paths[0], every[0], path, found)
+        notes = dict.fromkeys(note for found in every for note in found.notes)
+        return dataclasses.replace(every[0], notes=tuple(notes))
+
+    def read(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield the molecules of a file, not parsed yet.
+
+        Raises:
+            MsdeError: the file cannot be read, or holds pickles that the user does not trust.
+        """
+        self.check_trusted([path])
+        with unreadable_as_error(path):
+            yield from self.scan(path)
+
+    def parse(self, raw: RawMolecule) -> Parsed:
+        """Parse one molecule.
+
+        Raises:
+            MoleculeError: it cannot be read.
+        """
+        if not self.options.trust_pickle and self.is_pickle(raw.source):
+            raise _untrusted(raw.source)
+        if isinstance(raw.payload, MoleculeError):
+            raise raw.payload
+        return self.build(raw)
+
+    def check_trusted(self, paths: Sequence[Path]) -> None:
+        """Refuse pickles unless the user trusts them: loading one can run any code.
+
+        Raises:
+            MsdeError: one of the files is a pickle and the options do not trust pickles.
+        """
+        if self.options.trust_pickle:
+            return
+        for path in paths:
+            if self.is_pickle(source_name(path)):
+                raise _untrusted(path)
+
+
+@contextlib.contextmanager
+def malformed_as_error() -> Iterator[None]:
+    """Turn the errors of missing fields and of fields of another type into a MoleculeError."""
+    try:
+        yield
+    except MoleculeError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise MoleculeError(f"cannot be parsed: {error}") from error
+
+
+def _untrusted(path: Path | str) -> MsdeError:
+    return MsdeError(
+        f"{path} holds Python pickles, which can run any code when they are loaded; "
+        "if you trust where it comes from, give --trust-pickle"
+    )
+
+
+def _check_same(path: Path, facts: Facts, other: Path, found: Facts) -> None:
+    if found.labels != facts.labels:
+        here, there = (
+            ", ".join(label.name for label in labels)[:200] or "none"
+            for labels in (facts.labels, found.labels)
+        )
+        raise MsdeError(
+            f"{path} has labels {here}, but {other} has {there}; "
+            "choose with --label-columns those that all have"
+        )
+    if found.forces_unit != facts.forces_unit:
+        here, there = (
+            "no forces" if unit is None else f"forces in {unit or 'an unknown unit'}"
+            for unit in (facts.forces_unit, found.forces_unit)
+        )
+        raise MsdeError(f"{path} has {here}, but {other} has {there}")

@@ -1,0 +1,159 @@
+"""SD files: records between lines of four dollar signs, mol blocks, and tables beside them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rdkit import Chem
+
+from msde.chem.parsing import mol_from_molblock
+from msde.chem.vocabulary import MoleculeError
+from msde.errors import MsdeError
+
+from .chemistry import check_complete, check_radicals
+from .files import has_suffix, open_bytes, source_name
+from .labels import labels_from
+from .reader import BaseReader
+from .tables import header_of, rows
+from .types import Facts, RawMolecule, raw_molecule
+
+CHUNK = 1 << 20  # bytes read at a time
+MAX_RECORD = 64 << 20  # bytes; a longer record is no record
+SEPARATOR = b"\n$$$$"
+
+
+def records(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the first line and the text of each record; memory holds one chunk at a time.
+
+    Raises:
+        MsdeError: a record does not end.
+    """
+    line = 1
+    rest = b"\n"  # so that the first record follows a separator's line, too
+    while chunk := file.read(CHUNK):
+        # A separator may lie across two chunks: the last piece waits for the next.
+        *pieces, rest = (rest + chunk).split(SEPARATOR)
+        for piece in pieces:
+            yield line, _text(piece)
+            line += piece.count(b"\n") + 1
+        if len(rest) > MAX_RECORD:
+            raise MsdeError(f"{path}: the record that begins in line {line} does not end")
+    if rest.partition(b"\n")[2].strip():
+        yield line, _text(rest)
+
+
+def mol_from_block(
+    block: str, keep_hydrogens: bool, keep_radicals: bool, may_lack_hydrogens: bool = False
+) -> Chem.Mol:
+    """Parse one mol block.
+
+    Args:
+        may_lack_hydrogens: some of the hydrogens may be absent.
+
+    Raises:
+        MoleculeError: RDKit cannot parse it, it has radicals, or its geometry lacks hydrogens.
+    """
+    mol = mol_from_molblock(block, keep_hydrogens)
+    if not keep_radicals:
+        check_radicals(mol)
+    num_atoms = count_atoms(block)
+    if num_atoms is not None and not may_lack_hydrogens:
+        check_complete(mol, num_atoms, keep_hydrogens)
+    if mol.GetNumConformers() and not mol.GetConformer().Is3D() and _is_marked_3d(block):
+        mol.GetConformer().Set3D(True)  # RDKit takes a planar molecule in the plane for a drawing
+    return mol
+
+
+def count_atoms(block: str) -> int | None:
+    """Return the number of atoms in the counts line of a mol block; None: there is none."""
+    start = 0
+    for _ in range(3):
+        start = block.find("\n", start) + 1
+        if not start:
+            return None
+    counts = block[start : start + 39]
+    if "V3000" in counts:
+        found = re.search(r"^M  V30 COUNTS (\d+)", block, re.MULTILINE)
+        return int(found[1]) if found else None
+    return int(counts[:3]) if counts[:3].strip().isdigit() else None
+
+
+def _is_marked_3d(block: str) -> bool:
+    """Return whether the second line has the dimensions, 3D, in their columns."""
+    return block.split("\n", 2)[1][20:22] == "3D"
+
+
+def _text(piece: bytes) -> str:
+    """Return a record without the rest of the separator's line before it."""
+    return piece.partition(b"\n")[2].decode("utf-8", "replace")
+
+
+class SDFWithTable(BaseReader):
+    """An SD file whose labels stand in a CSV table beside it, a row a record.
+
+    The table may be among the inputs; its rows are read with the SD file.
+    """
+
+    suffixes = (".sdf",)
+
+    def table_names(self, path: Path) -> Sequence[str]:
+        """Return where the table of an SD file may lie, relative to its folder."""
+        raise NotImplementedError
+
+    def join(self, block: str, cells: list[str]) -> Any:
+        """Return the payload of a record and its row.
+
+        Raises:
+            MoleculeError: the row is another molecule's.
+        """
+        raise NotImplementedError
+
+    def name_of(self, block: str, cells: list[str]) -> str:
+        """Return the name of a record."""
+        return block.partition("\n")[0].strip()
+
+    def table(self, path: Path) -> Path:
+        """Return the table of an SD file.
+
+        Raises:
+            MsdeError: it is not there.
+        """
+        names = self.table_names(path)
+        for name in names:
+            if (path.parent / name).is_file():
+                return path.parent / name
+        raise MsdeError(
+            f"{names[0]} is not beside {path}; put it there, or use --format sdf to go without "
+            "labels"
+        )
+
+    def facts(self, paths: Sequence[Path]) -> Facts:
+        """Return the facts of the SD files among the inputs."""
+        sdfs = [path for path in paths if has_suffix(path, self.suffixes)]
+        if not sdfs:
+            raise MsdeError(f"{paths[0]} is no SD file; give the one that it belongs to")
+        return super().facts(sdfs)
+
+    def scan(self, path: Path) -> Iterator[RawMolecule]:
+        """Yield each record with the labels of its row; a table itself yields nothing."""
+        if not has_suffix(path, self.suffixes):
+            return
+        source, table = source_name(path), self.table(path)
+        labels = self.file_facts(path).labels
+        header, body = header_of(table), itertools.islice(rows(table), 1, None)
+        places = [header.index(label.name) for label in labels]
+
+        def joined(block: str, cells: list[str]) -> tuple[Any, tuple[float, ...]]:
+            if len(cells) != len(header):
+                raise MoleculeError("the table has no row for this record")
+            payload = self.join(block, cells)
+            return payload, labels_from([cells[place] for place in places], labels)
+
+        with open_bytes(path) as file:
+            for line, block in records(file, path):
+                cells = next(body, (0, []))[1]
+                yield raw_molecule(source, line, self.name_of(block, cells), joined, block, cells)

@@ -1,0 +1,142 @@
+"""The conversion of files of molecules to a folder of shards, from the first step to the last."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import rdkit
+
+from msde.data import codec
+from msde.data.shards import FORMAT, read_manifest, write_manifest
+from msde.errors import MsdeError
+
+from ..parsing.files import source_name
+from ..parsing.reader import BaseReader
+from ..parsing.types import Facts, Options, RawMolecule
+from ..readers import get_reader
+from ..reading import AUTO, check_inputs, choose_format
+from . import parts as parts_module
+from .chunks import CHUNK, Task
+from .executors import converted, open_workers
+from .parts import Parts, open_parts
+from .progress import Progress
+
+TABLES = ("counts", "rejects_by_reason", "notes_by_reason", "origin")  # of counts, for the manifest
+
+log = logging.getLogger(__name__)
+
+
+def convert(
+    inputs: list[Path],
+    output: Path,
+    format: str = AUTO,
+    *,
+    options: Options | None = None,
+    processes: int = 1,
+    executor: Executor | str | None = None,
+    limit: int | None = None,
+    max_rejects: float = 1.0,
+) -> dict[str, int]:
+    """Convert files to shards and return how many molecules were read, converted and rejected.
+
+    The result does not depend on processes, executor or interruptions. Molecules that fail are
+    listed in `rejects.jsonl` with the reason, unusual ones that are kept in `notes.jsonl`.
+
+    Args:
+        format: one of readers.FORMATS; `auto` asks the readers.
+        executor: where to convert, an executor or the name of one: `local` (as None, with
+            `processes`), `dask:ADDRESS` or `mpi`.
+        limit: convert only so many molecules, the first ones.
+        max_rejects: the fraction of molecules that may be rejected.
+
+    Raises:
+        MsdeError: an input is missing, the output is taken, or too little could be converted.
+    """
+    check_inputs(inputs)
+    format = choose_format(inputs) if format == AUTO else format
+    options = options or Options()
+    reader = get_reader(format, options)
+    facts = reader.facts(inputs)
+    raws = _read(inputs, reader, limit)
+    task = Task(format, options, len(facts.labels))
+    with open_parts(output, _job(inputs, task, facts, limit)) as parts:
+        if not parts.is_complete:
+            if parts.finished:
+                done = parts.total("counts")["read"]
+                log.info(f"going on: {done:,} molecules in {len(parts.finished)} shards are done")
+            with open_workers(executor or "local", processes) as workers, Progress() as progress:
+                chunks = parts.unfinished(raws)
+                for size, reasons in parts.write(converted(chunks, task, workers)):
+                    progress.add(size, reasons)
+            parts.write_lists()
+            _check_counts(parts, max_rejects)
+            manifest = {
+                "labels": [dataclasses.asdict(label) for label in facts.labels],
+                "forces_unit": facts.forces_unit,
+                "source": _source(inputs, format, reader, facts),
+                **{table: parts.total(table) for table in TABLES},
+            }
+            write_manifest(output, parts.shards(), manifest)
+        parts.remove()
+    return read_manifest(output)["counts"]
+
+
+def _read(inputs: list[Path], reader: BaseReader, limit: int | None) -> Iterator[RawMolecule]:
+    """Read the inputs one after the other; the first molecule is read at once.
+
+    So a file that cannot be read at all is an error before anything is written.
+    """
+    in_turn = itertools.chain.from_iterable(map(reader.read, inputs))
+    raws = itertools.islice(in_turn, limit)
+    first = next(raws, None)
+    if first is None:
+        raise MsdeError(f"no molecules in {', '.join(map(str, inputs))}")
+    return itertools.chain([first], raws)
+
+
+def _job(inputs: list[Path], task: Task, facts: Facts, limit: int | None) -> dict[str, Any]:
+    """Return all that the result depends on; only an equal job is resumed."""
+    stats = [(path, path.stat()) for path in inputs]
+    return {
+        "format": task.format,
+        "inputs": [[source_name(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+        "limit": limit,
+        **dataclasses.asdict(task.options),
+        **dataclasses.asdict(facts),
+        "rdkit": rdkit.__version__,
+        "shards": FORMAT,
+        "block_version": codec.VERSION,
+        "cuts": [CHUNK, parts_module.SHARD_MOLECULES, parts_module.SHARD_BYTES],
+    }
+
+
+def _check_counts(parts: Parts, max_rejects: float) -> None:
+    counts = parts.total("counts")
+    where = f"the reasons are in {parts.root / 'rejects.jsonl'}"
+    if not counts["converted"]:
+        parts.remove()
+        raise MsdeError(f"none of {counts['read']} molecules could be converted; {where}")
+    fraction = counts["rejected"] / counts["read"]
+    if fraction > max_rejects:
+        raise MsdeError(
+            f"{counts['rejected']} of {counts['read']} molecules were rejected, {fraction:.1%} "
+            f"where --max-rejects allows {max_rejects:.1%}; {where}; with a larger --max-rejects "
+            "the same command finishes the conversion"
+        )
+
+
+def _source(inputs: list[Path], format: str, reader: BaseReader, facts: Facts) -> dict[str, Any]:
+    """Return the origin of the molecules, for the manifest."""
+    return {
+        "files": [source_name(path) for path in inputs],
+        "format": format,
+        "hydrogens": "kept" if reader.options.keep_hydrogens else "removed",
+        "rdkit": rdkit.__version__,
+        "notes": list(facts.notes),
+    }
