@@ -1,4 +1,4 @@
-"""MoleculeBatch: the one list of fields that everything after the stream works on."""
+"""MoleculeBatch: the tensors that models, losses and ops work on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_KEY = Key(seed=0, epoch=0)
 
 @dataclass(frozen=True)
 class MoleculeBatch:
-    """Molecules packed one after another, with no padding; names as in PyTorch Geometric.
+    """Molecules one after another in flat tensors; names as in PyTorch Geometric.
 
     It is a dataclass, not a dict or tuple, because DeepSpeed casts the tensors inside those.
     """
@@ -47,10 +47,10 @@ class MoleculeBatch:
     pair_index: Tensor  # (2, num_pairs) int64, all pairs i < j of atoms of the same molecule
     pair_ptr: Tensor  # (num_graphs + 1,) int64, offsets of the molecules' pairs
     max_num_atoms: int  # atoms of the largest molecule
-    key: Key = NO_KEY  # what noise and times are keyed by, besides the uid
-    slot: int = 0  # the slot's number in the epoch: keys dropout
-    weight: float = 1.0  # of this slot's mean in the mean over the step's slots
-    num_padding: int = 0  # molecules at the end that count nothing, see `filler`
+    key: Key = NO_KEY  # keys noise and times, together with the uid
+    slot: int = 0  # number of the slot in the epoch; keys dropout
+    weight: float = 1.0  # of the mean over this slot in the mean over the slots of the step
+    num_padding: int = 0  # molecules at the end that are padding, see `padding.pad`
 
     @property
     def num_graphs(self) -> int:
@@ -64,11 +64,11 @@ class MoleculeBatch:
 
     @property
     def num_valid_atoms(self) -> Tensor | None:
-        """The number of atoms that count, which come first, (), or None: all of them."""
+        """Number of atoms before the padding, (), or None: there is no padding."""
         return self.ptr[self.num_graphs - self.num_padding] if self.num_padding else None
 
     def valid(self, per_graph: Tensor) -> Tensor:
-        """Return those rows, one a molecule, that count."""
+        """Return the rows, one a molecule, that are not padding."""
         return per_graph[: self.num_graphs - self.num_padding]
 
     @property
@@ -78,7 +78,7 @@ class MoleculeBatch:
 
     @property
     def atom_in_graph(self) -> Tensor:
-        """The number of each atom within its molecule, (num_atoms,) int64."""
+        """The index of each atom within its molecule, (num_atoms,) int64."""
         return torch.arange(self.num_atoms, device=self.ptr.device) - self.ptr[self.batch]
 
     @property
@@ -100,7 +100,7 @@ class MoleculeBatch:
     def from_columns(
         cls, columns: MoleculeColumns, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
     ) -> MoleculeBatch:
-        """Assemble a batch; of several conformers, (key, uid) chooses one."""
+        """Make a batch; of several conformers, (key, uid) chooses one."""
         return cls.expand(PackedMolecules.from_columns(columns), key, slot, weight)
 
     @classmethod
@@ -108,16 +108,14 @@ class MoleculeBatch:
         cls, packed: PackedMolecules, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
     ) -> MoleculeBatch:
         """Make all fields of a batch, on the device of the packed columns and without a sync."""
-        atoms, bonds, extended = (
-            packed.counts[name] for name in ("num_atoms", "num_bonds", "num_extended")
-        )  # (num_graphs,) each
-        num_atoms, num_edges, num_extended, num_pairs = packed.totals
+        atoms, bonds, extended = packed.num_atoms, packed.num_bonds, packed.num_extended
+        num_atoms, num_bonds, num_extended, num_pairs = packed.totals
         ptr = offsets(atoms)
         first = ptr[:-1]  # (num_graphs,)
 
         bond = packed.bond_index.long()  # (num_bonds, 2), smaller atom first
-        bond_pair = _pair_numbers(bond, atoms, bonds, num_edges)
-        bond = bond + repeat(first, bonds, num_edges).unsqueeze(1)
+        bond_pair = _pair_numbers(bond, atoms, bonds, num_bonds)
+        bond = bond + repeat(first, bonds, num_bonds).unsqueeze(1)
         edge_index = torch.stack([bond.flatten(), bond.flip(1).flatten()])
         edge_attr = packed.bond_attr.long().unsqueeze(1).expand(-1, 2, -1).reshape(-1, 3)
 
@@ -159,11 +157,6 @@ class MoleculeBatch:
         }
         return dataclasses.replace(self, **moved)
 
-    def pin_memory(self) -> MoleculeBatch:
-        """Return the batch in memory that a device copies from without waiting."""
-        pinned: dict[str, Any] = {name: t.pin_memory() for name, t in self.tensors().items()}
-        return dataclasses.replace(self, **pinned)
-
     def tensors(self) -> dict[str, Tensor]:
         """Return the fields that are tensors."""
         return {
@@ -176,7 +169,7 @@ class MoleculeBatch:
         """Check shapes, dtypes, devices and index ranges of all fields.
 
         Raises:
-            ValueError: naming the first field that breaks its promise.
+            ValueError: names the first field that is wrong.
         """
 
         def check(truth: bool | Tensor, what: str) -> None:
@@ -223,7 +216,7 @@ class MoleculeBatch:
         self._validate_edges(check)
 
     def _validate_edges(self, check: Callable[[bool | Tensor, str], None]) -> None:
-        """Check what gradients rely on: see `ops.Edges`."""
+        """Check the properties that gradients rely on, see `ops.Edges`."""
         check(self.edge_index.shape[1] % 2 == 0, "edge_index has a bond in one direction")
         back = self.edge_index[:, 1::2].flip(0)
         check((self.edge_index[:, ::2] == back).all(), "edge_index: a bond without its reverse")
@@ -242,17 +235,17 @@ class MoleculeBatch:
     def from_pyg(cls, molecules: list[Data]) -> MoleculeBatch:
         """Pack PyTorch Geometric molecules that carry z, x, edge_index, edge_attr and pos.
 
-        Bonds may be stored in any order, in both directions. `uid` is taken where it is present,
-        else the position in the list; `cip`, codes of CIP_LABELS, else no label.
+        Bonds are stored in both directions, in any order. `uid` defaults to the position in the
+        list, `cip`, codes of CIP_LABELS, to no label.
 
         Raises:
-            MoleculeError: something is wrong with a molecule's fields; see `record_from_pyg`.
+            MoleculeError: a field of a molecule is wrong, see `record_from_pyg`.
         """
         records = [record_from_pyg(data, number) for number, data in enumerate(molecules)]
         return cls.from_columns(codec.columns_from_records(records))
 
     def to_pyg(self) -> list[Data]:
-        """Return the molecules as PyTorch Geometric objects, atoms counted within each."""
+        """Return the molecules as PyTorch Geometric objects, whose atoms start at 0 each."""
         from torch_geometric.data import Data  # takes seconds to import, and few need it
 
         molecules = []
@@ -275,11 +268,12 @@ class MoleculeBatch:
 
 
 def _pair_numbers(bond: Tensor, atoms: Tensor, bonds: Tensor, num_bonds: int) -> Tensor:
-    """Return the numbers of the bonds' pairs in `complete_pairs`, (num_bonds,).
+    """Return the index in `complete_pairs` of the pair of each bond, (num_bonds,).
 
     Args:
-        bond: (num_bonds, 2) atoms within their molecules.
-        atoms: (num_graphs,) and `bonds`, how many there are in each molecule.
+        bond: (num_bonds, 2) atoms within their molecules, the smaller one first.
+        atoms: (num_graphs,) number of atoms of each molecule, and so `bonds`.
+        num_bonds: total of all molecules.
     """
     pairs = offsets(atoms * (atoms - 1) // 2)
     i, j = bond.unbind(1)
@@ -291,7 +285,7 @@ def _choose_conformers(packed: PackedMolecules, atoms: Tensor, first: Tensor, ke
     """Return the positions of one conformer a molecule, (num_atoms, 3) float32."""
     if not packed.several_conformers:
         return packed.pos
-    conformers = packed.counts["num_conformers"]
+    conformers = packed.num_conformers
     chosen = words(key, Stream.CONFORMER, packed.uid)[:, 0] * conformers >> 32
     start = offsets(atoms * conformers)[:-1] + chosen * atoms  # (num_graphs,)
     num_atoms = packed.totals[0]

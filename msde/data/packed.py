@@ -1,7 +1,8 @@
-"""What a batch follows from, as tensors: a tenth of its bytes, to be expanded on any device."""
+"""Molecules as packed columns: what a batch is expanded from, in a tenth of its bytes."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,14 @@ from msde.data.codec import MoleculeColumns
 
 @dataclass(frozen=True)
 class PackedMolecules:
-    """The columns and counts of some molecules."""
+    """Counts and columns of some molecules as tensors on one device; see `MoleculeBatch.expand`."""
 
-    counts: dict[str, Tensor]  # num_atoms, num_bonds, num_extended, num_conformers: int64
-    totals: tuple[int, int, int, int]  # atoms, bonds, extended edges and pairs of all molecules
-    max_num_atoms: int
-    several_conformers: bool
-    uid: Tensor  # (num_graphs,) int64
-    z: Tensor  # this and what follows: the columns of codec.MoleculeColumns
+    uid: Tensor  # (num_graphs,) int64, the bits of the molecules' 64-bit ids
+    num_atoms: Tensor  # (num_graphs,) int64, and so the next three
+    num_bonds: Tensor
+    num_extended: Tensor
+    num_conformers: Tensor
+    z: Tensor  # this and the next seven: columns of `codec.MoleculeColumns`
     x: Tensor
     cip: Tensor
     bond_index: Tensor
@@ -30,28 +31,30 @@ class PackedMolecules:
     extended_source: Tensor
     extended_degree: Tensor
     pos: Tensor
-    num_padding: int = 0  # molecules at the end that only fill a batch up, see `filler`
+    totals: tuple[int, int, int, int]  # atoms, bonds, extended edges and pairs of all molecules
+    max_num_atoms: int  # atoms of the largest molecule
+    several_conformers: bool  # of at least one molecule
+    num_padding: int = 0  # molecules at the end that are padding, see `padding.pad`
 
     COUNTS = ("num_atoms", "num_bonds", "num_extended", "num_conformers")
     COLUMNS = (
         "z", "x", "cip", "bond_index", "bond_attr", "extended_source", "extended_degree", "pos"
     )  # fmt: skip
+    TENSORS = ("uid", *COUNTS, *COLUMNS)
 
     @classmethod
     def from_columns(cls, columns: MoleculeColumns) -> PackedMolecules:
-        """Take the columns over; tensors share their memory."""
+        """Make tensors of columns; they share their memory where they can."""
         counts = {name: getattr(columns, name).astype(np.int64) for name in cls.COUNTS}
-        tensors: dict[str, Any] = {n: _tensor(getattr(columns, n)) for n in cls.COLUMNS}
-        return cls(
-            counts={name: torch.from_numpy(count) for name, count in counts.items()},
-            uid=philox.signed(columns.uid),
-            **cls.sizes(counts),
-            **tensors,
-        )
+        tensors: dict[str, Any] = {
+            name: _tensor(array)
+            for name, array in (counts | {n: getattr(columns, n) for n in cls.COLUMNS}).items()
+        }
+        return cls(uid=philox.signed(columns.uid), **tensors, **cls.sizes(counts))
 
     @staticmethod
     def sizes(counts: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Return the fields that are plain numbers, from the molecules' counts."""
+        """Return the fields that are plain numbers, from the counts of the molecules."""
         atoms = counts["num_atoms"]
         pairs = int((atoms * (atoms - 1) // 2).sum())
         bonds, extended = int(counts["num_bonds"].sum()), int(counts["num_extended"].sum())
@@ -61,6 +64,18 @@ class PackedMolecules:
             "several_conformers": bool((counts["num_conformers"] != 1).any()),
         }
 
+    def to(self, device: torch.device) -> PackedMolecules:
+        """Return the molecules on `device`; a copy to a GPU does not block the host."""
+        pin = self.uid.is_cpu and device.type == "cuda"  # only pinned memory is copied that way
+        moved: dict[str, Any] = {}
+        for name in self.TENSORS:
+            tensor = getattr(self, name)
+            moved[name] = (tensor.pin_memory() if pin else tensor).to(device, non_blocking=True)
+        return dataclasses.replace(self, **moved)
+
 
 def _tensor(array: np.ndarray) -> Tensor:
+    """Return a tensor of an array; 16-bit integers take 32 bits, for GPUs do not index uint16."""
+    if array.dtype == np.uint16:
+        array = array.astype(np.int32)
     return torch.from_numpy(array if array.flags.writeable else array.copy())

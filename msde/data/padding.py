@@ -1,7 +1,7 @@
-"""Molecules that fill a batch up to sizes which many batches share, and count nothing.
+"""Padding: molecules at the end of a batch that bring its sizes to ones that many batches share.
 
-A GPU replays a recorded step only for tensors of the sizes that it was recorded with. The filler's
-molecules are molecules like others, so that nothing but statistics and losses has to know of them.
+A CUDA graph is replayed for tensors of the recorded sizes only. Padding molecules are molecules
+like others, so only statistics and losses have to skip them.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from torch import Tensor
 
 from msde.data.packed import PackedMolecules
 
-EDGES_PER_ATOM = 16  # at most: what sums over an atom's edges would wait for
+EDGES_PER_ATOM = 16  # of padding atoms, at most: sums over the edges of an atom are sequential
 
 
 def _unit(size: int) -> int:
-    """Return what sizes like this are rounded up to a multiple of: 3 to 6 % of it."""
+    """Return the unit that sizes like this one are rounded up to: 3 to 6 % of it."""
     return max(1, 2 ** (size.bit_length() - 5))
 
 
 def round_up(size: int) -> int:
-    """Return the next of the sizes that batches are filled up to."""
+    """Return the next size that batches are padded to."""
     unit = _unit(size)
     return -(-size // unit) * unit
 
 
 def pad(packed: PackedMolecules) -> PackedMolecules:
-    """Return the molecules with a filler behind them.
+    """Return the molecules with padding behind them, on the same device.
 
-    The sizes follow from the batch alone. One without extended edges, whose statistics would have
-    nothing to be made of, is left as it is.
+    The sizes depend on the batch alone. A batch without extended edges is returned as it is: the
+    statistics of its edge norms would be empty.
     """
     atoms, bonds, extended, pairs = packed.totals
     to_atoms, to_bonds, to_extended, to_pairs = map(round_up, packed.totals)
-    if to_bonds > bonds and to_pairs == pairs:  # bonds need atoms, and those are a pair
+    if to_bonds > bonds and to_pairs == pairs:  # the atoms of a bond are a pair
         to_pairs = round_up(pairs + 1)
     largest = -(-packed.max_num_atoms // 4) * 4
     while True:
@@ -47,29 +47,28 @@ def pad(packed: PackedMolecules) -> PackedMolecules:
         if molecules is not None and to_extended - extended <= room:
             break
         to_atoms = round_up(to_atoms + 1)
-    # Further molecules, without atoms, make their number one that repeats too.
+    # Further molecules without atoms round up the number of molecules, too.
     molecules += [0] * (-len(molecules) % _unit(to_atoms))
-    filler = _columns(np.array(molecules, np.int64), to_bonds - bonds, to_extended - extended)
+    padding = _columns(np.array(molecules, np.int64), to_bonds - bonds, to_extended - extended)
 
-    def append(name: str, tensor: Tensor) -> Tensor:
-        more = torch.from_numpy(filler[name]).to(tensor.dtype)
+    def append(tensor: Tensor, rows: np.ndarray) -> Tensor:
+        more = torch.from_numpy(rows).to(tensor.dtype)
         return torch.cat([tensor, more.to(tensor.device, non_blocking=True)])
 
-    columns: dict[str, Any] = {
-        name: append(name, getattr(packed, name)) for name in ("uid", *PackedMolecules.COLUMNS)
+    padded: dict[str, Any] = {
+        name: append(getattr(packed, name), rows) for name, rows in padding.items()
     }
     return dataclasses.replace(
         packed,
-        counts={name: append(name, count) for name, count in packed.counts.items()},
         totals=(to_atoms, to_bonds, to_extended, to_pairs),
         max_num_atoms=largest,
         num_padding=len(molecules),
-        **columns,
+        **padded,
     )
 
 
 def _molecules(atoms: int, pairs: int, largest: int) -> list[int] | None:
-    """Return numbers of atoms of molecules with so many atoms and pairs in all, or None."""
+    """Return sizes of molecules that have `atoms` atoms and `pairs` pairs in total, or None."""
     sizes = []
     while pairs:
         size = min(largest, (1 + math.isqrt(1 + 8 * pairs)) // 2)
@@ -80,10 +79,10 @@ def _molecules(atoms: int, pairs: int, largest: int) -> list[int] | None:
 
 
 def _columns(atoms: np.ndarray, bonds: int, extended: int) -> dict[str, np.ndarray]:
-    """Return counts and columns of molecules of so many atoms each, named as in `PackedMolecules`.
+    """Return the tensors of `PackedMolecules` for molecules of `atoms` atoms each.
 
-    Bonds run along chains. Extended edges are loops, each its own reverse; nothing is computed from
-    their directions.
+    Bonds run along chains. Extended edges are loops, each its own reverse; their directions are
+    not used.
     """
     chains = atoms > 1
     num_bonds = np.zeros(len(atoms), np.int64)
@@ -92,7 +91,7 @@ def _columns(atoms: np.ndarray, bonds: int, extended: int) -> dict[str, np.ndarr
     link = _within(num_bonds) % (atoms[of_bond] - 1)  # (bonds,)
     degree = _shares(extended, int(atoms.sum()))
     of_atom, atom = np.repeat(np.arange(len(atoms)), atoms), _within(atoms)
-    angle = 0.7 * atom  # a helix: no two atoms meet, and distances differ
+    angle = 0.7 * atom  # a helix: no two atoms coincide, and distances differ
     return {
         "num_atoms": atoms,
         "num_bonds": num_bonds,
@@ -111,11 +110,11 @@ def _columns(atoms: np.ndarray, bonds: int, extended: int) -> dict[str, np.ndarr
 
 
 def _shares(total: int, parts: int) -> np.ndarray:
-    """Share a number out evenly, (parts,)."""
+    """Split a number into almost equal parts, (parts,)."""
     return total // max(parts, 1) + (np.arange(parts) < total % max(parts, 1))
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
-    """Number the members of consecutive groups within each."""
+    """Number the members of consecutive groups within their group."""
     first = np.cumsum(counts) - counts
     return np.arange(counts.sum()) - np.repeat(first, counts)

@@ -1,4 +1,4 @@
-"""Batches that reach a GPU on a stream of their own, while it computes the steps before."""
+"""Prefetching: threads that prepare windows and batches ahead, and copies beside a GPU's work."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 
 class PrefetchedSlots(NamedTuple):
-    """The slots of a step, and what has to have happened on the GPU before they are there."""
+    """The batches of a step, which a GPU still makes on a stream of their own."""
 
     slots: list[MoleculeBatch]
-    done: torch.cuda.Event
+    done: torch.cuda.Event  # after the last kernel that makes them
 
     def wait(self) -> list[MoleculeBatch]:
-        """Have the current stream wait for them, and the GPU keep their memory until it is done."""
+        """Return the batches; the current stream waits for them and keeps their memory alive."""
         current = torch.cuda.current_stream(self.slots[0].pos.device)
         current.wait_event(self.done)
         for batch in self.slots:
@@ -35,38 +35,38 @@ class PrefetchedSlots(NamedTuple):
 
 
 class SideStream:
-    """Has a GPU copy or make batches beside the work of its current stream."""
+    """A CUDA stream on which batches are copied and expanded while the current stream computes."""
 
     def __init__(self, device: torch.device) -> None:
-        """Begin when all is done that the GPU has been told so far."""
+        """Create the stream; its work starts after the work queued so far."""
         self._stream = torch.cuda.Stream(device)
         self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def send(self, make: Callable[[], list[MoleculeBatch]]) -> PrefetchedSlots:
-        """Have `make` tell the GPU what to copy and to compute; wait for none of it."""
+        """Queue the kernels of `make` on the stream and return without waiting for them."""
         with torch.cuda.stream(self._stream):
             return PrefetchedSlots(make(), self._stream.record_event())
 
 
 def map_in_threads(
-    prepare: Callable[..., T], tasks: Iterator[tuple[int, int]], workers: int
+    function: Callable[..., T], tasks: Iterator[tuple[int, int]], workers: int
 ) -> Generator[T, None, None]:
-    """Yield prepare(*task) for each task in order, worked out by `workers` threads ahead."""
-    # Threads, not processes: NumPy, zlib and LMDB release the interpreter for all that takes time,
-    # nothing has to be copied or pickled, and no signal can end a worker alone.
+    """Yield function(*task) for each task in order; `workers` threads compute them ahead."""
+    # Threads, not processes: NumPy, zlib and LMDB release the GIL in all that takes time, nothing
+    # is copied or pickled, and no signal ends a single worker.
     pool = ThreadPoolExecutor(workers, thread_name_prefix="window")
     pending: collections.deque[Future[T]] = collections.deque()
     try:
         while True:
             while len(pending) <= workers:
-                pending.append(pool.submit(prepare, *next(tasks)))
+                pending.append(pool.submit(function, *next(tasks)))
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
-    """Yield the items, of which a thread works out up to `depth` ahead."""
+    """Yield the items; a thread computes up to `depth` of them ahead."""
     ready: queue.Queue[Callable[[], T]] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -81,7 +81,7 @@ def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None,
             while not stop.is_set():
                 item = next(items)
                 offer(lambda item=item: item)  # type: ignore[misc]
-        except BaseException as error:  # the training thread raises it
+        except BaseException as error:  # raised again in the training thread
             offer(functools.partial(_raise, error))
         finally:
             items.close()

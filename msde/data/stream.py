@@ -1,34 +1,34 @@
 """From shards to batches: the stream that follows the partition of an epoch.
 
 The unit is the slot, a fixed list of molecules that one forward pass sees. An optimizer step is a
-fixed number of slots, dealt to whatever ranks there are. Which molecules a slot holds depends on
-the data, the seed, the epoch and the number of slots in a step, never on the world size; so
-BatchNorm, negatives and noise do not depend on it either.
+fixed number of slots, shared among the ranks. Which molecules a slot holds depends on the data, the
+seed, the epoch and the number of slots in a step, never on the world size; so BatchNorm, negatives
+and noise do not depend on it either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from msde.data.batch import MoleculeBatch
-from msde.data.codec import MoleculeColumns
 from msde.data.masking import mask_columns
 from msde.data.mixture import Mixture
 from msde.data.packed import PackedMolecules
 from msde.data.padding import pad
-from msde.data.partition import Partition, Slots, Window
+from msde.data.partition import Partition, Window
 from msde.data.prefetch import PrefetchedSlots, SideStream, map_in_threads, run_ahead
 from msde.data.resident import ResidentMolecules
 from msde.errors import MsdeError
 
-STEPS_AHEAD = 4  # that are ready for the training thread
+STEPS_AHEAD = 4  # steps that are prefetched for the training thread
 
 
 class Position(NamedTuple):
-    """Where a stream stands: the step that comes next."""
+    """The position of a stream: its next step."""
 
     epoch: int
     window: int
@@ -39,11 +39,11 @@ Steps = Generator[tuple[Position, float, list[MoleculeBatch] | PrefetchedSlots],
 
 
 class _Prepared(NamedTuple):
-    """One window with the molecules of this rank's slots in order."""
+    """One window and a reader of the molecules of this rank's slots."""
 
     window: Window
-    slots: Slots
-    columns: MoleculeColumns | None  # None where the molecules are resident on the device
+    ptr: np.ndarray  # (num_slots + 1,) where each of this rank's slots starts
+    read: Callable[[int, int], PackedMolecules]  # molecules `first` to `last - 1` of these slots
 
 
 class ShardStream:
@@ -61,15 +61,15 @@ class ShardStream:
         world_size: int = 1,
         workers: int = 0,
         masking_ratio: float = 0.0,
-        fill: bool = False,
+        padded: bool = False,
     ) -> None:
         """Start at the first step of epoch 0.
 
         Args:
-            workers: threads that prepare windows in the background, and one that makes batches;
-                0 does both when a step is asked for. It changes nothing but the time it takes.
+            workers: threads that prepare windows in the background, with one more that makes
+                batches; 0 does both in the training thread. Batches do not depend on it.
             masking_ratio: see `masking.mask_columns`.
-            fill: fill batches up to sizes that repeat, see `filler`.
+            padded: pad batches to sizes that repeat, see `padding`.
 
         Raises:
             MsdeError: the world size does not divide the slots.
@@ -82,7 +82,7 @@ class ShardStream:
             )
         self.partition = partition
         self.workers = workers
-        self.masking_ratio, self.fill = masking_ratio, fill
+        self.masking_ratio, self.padded = masking_ratio, padded
         share = slots_per_step // world_size
         self.own_slots = range(rank * share, (rank + 1) * share)
         self.position = Position(0, 0, 0)
@@ -98,21 +98,20 @@ class ShardStream:
         return self.partition.data
 
     def send_to(self, device: torch.device) -> None:
-        """Have batches on a device from now on; a GPU gets them beside its other work."""
+        """Make batches on a device from now on; on a GPU, on a CUDA stream of their own."""
         self._device = device
         self._side = SideStream(device) if device.type == "cuda" else None
 
     def keep_on(self, device: torch.device) -> None:
-        """Load all molecules to a device now, and make batches there from then on."""
+        """Load all molecules to a device now, and make batches of them there."""
         self._resident = ResidentMolecules(self.data, device)
         self.send_to(device)
 
     def __iter__(self) -> Generator[list[MoleculeBatch], None, None]:
-        """Yield this rank's slots of each step, from the current position on, for ever.
+        """Yield this rank's slots of each step without end, from the current position on.
 
-        When a step is yielded the position is already that of the step which follows: a checkpoint
-        written after a step resumes with the next one. What has been prepared ahead of that does
-        not count.
+        When a step is yielded, the position is already that of the following step: a checkpoint
+        that is written after a step resumes with the next one. Prefetched steps do not move it.
         """
         steps = self._steps(self.position)
         if self.workers:
@@ -124,7 +123,7 @@ class ShardStream:
             steps.close()
 
     def _steps(self, start: Position) -> Steps:
-        """Yield each step with the position of the one that follows, and that in epochs."""
+        """Yield each step with the position after it, also as a number of epochs."""
         names = self._windows(start.epoch, start.window)
         if self.workers:
             prepared = map_in_threads(self._prepare, names, self.workers)
@@ -148,7 +147,7 @@ class ShardStream:
             prepared.close()
 
     def _windows(self, epoch: int, number: int) -> Iterator[tuple[int, int]]:
-        """Name all windows from one on."""
+        """Yield (epoch, number) of all windows from one on."""
         while True:
             yield epoch, number
             number += 1
@@ -159,11 +158,20 @@ class ShardStream:
         """Plan a window and read the molecules of this rank's slots, in their order."""
         window = self.partition.window(epoch, number)
         slots = window.slots(self.own_slots)
-        columns = None if self._resident else self.data.fetch(slots.numbers)
-        return _Prepared(window, slots, columns)
+        numbers, ptr = slots.numbers, slots.ptr
+        if self._resident:
+            take = self._resident.take
+            return _Prepared(window, ptr, lambda first, last: take(numbers[first:last]))
+        columns = self.data.fetch(numbers)
+
+        def read(first: int, last: int) -> PackedMolecules:
+            part = columns.part(first, last)
+            return PackedMolecules.from_columns(mask_columns(part, self.masking_ratio, window.key))
+
+        return _Prepared(window, ptr, read)
 
     def _slots(self, part: _Prepared, step: int) -> list[MoleculeBatch] | PrefetchedSlots:
-        """Make the batches of this rank's slots, or have the device make them."""
+        """Make the batches of this rank's slots; on a GPU, queue their kernels."""
 
         def make() -> list[MoleculeBatch]:
             return [self._batch(part, step, lane) for lane in self.own_slots]
@@ -171,35 +179,26 @@ class ShardStream:
         return self._side.send(make) if self._side else make()
 
     def _batch(self, part: _Prepared, step: int, lane: int) -> MoleculeBatch:
-        """Make the batch of one slot."""
-        window, (numbers, ptr) = part.window, (part.slots.numbers, part.slots.ptr)
+        """Make the batch of one slot: its packed molecules are expanded on the device."""
+        window = part.window
         own = step * len(self.own_slots) + lane - self.own_slots.start
-        first, last = int(ptr[own]), int(ptr[own + 1])
+        first, last = int(part.ptr[own]), int(part.ptr[own + 1])
         # The mean over slots of (slot mean x weight) is the mean over the molecules of the step.
         weight = (last - first) * window.slots_per_step / int(window.molecules_in_step[step])
         slot = window.first_slot + step * window.slots_per_step + lane
-        if part.columns is None:
-            assert self._resident is not None
-            packed = self._resident.take(numbers[first:last])
-        else:
-            columns = part.columns.part(first, last)
-            columns = mask_columns(columns, self.masking_ratio, window.key)
-            packed = PackedMolecules.from_columns(columns)
-        packed = pad(packed) if self.fill else packed
-        batch = MoleculeBatch.expand(packed, window.key, slot, weight)
-        if self._side and part.columns is not None:
-            batch = batch.pin_memory()  # else the copy would have to be waited for
-        return batch.to(self._device)
+        packed = part.read(first, last)
+        packed = pad(packed) if self.padded else packed
+        return MoleculeBatch.expand(packed.to(self._device), window.key, slot, weight)
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return the position, that of the next step, and what it is valid for."""
+        """Return the position of the next step and the digest of the partition."""
         return {**self.position._asdict(), "plan": self._digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Move to a saved position.
 
         Raises:
-            MsdeError: the position was saved for other data, another seed or other slots.
+            MsdeError: the position belongs to other data, another seed or other slots.
         """
         if state["plan"] != self._digest:
             raise MsdeError(

@@ -135,7 +135,7 @@ def make_plan(
         world_size=world_size,
         workers=config.data.workers,
         masking_ratio=config.data.masking_ratio,
-        fill=config.run.cuda_graphs,
+        padded=config.run.cuda_graphs,
     )
     steps = partition.steps_per_epoch()
     total = config.run.steps or math.ceil(config.run.epochs * steps)

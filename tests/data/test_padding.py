@@ -1,4 +1,4 @@
-"""A filled batch has the losses, gradients and statistics of the molecules that count."""
+"""A padded batch has the losses, gradients and statistics of its molecules without padding."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ OBJECTIVES = ["node_ebm_nce", "graph_ebm_nce", "info_nce"]
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_filler_changes_nothing(kind, objective, records):
-    plain, full = both(records)
-    assert full.num_padding and full.num_atoms > plain.num_atoms
+def test_padding_changes_no_loss_gradient_or_statistic(kind, objective, records):
+    plain, padded = both(records)
+    assert padded.num_padding and padded.num_atoms > plain.num_atoms
     found = []
-    for batch in (plain, full):
+    for batch in (plain, padded):
         model = make_small(kind, *NO_DROPOUT, f"loss.contrastive={objective}").train()
         found.append(outcome(model, batch))
     assert found[0].keys() == found[1].keys()
@@ -28,26 +28,26 @@ def test_a_filler_changes_nothing(kind, objective, records):
 
 
 @pytest.mark.parametrize("smiles", [["C", "C"], ["CO", "C"], ["CCC", "O", "CC"], SMILES])
-def test_sizes_are_those_that_repeat(smiles):
-    plain, full = both([make_record(s, line) for line, s in enumerate(smiles)])
+def test_padded_sizes_are_rounded_up_and_molecules_stay_in_front(smiles):
+    plain, padded = both([make_record(s, line) for line, s in enumerate(smiles)])
     if plain.extended_edge_index.shape[1] < 2:
-        assert not full.num_padding
+        assert not padded.num_padding
         return
     for name in ("z", "edge_index", "extended_edge_index", "pair_index"):
-        size, least = (getattr(b, name).shape[-1] for b in (full, plain))
+        size, least = (getattr(b, name).shape[-1] for b in (padded, plain))
         assert size >= least and (size == round_up(size) or name == "edge_index")
-    assert full.edge_index.shape[1] // 2 == round_up(full.edge_index.shape[1] // 2)
+    assert padded.edge_index.shape[1] // 2 == round_up(padded.edge_index.shape[1] // 2)
     for name in ("z", "x", "pos", "pair_index", "extended_edge_index", "edge_index", "bond_pair"):
         shared = getattr(plain, name)
         count = shared.shape[-1] if "index" in name else len(shared)
-        start = getattr(full, name)
+        start = getattr(padded, name)
         assert torch.equal(start[..., :count] if "index" in name else start[:count], shared), name
-    edges = full.extended_edge_index
-    assert full.batch[edges].eq(full.batch[edges[0]]).all()
-    assert torch.equal(full.extended_ptr.diff(), torch.bincount(edges[1], minlength=len(full.z)))
+    edges = padded.extended_edge_index
+    assert padded.batch[edges].eq(padded.batch[edges[0]]).all()
+    assert torch.equal(padded.extended_ptr.diff(), torch.bincount(edges[1], minlength=len(padded.z)))
 
 
-def test_sizes_repeat_from_batch_to_batch():
+def test_rounded_sizes_repeat_from_batch_to_batch():
     """Of many random batches, few differ in any size."""
     draw = np.random.default_rng(0)
     seen = set()

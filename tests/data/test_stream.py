@@ -139,9 +139,9 @@ def test_batches_are_valid_and_hold_what_the_shards_hold(data):
         assert np.array_equal(batch.pos[atoms], by_uid[uid].pos[0])
 
 
-@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("several", [False, True])
-def test_resident_molecules_give_the_same_batches(data, several, fill, tmp_path, records):
+def test_resident_molecules_give_the_same_batches(data, several, padded, tmp_path, records):
     if several:  # conformers
         import dataclasses
 
@@ -154,13 +154,13 @@ def test_resident_molecules_give_the_same_batches(data, several, fill, tmp_path,
         ]
         write_manifest(tmp_path, [write_shard(tmp_path, 0, columns_from_records(more))], {})
         data = Mixture([ShardDataset(tmp_path)])
-    options = {"slots": 2, "per_slot": 3, "fill": fill}
+    options = {"slots": 2, "per_slot": 3, "padded": padded}
     resident = make_stream(data, **options)
     resident.keep_on(torch.device("cpu"))
     pairs = [*zip(epochs(make_stream(data, **options), 2), epochs(resident, 2), strict=True)]
-    assert any(kept.num_padding for _, kept in pairs) == fill
+    assert any(kept.num_padding for _, kept in pairs) == padded
     for streamed, kept in pairs:
-        if not fill:
+        if not padded:
             kept.validate()
         assert (streamed.slot, streamed.weight, streamed.key) == (kept.slot, kept.weight, kept.key)
         for name, tensor in streamed.tensors().items():
@@ -197,3 +197,11 @@ def test_damage_reaches_the_training_thread_and_no_thread_is_left(data, monkeypa
     next(steps)
     steps.close()
     assert threading.active_count() == before
+
+
+def test_packed_molecules_are_sent_to_the_device_and_expanded_there(data):
+    (here, *_), there = next(iter(make_stream(data))), make_stream(data)
+    there.send_to(torch.device("meta"))
+    (batch, *_) = next(iter(there))
+    for name, tensor in here.tensors().items():
+        assert getattr(batch, name).is_meta and getattr(batch, name).shape == tensor.shape, name
