@@ -1,10 +1,10 @@
-"""Train for a while in which ranks, launchers, nodes and links are killed, and compare.
+"""Kill ranks, launchers, nodes and links during a training run, and compare with a quiet run.
 
 python benchmarks/soak.py --minutes 30
 
 The `paper` network at hidden 64 trains on two ranks, each on a node of its own where network
-namespaces can be made (root and iproute2), and is started again whenever it has ended. What is done
-to it, and when, follows from --seed. At the end the same steps are made without any of that: the
+namespaces can be made (root and iproute2), and is started again whenever it has ended. --seed
+determines which harm comes when. At the end the same steps are repeated without any harm: the
 losses have to be the same to the bit. Prints JSON.
 """
 
@@ -62,7 +62,7 @@ class Nodes:
         return not subprocess.run(command.split(), capture_output=True).returncode
 
     def link(self, state: str) -> None:
-        """Cut the cable, or mend it."""
+        """Set the link up or down."""
         for name in self.names if self.real else ():
             self._try(f"ip -n {name} link set {name} {state}")
 
@@ -134,7 +134,7 @@ class Job:
         return sorted(found, key=lambda process: int(process.environ()["RANK"]))
 
     def wait(self, seconds: float) -> bool:
-        """Wait until no rank runs any more, but those that were stopped; tell whether so."""
+        """Wait until no rank runs, except stopped ones; return whether that happened in time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with contextlib.suppress(psutil.Error):
@@ -144,7 +144,7 @@ class Job:
         return False
 
     def clean_up(self) -> None:
-        """End what is left, as whoever restarts jobs does."""
+        """Kill the processes that are left, as a supervisor does."""
         for process in self.members():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -154,7 +154,7 @@ class Job:
 
 
 def harm(job: Job, nodes: Nodes, what: str, chance: random.Random) -> None:
-    """Do something to a job."""
+    """Send the signals, or cut the link, of one kind of harm."""
     members, ranks = job.members(), job.ranks()
     above = [p for p in members if p not in ranks]
     launchers = [p for p in above if "deepspeed.launcher.launch" in p.cmdline()]
@@ -180,7 +180,7 @@ def harm(job: Job, nodes: Nodes, what: str, chance: random.Random) -> None:
 
 
 def rows(output: Path) -> list[dict[str, float]]:
-    """Return the rows of a run without what depends on the machine."""
+    """Return the rows of a run without the scalars that depend on the machine."""
     path = output / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     found = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
@@ -195,7 +195,7 @@ def last_step(output: Path) -> int:
 
 
 def inode(output: Path) -> int:
-    """Return what tells one file of metrics from another."""
+    """Return the inode of the file of metrics, which a start of the run replaces."""
     path = output / "metrics.jsonl"
     return path.stat().st_ino if path.exists() else 0
 
@@ -207,21 +207,21 @@ def saved_step(output: Path) -> int:
 
 
 def disturb(nodes: Nodes, folder: Path, minutes: float, seed: int) -> list[dict]:
-    """Train and do harm until the time is up; return what was done and what it cost."""
-    chance, output, told = random.Random(seed), folder / "disturbed", []
+    """Train and do harm until the time is up; return the harms and their costs."""
+    chance, output, harms = random.Random(seed), folder / "disturbed", []
     until = time.monotonic() + 60 * minutes
     left: list[str] = []
     while True:
         started, before, file = time.monotonic(), saved_step(output), inode(output)
         job = Job(nodes, folder, output, "run.steps=1000000")
         try:
-            # A start replaces the file, without the rows of steps that are made again.
+            # A start replaces the file, without the rows of steps that are repeated.
             while inode(output) == file or last_step(output) <= before:
                 if time.monotonic() - started > 300:
                     raise SystemExit(f"no step within 300 s of a start; see {folder}")
                 time.sleep(0.1)
-            if told:
-                told[-1]["resumed_after_s"] = round(time.monotonic() - started, 1)
+            if harms:
+                harms[-1]["resumed_after_s"] = round(time.monotonic() - started, 1)
             time.sleep(chance.uniform(2, 25))
             last = time.monotonic() > until
             if not left:  # each of them before any comes again
@@ -231,7 +231,7 @@ def disturb(nodes: Nodes, folder: Path, minutes: float, seed: int) -> list[dict]
             reached, since = last_step(output), time.monotonic()
             harm(job, nodes, what, chance)
             gone = job.wait(60)
-            told.append(
+            harms.append(
                 {
                     "harm": what,
                     "at_step": reached,
@@ -239,16 +239,16 @@ def disturb(nodes: Nodes, folder: Path, minutes: float, seed: int) -> list[dict]
                     "steps_lost": max(0, reached - saved_step(output)),
                 }
             )
-            sys.stderr.write(f"{told[-1]}\n")
+            sys.stderr.write(f"{harms[-1]}\n")
         finally:
             job.clean_up()
             nodes.link("up")
         if last:
-            return told
+            return harms
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Return the median and the worst."""
+    """Return the median and the maximum."""
     return {"median": statistics.median(values), "worst": max(values)} if values else {}
 
 
@@ -266,7 +266,7 @@ def main() -> None:
     subprocess.run(list(map(str, convert)), check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     nodes = Nodes()
     try:
-        told = disturb(nodes, folder, arguments.minutes, arguments.seed)
+        harms = disturb(nodes, folder, arguments.minutes, arguments.seed)
         reached = saved_step(folder / "disturbed")
         job = Job(nodes, folder, folder / "whole", f"run.steps={reached}")
         codes = [launcher.wait() for launcher in job.launchers]
@@ -278,19 +278,19 @@ def main() -> None:
     expected = [row for row in expected if row["step"] < reached or "loss/total" in row]
     found = [row for row in found if row["step"] < reached or "loss/total" in row]
     same = not any(codes) and found == expected
-    noticed = [one["noticed_after_s"] for one in told if one["noticed_after_s"] is not None]
-    resumed = [one["resumed_after_s"] for one in told if "resumed_after_s" in one]
+    noticed = [one["noticed_after_s"] for one in harms if one["noticed_after_s"] is not None]
+    resumed = [one["resumed_after_s"] for one in harms if "resumed_after_s" in one]
     result = {
         "minutes": arguments.minutes,
         "nodes": 2 if nodes.real else 1,
         "steps": reached,
-        "restarts": len(told) - 1,
+        "restarts": len(harms) - 1,
         "equal_to_the_bit": same,
-        "never_noticed": sum(one["noticed_after_s"] is None for one in told),
-        "steps_lost": sum(one["steps_lost"] for one in told),
+        "never_noticed": sum(one["noticed_after_s"] is None for one in harms),
+        "steps_lost": sum(one["steps_lost"] for one in harms),
         "seconds_to_notice": summary(noticed),
         "seconds_to_resume": summary(resumed),
-        "harms": told,
+        "harms": harms,
     }
     print(json.dumps(result, indent=1))
     if not same:

@@ -97,19 +97,12 @@ def build_run(
     elif config.run.ema_decay:
         ema = ExponentialMovingAverage(engine, config.run.ema_decay)
 
+    guard = StepGuard(engine, ds_config["train_batch_size"], config.run, state)
+    validator = Validator(plan, rank, world_size) if len(plan.validation) else None
+    monitor = open_monitor(output, config, ds_config, plan, state) if rank == 0 else None
+    counter = FlopsCounter(world_size, deepspeed.in_bfloat16(ds_config))
     run = Run(
-        config,
-        plan,
-        output,
-        stop,
-        watchdog,
-        engine,
-        ema,
-        state,
-        guard=StepGuard(engine, ds_config["train_batch_size"], config.run, state),
-        validator=Validator(plan, rank, world_size) if len(plan.validation) else None,
-        counter=FlopsCounter(world_size, deepspeed.in_bfloat16(ds_config)),
-        monitor=open_monitor(output, config, ds_config, plan, state) if rank == 0 else None,
+        config, plan, output, stop, watchdog, engine, ema, state, guard, validator, counter, monitor
     )
     limit_waiting(config.run.comm_timeout)
     watchdog.progress()

@@ -1,4 +1,4 @@
-"""The optimizer, its parameter groups, and the hyper-parameters that each step sets anew."""
+"""The optimizer's parameter groups, the hyper-parameters of each step, and skipped steps."""
 
 from __future__ import annotations
 
@@ -50,22 +50,6 @@ class SkippingAdam(torch.optim.Adam):
         norms = torch.stack(torch._foreach_norm(gradients))
         self.overflow = not bool(norms.isfinite().all())
         return None if self.overflow else super().step(closure)
-
-
-def make_adam(model: MoleculeSDE, skipping: bool, fused: bool) -> torch.optim.Adam:
-    """Build Adam with the groups and hyper-parameters of the model's configuration.
-
-    Args:
-        skipping: whether it skips steps that are not finite itself, as ZeRO's optimizers do.
-        fused: one kernel for all weights, of GPUs.
-    """
-    optim = model.config.optim
-    return (SkippingAdam if skipping else torch.optim.Adam)(
-        parameter_groups(model),
-        betas=(optim.beta1, optim.beta2),
-        weight_decay=optim.weight_decay,
-        fused=fused,
-    )
 
 
 def learning_rate_factor(step: int, total_steps: int, optim: OptimConfig) -> float:

@@ -85,11 +85,10 @@ class Run:
     validator: Validator | None
     counter: FlopsCounter
     monitor: Monitor | None  # of the first rank
-    saved_step: int = field(init=False)  # of the newest checkpoint
     checkpoint_time: dict[str, float] = field(default_factory=dict)  # of the newest checkpoint
 
     def __post_init__(self) -> None:
-        """Note that there is nothing to save yet."""
+        """Note that there is nothing new to save."""
         self.saved_step = self.state.step
 
     def take_step(self, slots: list[MoleculeBatch], sums: TermSums) -> bool:
