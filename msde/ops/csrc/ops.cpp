@@ -5,10 +5,10 @@
 #include "edge_norm.hpp"
 #include "fourier.hpp"
 #include "frames.hpp"
-#include "group.hpp"
-#include "norm.hpp"
-#include "philox.hpp"
-#include "row_dot.hpp"
+#include "graphs.hpp"
+#include "norms.hpp"
+#include "noise.hpp"
+#include "linear.hpp"
 
 using msde::Index;
 using msde::Knots;

@@ -1,7 +1,7 @@
 // Scalar products of the rows of two matrices.
 #pragma once
 
-#include "group.hpp"
+#include "graphs.hpp"
 #include "pairs.hpp"
 
 namespace msde {
