@@ -28,7 +28,6 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from msde import ops  # noqa: E402
 from msde.cluster import process  # noqa: E402
 from msde.config import make_config  # noqa: E402
 from msde.data.batch import MoleculeBatch  # noqa: E402
@@ -36,9 +35,7 @@ from msde.data.codec import columns_from_records  # noqa: E402
 from msde.data_tools.pipeline.chunks import convert_one  # noqa: E402
 from msde.data_tools.readers import RawMolecule  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
-from msde.ops import cpu as cpu_ops  # noqa: E402
-from msde.ops import gpu as gpu_ops  # noqa: E402
-from msde.ops import registered  # noqa: E402
+from msde.ops import dispatch  # noqa: E402
 from msde.philox import Key  # noqa: E402
 
 SMILES = ["C[C@H](N)C(=O)O", "C#C", *["O=C(O)c1ccccc1-c1c2ccc(=O)c(Br)c-2oc2ccccc12"] * 4]
@@ -102,9 +99,9 @@ class Operators(TorchDispatchMode):
     ) -> Any:
         """Count one."""
         name = function.overloadpacket.__name__
-        if function.namespace == "msde" and name not in registered.ON_CPU_ONLY:
+        if function.namespace == "msde" and dispatch.OPERATORS[name].triton:
             with self:
-                return getattr(gpu_ops, name)(*arguments)
+                return dispatch.OPERATORS[name].triton(*dispatch.contiguous(arguments))
         self.count += not (function.is_view or name in self.NOTHING)
         return function(*arguments, **(named or {}))
 
@@ -118,9 +115,7 @@ def train_a_step(preset: str) -> int:
     task = make_task("smiles", keep_hydrogens=False)
     records = [convert_one(RawMolecule("", n, "", smiles), task) for n, smiles in enumerate(SMILES)]
     batch = MoleculeBatch.from_columns(columns_from_records(records), Key(0, 0))
-    for name in set(registered.SCHEMAS) - registered.ON_CPU_ONLY:
-        setattr(cpu_ops, name, getattr(gpu_ops, name))
-    ops._fused_on_cpu = lambda *tensors: False
+    dispatch.BACKENDS["cpu"] = "triton"
     model = MoleculeSDE.from_seed(make_config(preset)).train()
     with Operators() as operators:
         loss, _ = model(batch)

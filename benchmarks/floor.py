@@ -10,8 +10,7 @@ import torch
 from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE
 from msde.monitor.flops import counting
-from msde.ops import cpu as cpu_ops
-from msde.ops import library
+from msde.ops import dispatch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -40,8 +39,8 @@ class Products:
         """Make two matrices, 4096 x 1024 and 1024 x 1024."""
         a, b = torch.randn(4096, 1024, device=DEVICE), torch.randn(1024, 1024, device=DEVICE)
         self.work: dict[str, Callable[[], object]] = {"torch_flops_per_s": lambda: a @ b}
-        if DEVICE.type == "cpu" and library.available():
-            self.work["own_flops_per_s"] = lambda: cpu_ops.linear(a, b, None, None, None)
+        if DEVICE.type == "cpu" and dispatch.available():
+            self.work["own_flops_per_s"] = lambda: torch.ops.msde.linear(a, b, None, None, None)
         self.flops = 2 * 4096 * 1024 * 1024
 
     def rates(self, repeats: int) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Shared fixtures: real molecules, small models. Process settings come before torch's threads."""
 
-import importlib
 import os
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from msde.data.batch import MoleculeBatch  # noqa: E402
 from msde.data.codec import columns_from_records  # noqa: E402
 from msde.data_tools.convert import convert  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
+from msde.ops.dispatch import OPERATORS  # noqa: E402
 from msde.philox import Key  # noqa: E402
 
 
@@ -62,6 +62,6 @@ def small_model() -> MoleculeSDE:
 
 @pytest.fixture(scope="session")
 def gpu():
-    """The functions of the Triton kernels; without a GPU, Triton's interpreter runs them."""
+    """The operators with a Triton launch; without a GPU, Triton's interpreter runs the kernels."""
     pytest.importorskip("triton")
-    return importlib.import_module("msde.ops.gpu")
+    return {name: operator for name, operator in OPERATORS.items() if operator.triton}

@@ -7,8 +7,8 @@ because ZeRO-3 gathers a module's parameters for its own forward and backward pa
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +47,18 @@ def init_xavier(*layers: nn.Linear) -> None:
 
 
 class Linear(nn.Linear):
-    """nn.Linear by `ops.linear`, with an activation if one is named."""
+    """nn.Linear and the activation after it, by `ops.linear`."""
 
-    def forward(
-        self, x: Tensor, activation: str | None = None, plus: Tensor | None = None
-    ) -> Tensor:
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool = True, activation: str | None = None
+    ) -> None:
+        """Make the layer; for the activations see `ops.ACTIVATIONS`."""
+        super().__init__(inputs, outputs, bias)
+        self.activation = activation
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         """Map (..., inputs) to (..., outputs), and add `plus` of that shape if it is given."""
-        return ops.linear(x, self.weight, self.bias, activation, plus)
+        return ops.linear(x, self.weight, self.bias, self.activation, plus)
 
 
 class Dropout(nn.Dropout):
@@ -73,15 +78,16 @@ class MLP(nn.Module):
         """Chain layers of the given input, hidden and output sizes."""
         super().__init__()
         self.layers = nn.ModuleList(
-            Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            Linear(i, o, activation=activation)
+            for i, o in zip(sizes[:-2], sizes[1:-1], strict=True)
         )
-        self.activation = activation
+        self.layers.append(Linear(*sizes[-2:]))
         init_xavier(*self.layers)
 
     def forward(self, h: Tensor, plus: Tensor | None = None) -> Tensor:
         """Map (..., sizes[0]) to (..., sizes[-1]), and add `plus` of that shape if it is given."""
         for layer in self.layers[:-1]:
-            h = layer(h, self.activation)
+            h = layer(h)
         return self.layers[-1](h, plus=plus)
 
 
@@ -103,14 +109,6 @@ class FourierLinear(nn.Linear):
         return ops.fourier_linear(v, self.frequency, self.weight, self.bias)
 
 
-class ShiftedSoftplus(nn.Module):
-    """softplus(x) - ln 2, which is zero at zero."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply it element by element."""
-        return ops.ACTIVATIONS["shifted_softplus"](x)
-
-
 class TimeEmbedding(nn.Module):
     """An embedding of the time: an MLP of random Fourier features (Song et al. 2021)."""
 
@@ -127,44 +125,29 @@ class TimeEmbedding(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d that falls back on its running statistics where a batch has none.
+    """BatchNorm1d and, if asked for, the ReLU after it, by `ops.batch_norm`.
 
-    Fewer than two rows have no variance; PyTorch would raise an error in training.
+    A batch of fewer than two rows has no variance. Then the running statistics are used, where
+    PyTorch raises an error in training.
     """
 
-    def forward(
-        self, x: Tensor, activation: str | None = None, counted: Tensor | None = None
-    ) -> Tensor:
-        """Normalise (rows, width), of which the first ones count; the activation may be "relu"."""
-        return ops.batch_norm(x, self, activation == "relu", counted)
+    def __init__(self, width: int, relu: bool = False) -> None:
+        """Make the layer for rows of `width` numbers."""
+        super().__init__(width)
+        self.relu = relu
+
+    def forward(self, x: Tensor, num_valid: Tensor | None = None) -> Tensor:
+        """Normalise (rows, width).
+
+        Args:
+            num_valid: () the first rows, which enter batch statistics; None: all of them.
+        """
+        return ops.batch_norm(x, self, self.relu, num_valid)
 
 
-# What a Linear or a BatchNorm makes together with the module behind it.
-_FUSED = {
-    (Linear, nn.ReLU): "relu",
-    (Linear, nn.SiLU): "silu",
-    (Linear, ShiftedSoftplus): "shifted_softplus",
-    (BatchNorm, nn.ReLU): "relu",
-}
-
-
-class Sequential(nn.Sequential):
-    """nn.Sequential that lets a layer apply the activation behind it."""
-
-    def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Apply all modules in turn; a BatchNorm is told how many rows count."""
-        layers = list(self)
-        while layers:
-            layer = layers.pop(0)
-            activation = _FUSED.get((type(layer), type(layers[0]))) if layers else None
-            arguments: dict[str, Any] = {}
-            if activation is not None:
-                layers.pop(0)
-                arguments["activation"] = activation
-            if isinstance(layer, BatchNorm):
-                arguments["counted"] = counted
-            x = layer(x, **arguments)
-        return x
+def numbered(layers: dict[int, nn.Module]) -> nn.Sequential:
+    """Chain layers under their numbers in published checkpoints, where activations count too."""
+    return nn.Sequential(OrderedDict((str(number), layer) for number, layer in layers.items()))
 
 
 class CategoricalEmbedding(nn.Module):

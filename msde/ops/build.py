@@ -67,13 +67,13 @@ def _compile(command: Sequence[str], source: Path, libraries: Sequence[str], pat
         try:
             os.link(made, path)
         except FileExistsError:
-            pass  # of another machine with this home: what is in use must not be replaced
+            pass  # another machine with this home made it: a library in use must not be replaced
         except OSError:  # a file system without links
             os.replace(made, path)
 
 
 def _instructions() -> str:
-    """Return what tells this machine's instructions from another's with the same home folder."""
+    """Return the processor's kind and flags: machines of several kinds may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

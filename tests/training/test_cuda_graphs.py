@@ -1,7 +1,5 @@
 """A captured graph holds for every batch of its shape; no step makes the host wait for a GPU."""
 
-import importlib
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fixtures.models import KINDS, NO_DROPOUT, make_small, outcome
 from fixtures.molecules import both
 from fixtures.triton import use_triton
-from msde import ops
 from msde.model import Noise
+from msde.ops import dispatch, triton
 from msde.training.cuda_graphs import GraphedMoleculeSDE
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "item", "equal"}
@@ -55,19 +53,11 @@ class Kernels:
         return Unlaunched()
 
 
-KERNELS = {
-    "msde.ops.gpu": ["kernels", "triton_edge_mlp", "triton_noise"],
-    "msde.ops.gpu_layers": ["kernels"],
-}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_step_makes_the_host_wait_for_a_gpu(kind, gpu, records, monkeypatch):
     use_triton(gpu, monkeypatch)
-    for module, names in KERNELS.items():
-        for name in names:
-            monkeypatch.setattr(importlib.import_module(module), name, Kernels())
-    monkeypatch.setattr(ops, "_fused_on_cpu", lambda *tensors: False)
+    monkeypatch.setattr(triton, "kernels", lambda op: Kernels())
+    monkeypatch.setitem(dispatch.BACKENDS, "cpu", "triton")
     monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
     model = make_small(kind, *NO_DROPOUT).train()  # only a CPU's dropout takes a seed to the host
     for batch in both(records):

@@ -20,8 +20,8 @@ from msde.model.layers import (
     CategoricalEmbedding,
     Dropout,
     Linear,
-    Sequential,
     at_least_float32,
+    numbered,
 )
 from msde.ops import EdgeCodes, Edges, gin_message, group_codes, sort_edges
 
@@ -36,11 +36,12 @@ class GINLayer(nn.Module):
         every_bond = torch.cartesian_prod(*map(torch.arange, BOND_SIZES))  # (60, 3)
         self.register_buffer("every_bond", every_bond, persistent=False)
         self.eps = nn.Parameter(torch.zeros(1))
-        self.mlp = Sequential(
-            Linear(hidden_dim, 2 * hidden_dim),
-            BatchNorm(2 * hidden_dim),
-            nn.ReLU(),
-            Linear(2 * hidden_dim, hidden_dim),
+        self.mlp = numbered(
+            {
+                0: Linear(hidden_dim, 2 * hidden_dim),
+                1: BatchNorm(2 * hidden_dim, relu=True),
+                3: Linear(2 * hidden_dim, hidden_dim),
+            }
         )
 
     def forward(
@@ -57,7 +58,8 @@ class GINLayer(nn.Module):
         table = self.bond_embedding(self.every_bond)  # (60, hidden_dim), so one lookup a bond
         # Messages are summed in at least float32, also under autocast.
         messages = gin_message(at_least_float32(h), table, self.eps, bond_codes, bonds)
-        return self.mlp(messages, num_valid)
+        hidden, norm, output = self.mlp
+        return output(norm(hidden(messages), num_valid))
 
 
 # How the outputs of all layers, (num_atoms, hidden_dim) each, give (num_atoms, output_dim).
@@ -81,7 +83,8 @@ class GIN(Encoder):
         self.output_dim = hidden_dim * concatenated
         self.atom_embedding = CategoricalEmbedding(ATOM_SIZES, hidden_dim)
         self.layers = nn.ModuleList(GINLayer(hidden_dim) for _ in range(config.num_layers))
-        self.norms = nn.ModuleList(BatchNorm(hidden_dim) for _ in range(config.num_layers))
+        last = config.num_layers - 1
+        self.norms = nn.ModuleList(BatchNorm(hidden_dim, n < last) for n in range(last + 1))
         self.dropout = Dropout(config.dropout)
 
     def forward(self, batch: MoleculeBatch) -> Tensor:
@@ -95,8 +98,7 @@ class GIN(Encoder):
         if self.cip:
             x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)  # (num_atoms, 9)
         h = [self.atom_embedding(x)]  # (num_atoms, hidden_dim) each
-        for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            activation = "relu" if number < len(self.layers) - 1 else None
+        for layer, norm in zip(self.layers, self.norms, strict=True):
             updated = layer(h[-1], bonds, bond_codes, num_valid)
-            h.append(self.dropout(norm(updated, activation, num_valid)))
+            h.append(self.dropout(norm(updated, num_valid)))
         return READOUTS[self.over_layers](h)

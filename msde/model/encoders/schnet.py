@@ -12,12 +12,11 @@ from msde.model import geometry
 from msde.model.encoders.base import Encoder
 from msde.model.layers import (
     Linear,
-    Sequential,
-    ShiftedSoftplus,
     at_least_float32,
     cosine_envelope,
     gaussians,
     init_xavier,
+    numbered,
 )
 from msde.ops import Interpolation, Pairs, filter_conv, interpolated_conv
 
@@ -82,21 +81,24 @@ class Interaction(nn.Module):
         """Make the filter network and the atom-wise layers around the convolution."""
         super().__init__()
         filters = config.num_filters
-        self.filter = Sequential(
-            Linear(config.num_gaussians, filters), ShiftedSoftplus(), Linear(filters, filters)
+        self.filter = numbered(
+            {
+                0: Linear(config.num_gaussians, filters, activation="shifted_softplus"),
+                2: Linear(filters, filters),
+            }
         )
         self.to_filters = Linear(hidden_dim, filters, bias=False)
-        self.from_filters = Linear(filters, hidden_dim)
+        self.from_filters = Linear(filters, hidden_dim, activation="shifted_softplus")
         self.out = Linear(hidden_dim, hidden_dim)
         init_xavier(self.filter[0])
-        nn.init.xavier_uniform_(self.filter[2].weight)  # published: its bias keeps torch's default
+        nn.init.xavier_uniform_(self.filter[1].weight)  # published: its bias keeps torch's default
         init_xavier(self.to_filters, self.from_filters, self.out)
 
     def forward(self, h: Tensor, filters: Filters, pairs: Pairs) -> Tensor:
         """Return the new h, (num_atoms, hidden_dim)."""
         x = at_least_float32(self.to_filters(h))  # (num_atoms, num_filters)
         x = filters.convolve(self.filter, x, pairs)  # (num_atoms, num_filters)
-        return self.out(self.from_filters(x, "shifted_softplus"), plus=h)
+        return self.out(self.from_filters(x), plus=h)
 
 
 class SchNet(Encoder):
@@ -112,12 +114,13 @@ class SchNet(Encoder):
         self.interactions = nn.ModuleList(
             Interaction(hidden_dim, config) for _ in range(config.num_interactions)
         )
-        self.out = Sequential(
-            Linear(hidden_dim, hidden_dim),
-            ShiftedSoftplus(),
-            Linear(hidden_dim, hidden_dim),
+        self.out = numbered(
+            {
+                0: Linear(hidden_dim, hidden_dim, activation="shifted_softplus"),
+                2: Linear(hidden_dim, hidden_dim),
+            }
         )
-        init_xavier(self.out[0], self.out[2])
+        init_xavier(*self.out)
 
     def forward(self, batch: MoleculeBatch, pos: Tensor | None = None) -> Tensor:
         """Return the representation of each atom, (num_atoms, hidden_dim).

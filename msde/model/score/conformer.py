@@ -17,12 +17,12 @@ from msde.model.layers import (
     Dropout,
     FourierLinear,
     Linear,
-    Sequential,
     SplitLinear,
     TimeEmbedding,
     at_least_float32,
     index_rows,
     init_xavier,
+    numbered,
 )
 from msde.model.sde import input_scale, make_sde, per_row
 from msde.ops import Edges, dropout_factors, edge_attention, edge_mlp, edge_norm, frame_mean, linear
@@ -149,8 +149,12 @@ class TransformerLayer(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         self.attention = EdgeAttention(dim, config.num_heads, config.dropout)
-        self.feed_forward = Sequential(
-            Linear(dim, dim), nn.SiLU(), Dropout(config.dropout), Linear(dim, dim)
+        self.feed_forward = numbered(
+            {
+                0: Linear(dim, dim, activation="silu"),
+                2: Dropout(config.dropout),
+                3: Linear(dim, dim),
+            }
         )
         self.norm_attention = nn.LayerNorm(dim)
         self.norm_feed_forward = nn.LayerNorm(dim)

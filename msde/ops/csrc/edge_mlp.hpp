@@ -1,8 +1,10 @@
 // out_e = W act(a_source + b_target [+ V attr_e]) + bias for each edge, a tile of edges at a time:
-// the hidden layer lives in cache only, and is made again for the gradients.
+// the hidden layer stays in cache, and is recomputed for the gradients.
 #pragma once
 
-#include "edges.hpp"
+#include "gemm.hpp"
+#include "maths.hpp"
+#include "threads.hpp"
 
 namespace msde {
 
@@ -102,4 +104,28 @@ struct EdgeMLP {
   }
 };
 
+template <class T>
+void edge_mlp(const T* a, const T* b, const T* attr, const T* attr_weight, const T* weight,
+              const T* bias, const Index* index, Index width, Index inputs, Index outputs,
+              Index activation, Index edges, T* out, Index threads) {
+  EdgeMLP<T>{a, b, attr, attr_weight, weight, bias, index, index + edges, width, inputs, outputs,
+             static_cast<Activation>(activation)}
+      .forward(edges, out, threads);
+}
+
+template <class T>
+void edge_mlp_grad(const T* g, const T* a, const T* b, const T* attr, const T* attr_weight,
+                   const T* weight, const Index* index, Index width, Index inputs, Index outputs,
+                   Index activation, Index edges, const Index* ptr, const Index* edge_ptr,
+                   Index molecules, T* ga, T* gb, T* g_weight, T* g_attr, T* g_attr_weight,
+                   T* parts, Index part_count, Index threads) {
+  EdgeMLP<T>{a, b, attr, attr_weight, weight, nullptr, index, index + edges, width, inputs, outputs,
+             static_cast<Activation>(activation)}
+      .backward(g, ptr, edge_ptr, molecules, ga, gb, g_weight, g_attr, g_attr_weight, parts,
+                part_count, threads);
+}
+
 }  // namespace msde
+
+EXPORT(edge_mlp)
+EXPORT(edge_mlp_grad)

@@ -1,7 +1,9 @@
 // A linear map of Fourier features, which are made in cache and never kept.
 #pragma once
 
-#include "matmul.hpp"
+#include "gemm.hpp"
+#include "maths.hpp"
+#include "threads.hpp"
 
 namespace msde {
 
@@ -40,7 +42,7 @@ struct FourierLinear {
   }
 
   // The gradients of W, (outputs, inputs), and bias from g; each part of the rows has its own, one
-  // behind the other, in `parts`.
+  // after the other, in `parts`.
   void backward(const T* g, T* parts, Index part_count, T* g_weight, T* g_bias,
                 int threads) const {
     const Index size = outputs * inputs(), both = size + outputs;
@@ -61,4 +63,22 @@ struct FourierLinear {
   }
 };
 
+template <class T>
+void fourier_linear(const T* v, const T* frequency, const T* weight, Index rows, Index scalars,
+                    Index frequencies, Index outputs, const T* bias, T* y, Index threads) {
+  FourierLinear<T>{v, frequency, weight, rows, scalars, frequencies, outputs}.forward(bias, y,
+                                                                                      threads);
+}
+
+template <class T>
+void fourier_linear_grad(const T* g, const T* v, const T* frequency, Index rows, Index scalars,
+                         Index frequencies, Index outputs, T* parts, Index part_count, T* g_weight,
+                         T* g_bias, Index threads) {
+  FourierLinear<T>{v, frequency, nullptr, rows, scalars, frequencies, outputs}.backward(
+      g, parts, part_count, g_weight, g_bias, threads);
+}
+
 }  // namespace msde
+
+EXPORT(fourier_linear)
+EXPORT(fourier_linear_grad)

@@ -1,7 +1,9 @@
 // The frames of edges: positions in them, and sums along them.
 #pragma once
 
-#include "edges.hpp"
+#include <cmath>
+
+#include "base.hpp"
 
 namespace msde {
 
@@ -19,7 +21,7 @@ T inner(const T* a, const T* b) {
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 }
 
-// What `geometry.edge_geometry` says, for each edge.
+// Frames, coordinates, angles and lengths of edges: see `msde.ops.edge_geometry`.
 template <class T>
 struct EdgeGeometry {
   const T* pos;  // (atoms, 3)
@@ -27,7 +29,7 @@ struct EdgeGeometry {
   T collinear, epsilon;
   T *frames, *of_source, *of_target, *angle, *distance;
 
-  void run(Index edges, int threads) const {
+  void run(Index edges, Index threads) const {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (Index e = 0; e < edges; e++) one(e);
   }
@@ -53,15 +55,23 @@ struct EdgeGeometry {
                     (std::sqrt(inner(target_in, target_in)) + epsilon);
     const T cosine = inner(source_in, target_in) / norms;
     const T square = 1 - cosine * cosine, least = epsilon * epsilon;
-    angle[2 * e] = std::sqrt(square < least ? least : square);  // what is not a number stays so
+    angle[2 * e] = std::sqrt(square < least ? least : square);  // NaN stays NaN
     angle[2 * e + 1] = cosine;
   }
 };
 
+template <class T>
+void edge_geometry(const T* pos, const Index* index, Index edges, double collinear, double epsilon,
+                   T* frames, T* of_source, T* of_target, T* angle, T* distance, Index threads) {
+  EdgeGeometry<T>{pos, index, index + edges, T(collinear), T(epsilon), frames, of_source, of_target,
+                  angle, distance}
+      .run(edges, threads);
+}
+
 // y_i (3) = the mean over the edges into atom i of sum_k b_ek frame_ek.
 template <class T>
 void frame_mean(const T* b, const T* frames, const Index* row_ptr, Index atoms, T* y,
-                int threads) {
+                Index threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index i = 0; i < atoms; i++) {
     T sum[3] = {0, 0, 0};
@@ -76,7 +86,7 @@ void frame_mean(const T* b, const T* frames, const Index* row_ptr, Index atoms, 
 // The gradient of b from g, (atoms, 3).
 template <class T>
 void frame_mean_grad(const T* g, const T* frames, const Index* row_ptr, Index atoms, T* gb,
-                     int threads) {
+                     Index threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index i = 0; i < atoms; i++) {
     const T count = T(std::max<Index>(1, row_ptr[i + 1] - row_ptr[i]));
@@ -87,3 +97,7 @@ void frame_mean_grad(const T* g, const T* frames, const Index* row_ptr, Index at
 }
 
 }  // namespace msde
+
+EXPORT(edge_geometry)
+EXPORT(frame_mean)
+EXPORT(frame_mean_grad)

@@ -1,46 +1,14 @@
-// Matrix products of small and middle size, the building block of all ops here.
+// Products of matrices of small and middle size.
 //
 // The innermost loop keeps a block of ROWS x COLS results in registers and adds one outer product
-// a step: c_ij += a_ik b_kj. A result is summed over k in one order, whoever computes it, so the
-// bits do not depend on the number of threads.
+// a step: c_ij += a_ik b_kj. A result is summed over k in one order, by any thread, so the bits do
+// not depend on the number of threads.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
+#include "base.hpp"
 
 namespace msde {
 
-using Index = std::int64_t;
-
-#if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, ROWS = 12;  // 24 of 32 registers hold results
-#else
-constexpr int VECTOR_BYTES = 32, ROWS = 6;  // 12 of 16
-#endif
-
-template <class T>
-struct Lanes {
-  typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
-  static constexpr int count = VECTOR_BYTES / sizeof(T);
-};
-template <class T>
-using Vector = typename Lanes<T>::Vector;
-template <class T>
-Vector<T>* vector_at(T* numbers) {
-  return reinterpret_cast<Vector<T>*>(numbers);
-}
-template <class T>
-const Vector<T>* vector_at(const T* numbers) {
-  return reinterpret_cast<const Vector<T>*>(numbers);
-}
-template <class T>
-constexpr int COLS = 2 * Lanes<T>::count;  // columns of a block
-template <class T>
-constexpr Index LINE = 64 / sizeof(T);  // of the cache
 constexpr Index TILE = 8 * ROWS;  // rows of a layer whose hidden numbers stay in cache
 constexpr Index DEPTH = 384;  // steps of k at once: a panel of b, DEPTH x COLS, stays in cache
 
@@ -51,21 +19,6 @@ struct View {
   Index row, column;
   const T* at(Index i, Index j) const { return data + i * row + j * column; }
 };
-
-// Memory that grows and is kept, one for each thread and use.
-template <class T, int use>
-T* scratch(Index size) {
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  static thread_local std::unique_ptr<T, Free> memory;
-  static thread_local Index capacity = 0;
-  if (size > capacity) {
-    capacity = (size + 15) / 16 * 16 + 64;
-    memory.reset(static_cast<T*>(std::aligned_alloc(64, (capacity * sizeof(T) + 63) / 64 * 64)));
-  }
-  return memory.get();
-}
 
 template <class T>
 constexpr Index panels(Index columns) {
@@ -97,7 +50,7 @@ void pack_panel(View<T> b, Index depth, Index columns, Index first, T* out) {
 }
 
 // Pack all of b, (depth, columns): panel after panel of (depth, COLS). Where the numbers of a row
-// stand side by side, rows are read one after another: what is not in cache is fetched ahead.
+// stand side by side, rows are read one after another: the processor fetches ahead.
 template <class T>
 void pack(View<T> b, Index depth, Index columns, T* out) {
   const Index whole = b.column == 1 ? columns / COLS<T> : 0;
@@ -109,7 +62,7 @@ void pack(View<T> b, Index depth, Index columns, T* out) {
 }
 
 // Pack a^T with a (depth, rows), `stride` apart: block after block of (depth, ROWS), the last one
-// as narrow as what is left.
+// may be narrower.
 template <class T>
 void pack_transposed(const T* a, Index stride, Index depth, Index rows, T* out) {
   const Index whole = rows / ROWS * ROWS, rest = rows - whole;
@@ -203,6 +156,27 @@ void add_transposed_product(const T* a, Index rows, const T* b, Index columns, I
                             T* c) {
   pack(View<T>{b, columns, 1}, count, columns, room);
   product(View<T>{a, 1, rows}, rows, count, room, columns, c, columns, true);
+}
+
+// sum (width) += the sum of `count` rows, `stride` apart. Few are added up at a time, so that
+// rounding does not grow with their number.
+template <class T>
+void add_rows(const T* rows, Index count, Index stride, Index width, T* __restrict sum) {
+  constexpr Index few = 32;
+  T* __restrict part = scratch<T, 11>(width);
+  for (Index first = 0; first < count; first += few) {
+    std::fill(part, part + width, T(0));
+    for (Index r = first; r < std::min(first + few, count); r++)
+      for (Index f = 0; f < width; f++) part[f] += rows[r * stride + f];
+    for (Index f = 0; f < width; f++) sum[f] += part[f];
+  }
+}
+
+// Add the bias, (width), to each of `count` rows.
+template <class T>
+void add_bias(const T* bias, Index count, Index width, T* __restrict rows) {
+  for (Index r = 0; r < count; r++)
+    for (Index f = 0; f < width; f++) rows[r * width + f] += bias[f];
 }
 
 }  // namespace msde

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "gemm.hpp"
+#include "base.hpp"
 
 namespace msde {
 
@@ -49,7 +49,7 @@ inline float hyperbolic_tangent(float x) {
 inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
 // ln(1 + t) for t in [0, 1]: 2 artanh(t / (2 + t)), by its series.
-inline float logarithm_of_one_plus(float t) {
+inline float log1p(float t) {
   const float s = t / (2.0f + t), z = s * s;
   float p = 1.0f / 15;
   p = p * z + 1.0f / 13;
@@ -60,7 +60,7 @@ inline float logarithm_of_one_plus(float t) {
   p = p * z + 1.0f / 3;
   return 2.0f * (s + s * z * p);
 }
-inline double logarithm_of_one_plus(double t) { return std::log1p(t); }
+inline double log1p(double t) { return std::log1p(t); }
 
 // sin and cos of 2 pi u. The nearest quarter of a turn is taken off first, which is exact, and
 // polynomials do for the rest (Cephes, sinf and cosf).
@@ -82,7 +82,7 @@ inline void sine_and_cosine_of_turns(double u, double& sine, double& cosine) {
   cosine = std::cos(x);
 }
 
-// What is not a number stays so: where it would become zero no guard could see it.
+// NaN stays NaN: if it became zero, no check of the loss could find it.
 template <class T>
 T relu(T x) {
   return x < 0 ? T(0) : x;
@@ -98,7 +98,7 @@ T sigmoid(T x) {
   return T(1) / (T(1) + exponential(-x));
 }
 
-// What a layer puts its results through. SOFTPLUS is shifted to be zero at zero.
+// The activations of layers. SOFTPLUS is shifted to be zero at zero.
 enum Activation { NONE, RELU, SILU, SOFTPLUS, TANH, ELU };
 
 template <class T>
@@ -115,7 +115,7 @@ void activate(Activation activation, T* __restrict h, Index size) {
       break;
     case SOFTPLUS:
       for (Index f = 0; f < size; f++) {
-        const T tail = logarithm_of_one_plus(exponential(-std::fabs(h[f])));
+        const T tail = log1p(exponential(-std::fabs(h[f])));
         h[f] = (h[f] < 0 ? tail : h[f] + tail) - log_2;
       }
       break;

@@ -1,44 +1,11 @@
 // The product of two matrices by all threads.
 #pragma once
 
+#include "gemm.hpp"
 #include "maths.hpp"
 #include "threads.hpp"
 
 namespace msde {
-
-// out = parts_0 + parts_1 + ..., `count` of them, each of `size`, one `stride` behind the other.
-template <class T>
-void add_parts(const T* parts, Index count, Index stride, Index size, T* out, int threads) {
-  constexpr Index slice = 512;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (Index s = 0; s < (size + slice - 1) / slice; s++) {
-    const Index first = s * slice, last = std::min(size, first + slice);
-    std::copy(parts + first, parts + last, out + first);
-    for (Index part = 1; part < count; part++)
-      for (Index f = first; f < last; f++) out[f] += parts[part * stride + f];
-  }
-}
-
-// sum (width) += the sum of `count` rows, `stride` apart. Few are added up at a time, so that rounding
-// does not grow with their number.
-template <class T>
-void add_rows(const T* rows, Index count, Index stride, Index width, T* __restrict sum) {
-  constexpr Index few = 32;
-  T* __restrict part = scratch<T, 11>(width);
-  for (Index first = 0; first < count; first += few) {
-    std::fill(part, part + width, T(0));
-    for (Index r = first; r < std::min(first + few, count); r++)
-      for (Index f = 0; f < width; f++) part[f] += rows[r * stride + f];
-    for (Index f = 0; f < width; f++) sum[f] += part[f];
-  }
-}
-
-// Add the bias, (width), to each of `count` rows.
-template <class T>
-void add_bias(const T* bias, Index count, Index width, T* __restrict rows) {
-  for (Index r = 0; r < count; r++)
-    for (Index f = 0; f < width; f++) rows[r * width + f] += bias[f];
-}
 
 // Have rows, `stride` apart, brought to the cache before they are needed.
 template <class T>
@@ -48,7 +15,7 @@ void fetch(const T* rows, Index count, Index stride, Index width) {
 }
 
 // c (rows, columns) = activation([c +] a (rows, depth) b (depth, columns) [+ bias] [+ plus]), c row
-// after row. `before`, where it is given, gets what the activation is applied to.
+// after row. `before`, where it is given, gets the activation's input.
 template <class T>
 struct Matmul {
   View<T> a, b;

@@ -5,7 +5,8 @@
 
 namespace msde {
 
-// ln(x) of a normal positive number: x = m 2^e with m around one, ln(m) = 2 artanh((m - 1)/(m + 1)).
+// ln(x) of a normal positive number: x = m 2^e with m around one,
+// ln(m) = 2 artanh((m - 1) / (m + 1)).
 inline float logarithm(float x) {
   std::int32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -95,9 +96,16 @@ struct Normals {
   }
 };
 
-// out = what dropout multiplies by: 0 where a word is below `threshold`, else `factor`.
-inline void dropout_factors(Index size, Word stream, PhiloxKey key, Word threshold, float factor,
-                            float* out, int threads) {
+inline void normals(const Index* uid, const Index* item, Index rows, Index count, Index stream,
+                    Index key_low, Index key_high, float* out, Index threads) {
+  Normals{uid, item, rows, count, Word(stream), {Word(key_low), Word(key_high)}}.run(out, threads);
+}
+
+// out = the factors of dropout: 0 where a word is below `threshold`, else `scale`.
+inline void dropout_factors(Index size, Index stream, Index key_low, Index key_high,
+                            Index threshold, double scale, float* out, Index threads) {
+  const PhiloxKey key{Word(key_low), Word(key_high)};
+  const float factor = static_cast<float>(scale);
   constexpr Index chunk = 1024;  // counters
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index first = 0; first < (size + 3) / 4; first += chunk) {
@@ -107,13 +115,16 @@ inline void dropout_factors(Index size, Word stream, PhiloxKey key, Word thresho
       words[n] = static_cast<Word>(counter);
       words[chunk + n] = static_cast<Word>(counter >> 32);
       words[2 * chunk + n] = 0;
-      words[3 * chunk + n] = stream;
+      words[3 * chunk + n] = static_cast<Word>(stream);
     }
     key.encrypt(words, words + chunk, words + 2 * chunk, words + 3 * chunk, chunk);
     const Index last = std::min(4 * (first + chunk), size);
     for (Index n = 4 * first; n < last; n++)
-      out[n] = words[n % 4 * chunk + n / 4 - first] < threshold ? 0.0f : factor;
+      out[n] = words[n % 4 * chunk + n / 4 - first] < Word(threshold) ? 0.0f : factor;
   }
 }
 
 }  // namespace msde
+
+EXPORT_AS(normals_f32, normals)
+EXPORT_AS(dropout_factors_f32, dropout_factors)

@@ -4,13 +4,13 @@
 #include <atomic>
 #include <vector>
 
-#include "gemm.hpp"
+#include "base.hpp"
 
 namespace msde {
 
-// Call work(n) for n = 0 ... count - 1. Each thread begins with a range of its own, where its cache
-// holds what it made in the loop before; when that is done it helps the others, for a core may be
-// slowed down at times.
+// Call work(n) for n = 0 ... count - 1. Each thread begins with a range of its own: its cache still
+// holds the results of the previous loop for that range. Then it helps the others, because a core
+// may be slowed down at times.
 template <class Work>
 void share(Index count, int threads, Work work) {
   if (threads <= 1) {
@@ -54,6 +54,19 @@ template <class Work>
 void share_parts(Index rows, Index parts, int threads, Work work) {
   share(parts, threads,
         [&](Index part) { work(part, part * rows / parts, (part + 1) * rows / parts); });
+}
+
+// out = parts_0 + parts_1 + ..., `count` of them, each of `size`, `stride` apart.
+template <class T>
+void add_parts(const T* parts, Index count, Index stride, Index size, T* out, int threads) {
+  constexpr Index slice = 512;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index s = 0; s < (size + slice - 1) / slice; s++) {
+    const Index first = s * slice, last = std::min(size, first + slice);
+    std::copy(parts + first, parts + last, out + first);
+    for (Index part = 1; part < count; part++)
+      for (Index f = first; f < last; f++) out[f] += parts[part * stride + f];
+  }
 }
 
 }  // namespace msde

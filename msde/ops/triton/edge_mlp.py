@@ -1,11 +1,11 @@
-"""The edge MLP's kernels for GPUs, in Triton: see `triton.kernels` and `csrc/edge_mlp.hpp`."""
+"""The edge MLP's kernels for GPUs, in Triton: see `csrc/edge_mlp.hpp`."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from msde.ops.triton.kernels import _relu, _relu_grad, _sigmoid
+from msde.ops.triton.device import apply_relu, relu_grad, sigmoid
 
 
 @triton.jit
@@ -33,19 +33,19 @@ def _hidden(a, b, attr, attr_weight, source, target, e, there, f, width, inputs,
 @triton.jit
 def _activate(x, silu: tl.constexpr):
     if silu:
-        return x * _sigmoid(x)
+        return x * sigmoid(x)
     else:
-        return _relu(x)
+        return apply_relu(x)
 
 
 @triton.jit
 def _activate_grad(g, x, silu: tl.constexpr):
     """The gradient of x from that of _activate(x)."""
     if silu:
-        s = _sigmoid(x)
+        s = sigmoid(x)
         return g * s * (1 + x * (1 - s))
     else:
-        return _relu_grad(g, x)
+        return relu_grad(g, x)
 
 
 @triton.jit

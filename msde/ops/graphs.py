@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from msde.ops import library
+from msde.ops import dispatch
+from msde.ops.cpp import call
+
+EDGES_OF_CHUNK = 2048  # edges that plain torch handles together on a CPU, to stay in cache
 
 
 def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -16,26 +19,35 @@ def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     Args:
         key: (rows,) the group of each row.
     """
-    if key.device.type == "cpu" and library.available():
-        return torch.ops.msde.sort_groups(key, num_groups)
+    if key.is_cpu and dispatch.available():
+        return _sort_groups(key, num_groups)
     # Not torch.bincount, for which a GPU's host waits.
     key, order = torch.sort(key, stable=True)
     return torch.searchsorted(key, torch.arange(num_groups + 1, device=key.device)), order
+
+
+def _sort_groups_cpp(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    key = key.contiguous()
+    ptr, order = key.new_empty(num_groups + 1), key.new_empty(key.shape)
+    call("group", key, key.shape[0], num_groups, ptr, order)
+    return ptr, order
+
+
+_sort_groups = dispatch.register("sort_groups", _sort_groups_cpp)
 
 
 @dataclass(frozen=True)
 class Edges:
     """Directed edges within molecules, each with its reverse, sorted by target and then source.
 
-    Gradients rely on both. A sum over the edges into an atom is one over those out of it, so sums
-    are their own transpose; and edges sorted by source and then target are the reverses in order.
-    `MoleculeBatch.validate` checks it.
+    Gradients rely on both: the edges out of an atom are the reverses of those into it, so that a
+    sum over the edges into an atom is its own transpose. `MoleculeBatch.validate` checks both.
     """
 
     index: Tensor  # (2, num_edges) sources and targets
     row_ptr: Tensor  # (num_atoms + 1,) offsets of the edges into each atom
     ptr: Tensor  # (num_graphs + 1,) offsets of the molecules' atoms
-    counted: Tensor | None = None  # () how many atoms, the first ones, count in statistics, or all
+    num_valid: Tensor | None = None  # () the first atoms, without padding; None: all
     _made: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -45,7 +57,7 @@ class Edges:
 
     @property
     def degree(self) -> Tensor:
-        """Number of edges into each atom, which is that of edges out of it, (num_atoms,)."""
+        """Number of edges into each atom, which equals that of edges out of it, (num_atoms,)."""
         return self.row_ptr[1:] - self.row_ptr[:-1]
 
     @property
@@ -55,10 +67,15 @@ class Edges:
             self._made["reverse"] = sort_groups(self.index[0], self.num_atoms)[1]
         return self._made["reverse"]
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that operators take: index, row_ptr, ptr and reverse."""
+        return self.index, self.row_ptr, self.ptr, self.reverse
+
 
 @dataclass(frozen=True)
 class EdgeCodes:
-    """The kind of each edge, which is that of its reverse, and the edges of each kind."""
+    """The kind of each edge, the same as that of its reverse, and the edges of each kind."""
 
     code: Tensor  # (num_edges,)
     ptr: Tensor  # (num_codes + 1,) offsets of each kind's edges in `order`
@@ -78,14 +95,19 @@ class Pairs:
 
     @property
     def padded(self) -> PaddedLayout:
-        """Where atoms and pairs stand when every molecule is padded to the largest one."""
+        """The places of atoms and pairs when every molecule is padded to the largest one."""
         if not self._made:  # cached_property has a lock, which torch.compile cannot see through
             self._made["padded"] = PaddedLayout(self)
         return self._made["padded"]
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that operators take: index, ptr, pair_ptr and graph."""
+        return self.index, self.ptr, self.pair_ptr, self.graph
+
 
 class PairWeights:
-    """A number for each pair and channel, and how it stands when molecules are padded."""
+    """A number for each pair and channel, packed and as symmetric matrices of padded molecules."""
 
     def __init__(self, packed: Tensor, pairs: Pairs) -> None:
         """Hold the weights, (num_pairs, channels)."""
@@ -105,7 +127,7 @@ class PairWeights:
 
 
 class PaddedLayout:
-    """Where each atom and pair stands when every molecule is padded to the largest one."""
+    """The place of each atom and pair when every molecule is padded to the largest one."""
 
     def __init__(self, pairs: Pairs) -> None:
         """Number the places of a batch's atoms and pairs."""
@@ -156,3 +178,13 @@ def sort_edges(index: Tensor, ptr: Tensor, num_atoms: int) -> tuple[Edges, Tenso
 def group_codes(code: Tensor, num_codes: int) -> EdgeCodes:
     """Group edges by their kind: `code`, (num_edges,), below num_codes."""
     return EdgeCodes(code, *sort_groups(code, num_codes))
+
+
+def edge_chunks(index: Tensor) -> list[tuple[slice, Tensor, Tensor]]:
+    """Cut edges, (2, num_edges), into (rows, sources, targets); a GPU takes them all at once."""
+    num_edges = index.shape[1]
+    rows = EDGES_OF_CHUNK if index.is_cpu else max(1, num_edges)
+    return [
+        (slice(first, first + rows), *index[:, first : first + rows])
+        for first in range(0, num_edges, rows)
+    ]

@@ -1,0 +1,136 @@
+"""Sums of messages over the directed edges into each atom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msde.ops import dispatch, triton
+from msde.ops.cpp import PARTS, call
+from msde.ops.graphs import EdgeCodes, Edges, edge_chunks
+from msde.ops.segments import segment_sum
+
+
+def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
+    """Return the sum of x, (num_atoms, width), over the neighbours of each atom."""
+    if dispatch.backend(x, under_autocast=True) != "torch":
+        return _sum_over_edges(x, edges.index, edges.row_ptr)
+    return SumOverEdges.apply(x, edges.index)
+
+
+class SumOverEdges(torch.autograd.Function):
+    """`sum_over_edges` in plain torch: linear, and its own transpose with the edges reversed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Sum x, (num_atoms, width), over edge_index, (2, num_edges)."""
+        ctx.save_for_backward(edge_index)
+        out = torch.zeros_like(x)
+        for _, source, target in edge_chunks(edge_index):
+            out.index_add_(0, target, x.index_select(0, source))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Sum the gradient over the reversed edges."""
+        (edge_index,) = ctx.saved_tensors
+        return SumOverEdges.apply(grads[0], edge_index.flip(0)), None
+
+
+def _sum_over_edges_gradient(needed, g, x, *edges):
+    return (_sum_over_edges(g, *edges),)  # each edge has its reverse: its own transpose
+
+
+def _sum_over_edges_cpp(x: Tensor, index: Tensor, row_ptr: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    call("sum_over_edges", x, row_ptr, index, row_ptr.shape[0] - 1, out, x.shape[1])
+    return out
+
+
+def _sum_over_edges_triton(x, index, row_ptr):
+    (atoms, width), out = x.shape, torch.empty_like(x)
+    kernel = triton.kernels("messages").sum_over_edges
+    kernel[(atoms,)](x, row_ptr, index, out, width, triton.power_of_2(width))
+    return out
+
+
+_sum_over_edges = dispatch.register(
+    "sum_over_edges", _sum_over_edges_cpp, _sum_over_edges_triton, gradient=_sum_over_edges_gradient
+)
+
+
+def gin_message(x: Tensor, table: Tensor, eps: Tensor, codes: EdgeCodes, edges: Edges) -> Tensor:
+    """Return y_i = (1 + eps) x_i + sum over edges j -> i of relu(x_j + table[code]).
+
+    Args:
+        x: (num_atoms, width), like the result.
+        table: (codes, width) one row for each kind of bond.
+        eps: (1,).
+        codes: the row of each edge.
+    """
+    if dispatch.backend(x, table, eps, under_autocast=True) != "torch":
+        kinds = (codes.code, codes.ptr, codes.order)
+        return _gin_message(x, table, eps, *kinds, edges.index, edges.row_ptr)
+    source, target = edges.index
+    bonds = table.index_select(0, codes.code)  # (num_edges, width)
+    message = torch.relu(x.index_select(0, source) + bonds)  # (num_edges, width)
+    return (1 + eps) * x + segment_sum(message, target, len(x))
+
+
+def _gin_message_gradient(needed, g, *inputs):
+    return _gin_message_grad(g, *inputs)
+
+
+def _gin_message_cpp(
+    x: Tensor, table: Tensor, eps: Tensor, code: Tensor, code_ptr: Tensor, code_order: Tensor,
+    index: Tensor, row_ptr: Tensor,
+) -> Tensor:  # fmt: skip
+    out = torch.empty_like(x)
+    sizes = (row_ptr.shape[0] - 1, code, out, x.shape[1])
+    call("gin_message", x, table, eps, row_ptr, index, *sizes)
+    return out
+
+
+def _gin_message_triton(x, table, eps, code, code_ptr, code_order, index, row_ptr):
+    (atoms, width), out = x.shape, torch.empty_like(x)
+    kernel = triton.kernels("messages").gin_message
+    kernel[(atoms,)](x, table, eps, code, row_ptr, index, out, width, triton.power_of_2(width))
+    return out
+
+
+def _gin_message_grad_cpp(
+    g: Tensor, x: Tensor, table: Tensor, eps: Tensor, code: Tensor, code_ptr: Tensor,
+    code_order: Tensor, index: Tensor, row_ptr: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    codes, width = table.shape
+    gx, g_table, g_eps = map(torch.empty_like, (x, table, eps))
+    parts = x.new_empty(PARTS, codes * width + 1)
+    call(
+        "gin_message_grad", g, x, table, eps, row_ptr, index, row_ptr.shape[0] - 1, code, gx, parts,
+        PARTS, g_table, g_eps, codes, width,
+    )  # fmt: skip
+    return gx, g_table, g_eps
+
+
+def _gin_message_grad_triton(g, x, table, eps, code, code_ptr, code_order, index, row_ptr):
+    (atoms, width), codes, gx = x.shape, len(table), torch.empty_like(x)
+    kernels, block = triton.kernels("messages"), triton.power_of_2(width)
+    kernels.gin_message_grad[(atoms,)](g, x, table, eps, code, row_ptr, index, gx, width, block)
+    parts = x.new_empty(codes, triton.PARTS, width)
+    kernels.gin_table_grad[(codes, triton.PARTS)](
+        g, x, table, code_order, code_ptr, *index, parts, width, triton.PARTS, block
+    )
+    return gx, parts.sum(1), (g * x).sum().view(1)
+
+
+_gin_message = dispatch.register(
+    "gin_message", _gin_message_cpp, _gin_message_triton, gradient=_gin_message_gradient
+)
+_gin_message_grad = dispatch.register(
+    "gin_message_grad",
+    _gin_message_grad_cpp,
+    _gin_message_grad_triton,
+    gradient=dispatch.no_second_derivative,
+)

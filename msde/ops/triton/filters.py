@@ -1,0 +1,45 @@
+"""Convolutions with filters interpolated in a table: see `csrc/filters.hpp`."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from msde.ops.triton.device import load_row, molecule_of, pair_number
+
+
+@triton.jit
+def interpolated_conv(x, table, first_row, weight, graph, ptr, pair_ptr, out, width,
+                      block: tl.constexpr):  # fmt: skip
+    """One atom: y_i = sum_j x_j sum_q weight_q table[first + q]."""
+    i = tl.program_id(0).to(tl.int64)
+    f = tl.arange(0, block)
+    first, last, first_pair = molecule_of(graph, ptr, pair_ptr, i)
+    total = tl.zeros([block], out.dtype.element_ty)
+    for j in range(first, last):
+        if j != i:
+            p = pair_number(i, j, first, first_pair, last)
+            row = tl.load(first_row + p)
+            filters = tl.zeros([block], out.dtype.element_ty)
+            for q in range(4):
+                filters += tl.load(weight + 4 * p + q) * load_row(table, row + q, f, width, block)
+            total += filters * load_row(x, j, f, width, block)
+    tl.store(out + i * width + f, total, mask=f < width)
+
+
+@triton.jit
+def interpolated_table_grad(x, g, weight, index, order, cell_ptr, parts, num_pairs, width,
+                            block: tl.constexpr):  # fmt: skip
+    """One cell between knots: its four rows of weight_q (x_i g_j + x_j g_i)."""
+    k = tl.program_id(0).to(tl.int64)
+    f = tl.arange(0, block)
+    q = tl.arange(0, 4)
+    total = tl.zeros([4, block], parts.dtype.element_ty)
+    for s in range(tl.load(cell_ptr + k), tl.load(cell_ptr + k + 1)):
+        p = tl.load(order + s)
+        i, j = tl.load(index + p), tl.load(index + num_pairs + p)
+        both = load_row(x, i, f, width, block) * load_row(g, j, f, width, block)
+        both += load_row(x, j, f, width, block) * load_row(g, i, f, width, block)
+        total += tl.load(weight + 4 * p + q)[:, None] * both[None, :]
+    at = (k * 4 + q)[:, None] * width + f[None, :]
+    tl.store(parts + at, total, mask=(f < width)[None, :])
