@@ -31,11 +31,12 @@ class Operator:
     """The parts of a registered operator, see `register`; tests replace one launch by the other."""
 
     cpp: Callable[..., Any]
-    triton: Callable[..., Any] | None = None
-    gradient: Callable[..., Gradients] | None = None
-    reference: Callable[..., Any] | None = None
+    # The others are None where an operator lacks the part; each is asked for before it is called.
+    triton: Any = None
+    gradient: Any = None
+    reference: Any = None
     results: int = 1
-    keep: Callable[[tuple, Any], Sequence[Tensor | None]] | None = None
+    keep: Any = None
 
 
 OPERATORS: dict[str, Operator] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def _edge_geometry_cpp(
     pos: Tensor, index: Tensor, collinear: float, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     edges, index = index.shape[1], index.contiguous()
-    found = tuple(pos.new_empty(edges, *shape) for shape in ((3, 3), (2,), (2,), (2,), ()))
+    found: Any = tuple(pos.new_empty(edges, *shape) for shape in ((3, 3), (2,), (2,), (2,), ()))
     call("edge_geometry", pos, index, edges, collinear, epsilon, *found)
     return found
 
