@@ -22,8 +22,7 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
     Args:
         checkpoint: folder of weights, as for `msde.load`.
         view: `2d`, `3d` or `both`, as for `Pretrained.embed`.
-        on_failure: what a molecule that cannot be read does: `raise` an error, or leave a row of
-            `nan`.
+        on_failure: `raise` an error for a molecule that cannot be read, or return a row of `nan`.
     """
 
     def __init__(
@@ -32,13 +31,13 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
         view: View = "2d",
         on_failure: Literal["raise", "nan"] = "raise",
     ) -> None:
-        """Keep the parameters, as scikit-learn wants it; nothing is loaded or checked yet."""
+        """Keep the parameters unchecked, as scikit-learn requires; `fit` loads the model."""
         self.checkpoint = checkpoint
         self.view = view
         self.on_failure = on_failure
 
     def fit(self, molecules: Iterable[Any], y: Any = None) -> MoleculeEmbedding:
-        """Load the model; molecules and targets are not looked at."""
+        """Load the model; molecules and targets are ignored."""
         if self.view not in get_args(View) or self.on_failure not in ("raise", "nan"):
             raise MsdeError(
                 f"view is {self.view!r} and on_failure {self.on_failure!r}, expected 2d, 3d or "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,15 +13,10 @@ import torch
 from tqdm import tqdm
 
 from msde.checkpoints import weights
-from msde.chem.record import MoleculeRecord, outside_vocabulary, record_from
-from msde.chem.vocabulary import MoleculeError
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
-from msde.data.codec import MoleculeColumns, columns_from_records
-from msde.data.mixture import Mixture
-from msde.data.pyg import record_from_pyg
-from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
+from msde.inference.inputs import Chunk, batches, open_input
 from msde.model import MoleculeSDE
 
 log = logging.getLogger("msde")
@@ -29,19 +24,15 @@ log = logging.getLogger("msde")
 View = Literal["2d", "3d", "both"]
 Level = Literal["graph", "node"]
 
-CHUNK_MOLECULES = 1024  # read together, then sorted by size
-BATCH_ATOMS = 4096  # limits of what the encoders see at once
-BATCH_PAIRS = 200_000
-
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Representations of molecules in the order they came in.
+    """Representations of molecules in the order of the input.
 
     `h` maps each view to (num_molecules, width) or, at node level, (num_atoms, width) with the
     atoms of molecule m in rows ptr[m] to ptr[m + 1]. A molecule that could not be read has NaN, or
-    no rows, and its reason in `reasons`; `notes` tells what is unusual about others, such as that
-    no conformer was found: then only the 3D view is NaN.
+    no rows, and its reason in `reasons`. `notes` names unusual properties of others: without a
+    conformer, for example, only the 3D view is NaN.
     """
 
     h: dict[str, np.ndarray]
@@ -60,7 +51,7 @@ def views_of(view: str) -> list[str]:
 
 
 class Pretrained:
-    """A pretrained model and what can be done with it."""
+    """A pretrained model for embedding molecules."""
 
     def __init__(self, model: MoleculeSDE) -> None:
         """Wrap a model, which stays on its device."""
@@ -77,7 +68,7 @@ class Pretrained:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     def embed(
@@ -91,8 +82,8 @@ class Pretrained:
 
         Args:
             molecules: SMILES strings, RDKit Mols or PyTorch Geometric Data (fields z, x,
-                edge_index, edge_attr, for 3D pos in A, for chirality cip), mixed at will, or a
-                folder of shards. Of several conformers one is taken.
+                edge_index, edge_attr, for 3D pos in A, for chirality cip), in any mixture, or
+                a folder of shards. Of several conformers one is taken.
             view: `2d` (GIN, of the topology), `3d` (of the geometry; RDKit makes a conformer
                 where there is none) or `both`, side by side, of molecules that have both.
             level: a vector for each molecule, or one for each atom.
@@ -134,7 +125,7 @@ class Pretrained:
                 f"view is {view!r} and level {level!r}, expected 2d, 3d or both and graph or node"
             )
         views = views_of(view)
-        source = _open(molecules, views, keep_hydrogens)
+        source = open_input(molecules, views, keep_hydrogens)
         rows: dict[str, list[np.ndarray]] = {v: [] for v in views}
         counts: list[int] = []
         reasons: dict[int, str] = {}
@@ -154,7 +145,7 @@ class Pretrained:
         return Embeddings(h, ptr, reasons, notes)
 
     @torch.inference_mode()
-    def _rows(self, chunk: _Chunk, views: list[str], level: str) -> dict[str, list[np.ndarray]]:
+    def _rows(self, chunk: Chunk, views: list[str], level: str) -> dict[str, list[np.ndarray]]:
         """Return each view's rows of each molecule: one, or as many as it has atoms."""
         encoders = {"2d": self.model.encoder_2d, "3d": self.model.encoder_3d}
         out = {}
@@ -163,7 +154,7 @@ class Pretrained:
             out[view] = [failed if level == "graph" else failed[:0]] * chunk.size
         if chunk.columns is None:
             return out
-        for places in _batches(chunk.columns):
+        for places in batches(chunk.columns):
             batch = MoleculeBatch.from_columns(chunk.columns.take(places)).to(self.device)
             counts = batch.atoms_per_graph.tolist() if level == "node" else [1] * len(places)
             for view in views:
@@ -184,120 +175,8 @@ def load(folder: Path | str, device: torch.device | str | None = None) -> Pretra
         device: by default a GPU if there is one.
 
     Raises:
-        MsdeError: the folder holds no weights that can be read; what is wrong is named.
+        MsdeError: the folder holds no weights that can be read; the message names the problem.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return Pretrained(weights.load_weights(folder).to(device))
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Some molecules of the input: those that could be read, and why others could not."""
-
-    size: int
-    columns: MoleculeColumns | None  # None where nothing could be read
-    places: list[int]  # where in the chunk each molecule of `columns` stood
-    reasons: dict[int, str]
-    notes: dict[int, str]
-    flat: list[int]  # places of molecules that have a topology only, although 3D is asked for
-
-
-class _Listed:
-    """Molecules in a list."""
-
-    def __init__(self, molecules: Sequence[Any], views: list[str], keep_hydrogens: bool) -> None:
-        self._molecules, self._views, self._hydrogens = molecules, views, keep_hydrogens
-
-    def __len__(self) -> int:
-        return len(self._molecules)
-
-    def chunks(self) -> Iterator[_Chunk]:
-        for first in range(0, len(self), CHUNK_MOLECULES):
-            members = self._molecules[first : first + CHUNK_MOLECULES]
-            records: list[MoleculeRecord] = []
-            places: list[int] = []
-            reasons: dict[int, str] = {}
-            notes: dict[int, str] = {}
-            flat: list[int] = []
-            for place, molecule in enumerate(members):
-                record, problem = self._record(molecule, first + place, self._views == ["2d"])
-                if record is None and "2d" in self._views:
-                    record, _ = self._record(molecule, first + place, topology_only=True)
-                    if record is not None:
-                        flat.append(place)
-                        notes[place] = f"no 3D view: {problem}"
-                if record is None:
-                    reasons[place] = problem
-                    continue
-                records.append(record)
-                places.append(place)
-                unusual = outside_vocabulary(record)
-                if hasattr(molecule, "edge_index") and "cip" not in molecule:
-                    tagged = (record.x[:, 1] > 0).any()
-                    unusual += ["chirality, since its data lack cip"] * bool(tagged)
-                if unusual:
-                    said = [notes[place]] if place in notes else []
-                    said.append(f"not seen by the model: {', '.join(unusual)}")
-                    notes[place] = "; ".join(said)
-            columns = columns_from_records(records) if records else None
-            yield _Chunk(len(members), columns, places, reasons, notes, flat)
-
-    def _record(
-        self, molecule: Any, number: int, topology_only: bool
-    ) -> tuple[MoleculeRecord | None, str]:
-        """Return a molecule as a record, or None and the reason why it cannot be one."""
-        try:
-            if molecule is None:  # what RDKit's parsers give for what they cannot parse
-                return None, "it is None"
-            if isinstance(molecule, MoleculeError):  # a reader's, about what it could not parse
-                raise molecule
-            if hasattr(molecule, "edge_index"):
-                return record_from_pyg(molecule, number, topology_only), ""
-            return record_from(molecule, topology_only, self._hydrogens), ""
-        except TypeError:
-            raise
-        except Exception as error:  # whatever a molecule does to a library, the others go on
-            return None, " ".join(str(error).split())[:200]
-
-
-class _Shards:
-    """Molecules in a folder of shards."""
-
-    def __init__(self, dataset: ShardDataset) -> None:
-        self._data = Mixture([dataset])
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def chunks(self) -> Iterator[_Chunk]:
-        for first in range(0, len(self), CHUNK_MOLECULES):
-            positions = np.arange(first, min(first + CHUNK_MOLECULES, len(self)))
-            columns = self._data.fetch(positions)
-            yield _Chunk(len(positions), columns, list(range(len(positions))), {}, {}, [])
-
-
-def _open(molecules: Any, views: list[str], keep_hydrogens: bool) -> _Listed | _Shards:
-    if isinstance(molecules, (str, Path)):
-        if not Path(molecules).is_dir():
-            raise MsdeError(
-                f"{molecules} is not a folder of shards; give several molecules as a list, also "
-                "if it is only one"
-            )
-        return _Shards(ShardDataset(Path(molecules)))
-    return _Listed(list(molecules), views, keep_hydrogens)
-
-
-def _batches(columns: MoleculeColumns) -> Iterator[np.ndarray]:
-    """Cut molecules, sorted by size, into batches of limited atoms and pairs."""
-    order = np.argsort(columns.num_atoms, kind="stable")
-    atoms = columns.num_atoms[order].astype(np.int64)
-    pairs = atoms * (atoms - 1) // 2
-    first = total_atoms = total_pairs = 0
-    for k in range(len(order)):
-        total_atoms, total_pairs = total_atoms + atoms[k], total_pairs + pairs[k]
-        if k > first and (total_atoms > BATCH_ATOMS or total_pairs > BATCH_PAIRS):
-            yield order[first:k]
-            first, total_atoms, total_pairs = k, atoms[k], pairs[k]
-    if first < len(order):
-        yield order[first:]

@@ -312,7 +312,7 @@ def test_a_scikit_learn_pipeline(folder):
 
 
 def test_large_molecules_are_batched_by_pairs(model, monkeypatch):
-    monkeypatch.setattr("msde.inference.pretrained.BATCH_PAIRS", 50)
+    monkeypatch.setattr("msde.inference.inputs.BATCH_PAIRS", 50)
     seen = []
     encoder = model.model.encoder_3d
     hook = encoder.register_forward_pre_hook(

@@ -1,0 +1,149 @@
+"""Input of a pretrained model: a list of molecules or a folder of shards, in chunks and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msde.chem.record import MoleculeRecord, outside_vocabulary, record_from
+from msde.chem.vocabulary import MoleculeError
+from msde.data.codec import MoleculeColumns, columns_from_records
+from msde.data.mixture import Mixture
+from msde.data.pyg import record_from_pyg
+from msde.data.shards import ShardDataset
+from msde.errors import MsdeError
+
+CHUNK_MOLECULES = 1024  # read together, then sorted by size
+BATCH_ATOMS = 4096  # limits of one batch of the encoders
+BATCH_PAIRS = 200_000
+
+
+@dataclass
+class Chunk:
+    """Some molecules of the input: those that could be read, and the reasons of the others."""
+
+    size: int
+    columns: MoleculeColumns | None = None  # None where nothing could be read
+    places: list[int] = field(default_factory=list)  # in the chunk, of each molecule of `columns`
+    reasons: dict[int, str] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
+    flat: list[int] = field(default_factory=list)  # without a geometry, although 3D is asked for
+
+
+class MoleculeList:
+    """Molecules in a list."""
+
+    def __init__(self, molecules: Sequence[Any], views: list[str], keep_hydrogens: bool) -> None:
+        """Keep the molecules, which are read chunk by chunk."""
+        self._molecules, self._views, self._hydrogens = molecules, views, keep_hydrogens
+
+    def __len__(self) -> int:
+        return len(self._molecules)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the molecules in order."""
+        for first in range(0, len(self), CHUNK_MOLECULES):
+            members = self._molecules[first : first + CHUNK_MOLECULES]
+            chunk = Chunk(len(members))
+            records = []
+            for place, molecule in enumerate(members):
+                record = self._read(molecule, first + place, place, chunk)
+                if record is not None:
+                    records.append(record)
+                    chunk.places.append(place)
+            chunk.columns = columns_from_records(records) if records else None
+            yield chunk
+
+    def _read(self, molecule: Any, number: int, place: int, chunk: Chunk) -> MoleculeRecord | None:
+        """Return a molecule as a record; without one the chunk gets the reason."""
+        notes = []
+        record, problem = self._record(molecule, number, topology_only=self._views == ["2d"])
+        if record is None and "2d" in self._views:
+            record, _ = self._record(molecule, number, topology_only=True)
+            if record is not None:
+                chunk.flat.append(place)
+                notes.append(f"no 3D view: {problem}")
+        if record is None:
+            chunk.reasons[place] = problem
+            return None
+        unusual = outside_vocabulary(record)
+        if hasattr(molecule, "edge_index") and "cip" not in molecule:
+            is_tagged = (record.x[:, 1] > 0).any()
+            unusual += ["chirality, since its data lack cip"] * bool(is_tagged)
+        if unusual:
+            notes.append(f"not seen by the model: {', '.join(unusual)}")
+        if notes:
+            chunk.notes[place] = "; ".join(notes)
+        return record
+
+    def _record(
+        self, molecule: Any, number: int, topology_only: bool
+    ) -> tuple[MoleculeRecord | None, str]:
+        """Return a molecule as a record, or None and the reason why it cannot be one."""
+        try:
+            if molecule is None:  # RDKit's parsers return it for molecules that they cannot parse
+                return None, "it is None"
+            if isinstance(molecule, MoleculeError):  # a reader's
+                raise molecule
+            if hasattr(molecule, "edge_index"):
+                return record_from_pyg(molecule, number, topology_only), ""
+            return record_from(molecule, topology_only, self._hydrogens), ""
+        except TypeError:
+            raise
+        except Exception as error:  # libraries fail on molecules in many ways
+            return None, " ".join(str(error).split())[:200]
+
+
+class ShardFolder:
+    """Molecules in a folder of shards."""
+
+    def __init__(self, dataset: ShardDataset) -> None:
+        """Keep the data set, which is read chunk by chunk."""
+        self._data = Mixture([dataset])
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the molecules in order."""
+        for first in range(0, len(self), CHUNK_MOLECULES):
+            positions = np.arange(first, min(first + CHUNK_MOLECULES, len(self)))
+            columns = self._data.fetch(positions)
+            yield Chunk(len(positions), columns, list(range(len(positions))))
+
+
+def open_input(
+    molecules: Any, views: list[str], keep_hydrogens: bool
+) -> MoleculeList | ShardFolder:
+    """Return the molecules of a list or of a folder of shards.
+
+    Raises:
+        MsdeError: a path is not a folder of shards.
+    """
+    if isinstance(molecules, (str, Path)):
+        if not Path(molecules).is_dir():
+            raise MsdeError(
+                f"{molecules} is not a folder of shards; give several molecules as a list, also "
+                "if it is only one"
+            )
+        return ShardFolder(ShardDataset(Path(molecules)))
+    return MoleculeList(list(molecules), views, keep_hydrogens)
+
+
+def batches(columns: MoleculeColumns) -> Iterator[np.ndarray]:
+    """Cut molecules, sorted by size, into batches of limited atoms and pairs."""
+    order = np.argsort(columns.num_atoms, kind="stable")
+    atoms = columns.num_atoms[order].astype(np.int64)
+    pairs = atoms * (atoms - 1) // 2
+    first = total_atoms = total_pairs = 0
+    for k in range(len(order)):
+        total_atoms, total_pairs = total_atoms + atoms[k], total_pairs + pairs[k]
+        if k > first and (total_atoms > BATCH_ATOMS or total_pairs > BATCH_PAIRS):
+            yield order[first:k]
+            first, total_atoms, total_pairs = k, atoms[k], pairs[k]
+    if first < len(order):
+        yield order[first:]

@@ -1,0 +1,43 @@
+import pytest
+
+from fixtures.readers import SMILES, convert, embedded, recognised, sd_record
+from msde.data_tools.readers import Label, Options, get_reader, qm9
+from msde.errors import MsdeError
+
+
+def gdb9(folder):
+    (folder / "gdb9.sdf").write_text(
+        "".join(sd_record(embedded(s), f"gdb_{i}") for i, s in enumerate(SMILES, start=1))
+    )
+    columns = list(qm9.UNITS)
+    with open(folder / "gdb9.sdf.csv", "w") as file:
+        file.write(f"mol_id,{','.join(columns)}\n")
+        for i in range(1, len(SMILES) + 1):
+            file.write(f"gdb_{i if i != 4 else 40},{','.join(str(i + c) for c in range(19))}\n")
+    return folder / "gdb9.sdf"
+
+
+def test_geometry_and_table_are_joined(tmp_path):
+    path = gdb9(tmp_path)
+    assert recognised(path) == recognised(tmp_path / "gdb9.sdf.csv") == "qm9"
+    facts, parsed, rejected = convert(path)
+    assert [label.unit for label in facts.labels][:7] == ["GHz"] * 3 + ["D", "a0^3", "Ha", "Ha"]
+    assert "3054 molecules are kept" in facts.notes[0]
+    assert rejected == {"wrong label alignment": 1}
+    assert [one.y[0] for one in parsed.values()] == [1, 2, 3, 5]
+    assert next(iter(parsed.values())).mol.GetNumAtoms() == 9
+    facts, parsed, _ = convert(path, Options(label_columns=("gap", "mu")))
+    assert facts.labels == (Label("gap", "Ha"), Label("mu", "D"))
+    assert next(iter(parsed.values())).y == (8, 4)
+
+
+def test_uncharacterized_molecules_are_rejected(tmp_path):
+    path = gdb9(tmp_path)
+    text = "uncharacterized molecules\n=====\n  Index  SMILES\n      2  C  N\n      3  O  O\n"
+    (tmp_path / "uncharacterized.txt").write_text(text)
+    facts, parsed, rejected = convert(path)
+    assert facts.notes == ("2 molecules of uncharacterized.txt are rejected",)
+    assert rejected == {"listed in uncharacterized.txt": 2, "wrong label alignment": 1}
+    (tmp_path / "gdb9.sdf.csv").unlink()
+    with pytest.raises(MsdeError, match="gdb9.sdf.csv is not beside"):
+        get_reader("qm9").facts([path])

@@ -1,0 +1,111 @@
+import gzip
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from fixtures.readers import (
+    ALL_HYDROGENS,
+    SMILES,
+    convert,
+    embedded,
+    numbers,
+    positions,
+    real,
+    sd_record,
+    smiles_of,
+)
+from msde.chem.vocabulary import MoleculeError
+from msde.data_tools.readers import Label, Options, get_reader
+from msde.errors import MsdeError
+
+
+def test_radicals_of_wrong_bonds_are_rejected():
+    path, reader = real("pretrain/dft8k.sdf.gz"), get_reader("sdf")
+    raws = [raw for raw in reader.read(path) if "M  RAD" in raw.payload.blocks[0]]
+    assert len(raws) == 21
+    for raw in raws:
+        with pytest.raises(MoleculeError, match="radical"):
+            reader.parse(raw)
+        get_reader("sdf", Options(keep_radicals=True)).parse(raw)
+
+
+def test_lines_are_where_records_begin():
+    path = real("pretrain/gdb7.sdf.gz")
+    with gzip.open(path, "rt") as file:
+        lines = file.read().split("\n")
+    raws = list(get_reader("sdf").read(path))
+    assert len(raws) == 7169
+    assert all(lines[raw.line - 1].strip() == raw.name for raw in raws)
+
+
+def test_properties_of_sd_files_are_labels(tmp_path):
+    path = tmp_path / "a.sdf"
+    records = [
+        sd_record(embedded("CCO"), "a", gap="1.5", note="x", mu="2"),
+        sd_record(embedded("CO"), "b", gap="", note="3", mu="bad"),
+        sd_record(embedded("C"), "c", note="1"),
+    ]
+    path.write_text("".join(records).replace("\n", "\r\n"))
+    facts, parsed, rejected = convert(path, Options(label_columns=("gap=eV",)))
+    assert facts.labels == (Label("gap", "eV"),) and not rejected
+    assert np.array_equal([one.y[0] for one in parsed.values()], [1.5, np.nan, np.nan], True)
+    assert get_reader("sdf").facts([path]).labels == (Label("gap"),)
+    assert convert(path, Options(label_columns=("mu",)))[2] == {"label mu is not a number": 1}
+    with pytest.raises(MsdeError, match="no property 'lumo', found gap, note, mu"):
+        get_reader("sdf", Options(label_columns=("lumo",))).facts([path])
+
+
+@pytest.mark.parametrize("chunk", [7, 64, 1 << 20])
+def test_records_do_not_depend_on_the_size_of_reads(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("msde.data_tools.parsing.sd_files.CHUNK", chunk)
+    path = tmp_path / "a.sdf"
+    path.write_text("a\nb\n$$$$\n\nc\n$$$$ more\n\n$$$$\nlast\nx\n$$$$")
+    raws = list(get_reader("sdf").read(path))
+    found = [(raw.line, raw.name, raw.payload.blocks[0]) for raw in raws]
+    assert found == [(1, "a", "a\nb"), (4, "", "\nc"), (7, "", ""), (9, "last", "last\nx")]
+
+
+def test_a_record_without_end_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("msde.data_tools.parsing.sd_files.MAX_RECORD", 1000)
+    path = tmp_path / "a.sdf"
+    path.write_text("x\n" * 1000)
+    with pytest.raises(MsdeError, match="the record that begins in line 1 does not end"):
+        get_reader("sdf").facts([path])
+
+
+def test_neighbours_become_conformers_on_request(tmp_path):
+    left, right = embedded("C[C@H](N)C(=O)O", 3), embedded("C[C@@H](N)C(=O)O")
+    blocks = [sd_record(Chem.Mol(left, confId=c.GetId()), "ala") for c in left.GetConformers()]
+    records = [*blocks[:2], sd_record(right, "ala"), blocks[2], sd_record(embedded("CO"), "ala")]
+    records += [sd_record(embedded("CO"), "")] * 2
+    path = tmp_path / "a.sdf"
+    path.write_text("".join(records))
+    assert len(convert(path)[1]) == 7
+    _, parsed, rejected = convert(path, Options(group_conformers=True))
+    assert not rejected
+    assert [one.mol.GetNumConformers() for one in parsed.values()] == [3, 1, 1, 1]
+    first = parsed[1]
+    line = sum(record.count("\n") for record in records[:2]) + 1
+    assert first.dropped == ((line, "conformer: isomeric SMILES differs from the first's"),)
+    heavy = numbers(left) > 1
+    assert np.allclose(positions(first.mol), positions(left)[:, heavy], atol=1e-4)
+
+
+def test_geometries_that_lack_hydrogens_are_rejected(tmp_path):
+    mol = embedded("CCO")
+    some = Chem.RWMol(mol)
+    some.RemoveAtom(mol.GetNumAtoms() - 1)
+    none = Chem.RemoveHs(mol)
+    path = tmp_path / "a.sdf"
+    path.write_text(sd_record(mol) + sd_record(some.GetMol()) + sd_record(none))
+    reason = "the geometry lacks hydrogens that its bonds imply"
+    assert convert(path)[2] == {reason: 1}
+    assert convert(path, ALL_HYDROGENS)[2] == {reason: 2}
+
+
+def test_stereo_comes_from_coordinates(tmp_path):
+    path = tmp_path / "a.sdf"
+    path.write_text("".join(sd_record(embedded(smiles)) for smiles in SMILES))
+    _, parsed, _ = convert(path)
+    assert [smiles_of(one) for one in parsed.values()] == [Chem.CanonSmiles(s) for s in SMILES]

@@ -1,0 +1,102 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from fixtures.data_sets import molecules, run_tool
+from fixtures.molecules import SMILES
+from msde.chem.record import Origin
+from msde.data_tools.convert import convert
+from msde.data_tools.export import export
+from msde.data_tools.readers import Options
+
+FIELDS = ("z", "x", "cip", "bond_index", "bond_attr", "extended_source", "extended_degree")
+
+
+def check_same(one, other):
+    for field in FIELDS:
+        assert np.array_equal(getattr(one, field), getattr(other, field)), (field, one.name)
+    assert np.abs(one.pos - other.pos).max() < 2e-4
+    assert np.array_equal(one.y, other.y, equal_nan=True)
+    assert one.name == other.name
+
+
+@pytest.mark.parametrize("keep_hydrogens", [True, False])
+def test_exported_molecules_come_back_the_same(tmp_path, keep_hydrogens):
+    smiles = [
+        *SMILES,
+        "F/C(Cl)=C(/Br)CC",
+        "c1cc[nH]c1",
+        "C[N+](=O)[O-]",
+        "C[NH3+].[Cl-]",
+        "OS(=O)(=O)O",
+    ]
+    smiles += ["C[C@H]1CC[C@@H](O)C1", "C[Si](C)(C)C#N", "[CH3]", "O=[N+]([O-])c1ccccc1"]
+    (tmp_path / "m.csv").write_text(
+        "smiles,name,gap,mu\n" + "".join(f"{s},n {n},{n / 7},\n" for n, s in enumerate(smiles))
+    )
+    options = Options(
+        keep_hydrogens=keep_hydrogens, keep_radicals=True, label_columns=("gap", "mu")
+    )
+    convert([tmp_path / "m.csv"], tmp_path / "a", "smiles", options=options)
+    assert export(tmp_path / "a", tmp_path / "m.sdf") == {"written": len(smiles)}
+    options = dataclasses.replace(options, label_columns=("gap",))
+    convert([tmp_path / "m.sdf"], tmp_path / "b", "sdf", options=options)
+    pairs = list(zip(molecules(tmp_path / "a"), molecules(tmp_path / "b"), strict=True))
+    assert len(pairs) == len(smiles)
+    for one, other in pairs:
+        check_same(dataclasses.replace(one, y=one.y[:1]), other)
+
+
+def test_all_conformers_are_exported(tmp_path):
+    (tmp_path / "m.smi").write_text("CCCCO butanol\n")
+    options = Options(conformers=3, keep_hydrogens=True, group_conformers=True)
+    convert([tmp_path / "m.smi"], tmp_path / "a", options=options)
+    export(tmp_path / "a", tmp_path / "m.sdf.gz")
+    convert([tmp_path / "m.sdf.gz"], tmp_path / "b", options=options)
+    (one,), (other,) = molecules(tmp_path / "a"), molecules(tmp_path / "b")
+    assert len(one.pos) == 3
+    check_same(one, other)
+
+
+def test_topology_alone_is_drawn_and_comes_back(tmp_path):
+    smiles = ["C[C@H](N)C(=O)O", "F/C(Cl)=C(/Br)CC", "c1cc[nH]c1", "CC(=O)[O-].[Na+]"]
+    (tmp_path / "m.smi").write_text("".join(f"{s} n{n}\n" for n, s in enumerate(smiles)))
+    convert([tmp_path / "m.smi"], tmp_path / "a", options=Options(conformers=0))
+    export(tmp_path / "a", tmp_path / "m.sdf")
+    convert([tmp_path / "m.sdf"], tmp_path / "b", options=Options(conformers=0))
+    for one, other in zip(molecules(tmp_path / "a"), molecules(tmp_path / "b"), strict=True):
+        check_same(one, other)
+        assert other.origin == Origin.NO_GEOMETRY
+
+
+def test_large_molecules_are_exported_in_the_newer_format(tmp_path):
+    (tmp_path / "m.smi").write_text("C" * 500 + "/C=C/" + "C" * 500 + " long\n")
+    options = Options(conformers=0, max_atoms=2000)
+    convert([tmp_path / "m.smi"], tmp_path / "a", options=options)
+    export(tmp_path / "a", tmp_path / "m.sdf")
+    assert "V3000" in (tmp_path / "m.sdf").read_text()
+    convert([tmp_path / "m.sdf"], tmp_path / "b", options=options)
+    (one,), (other,) = molecules(tmp_path / "a"), molecules(tmp_path / "b")
+    check_same(one, other)
+
+
+def test_molecules_outside_the_vocabulary_are_skipped_and_counted(tmp_path):
+    (tmp_path / "m.smi").write_text("CCO\n[Fe+6] ferrate\n")
+    convert([tmp_path / "m.smi"], tmp_path / "a")
+    result = run_tool("export", tmp_path / "a", "--output", tmp_path / "m.sdf")
+    assert result.returncode == 0
+    assert result.stdout.splitlines() == [
+        f"{tmp_path / 'm.sdf'}: 1 molecules",
+        "  1 left out: formal_charge is one that the vocabulary does not list",
+    ]
+    result = run_tool("export", tmp_path / "a", "--output", tmp_path / "m.mol2")
+    assert result.returncode == 2 and "should end in .sdf" in result.stderr
+
+
+def test_export_stops_at_the_limit(shard_dir, tmp_path):
+    assert export(shard_dir, tmp_path / "m.sdf", limit=5) == {"written": 5}
+    assert (tmp_path / "m.sdf").read_text().count("$$$$") == 5
+    manifest = json.loads((shard_dir / "manifest.json").read_text())
+    assert manifest["counts"]["read"] == 150

@@ -1,0 +1,52 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fixtures.data_sets import molecules, write_data_set
+from msde.data_tools.merge import merge
+from msde.data_tools.verify import verify
+from msde.errors import MsdeError
+
+
+def labelled(records, *values, shift=0):
+    y = np.array(values, "<f8")
+    return [dataclasses.replace(r, uid=r.uid ^ shift, y=y + n) for n, r in enumerate(records)]
+
+
+def test_merged_data_sets_hold_all_molecules(records, tmp_path):
+    first = write_data_set(
+        tmp_path / "a", labelled(records[:4], 1, 2), [("gap", "eV"), ("mu", "D")]
+    )
+    second = write_data_set(
+        tmp_path / "b", labelled(records[4:], 4, 3), [("mu", "D"), ("gap", "eV")]
+    )
+    assert merge([first, second], tmp_path / "out") == len(records)
+    merged = list(molecules(tmp_path / "out"))
+    assert [m.uid for m in merged] == [r.uid for r in records]
+    assert merged[5].y.tolist() == [4, 5]  # gap, mu as in the first
+    assert list(verify(tmp_path / "out")) == []
+
+
+def test_labels_that_differ_are_an_error_or_united(records, tmp_path):
+    first = write_data_set(tmp_path / "a", labelled(records[:4], 1), [("gap", "eV")])
+    second = write_data_set(tmp_path / "b", labelled(records[4:], 4), [("mu", "D")])
+    with pytest.raises(MsdeError, match=r"differ in their labels \(gap, mu\); give --labels union"):
+        merge([first, second], tmp_path / "out")
+    merge([first, second], tmp_path / "out", labels="union")
+    merged = list(molecules(tmp_path / "out"))
+    assert np.array_equal(merged[0].y, [1, np.nan], equal_nan=True)
+    assert np.array_equal(merged[-1].y, [np.nan, 4 + 5], equal_nan=True)
+    third = write_data_set(tmp_path / "c", labelled(records[4:], 4), [("gap", "Ha")])
+    with pytest.raises(MsdeError, match="label gap is in 'eV', but in 'Ha'"):
+        merge([first, third], tmp_path / "other", labels="union")
+
+
+def test_repeated_molecules_are_an_error_or_skipped(records, tmp_path):
+    first = write_data_set(tmp_path / "a", records[:6])
+    second = write_data_set(tmp_path / "b", records[4:])
+    with pytest.raises(MsdeError, match="2 molecules have the id of another one"):
+        merge([first, second], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert merge([first, second], tmp_path / "out", skip_duplicates=True) == len(records)
+    assert [m.uid for m in molecules(tmp_path / "out")] == [r.uid for r in records]
