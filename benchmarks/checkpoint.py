@@ -1,4 +1,4 @@
-"""What a checkpoint costs: seconds, bytes, and the share of the steps between two of them.
+"""The cost of a checkpoint: seconds, bytes, and its share of the time between two of them.
 
 python benchmarks/checkpoint.py --presets paper large --ranks 2
 """
@@ -21,7 +21,7 @@ BINARIES = Path(sys.executable).parent
 
 
 def measure(preset: str, data: Path, folder: Path, options: argparse.Namespace) -> dict:
-    """Train a few steps with checkpoints and report what they cost."""
+    """Train a few steps with checkpoints and report their cost."""
     output = folder / preset
     command = [BINARIES / "deepspeed", f"--num_accelerators={options.ranks}"]
     command += [ROOT / "launch/pretrain.py", "--data", data, "--output", output]

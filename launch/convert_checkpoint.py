@@ -20,7 +20,8 @@ def main() -> None:
     direction.add_argument("--from-published", type=Path, metavar="FILE")
     direction.add_argument("--to-published", type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR or FILE")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see what is printed")
+    undetermined = "settings that the tensors do not determine; all of them are printed"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=undetermined)
     arguments = parser.parse_intermixed_args()
     # torch takes seconds to import, and --help does not need it.
     from msde.checkpoints.published_files import from_published, to_published

@@ -1,7 +1,7 @@
-"""launch/pretrain.py with something going wrong in the middle.
+"""launch/pretrain.py with a fault injected into one of its steps.
 
-The environment variable HARM says what: a JSON object {"what": ..., "step": N, "rank": R}. Steps
-are those of the run, so that a resumed run meets the same harm in the same step.
+The environment variable HARM describes it: a JSON object {"what": ..., "step": N, "rank": R}. Steps
+are those of the run, so that a resumed run meets the same fault in the same step.
 """
 
 import hashlib
@@ -78,14 +78,14 @@ def terminate(slots):
 
 
 def wait(slots):
-    """Tell of the step, and give the test time to do something about it."""
+    """Signal that the step is reached, and give the test time to act."""
     if due():
         Path(harm["flag"]).write_text("reached")
         time.sleep(harm.get("seconds", 2))
 
 
 def slow(slots):
-    """Leave whoever does harm from outside the time to hit a certain step."""
+    """Give the test the time to do harm in a certain step."""
     time.sleep(harm["seconds"])
 
 
@@ -99,7 +99,7 @@ def out_of_memory(slots):
 
 
 def record(slots):
-    """Write down what each slot of each step is."""
+    """Write a digest of each slot of each step."""
     with open(harm["file"] + os.environ["RANK"], "a") as file:
         for slot in slots:
             digest = hashlib.sha256(slot.pos.numpy().tobytes() + slot.uid.numpy().tobytes())
@@ -108,7 +108,7 @@ def record(slots):
 
 
 def dump(slots):
-    """Write down what the optimizer and BatchNorm hold before the step; on every rank."""
+    """Save the state of the optimizer and of BatchNorm before the step, on every rank."""
     if not due():
         return
     module, optimizer = run.engine.module, run.engine.optimizer

@@ -130,7 +130,7 @@ def test_a_run_that_is_asked_to_stop_saves_on_all_ranks(common, whole, tmp_path,
     job = Job(tmp_path, *arguments, "run.steps=1000", harm=SLOW, launcher=launcher)
     wait_for(lambda: (output / "metrics.jsonl").exists() and len(losses(output)) > 2)
     ask(output)
-    # Not what the launchers take to notice: the ranks.
+    # The time of the ranks, without the launchers'.
     took = wait_for(lambda: not ranks_of(output), timeout=30)
     codes = job.wait()
     if not launched:
