@@ -1,1 +1,1 @@
-"""Molecules as RDKit knows them, and as plain arrays."""
+"""Molecules: from text and RDKit to plain arrays, and back."""

@@ -1,4 +1,4 @@
-"""Conformers by distance geometry and a force field."""
+"""Conformers by distance geometry (ETKDGv3) and a force field (MMFF94)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def embed_conformers(
 ) -> Chem.Mol:
     """Return the molecule with conformers by ETKDGv3 (Wang et al. 2020) and MMFF94.
 
-    Bounded by iterations, never by time, so that the result depends on the seed alone. Molecules
-    that MMFF has no parameters for keep the geometry of ETKDGv3. Of several conformers some may
-    not be found; those that are stay.
+    Iterations are limited, not time, so that the result depends on the seed alone. Molecules
+    without MMFF parameters keep the geometry of ETKDGv3. There may be fewer conformers than
+    `count`, where some cannot be embedded.
 
     Raises:
         MoleculeError: no conformer was found, or RDKit failed on the molecule.
@@ -51,7 +51,7 @@ def embed_conformers(
 
 
 def _set_fragments_apart(mol: Chem.Mol) -> None:
-    """Put the fragments of a salt side by side; they were embedded one over another."""
+    """Place the fragments of a salt side by side; RDKit embeds them all at the origin."""
     fragments = [list(fragment) for fragment in Chem.GetMolFrags(mol)]
     if len(fragments) == 1:
         return

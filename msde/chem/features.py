@@ -1,7 +1,4 @@
-"""Features, vocabularies and extended edges of RDKit molecules, as RDKit's own getters tell.
-
-`msde.chem.native` finds the same faster; what is here decides.
-"""
+"""Features, extended edges and centred positions of RDKit molecules."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ from msde.chem.vocabulary import CODES, MoleculeError
 
 MAX_HOPS = 4  # pairs of atoms up to four bonds apart are the edges of the 2D -> 3D score network
 MIN_DISTANCE = 1e-2  # A; two atoms closer than this mark a broken geometry
-_CLOSE = 0.3  # A; atoms that are all further apart than this need no second look
+_CLOSE = 0.3  # A; if all atoms are further apart, the approximate distances are enough
 
 
 class Features(NamedTuple):
-    """What a record holds of a molecule besides its CIP labels; see `record.MoleculeRecord`."""
+    """The arrays of a record besides its CIP labels; see `record.MoleculeRecord`."""
 
     pos: np.ndarray  # (num_conformers, num_atoms, 3) f4, A, each conformer centred at its mean
     bond_index: np.ndarray  # (num_bonds, 2) u2, first atom smaller
@@ -34,7 +31,7 @@ class Features(NamedTuple):
 
 def atom_features(mol: Chem.Mol) -> np.ndarray:
     """Return codes of ATOM_VOCABULARY, (num_atoms, 9) u1."""
-    # RDKit's own iterator takes three times as long.
+    # RDKit's own iterator is three times slower.
     atoms = [mol.GetAtomWithIdx(i) for i in range(mol.GetNumAtoms())]
     values: dict[str, Iterable[int]] = {
         "atomic_num": map(Atom.GetAtomicNum, atoms),
@@ -51,7 +48,7 @@ def atom_features(mol: Chem.Mol) -> np.ndarray:
 
 
 def bond_features(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
-    """Return atoms of bonds, smaller first, (num_bonds, 2) u2, and BOND_VOCABULARY's codes."""
+    """Return the atoms of bonds, smaller first, (num_bonds, 2) u2, and codes, (num_bonds, 3) u1."""
     bonds = [mol.GetBondWithIdx(i) for i in range(mol.GetNumBonds())]
     both = itertools.chain(map(Bond.GetBeginAtomIdx, bonds), map(Bond.GetEndAtomIdx, bonds))
     ends = np.fromiter(both, "<u2", 2 * len(bonds)).reshape(2, -1)
@@ -65,12 +62,12 @@ def bond_features(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _columns(values: Mapping[str, Iterable[int]]) -> np.ndarray:
-    """Return the codes of columns of values, (num_rows, num_columns) u1."""
+    """Return the codes of the values of each column, (num_rows, num_columns) u1."""
     codes = []
     for column, of_rows in values.items():
         try:
             codes.append(bytes(of_rows).translate(CODES[column]))
-        except ValueError as error:  # dummies can have any number of neighbours
+        except ValueError as error:  # dummy atoms can have any number of neighbours
             raise MoleculeError(f"an atom with a {column} above 255") from error
     return np.frombuffer(b"".join(codes), "u1").reshape(len(values), -1).T.copy()
 
@@ -85,7 +82,7 @@ def extended_edges(bond_index: np.ndarray, num_atoms: int) -> tuple[np.ndarray, 
         of edges of each target, (num_atoms,) u2.
     """
     begin, end = bond_index.T.astype(np.intp)
-    near = np.zeros((num_atoms, num_atoms), np.float32)  # numbers of walks: only zeros matter
+    near = np.zeros((num_atoms, num_atoms), np.float32)  # numbers of walks; above zero is near
     near[begin, end] = near[end, begin] = 1
     near.ravel()[:: num_atoms + 1] = 1
     for _ in range(2):
@@ -99,9 +96,9 @@ def centred_positions(mol: Chem.Mol) -> np.ndarray:
     """Return the 3D conformers, (num_conformers, num_atoms, 3) f4, centred at their means.
 
     Raises:
-        MoleculeError: there is none, or one is broken.
+        MoleculeError: there is no 3D conformer, or the geometry of one is broken.
     """
-    one = mol.GetNumConformers() == 1  # not worth the exception that ends an iteration
+    one = mol.GetNumConformers() == 1  # the exception that ends an iteration would take longer
     conformers = (mol.GetConformer(),) if one else mol.GetConformers()
     pos = np.array([c.GetPositions() for c in conformers if c.Is3D()])
     if len(pos) == 0:
@@ -122,11 +119,12 @@ def check_geometry(pos: np.ndarray) -> None:
         squares = half.diagonal(axis1=1, axis2=2) / 2
         half -= squares[:, None]
         half -= squares[..., None]  # minus half of the squared distances
-        # The atoms themselves are counted, too. What is left may be close, or just far away.
+        # The count includes each atom with itself. Other pairs may be close, or so far from the
+        # origin that rounding errors are large: they are checked exactly below.
         if np.count_nonzero(half > -(_CLOSE**2) / 2) == num_conformers * num_atoms:
             return
     for conformer in pos:
-        # Sorting along one axis first keeps this linear in practice for large molecules.
+        # Sorted along one axis, this takes linear time in practice.
         order = np.argsort(conformer[:, 0], kind="stable")
         ordered = conformer[order]
         for shift in range(1, len(ordered)):
@@ -138,7 +136,7 @@ def check_geometry(pos: np.ndarray) -> None:
 
 
 def features_from_mol(mol: Chem.Mol, topology_only: bool = False) -> Features:
-    """Return what a record holds besides CIP labels; positions are zero if `topology_only`.
+    """Return the arrays of a record besides CIP labels; positions are 0 if `topology_only`.
 
     Raises:
         MoleculeError: there is no 3D conformer, or the geometry is broken.

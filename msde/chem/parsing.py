@@ -1,4 +1,4 @@
-"""Molecules from text: SMILES and mol blocks."""
+"""Parsing of SMILES and mol blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mol_from_smiles(smiles: str, keep_hydrogens: bool = False) -> Chem.Mol:
 
 
 def mol_from_molblock(block: str, keep_hydrogens: bool = False) -> Chem.Mol:
-    """Parse a mol block with stereo taken from its coordinates, or raise MoleculeError."""
+    """Parse a mol block, with stereo from its coordinates, or raise MoleculeError."""
     mol = Chem.MolFromMolBlock(block, removeHs=not keep_hydrogens)
     if mol is None:
         raw = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
@@ -28,7 +28,7 @@ def mol_from_molblock(block: str, keep_hydrogens: bool = False) -> Chem.Mol:
 
 
 def _parse_failure(raw: Chem.Mol | None, otherwise: str) -> str:
-    """Say why RDKit refused a molecule, given what it reads of it without sanitising."""
+    """Return why RDKit rejects a molecule, which is given unsanitised if it can be read so."""
     problems = Chem.DetectChemistryProblems(raw) if raw is not None else ()
     return f"cannot be parsed: {problems[0].Message() if problems else otherwise}"
 

@@ -1,4 +1,4 @@
-"""From a record back to the RDKit molecule that it was made of."""
+"""The RDKit molecule of a record."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, MoleculeError
 
 
 def mol_from_record(record: MoleculeRecord) -> Chem.Mol:
-    """Rebuild the RDKit molecule of a record, conformers included: the way back.
+    """Rebuild the RDKit molecule of a record, conformers included.
 
-    Hydrogens that are no atoms of the record are counted explicitly, so that none is gained or
-    lost. Isotopes and atom maps, which records do not hold, are lost.
+    Hydrogens that are no atoms of the record become explicit, so that none is added or lost.
+    Records hold no isotopes and no atom maps.
 
     Raises:
-        MoleculeError: a code stands for what its vocabulary does not list, or RDKit does not
-            accept the molecule.
+        MoleculeError: a code is "misc", or RDKit rejects the molecule.
     """
     mol = Chem.RWMol()
     for z, codes in zip(record.z.tolist(), record.x.tolist(), strict=True):
@@ -28,7 +27,7 @@ def mol_from_record(record: MoleculeRecord) -> Chem.Mol:
         atom = Chem.Atom(z)
         atom.SetFormalCharge(values["formal_charge"])
         atom.SetNumRadicalElectrons(values["num_radical_electrons"])
-        if values["chirality"] != "misc":  # of those that it stands for only positions can tell
+        if values["chirality"] != "misc":  # else the positions define it
             atom.SetChiralTag(Chem.ChiralType.names[values["chirality"]])
         elif record.origin & Origin.NO_GEOMETRY:
             raise MoleculeError("chirality is one that the vocabulary does not list")
@@ -69,8 +68,8 @@ def _values(vocabulary: dict[str, list], codes: Sequence[int]) -> dict[str, Any]
 
 
 def _set_bond_stereo(mol: Chem.RWMol, stereo: dict[int, Chem.BondStereo]) -> None:
-    """Set E and Z, which speak of the neighbours that rank highest on each side."""
-    Chem.AssignStereochemistry(mol, force=True, flagPossibleStereoCenters=True)  # finds ranks
+    """Set E and Z, defined by the neighbours of highest rank on each side."""
+    Chem.AssignStereochemistry(mol, force=True, flagPossibleStereoCenters=True)  # sets _CIPRank
     for number, kind in stereo.items():
         bond = mol.GetBondWithIdx(number)
         ends = bond.GetBeginAtom(), bond.GetEndAtom()

@@ -1,4 +1,4 @@
-"""MoleculeRecord: one molecule as plain arrays, and how RDKit's molecules become records."""
+"""MoleculeRecord, one molecule as plain arrays, made of RDKit molecules."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from msde.chem.features import features_from_mol
 from msde.chem.parsing import mol_from_smiles
 from msde.chem.vocabulary import ATOM_VOCABULARY, CIP_LABELS, MoleculeError
 
-CIP_ITERATIONS = 1_250_000  # what RDKit recommends: below a second
-MAX_ATOMS = 1024  # of a molecule that is embedded: all pairs of atoms are looked at
+CIP_ITERATIONS = 1_250_000  # recommended by RDKit: takes less than a second
+MAX_ATOMS = 1024  # of a molecule for inference: time and memory grow with the pairs of atoms
 
-# Codes that say "misc", for each column of x; 255 where there is none, or where it means little:
-# hybridisations that are not listed are common (every s orbital).
+# The code of "misc" in each column of x, or 255. That of hybridisations is common (every s orbital)
+# and not reported.
 _MISC = np.array(
     [
         len(values) - 1 if values[-1] == "misc" and name != "hybridization" else 255
@@ -31,19 +31,19 @@ _MISC = np.array(
 
 
 class Origin(enum.IntFlag):
-    """What of a molecule does not come from its source."""
+    """Flags of what was added to a molecule that its source does not hold."""
 
     SOURCE = 0
     BONDS_PERCEIVED = 1  # RDKit found the bonds from the positions
-    CONFORMERS_MADE = 2  # RDKit made the conformers
-    NO_GEOMETRY = 4  # there are none: all positions are zero
+    CONFORMERS_MADE = 2  # RDKit embedded the conformers
+    NO_GEOMETRY = 4  # there is no conformer: all positions are zero
 
 
 @dataclass(frozen=True)
 class MoleculeRecord:
     """One molecule as plain arrays; bonds are stored once, first atom smaller.
 
-    `uid` identifies it for ever: shuffling, splits and noise are keyed by it.
+    `uid` never changes: it keys shuffling, splits and noise.
     """
 
     uid: int
@@ -68,12 +68,12 @@ def molecule_uid(source: str, position: int | str) -> int:
 
 
 def cip_codes(mol: Chem.Mol, tagged: Sequence[int]) -> np.ndarray:
-    """Write CIP labels into a molecule; return codes, (num_atoms,) u1, zero unless `tagged`."""
+    """Write CIP labels into a molecule; return their codes, (num_atoms,) u1, 0 unless `tagged`."""
     codes = np.zeros(mol.GetNumAtoms(), "u1")
     if tagged:
         try:
             rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=CIP_ITERATIONS)
-        except RuntimeError as error:  # a cage, in which the labels would take for ever
+        except RuntimeError as error:  # a cage, for which the algorithm takes exponential time
             raise MoleculeError("its CIP labels take too long to find") from error
     for i in tagged:
         atom = mol.GetAtomWithIdx(i)
@@ -94,7 +94,7 @@ def record_from_mol(
     """Turn a sanitised RDKit molecule into a record; its CIP labels are written into it.
 
     Args:
-        topology_only: do without 3D conformers; all positions are zero.
+        topology_only: ignore conformers; all positions are zero.
         y: labels, NaN where missing.
         forces: (num_conformers, num_atoms, 3).
 
@@ -121,12 +121,12 @@ def record_from_mol(
 
 
 def any_outside_vocabulary(x: np.ndarray) -> bool:
-    """Tell whether any of x, (num_atoms, 9), is a value that ATOM_VOCABULARY does not list."""
+    """Return whether x, (num_atoms, 9), has a value that ATOM_VOCABULARY does not list."""
     return bool((x == _MISC).any())
 
 
 def outside_vocabulary(record: MoleculeRecord) -> list[str]:
-    """Say which atoms have a number, degree, charge, ... that ATOM_VOCABULARY does not list."""
+    """Name the atoms with a number, degree, charge, ... that ATOM_VOCABULARY does not list."""
     names = list(ATOM_VOCABULARY)
     return [
         f"{names[column]} of atom {atom} (Z = {record.z[atom]})"
@@ -137,14 +137,14 @@ def outside_vocabulary(record: MoleculeRecord) -> list[str]:
 def record_from(
     molecule: str | Chem.Mol, topology_only: bool, keep_hydrogens: bool = False
 ) -> MoleculeRecord:
-    """Turn a SMILES string or an RDKit molecule into a record, with a conformer where needed.
+    """Turn a SMILES string or an RDKit molecule into a record, with a conformer if needed.
 
-    Conformers that the molecule brings along (of CXSMILES, too) are used; else RDKit makes one,
-    seeded by the canonical SMILES. With `keep_hydrogens` implied hydrogens are added, too.
+    Conformers of the molecule (of CXSMILES, too) are used; without any, RDKit embeds one, seeded
+    by the canonical SMILES. With `keep_hydrogens`, implied hydrogens are added.
 
     Raises:
-        MoleculeError: it cannot be parsed or embedded; the message is the reason.
-        TypeError: it is neither.
+        MoleculeError: the molecule cannot be parsed or embedded; the message is the reason.
+        TypeError: `molecule` is of another type.
     """
     if isinstance(molecule, str):
         mol = mol_from_smiles(molecule, keep_hydrogens)

@@ -1,4 +1,4 @@
-"""The codes that atoms and bonds are described by, and what they stand for."""
+"""The vocabularies of atom and bond features: the values that their codes stand for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from rdkit import Chem
 
 # The vocabularies of the Open Graph Benchmark (Hu et al. 2020, ogb.utils.features). The last entry
-# of a column catches every value that the column does not list.
+# of a column stands for every value that the column does not list.
 ATOM_VOCABULARY: dict[str, list] = {
     "atomic_num": [*range(1, 119), "misc"],
     "chirality": [
@@ -34,15 +34,15 @@ BOND_VOCABULARY: dict[str, list] = {
 ATOM_SIZES = [len(values) for values in ATOM_VOCABULARY.values()]
 BOND_SIZES = [len(values) for values in BOND_VOCABULARY.values()]
 
-# Centres that are pseudo-asymmetric have small letters. They take the rows of the chirality tags.
+# Pseudo-asymmetric centres have lower-case letters. Models embed these codes as chirality tags.
 CIP_LABELS = ["", "R", "S", "r", "s"]
 
 
 class MoleculeError(ValueError):
-    """A molecule that cannot be used; the message is the reason that users read."""
+    """A molecule that cannot be used; the message is the reason."""
 
 
-# RDKit's names of the values of enumerations; numbers stand for themselves.
+# RDKit's values by name, for columns of enumerations; in the others numbers are their own names.
 _NUMBERS = {number: number for number in range(256)}
 _NAMES: dict[str, Mapping] = {
     "chirality": Chem.ChiralType.names,
@@ -54,7 +54,7 @@ _NAMES: dict[str, Mapping] = {
 
 
 def _codes() -> dict[str, bytes]:
-    """Return the code of each byte that stands for a value of a column, column by column."""
+    """Return a table of 256 bytes for each column: the code of each of RDKit's values."""
     codes = {}
     for column, values in (ATOM_VOCABULARY | BOND_VOCABULARY).items():
         of_column = bytearray([len(values) - 1] * 256)
@@ -65,7 +65,7 @@ def _codes() -> dict[str, bytes]:
     return codes
 
 
-# Values become codes a molecule at a time, by bytes.translate.
+# Tables for bytes.translate, which encodes all values of a molecule at once.
 CODES = _codes()
 
 

@@ -7,7 +7,7 @@ A block is a header, a table of columns and the columns' bytes:
     body     each column, aligned to 8 bytes
 
 The CRC32 covers every byte but its own four. Readers ignore columns that they do not know, so a
-later release can add columns without a new version. Nothing is ever unpickled.
+later release can add columns without a new version. No pickles are read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HEADER = struct.Struct("<4sHHIIQ")
 _COLUMN = struct.Struct("<24s4sIQQ")
 _CRC_AT = 12  # offset of the CRC32 in the header
 
-_ANY = -1  # width of a column whose width is the data set's choice
+_ANY = -1  # width that depends on the data set
 # column -> (dtypes allowed, values a row, per-molecule counts whose product is its number of rows)
 _COLUMNS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "uid": (("<u8",), 1, ()),
@@ -60,7 +60,7 @@ def row_counts(column: str) -> tuple[str, ...]:
 
 
 class BlockError(ValueError):
-    """Bytes that are not an intact block of a version this release reads."""
+    """Bytes that are not an intact block of a version that this release reads."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class MoleculeColumns:
 
 def _ragged_rows(offsets: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return the rows of the molecules at `places`, where molecule m owns offsets[m : m + 2]."""
-    # 32 bits halve the memory that is written and read, which is what takes the time.
+    # The time is that of reading and writing memory, of which 32 bits take half.
     dtype = np.int32 if offsets[-1] < 2**31 else np.int64
     starts = offsets[places]
     wanted = offsets[places + 1] - starts
@@ -172,7 +172,7 @@ def _ragged_rows(offsets: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _take_rows(column: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return column[rows]; a row of several values is moved as one."""
+    """Return column[rows]; a row of several values is copied as one item."""
     width = int(np.prod(column.shape[1:]))
     if column.ndim == 1 or width == 0:
         return column.take(rows, axis=0)
@@ -182,7 +182,7 @@ def _take_rows(column: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def columns_from_records(records: Sequence[MoleculeRecord]) -> MoleculeColumns:
-    """Lay records out as columns; local atom numbers take one byte where all of them fit."""
+    """Return records as columns; atom numbers take one byte each if all of them fit."""
     names = [r.name.encode() for r in records]
     wide = max(len(r.z) for r in records) > 256
     index_dtype = "<u2" if wide else "|u1"
@@ -286,7 +286,7 @@ def decode(block: bytes | memoryview) -> MoleculeColumns:
 
 
 def block_length(header: bytes | memoryview) -> int | None:
-    """Return how long the block is that starts with these bytes, or None if none does."""
+    """Return the length of the block that starts with these bytes, or None: none does."""
     if len(header) < _HEADER.size or bytes(header[:4]) != MAGIC:
         return None
     return _HEADER.unpack_from(header)[-1]

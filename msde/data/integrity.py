@@ -1,4 +1,4 @@
-"""Whether a shard is still what was written, found out without trusting it."""
+"""Integrity of shards: sizes, checksums, and the damaged blocks of a file."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LARGE_VALUE = 4  # the flag of pages that hold one value, P_OVERFLOW in mdb.c
 def check_shard(path: Path, shard: dict[str, Any]) -> None:
     """Check a shard's size and, the first time on this machine, its SHA-256.
 
-    A note in the temporary folder tells other processes, as long as the file is not touched.
+    A note in the temporary folder spares other processes the check until the file changes.
 
     Raises:
-        DataDamaged: the file is not what was written; damaged blocks are named.
+        DataDamaged: the file has changed since it was written; damaged blocks are named.
     """
     check_size(path, shard["bytes"])
     facts = path.stat()
@@ -45,14 +45,14 @@ def check_shard(path: Path, shard: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _note_of_the_machine(name: str) -> Iterator[Any]:
-    """Open a note of this machine and user, alone; others wait."""
+    """Open and lock a note of this machine and user."""
     folder = Path(tempfile.gettempdir()) / f"msde-checked-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid != os.getuid():
-            raise OSError("the folder is somebody else's")
+            raise OSError("the folder belongs to another user")
         file = open(folder / name, "a+")
-    except OSError:  # no such place here: every process checks for itself
+    except OSError:  # there is no such folder: every process checks for itself
         file = tempfile.TemporaryFile("w+")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -61,11 +61,11 @@ def _note_of_the_machine(name: str) -> Iterator[Any]:
 
 
 def damaged_blocks(path: Path) -> list[tuple[int, str]]:
-    """Return which blocks of a shard are damaged, and how, without trusting LMDB's structure.
+    """Return the damaged blocks of a shard, with reasons, without reading it as LMDB.
 
-    LMDB keeps a large value in pages of its own, in the order in which values were written, behind
-    a header of 16 bytes. Either that header or the block's own first bytes tell where a block
-    begins, so that one of them may be damaged. Blocks below half a page are not seen.
+    LMDB stores a large value in consecutive pages behind a header of 16 bytes, in the order of
+    writing. A block begins where that header or the first bytes of the block are found, so one of
+    the two may be damaged. Blocks below half a page are not found.
     """
     found = []
     data = path.read_bytes()
@@ -88,7 +88,7 @@ def damaged_blocks(path: Path) -> list[tuple[int, str]]:
 
 
 def _pages_of_value(header: bytes, page: int) -> int | None:
-    """Return how many pages a large value has that begins on this page, or None: none does."""
+    """Return the number of pages of the large value that begins here, or None: none does."""
     if len(header) < _PAGE_HEADER.size:
         return None
     number, _, flags, pages = _PAGE_HEADER.unpack(header)
@@ -96,10 +96,10 @@ def _pages_of_value(header: bytes, page: int) -> int | None:
 
 
 def check_size(path: Path, expected: int) -> None:
-    """Check that a file is there and has its size: a shorter one would kill whoever maps it.
+    """Check that a file exists and has its size: mapping a shorter one ends in SIGBUS.
 
     Raises:
-        DataDamaged: it has not.
+        DataDamaged: the file is missing or has another size.
     """
     size = path.stat().st_size if path.exists() else None
     if size != expected:

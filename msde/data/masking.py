@@ -1,7 +1,7 @@
 """Subgraph masking: training may see a random connected part of each molecule (Liu et al. 2023).
 
-Start at a random atom and add random neighbours of what has been taken; where a piece of a
-molecule is exhausted, jump to a random atom of what is left.
+Start at a random atom and add random neighbours of the atoms taken so far; where a fragment of the
+molecule is exhausted, continue at a random atom of the others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeCo
     def restrict(
         index: np.ndarray, counts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return which pairs of atoms survive, renumbered, and how many of each molecule."""
+        """Return a mask of the pairs that stay, these renumbered, and their number by molecule."""
         absolute = index + np.repeat(first, counts)[:, None]  # (num_pairs, 2)
         survives = kept[absolute].all(1)
         owner = np.repeat(np.arange(len(columns)), counts)
@@ -52,7 +52,7 @@ def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeCo
     of_conformer = np.repeat(np.arange(len(columns)), conformers)
     rows = np.concatenate([np.arange(first[m], first[m] + atoms[m]) for m in of_conformer])
     pos = columns.pos[kept[rows]]
-    forces = columns.forces[:0]  # those of a part are not those of the whole
+    forces = columns.forces[:0]  # forces on a subgraph alone are not known
     return dataclasses.replace(
         columns,
         num_atoms=num_kept,
@@ -72,7 +72,7 @@ def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeCo
 
 
 def _grow(columns: MoleculeColumns, ratio: float, key: Key) -> np.ndarray:
-    """Choose the atoms to keep, (num_atoms,) bool; all molecules grow at the same time."""
+    """Choose the atoms to keep, (num_atoms,) bool; the loop adds one atom to each molecule."""
     atoms = columns.num_atoms.astype(np.int64)
     first = np.cumsum(atoms) - atoms
     molecule = np.repeat(np.arange(len(atoms)), atoms)  # (num_atoms,)
@@ -103,7 +103,7 @@ def _grow(columns: MoleculeColumns, ratio: float, key: Key) -> np.ndarray:
 
 
 def _centred(pos: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Subtract from the rows of each conformer their mean."""
+    """Subtract its mean from each conformer, whose rows are `counts` consecutive ones."""
     first = np.cumsum(counts, dtype=np.int64) - counts
     mean = np.add.reduceat(pos.astype(np.float64), first) / counts[:, None]
     return (pos - np.repeat(mean, counts, axis=0)).astype(pos.dtype)

@@ -1,4 +1,4 @@
-"""The data of a run: one data set, or several that are mixed by weight, as blocks of molecules."""
+"""The data of a run: one data set, or several mixed by weight, as blocks of molecules."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from msde.data.codec import MoleculeColumns
 from msde.errors import MsdeError
 from msde.philox import Key, Stream
 
-# A block that is drawn in a share of the epochs is drawn in the same ones whatever the run's seed.
+# The epochs in which a block is drawn do not depend on the seed of the run.
 _PHASE_KEY = Key(seed=0, epoch=0)
 BLOCKS_AT_ONCE = 64  # decoded together, about 32 MB
 
 
 class BlockSource(Protocol):
-    """What a mixture asks of its data sets; `shards.ShardDataset` is one."""
+    """The interface of a data set; `shards.ShardDataset` implements it."""
 
-    root: Any  # where it lies, for people
+    root: Any  # folder or URL, for messages
     manifest: dict[str, Any]
 
     @property
@@ -52,8 +52,8 @@ class BlockSource(Protocol):
 class Mixture:
     """Data sets one after another; an epoch holds a share `weight` of the blocks of each.
 
-    Weights are relative: the data set with the largest is seen once an epoch, so that no molecule
-    comes twice in an epoch.
+    Weights are relative to the largest one, whose data set is seen once an epoch; so an epoch has
+    no molecule twice.
 
     Raises:
         MsdeError: a weight is not positive, or a data set is given twice.
@@ -81,7 +81,7 @@ class Mixture:
 
     @property
     def molecules_per_epoch(self) -> float:
-        """How many molecules an epoch sees on average, held-out ones included."""
+        """Number of molecules of an epoch on average, held-out ones included."""
         return sum(w * len(s) for w, s in zip(self.weights, self.sources, strict=True))
 
     @property

@@ -1,13 +1,14 @@
 """The partition of an epoch: a pure function of data, seed and slot size, for any number of ranks.
 
-An epoch's blocks are shuffled and cut into windows, equal within a block. A window is cut into
-groups, each of which some of a step's slots are filled from, always the same ones; so a rank reads
-the blocks of its own groups only. Inside a group molecules are dealt at random: sorted by size, row
-by row, each slot getting one molecule of every row. So all slots of a window hold the same number
-of molecules, give or take one, and their atoms differ by less than its largest molecule has.
+The blocks of an epoch are shuffled and cut into windows of equal size, give or take a block. A
+window is cut into groups; each group supplies a fixed set of the slots of every step, so a rank
+reads only the blocks of its own groups. Inside a group, molecules are sorted by size and dealt in
+rows: each slot gets one molecule of every row, at random. So all slots of a window have the same
+number of molecules, give or take one, and their numbers of atoms differ by less than the largest
+molecule has.
 
-No window depends on another. Planning one reads the index of its blocks and costs the same however
-large the data set is.
+No window depends on another. Planning a window reads the index of its blocks; its cost does not
+depend on the size of the data set.
 """
 
 from __future__ import annotations
@@ -26,16 +27,15 @@ from msde.data.mixture import Mixture
 from msde.errors import MsdeError
 from msde.philox import Key, Stream
 
-WINDOW_BLOCKS = 64  # blocks a window has at least, and ...
-WINDOW_STEPS = 16  # ... so many steps, so that none is cut short by much
-GROUP_BLOCKS = 32  # blocks that the molecules of a slot are drawn from, at least
-# Molecules that no slot could hold together with enough others are refused.
-LARGEST_SHARE = 5
+WINDOW_BLOCKS = 64  # fewest blocks of a window
+WINDOW_STEPS = 16  # fewest steps of a window, so that rounding their number up costs little
+GROUP_BLOCKS = 32  # fewest blocks that the molecules of a slot are drawn from
+LARGEST_SHARE = 5  # a slot has room for so many molecules of the largest size
 
 
 @dataclass(frozen=True)
 class SlotSize:
-    """How much a slot holds at most: molecules or, if given, atoms; the other is None."""
+    """Capacity of a slot, in molecules or in atoms; the other one is None."""
 
     molecules: int | None = None
     atoms: int | None = None
@@ -45,7 +45,7 @@ class SlotSize:
 class Slots:
     """The molecules of some of a window's slots, step by step."""
 
-    numbers: np.ndarray  # (molecules of all these slots,) int64
+    numbers: np.ndarray  # (num_molecules,) int64, of all these slots
     ptr: np.ndarray  # (num_slots + 1,) int64, where each slot starts
 
 
@@ -54,7 +54,7 @@ class Window:
     """Consecutive steps that are planned together."""
 
     key: Key
-    first_slot: int  # number of its first slot, unique in the epoch
+    first_slot: int  # number of its first slot; slot numbers are unique in an epoch
     slots_per_step: int
     num_groups: int
     num_steps: int
@@ -64,7 +64,7 @@ class Window:
 
     @property
     def lanes_per_group(self) -> int:
-        """How many slots of a step are filled from one group."""
+        """Number of slots of a step that one group supplies."""
         return self.slots_per_step // self.num_groups
 
     def group(self, number: int) -> slice:
@@ -74,7 +74,7 @@ class Window:
 
     @functools.cached_property
     def molecules_in_step(self) -> np.ndarray:
-        """How many molecules the slots of each step hold together, (num_steps,)."""
+        """Number of molecules of each step, over all slots, (num_steps,)."""
         counts = np.zeros(self.num_steps, np.int64)
         for number in range(self.num_groups):
             base, extra = self._sizes(number)
@@ -82,7 +82,7 @@ class Window:
         return counts
 
     def _sizes(self, number: int) -> tuple[int, np.ndarray]:
-        """Return how many molecules each slot of a group has, and which have one more."""
+        """Return the number of molecules of the slots of a group, and which slots have one more."""
         group = self.group(number)
         num_slots = self.num_steps * self.lanes_per_group
         base, rest = divmod(group.stop - group.start, num_slots)
@@ -106,7 +106,7 @@ class Window:
         base, extra = self._sizes(number)
         num_slots, rest = len(extra), int(extra.sum())
         by_size = np.argsort((num_atoms << 32) | drawn[:, 0], kind="stable")
-        # The smallest molecules are the ones that some slots have more of than others.
+        # The extra molecules of some slots are the smallest ones.
         first, by_size = by_size[:rest], by_size[rest:]
         row = np.arange(len(by_size)) // num_slots
         shuffled = by_size[np.argsort((row << 32) | drawn[by_size, 1], kind="stable")]
@@ -159,7 +159,7 @@ class Partition:
         )
         per_block = len(data) / data.num_blocks
         self._window_blocks = max(WINDOW_BLOCKS, math.ceil(WINDOW_STEPS * per_step / per_block))
-        # Threads that prepare windows ask for two epochs in turn where one ends.
+        # At the end of an epoch, threads prepare windows of two epochs in turn.
         self._blocks = functools.lru_cache(maxsize=2)(self._shuffle_blocks)
 
     def _shuffle_blocks(self, epoch: int) -> np.ndarray:
@@ -197,7 +197,7 @@ class Partition:
         return dataclasses.replace(window, num_steps=self._num_steps(window))
 
     def _num_steps(self, window: Window) -> int:
-        """Return the fewest steps in which no slot holds too much, with two molecules in each."""
+        """Return the fewest steps such that no slot is too large and each has two molecules."""
         lanes, sizes = window.lanes_per_group, []
         for group in map(window.group, range(window.num_groups)):
             if self.slot_size.molecules is not None:
@@ -220,7 +220,7 @@ class Partition:
         return self.num_windows(0) * self.window(0, 0).num_steps
 
     def digest(self) -> str:
-        """Return a digest of all that decides which molecules each slot holds."""
+        """Return a digest of everything that determines the molecules of each slot."""
         facts = (self.data.digest, self.seed, self.slots_per_step, self.slot_size)
         sizes = (self.validation_fraction, WINDOW_BLOCKS, WINDOW_STEPS, GROUP_BLOCKS)
         return hashlib.sha256(repr((*facts, *sizes)).encode()).hexdigest()
@@ -233,14 +233,14 @@ def _num_groups(slots_per_step: int, blocks: int) -> int:
 
 
 def held_out(uid: np.ndarray, validation_fraction: float) -> np.ndarray:
-    """Return which molecules are kept for validation: ids are hashes, and those are the lowest."""
+    """Return a mask of the molecules for validation: those of the lowest ids, which are hashes."""
     return uid < np.uint64(min(int(validation_fraction * 2.0**64), 2**64 - 1))
 
 
 def held_out_molecules(data: Mixture, validation_fraction: float, at_most: int) -> np.ndarray:
-    """Return the numbers of held-out molecules, from random blocks where there are too many.
+    """Return the numbers of up to `at_most` held-out molecules, from random blocks.
 
-    The choice depends on the data alone.
+    The choice depends on the data alone, not on the seed of the run.
     """
     blocks = torch.arange(data.num_blocks)
     drawn = philox.words(Key(0, 0), Stream.SHUFFLE_BLOCKS, blocks, 0, 2)

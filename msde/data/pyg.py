@@ -18,8 +18,8 @@ def record_from_pyg(data: Data, number: int = 0, topology_only: bool = False) ->
     """Turn a PyTorch Geometric molecule into a record; see `MoleculeBatch.from_pyg`.
 
     Args:
-        number: its id, unless it has a `uid`.
-        topology_only: do without `pos`; all positions are zero.
+        number: the id, unless the molecule has a `uid`.
+        topology_only: ignore `pos`; all positions are zero.
 
     Raises:
         MoleculeError: a field is missing, has a wrong shape or values out of range, or bonds are
@@ -63,7 +63,7 @@ def record_from_pyg(data: Data, number: int = 0, topology_only: bool = False) ->
 
 
 def _check_fields(fields: dict[str, np.ndarray], num_atoms: int) -> None:
-    """Check shapes and ranges before anything is cast to small integers."""
+    """Check shapes and ranges, before values are cast to small integers."""
     num_edges = fields["edge_index"].shape[-1]
     expected: dict[str, tuple[tuple[int, ...], list[int]]] = {
         "z": ((num_atoms,), [256]),

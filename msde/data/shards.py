@@ -3,14 +3,14 @@
     DIR/manifest.json     written last; a folder without it is not a data set
     DIR/shard-00000.lmdb  key: block number, big-endian u4; value: a block (msde.data.codec)
     DIR/shard-00000.idx   (uid, num_atoms) of each molecule, then a CRC32 of each block's rows
-    DIR/rejects.jsonl     what could not be converted, with reasons
-    DIR/notes.jsonl       what is unusual about molecules that were
+    DIR/rejects.jsonl     molecules that could not be converted, with reasons
+    DIR/notes.jsonl       remarks on molecules that were converted
 
-Every block of a shard but its last holds `block_molecules` molecules, so where a molecule stands
-follows from its number. Shards never change once written: readers open them read-only without
-locks, lazily, once a process, so that neither fork nor a network file system can hurt them. LMDB
-trusts its files, so a shard's SHA-256 is checked before it is opened, once on each machine. This
-is the only module that imports lmdb.
+Every block of a shard but its last holds `block_molecules` molecules, so the place of a molecule
+follows from its number. Shards never change once written: each process opens them read-only,
+without locks and at first use, which is safe with fork and on network file systems. LMDB does not
+check its files, so the SHA-256 of a shard is checked before it is opened, once on each machine.
+Only this module imports lmdb.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ def _block_key(block: int) -> bytes:
 
 
 def shard_name(number: int) -> str:
-    """Return the file name of a data set's shard."""
+    """Return the file name of a shard."""
     return f"shard-{number:05d}.lmdb"
 
 
 def write_shard(
     root: Path, number: int, columns: MoleculeColumns, block_molecules: int | None = None
 ) -> dict[str, Any]:
-    """Write molecules, in order, as one shard and its index; return the manifest's entry for it.
+    """Write molecules, in order, as one shard and its index; return its entry in the manifest.
 
-    Both files appear whole or not at all, and their bytes follow from the molecules.
+    Both files appear complete or not at all, and their bytes depend on the molecules alone.
 
     Args:
-        block_molecules: how many a block holds; None for BLOCK_MOLECULES.
+        block_molecules: molecules of a block; None for BLOCK_MOLECULES.
 
     Raises:
         DiskFull: there was no room; no file is left behind.
@@ -73,7 +73,7 @@ def write_shard(
 
     def write_lmdb(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
-        # The map is address space, not disk; writemap would turn a full disk into a signal.
+        # The map is address space, not disk; with writemap a full disk would end in a signal.
         env = lmdb.open(
             str(temporary), map_size=2 * size, subdir=False, lock=False, sync=False, **_ENGINE
         )
@@ -82,7 +82,7 @@ def write_shard(
                 with env.begin(write=True) as transaction:
                     transaction.put(_block_key(block), value, append=True)
             env.sync(True)
-        except lmdb.Error as error:  # LMDB calls a disk that is full an input/output error
+        except lmdb.Error as error:  # LMDB reports a full disk as an input/output error
             raise DiskFull(
                 f"disk full or broken: {path} needs {size:,} bytes ({error}); free some and run "
                 "the same command again, nothing that was finished is lost"
@@ -118,11 +118,11 @@ def _index_rows(columns: MoleculeColumns) -> np.ndarray:
 
 
 def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Make a folder of shards a data set.
+    """Write the manifest, which makes a folder of shards a data set.
 
     Args:
-        shards: what `write_shard` returned for each shard, in order.
-        facts: what else the manifest should say: `labels` (a list of name and unit), `source`, ...
+        shards: the entries that `write_shard` returned, in order.
+        facts: further entries: `labels` (a list of name and unit), `source`, ...
 
     Raises:
         MsdeError: two molecules have the same id.
@@ -149,12 +149,12 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str
 
 
 def digest_of(shards: Sequence[dict[str, Any]]) -> str:
-    """Return what stands for the content of a data set: a hash of its shards' hashes."""
+    """Return the digest of a data set: a hash of the hashes of its shards."""
     return hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
 
 
 def repeated_ids(uid: np.ndarray) -> str | None:
-    """Say that molecules with the ids `uid` share some of them, or return None."""
+    """Return a message if some of the ids `uid` are repeated, or None."""
     uid = np.sort(uid)
     again = uid[1:][uid[1:] == uid[:-1]]
     if not len(again):
@@ -170,14 +170,14 @@ def _check_unique(root: Path, shards: Sequence[dict[str, Any]]) -> None:
 
 
 def read_index_file(shard_path: Path, shard: dict[str, Any]) -> np.ndarray:
-    """Return the rows of a shard's index file; its checksums are not looked at."""
+    """Return the rows of the index file of a shard, without checking them."""
     return np.fromfile(shard_path.with_suffix(".idx"), INDEX_DTYPE, shard["molecules"])
 
 
 class _Environments:
-    """This process's read transactions on shards, opened at first use and shared by its threads.
+    """Read transactions on shards, opened at first use and shared by the threads of this process.
 
-    LMDB refuses to open a file twice in a process, and does not survive a fork.
+    LMDB does not open a file twice in a process, and an open file does not survive a fork.
     """
 
     def __init__(self) -> None:
@@ -185,9 +185,9 @@ class _Environments:
         self._lock = threading.Lock()
 
     def get(self, path: Path, shard: dict[str, Any], key: bytes) -> memoryview | bytes | None:
-        """Return the value of a key; its memory stays mapped while the process lives."""
+        """Return the value of a key; its memory stays mapped until the process ends."""
         facts = path.stat()
-        file = (path.resolve(), facts.st_ino, facts.st_mtime_ns)  # another may take the name
+        file = (path.resolve(), facts.st_ino, facts.st_mtime_ns)  # the path may become another file
         if file not in self._open:
             check_shard(path, shard)
         with self._lock:
@@ -200,7 +200,7 @@ class _Environments:
             return self._open[file][1].get(key)
 
     def forget(self) -> None:
-        """Close what was inherited; without locks that touches only this process's memory."""
+        """Close the files inherited by a fork; without locks that affects this process only."""
         for env, _ in self._open.values():
             env.close()
         self.__init__()  # type: ignore[misc]
@@ -244,9 +244,9 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
 
 
 class ShardDataset:
-    """A data set on disk: blocks of molecules, and rows of its index, read on demand.
+    """A data set on disk: blocks of molecules and rows of its index, read on demand.
 
-    Blocks are numbered through all shards, molecules through all blocks.
+    The numbers of blocks run through all shards, those of molecules through all blocks.
 
     Raises:
         MsdeError: the folder is missing, empty, or of a format this release does not read.
@@ -264,7 +264,7 @@ class ShardDataset:
         Args:
             root: a folder or, with `stage_dir`, a URL that fsspec understands.
             stage_dir: local folder that files are copied to before they are read.
-            manifest: in place of the folder's, one with only some of its shards.
+            manifest: replaces that of the folder, with only some of its shards.
         """
         if "://" in str(root) and stage_dir is None:
             raise MsdeError(f"{root} is not local; name a local folder for copies: data.stage_dir=")
@@ -321,7 +321,7 @@ class ShardDataset:
         """Read a block's rows of the index, (molecules in the block,) of INDEX_DTYPE.
 
         Raises:
-            DataDamaged: they are not what was written.
+            DataDamaged: the rows have changed since they were written.
         """
         shard, local = self._place(block)
         entry = self.manifest["shards"][shard]

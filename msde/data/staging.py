@@ -1,4 +1,4 @@
-"""Where the files of a data set are read from: their folder, or copies on a local disk."""
+"""The files of a data set: in their folder, or staged as copies on a local disk."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from msde.files import disk_full_as_error, write_atomically
 
 
 class Folder:
-    """Files that are read where they are."""
+    """Files that are read in place."""
 
     def __init__(self, root: Path) -> None:
         """Name the folder."""
         self.root = root
 
     def path(self, name: str, _: int) -> Path:
-        """Return where a file lies."""
+        """Return the path of a file."""
         return self.root / name
 
 
 class StagedFolder:
-    """Files elsewhere, object storage included, that are copied to a local disk when first needed.
+    """Remote files, in object storage for example, that are copied to a local disk at first use.
 
     All processes of a machine share the copies: one copies, the others wait.
 
     Args:
-        url: what fsspec understands: a path, `s3://bucket/folder`, ...
+        url: a URL that fsspec understands: a path, `s3://bucket/folder`, ...
         local: folder of the copies.
     """
 
@@ -45,10 +45,10 @@ class StagedFolder:
             raise MsdeError(f"data.stage_dir {local} cannot be made: {error.strerror}") from error
 
     def path(self, name: str, size: int) -> Path:
-        """Return where the copy of a file of `size` bytes lies, and make it if there is none.
+        """Return the path of the copy of a file of `size` bytes; make the copy if there is none.
 
         Raises:
-            DiskFull: there is no room for it.
+            DiskFull: there is no room for the copy.
             DataDamaged: the original is missing or has another size.
         """
         path = self.root / name
@@ -79,7 +79,7 @@ def open_url(url: str) -> tuple[Any, str]:
     """Return the file system of a URL and the path in it.
 
     Raises:
-        MsdeError: the URL is of a kind that nothing installed can read.
+        MsdeError: no installed package can read URLs of this kind.
     """
     try:
         return fsspec.core.url_to_fs(url.rstrip("/"))
@@ -94,5 +94,5 @@ def read_text(url: str, name: str) -> str | None:
         return filesystem.cat_file(f"{remote}/{name}").decode()
     except FileNotFoundError:
         return None
-    except Exception as error:  # each kind of storage has errors of its own
+    except Exception as error:  # the types of errors depend on the storage
         raise MsdeError(f"{url}/{name} cannot be read: {' '.join(str(error).split())}") from error

@@ -44,9 +44,8 @@ def test_padded_sizes_are_rounded_up_and_molecules_stay_in_front(smiles):
         assert torch.equal(start[..., :count] if "index" in name else start[:count], shared), name
     edges = padded.extended_edge_index
     assert padded.batch[edges].eq(padded.batch[edges[0]]).all()
-    assert torch.equal(
-        padded.extended_ptr.diff(), torch.bincount(edges[1], minlength=len(padded.z))
-    )
+    degree = torch.bincount(edges[1], minlength=len(padded.z))
+    assert torch.equal(padded.extended_ptr.diff(), degree)
 
 
 def test_rounded_sizes_repeat_from_batch_to_batch():
