@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch_geometric.data import Batch
 
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
@@ -55,16 +54,6 @@ def test_validate_names_the_field(batch, field, change, message):
     broken = dataclasses.replace(batch, **{field: change(getattr(batch, field))})
     with pytest.raises(ValueError, match=message):
         broken.validate()
-
-
-def test_round_trip_through_pytorch_geometric(batch):
-    molecules = batch.to_pyg()
-    packed = Batch.from_data_list(molecules)
-    assert torch.equal(packed.edge_index, batch.edge_index)
-    assert torch.equal(packed.batch, batch.batch)
-    again = MoleculeBatch.from_pyg(molecules)
-    for name, tensor in batch.tensors().items():
-        assert torch.allclose(getattr(again, name).double(), tensor.double(), atol=1e-6), name
 
 
 def test_one_conformer_is_drawn_by_molecule_and_epoch(records):

@@ -57,7 +57,7 @@ def test_round_trip_of_random_graphs(num_labels):
         assert_same(decoded.record(place), record)
 
 
-def test_parts_and_what_training_does_without():
+def test_parts_and_columns_without_names_labels_and_forces():
     rng = np.random.default_rng(7)
     records = [random_record(rng) for _ in range(9)]
     part = codec.columns_from_records(records).part(2, 6)
@@ -106,7 +106,7 @@ def test_other_versions_are_refused(records, monkeypatch):
         codec.decode(block)
 
 
-def test_unknown_columns_are_passed_over(records, monkeypatch):
+def test_unknown_columns_are_ignored(records, monkeypatch):
     columns = codec.columns_from_records(records)
     monkeypatch.setitem(codec._COLUMNS, "later", (("<f4",), 1, ("num_atoms",)))
     object.__setattr__(columns, "later", np.zeros(len(columns.z), "<f4"))

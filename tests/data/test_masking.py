@@ -31,7 +31,7 @@ def extended(record):
 
 
 @pytest.mark.parametrize("ratio", [0.15, 0.5])
-def test_what_is_left_is_a_connected_induced_subgraph(columns, records, ratio):
+def test_kept_atoms_are_a_connected_induced_subgraph(columns, records, ratio):
     masked = mask_columns(columns, ratio, Key(0, 0))
     MoleculeBatch.from_columns(masked).validate()
     for number, whole in enumerate(records):

@@ -1,45 +1,14 @@
 import collections
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
+from fixtures.datasets import Indexed
 from msde.data.mixture import Mixture
 from msde.data.partition import Partition, SlotSize, held_out, held_out_molecules
-from msde.data.shards import INDEX_DTYPE, ShardDataset
+from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
-
-
-@dataclasses.dataclass
-class Indexed:
-    """A data set of which there is only the index, in memory."""
-
-    num_atoms: np.ndarray
-    per_block: int = 16
-    digest: str = "indexed"
-    root: str = "memory"
-
-    @property
-    def manifest(self):
-        return {"max_atoms": int(self.num_atoms.max()), "atoms": int(self.num_atoms.sum())}
-
-    @property
-    def num_blocks(self):
-        return -(-len(self) // self.per_block)
-
-    def __len__(self):
-        return len(self.num_atoms)
-
-    def first_molecule(self, block):
-        return block * self.per_block
-
-    def index(self, block):
-        numbers = np.arange(len(self))[block * self.per_block :][: self.per_block]
-        rows = np.zeros(len(numbers), INDEX_DTYPE)
-        rows["uid"] = numbers.astype("u8") * np.uint64(0x9E3779B97F4A7C15)
-        rows["num_atoms"] = self.num_atoms[numbers]
-        return rows
 
 
 def indexed(count, seed=0):
@@ -122,7 +91,7 @@ def test_slots_keep_to_a_budget_of_atoms_and_use_most_of_it(monkeypatch):
     assert max(filled) <= 800 and np.mean(filled) > 0.85 * 800
 
 
-def test_ranks_are_given_what_one_rank_would_be():
+def test_ranks_share_the_slots_of_one_rank():
     partition = make(indexed(2000), slots=8, molecules=4)
     window = partition.window(1, 1)
     assert window.num_groups > 1
@@ -226,25 +195,3 @@ def test_the_split_is_by_molecule_and_close_to_the_fraction():
     assert 0.09 < held_out(uid, 0.1).mean() < 0.11
     assert not held_out(uid, 0.0).any()
     assert not (held_out(uid, 0.1) & ~held_out(uid, 0.2)).any()
-
-
-def test_weights_mix_data_sets():
-    large, small = Indexed(np.full(1600, 5)), Indexed(np.full(800, 5), digest="other")
-    data = Mixture([large, small], [0.5, 2.0])
-    assert data.weights == [0.25, 1.0]
-    seen = collections.Counter()
-    for epoch in range(8):
-        blocks = data.blocks(epoch)
-        assert len(set(blocks.tolist())) == len(blocks)
-        assert (blocks >= 100).sum() == 50  # all of the second
-        seen.update(blocks.tolist())
-    assert set(seen[b] for b in range(100)) == {2}  # a quarter of the epochs, each block
-    assert 10 < (data.blocks(0) < 100).sum() < 40
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"), [([1.0, 0.0], "must be positive"), ([1.0, 1.0], "given twice")]
-)
-def test_mixtures_that_make_no_sense_are_refused(weights, message):
-    with pytest.raises(MsdeError, match=message):
-        Mixture([Indexed(np.full(16, 5)), Indexed(np.full(16, 5))], weights)

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -9,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from fixtures.datasets import flip, read_all
 from msde.data import shards
 from msde.data.codec import columns_from_records
 from msde.data.shards import INDEX_DTYPE, ShardDataset
@@ -25,19 +25,6 @@ def copied(shard_dir, tmp_path):
 def edit_manifest(folder, **changes):
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def flip(path, at, bit=0):
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1 << bit
-    path.write_bytes(bytes(data))
-
-
-def read_all(folder):
-    dataset = ShardDataset(folder)
-    for block in range(dataset.num_blocks):
-        dataset.index(block)
-        dataset.read_block(block)
 
 
 def test_index_and_blocks_agree(shard_dir):
@@ -73,34 +60,6 @@ def test_a_flipped_bit_in_the_index_is_found(copied):
         with pytest.raises(DataDamaged, match=r"shard-00000\.idx, block \d+ is damaged"):
             read_all(copied)
         path.write_bytes(intact)
-
-
-def test_any_flipped_bit_of_a_shard_is_found_and_named(copied):
-    """One bit at 200 places: never wrong molecules, and never a signal that ends the process."""
-    path = copied / "shard-00000.lmdb"
-    intact = path.read_bytes()
-    starts = block_starts(intact)
-    rng = np.random.default_rng(0)
-    for at in rng.integers(0, len(intact), 200).tolist():
-        flip(path, at, int(rng.integers(8)))
-        with pytest.raises(DataDamaged, match=r"shard-00000\.lmdb is damaged") as error:
-            read_all(copied)
-        for block, (first, last) in enumerate(starts):
-            if first <= at < last:
-                assert f"block {block}: " in str(error.value), (at, first)
-                break
-        else:
-            assert "outside its blocks" in str(error.value), at
-        path.write_bytes(intact)
-
-
-def block_starts(data):
-    found, at = [], data.find(b"MSDB")
-    while at >= 0:
-        length = int.from_bytes(data[at + 16 : at + 24], "little")
-        found.append((at, at + length))
-        at = data.find(b"MSDB", at + length)
-    return found
 
 
 def test_readers_leave_no_files_behind(shard_dir):
@@ -144,21 +103,6 @@ def test_unusable_folders_are_named(copied, damage, error, message):
     damage(copied)
     with pytest.raises(error, match=message):
         ShardDataset(copied)
-
-
-def test_swapped_and_stale_shards_are_caught_before_they_are_mapped(records, tmp_path):
-    others = [dataclasses.replace(record, uid=number) for number, record in enumerate(records)]
-    entries = []
-    for number, part in enumerate((records, others)):
-        entries.append(shards.write_shard(tmp_path, number, columns_from_records(part)))
-    shards.write_manifest(tmp_path, entries, {})
-    first, second = tmp_path / "shard-00000.lmdb", tmp_path / "shard-00001.lmdb"
-    assert first.stat().st_size == second.stat().st_size  # so that sizes do not tell
-    first.rename(tmp_path / "kept")
-    second.rename(first)
-    (tmp_path / "kept").rename(second)
-    with pytest.raises(DataDamaged, match=r"shard-0000\d\.lmdb is damaged \(SHA-256 differs"):
-        read_all(tmp_path)
 
 
 def test_bytes_of_shards_follow_from_the_molecules(records, tmp_path):
