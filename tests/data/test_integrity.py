@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from fixtures.datasets import flip, read_all
+from fixtures.blocks import flip, read_all
 from msde.data import shards
 from msde.data.codec import columns_from_records
 from msde.errors import DataDamaged

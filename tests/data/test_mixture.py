@@ -3,7 +3,7 @@ import collections
 import numpy as np
 import pytest
 
-from fixtures.datasets import Indexed
+from fixtures.blocks import Indexed
 from msde.data.mixture import Mixture
 from msde.errors import MsdeError
 

@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fixtures.datasets import Indexed
+from fixtures.blocks import Indexed
 from msde.data.mixture import Mixture
 from msde.data.partition import Partition, SlotSize, held_out, held_out_molecules
 from msde.data.shards import ShardDataset

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from fixtures.datasets import flip, read_all
+from fixtures.blocks import flip, read_all
 from msde.data import shards
 from msde.data.codec import columns_from_records
 from msde.data.shards import INDEX_DTYPE, ShardDataset
