@@ -195,7 +195,7 @@ def test_signals_stop_a_conversion_with_one_line(flat, tmp_path, number):
     process.send_signal(number)
     _, stderr = process.communicate(timeout=5)
     assert process.returncode == 143
-    assert stderr == "error: stopped; run the same command again to go on\n"
+    assert stderr == "error: stopped; run the same command again to resume\n"
 
 
 def test_the_death_of_a_worker_is_an_error_of_one_line(flat, tmp_path):

@@ -8,8 +8,8 @@ from fixtures.readers import ALL_HYDROGENS, convert, embedded, numbers, position
 from msde.chem.record import Origin
 from msde.data.shards import read_manifest
 from msde.data_tools.convert import convert as convert_files
-from msde.data_tools.parsing.reader import BaseReader
-from msde.data_tools.parsing.types import Parsed, RawMolecule
+from msde.data_tools.parsing import BaseReader
+from msde.data_tools.parsing.types import Parsed
 from msde.data_tools.readers import FORMATS, Label, Options, get_reader
 from msde.errors import MsdeError
 
@@ -112,7 +112,7 @@ class Mol2(BaseReader):
 
     def scan(self, path):
         for line, text in enumerate(path.read_text().splitlines(), start=1):
-            yield RawMolecule(path.name, line, "", text)
+            yield line, "", text, ()
 
     def build(self, raw):
         return Parsed(embedded(raw.payload), origin=Origin.CONFORMERS_MADE)
