@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -49,25 +50,17 @@ def _parse_arguments() -> argparse.Namespace:
     add("--processes", type=int, default=cores, metavar="N", help="local ones; default: all cores")
     add("--executor", default="local", metavar="WHERE", help="local, dask:ADDRESS or mpi")
     add("--limit", type=int, metavar="N", help="read only the first N molecules")
-    add(
-        "--keep-hydrogens", action=argparse.BooleanOptionalAction,
-        help="default: that of the format",
-    )  # fmt: skip
-    add(
-        "--max-atoms", type=int, default=Options.max_atoms, metavar="N",
-        help="reject larger molecules",
-    )  # fmt: skip
+    add("--keep-hydrogens", action=argparse.BooleanOptionalAction, help="default: by the format")
+    add("--max-atoms", type=int, default=Options.max_atoms, metavar="N", help="reject larger ones")
     add(
         "--conformers", type=int, default=1, metavar="N",
         help="how many to make where there is no geometry; 0: topology only",
     )  # fmt: skip
-    add(
-        "--group-conformers", action="store_true", help="neighbours with one title are one molecule"
-    )
+    add("--group-conformers", action="store_true", help="neighbours of one title are one molecule")
     add("--keep-radicals", action="store_true", help="where they are mostly mistakes of a format")
     add("--smiles-column", metavar="NAME", help="of a table; default: one named like one")
     add("--name-column", metavar="NAME", help="of a table; default: one named like one")
-    add("--label-columns", metavar="NAME[=UNIT],...", help="default: all that hold numbers")
+    add("--label-columns", type=_names, metavar="NAME[=UNIT],...", help="default: all of numbers")
     add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
     add(
         "--max-rejects", type=float, default=1.0, metavar="FRACTION",
@@ -78,6 +71,10 @@ def _parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _check_arguments(arguments: argparse.Namespace) -> None:
     limit = arguments.limit
     if arguments.processes < 1 or (limit is not None and limit < 1) or arguments.max_atoms < 1:
@@ -86,22 +83,6 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise MsdeError("--conformers must be at least 0")
     if not 0 <= arguments.max_rejects <= 1:
         raise MsdeError("--max-rejects is a fraction, from 0 to 1")
-
-
-def _options(arguments: argparse.Namespace) -> Options:
-    names = arguments.label_columns
-    columns = None if names is None else tuple(n.strip() for n in names.split(",") if n.strip())
-    return Options(
-        keep_hydrogens=arguments.keep_hydrogens,
-        conformers=arguments.conformers,
-        smiles_column=arguments.smiles_column,
-        name_column=arguments.name_column,
-        label_columns=columns,
-        group_conformers=arguments.group_conformers,
-        keep_radicals=arguments.keep_radicals,
-        trust_pickle=arguments.trust_pickle,
-        max_atoms=arguments.max_atoms,
-    )
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -117,7 +98,7 @@ def main() -> None:
     try:
         _run(arguments)
     except KeyboardInterrupt:
-        raise Stopped("stopped; run the same command again to go on") from None
+        raise Stopped("stopped; run the same command again to resume") from None
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -131,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> None:
         inputs,
         output,
         format,
-        options=_options(arguments),
+        options=Options(**{f.name: getattr(arguments, f.name) for f in fields(Options)}),
         processes=arguments.processes,
         executor=arguments.executor,
         limit=arguments.limit,

@@ -1,8 +1,8 @@
-"""Say what a data set holds, in numbers and as a picture.
+"""Describe a data set in numbers and as a picture.
 
 python -m data_tools.describe DIR [--output FILE.png]
 
-Of a large data set evenly spaced blocks are looked at; the first line says how much that is.
+Of a large data set evenly spaced blocks are sampled; the first line says how many molecules.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ COMMON = 8  # elements and kinds of bonds that are listed
 
 
 def describe(stats: Statistics) -> list[str]:
-    """Return the lines that say what a data set is like."""
+    """Return the lines of the description."""
     manifest, total = stats.manifest, stats.manifest["molecules"]
     source = manifest.get("source", {})
-    looked_at = "all" if stats.sampled == total else f"{stats.sampled:,}, in evenly spaced blocks,"
+    sampled = "all" if stats.sampled == total else f"{stats.sampled:,}, in evenly spaced blocks,"
     size = sum(shard["bytes"] for shard in manifest["shards"])
     lines = [
         f"{total:,} molecules in {len(manifest['shards'])} shards, {size / 1e6:,.1f} MB; "
-        f"{looked_at} looked at",
+        f"{sampled} sampled",
         f"source      {', '.join(source.get('files', [])) or 'several data sets'}"
         f", hydrogens {source.get('hydrogens', 'as they were')}",
         "",
@@ -79,14 +79,14 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Parse the command line, look and print."""
+    """Parse the command line, describe and print."""
     parser = OneLineParser(
         prog="data_tools.describe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("root", type=Path, metavar="DIR")
-    parser.add_argument("--output", type=Path, metavar="FILE.png", help="draw a picture, too")
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help="also draw a picture")
     arguments = parser.parse_args()
     if arguments.output and arguments.output.suffix != ".png":
         raise MsdeError(f"--output {arguments.output} should end in .png")

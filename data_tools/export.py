@@ -3,7 +3,7 @@
 python -m data_tools.export DIR --output FILE.sdf[.gz] [--limit N]
 
 Molecules without geometry are drawn in 2D, so that stereochemistry is kept; `data_tools.convert
---conformers 0` reads them back. Left out are names of more than one line and molecules with
+--conformers 0` reads them back. Omitted are names of more than one line and molecules with
 something that the vocabularies lack: bonds that are none of single, double, triple and aromatic,
 charges beyond -5 to 5.
 """
@@ -27,7 +27,6 @@ from msde.chem.rebuild import mol_from_record
 from msde.chem.record import MoleculeRecord, Origin
 from msde.chem.vocabulary import MoleculeError
 from msde.cli import OneLineParser, report_errors
-from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.files import disk_full_as_error, write_atomically
@@ -39,7 +38,7 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
     """Write the molecules of `root` to an SD file.
 
     Returns:
-        How many molecules were `written`, and how many were left out, by reason.
+        How many molecules were `written`, and how many were skipped, by reason.
 
     Raises:
         MsdeError: the data set is missing or damaged, or the file's name is not that of an SD file.
@@ -57,8 +56,10 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
 
     def write(temporary: Path) -> None:
         counts.clear()
+        records = itertools.islice(_records(dataset), limit)
+        total = min(len(dataset), limit or len(dataset))
         with _open(temporary, is_compressed=output.suffix == ".gz") as file:
-            for record in itertools.islice(_records(dataset), limit):
+            for record in tqdm(records, total=total, unit=" molecules", disable=None):
                 try:
                     text = "".join(sdf_records(record, labels))
                 except MoleculeError as error:
@@ -73,20 +74,14 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
 
 
 def _open(path: Path, is_compressed: bool) -> IO[bytes]:
-    # A compressed file's header holds a name and a time; these follow from the data alone.
+    # Without name and time in the header the bytes depend on the data alone.
     return gzip.GzipFile(path, "wb", 6, mtime=0) if is_compressed else open(path, "wb")
 
 
 def _records(dataset: ShardDataset) -> Iterator[MoleculeRecord]:
-    with tqdm(total=len(dataset), unit=" molecules", disable=None) as bar:
-        for columns in dataset.blocks():
-            yield from _of_block(columns, bar)
-
-
-def _of_block(columns: MoleculeColumns, bar: tqdm) -> Iterator[MoleculeRecord]:
-    for place in range(len(columns)):
-        yield columns.record(place)
-        bar.update()
+    for columns in dataset.blocks():
+        for place in range(len(columns)):
+            yield columns.record(place)
 
 
 def sdf_records(record: MoleculeRecord, labels: list[str]) -> Iterator[str]:
@@ -114,7 +109,7 @@ def sdf_records(record: MoleculeRecord, labels: list[str]) -> Iterator[str]:
 
 
 def _without_crossed_bonds(block: str, mol: Chem.Mol) -> str:
-    """Let positions speak for double bonds that RDKit marks as `either`, but for those that are."""
+    """Remove the mark `either` from double bonds whose stereochemistry the positions give."""
     lines = block.split("\n")
     is_large = lines[3].endswith("V3000")
     first = lines.index("M  V30 BEGIN BOND") + 1 if is_large else 4 + mol.GetNumAtoms()
@@ -139,7 +134,7 @@ def main() -> None:
     counts = export(**vars(arguments))
     print(f"{arguments.output}: {counts.pop('written', 0)} molecules")
     for reason, count in counts.most_common(10):
-        print(f"  {count} left out: {reason}")
+        print(f"  {count} skipped: {reason}")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from msde.files import disk_full_as_error, write_atomically
 from .pipeline.summary import Statistics
 
 BLUE, INK = "#3b6ea8", "#333a44"
-# One hue each for the most common kinds of bonds; distinct for readers who see few colours, too.
+# A hue for each of the most common kinds of bonds, distinguishable with colour blindness.
 HUES = ("#3b6ea8", "#d1762b", "#4f9d69", "#b3446c", "#7b6cb0", "#8a8f98")
 PANELS = 9  # at most; labels take what the others leave
-ROOM = 1 << 20  # bytes that a picture takes at most
+ROOM = 1 << 20  # bytes of a picture, at most
 
 
 def draw(stats: Statistics, title: str, output: Path) -> None:
@@ -46,7 +46,7 @@ def draw(stats: Statistics, title: str, output: Path) -> None:
             _draw_label(axis, label, y)
         for axis in free[len(labels) :]:
             axis.set_axis_off()
-        of_all = f" ({stats.sampled:,} looked at)" if stats.sampled < _total(stats) else ""
+        of_all = f" ({stats.sampled:,} sampled)" if stats.sampled < _total(stats) else ""
         figure.suptitle(f"{title}: {_total(stats):,} molecules{of_all}", fontweight="bold")
         with disk_full_as_error(output, ROOM):
             write_atomically(output, lambda path: figure.savefig(path, format="png"))
@@ -56,7 +56,7 @@ def _total(stats: Statistics) -> int:
     return stats.manifest["molecules"]
 
 
-def _dress(axis: Any, title: str, x: str, y: str) -> None:
+def _label_axes(axis: Any, title: str, x: str, y: str) -> None:
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -71,7 +71,7 @@ def _draw_atoms(axis: Any, stats: Statistics) -> None:
     middle, half = (bins[0] + bins[-1]) / 2, max(3.5, (bins[-1] - bins[0]) / 2 * 1.05)
     axis.set_xlim(middle - half, middle + half)
     axis.axvline(atoms.mean(), color=INK, linewidth=0.8, linestyle="--")
-    _dress(axis, f"Atoms, mean {atoms.mean():.1f}", "atoms of a molecule", "molecules")
+    _label_axes(axis, f"Atoms, mean {atoms.mean():.1f}", "atoms of a molecule", "molecules")
 
 
 def _draw_elements(axis: Any, stats: Statistics) -> None:
@@ -79,7 +79,7 @@ def _draw_elements(axis: Any, stats: Statistics) -> None:
     axis.bar(names, [stats.elements[name] for name in names], color=BLUE)
     axis.set_yscale("log")
     axis.set_ylim(bottom=0.8)
-    _dress(axis, f"Elements, {len(stats.elements)}", "", "atoms")
+    _label_axes(axis, f"Elements, {len(stats.elements)}", "", "atoms")
 
 
 def _draw_bonds(axis: Any, stats: Statistics) -> None:
@@ -90,13 +90,13 @@ def _draw_bonds(axis: Any, stats: Statistics) -> None:
     for (name, length), hue in zip(chosen, HUES, strict=False):
         axis.hist(length, bins, color=hue, alpha=0.75, label=name)
     axis.legend(frameon=False, fontsize=8)
-    _dress(axis, "Bond lengths", "A", "bonds")
+    _label_axes(axis, "Bond lengths", "A", "bonds")
 
 
 def _draw_distances(axis: Any, stats: Statistics) -> None:
     axis.hist(stats.distances, 100, color=BLUE)
     axis.axvline(10, color=INK, linewidth=0.8, linestyle="--")
-    _dress(axis, f"Distances, {stats.far_share:.1%} above 10 A", "A", "pairs of atoms")
+    _label_axes(axis, f"Distances, {stats.far_share:.1%} above 10 A", "A", "pairs of atoms")
 
 
 def _draw_label(axis: Any, label: dict[str, str], y: np.ndarray) -> None:
@@ -114,7 +114,7 @@ def _draw_label(axis: Any, label: dict[str, str], y: np.ndarray) -> None:
         low, high = np.quantile(known, [0.002, 0.998])
         axis.hist(known, np.linspace(low, high, 61) if high > low else 10, color=BLUE)
     missing = len(y) - len(known)
-    _dress(axis, name, label["unit"], "molecules")
+    _label_axes(axis, name, label["unit"], "molecules")
     if missing:
         axis.text(
             0.98, 0.95, f"{missing / len(y):.0%} missing", transform=axis.transAxes, ha="right",

@@ -1,9 +1,9 @@
-"""Put data sets together.
+"""Merge data sets.
 
 python -m data_tools.merge DIR... --output DIR
 
-Their labels must agree, by name and unit; `--labels union` takes all of them, and a molecule lacks
-those that its own data set does not have.
+Their labels must agree, by name and unit; `--labels union` takes all of them, and labels that a
+data set does not have are missing for its molecules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset, repeated_ids
 from msde.errors import MsdeError
 
-from .pipeline.packing import check_space, prepare_output, write_data_set
+from .pipeline.packing import prepare_output, write_data_set
 
 SUMMED = ("counts", "rejects_by_reason", "notes_by_reason")
 
@@ -45,24 +44,20 @@ def merge(
         raise MsdeError(f"forces are in {' and '.join(sorted(units))}; data sets must agree")
     keep = _places_to_keep(datasets, skip_duplicates)
     prepare_output(output, roots)
-    check_space(output, roots)
+    sources = [{"digest": d.digest, **d.manifest.get("source", {})} for d in datasets]
     facts = {
         "labels": merged,
         "forces_unit": next(iter(units), None),
-        "source": {"merged": [{"digest": d.digest, **_source(d)} for d in datasets]},
-        **{what: _sum(datasets, what) for what in SUMMED},
+        "source": {"merged": sources},
+        **{table: _sum(datasets, table) for table in SUMMED},
     }
     return write_data_set(output, _molecules(datasets, merged, keep), facts, roots)
 
 
-def _source(dataset: ShardDataset) -> dict[str, Any]:
-    return dataset.manifest.get("source", {})
-
-
-def _sum(datasets: Sequence[ShardDataset], what: str) -> dict[str, int]:
+def _sum(datasets: Sequence[ShardDataset], table: str) -> dict[str, int]:
     sums: collections.Counter[str] = collections.Counter()
     for dataset in datasets:
-        sums.update(dataset.manifest.get(what, {}))
+        sums.update(dataset.manifest.get(table, {}))
     return dict(sorted(sums.items()))
 
 

@@ -1,4 +1,4 @@
-"""Cut a data set anew: the same molecules in the same order, in shards of another size.
+"""Rewrite a data set with the same molecules in the same order, in shards of another size.
 
 python -m data_tools.reshard DIR --output DIR --shard-molecules N
 """
@@ -11,8 +11,11 @@ from msde.cli import OneLineParser, report_errors
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 
-from .pipeline.packing import check_space, facts_of, prepare_output, write_data_set
+from .pipeline.packing import prepare_output, write_data_set
 from .pipeline.parts import SHARD_MOLECULES
+
+# Entries of a manifest that do not depend on how it is cut.
+KEPT = ("labels", "forces_unit", "source", "counts", "rejects_by_reason", "notes_by_reason")
 
 
 def reshard(
@@ -30,8 +33,7 @@ def reshard(
         raise MsdeError("--shard-molecules and --block-molecules must be at least 1")
     dataset = ShardDataset(root)
     prepare_output(output, [root])
-    check_space(output, [root])
-    facts = facts_of(dataset.manifest)
+    facts = {name: dataset.manifest[name] for name in KEPT if name in dataset.manifest}
     return write_data_set(output, dataset.blocks(), facts, [root], shard_molecules, block_molecules)
 
 
@@ -41,7 +43,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, metavar="DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument("--shard-molecules", type=int, default=SHARD_MOLECULES, metavar="N")
-    parser.add_argument("--block-molecules", type=int, metavar="N", help="default: as always")
+    parser.add_argument("--block-molecules", type=int, metavar="N", help="default: as for convert")
     arguments = parser.parse_args()
     count = reshard(**vars(arguments))
     shards = len(ShardDataset(arguments.output).manifest["shards"])

@@ -3,7 +3,7 @@
 python -m data_tools.verify DIR [--quick]
 
 Each problem is a line that names the shard and the block; the exit code is 6 if there are any.
-LMDB never sees a file whose SHA-256 is not the recorded one.
+Files whose SHA-256 is not the recorded one are never opened with LMDB.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ from msde.files import file_sha256
 OFF_CENTRE = 1e-3  # A, of a conformer's mean; it is stored in single precision
 _ORIGINS = sum(Origin)
 
+Checks = dict[str, tuple[np.ndarray, np.ndarray]]  # which rows have a problem, and their molecules
+
 
 def verify(root: Path, quick: bool = False) -> Iterator[str]:
     """Yield a line for each problem of a data set.
 
     Args:
-        quick: check sizes, the index and the manifest alone, not what shards hold.
+        quick: check sizes, the index and the manifest alone, not the contents of shards.
 
     Raises:
         MsdeError: the folder holds no data set that this release reads.
@@ -66,12 +68,10 @@ def _manifest_problems(root: Path, manifest: dict[str, Any]) -> Iterator[str]:
     shards = manifest["shards"]
     if digest_of(shards) != manifest["digest"]:
         yield f"{root / 'manifest.json'}: the digest is not that of the shards' hashes"
-    for what in ("molecules", "atoms", "no_geometry"):
-        total = sum(shard[what] for shard in shards)
-        if total != manifest[what]:
-            yield (
-                f"{root / 'manifest.json'}: {manifest[what]} {what}, but the shards have {total}"
-            )
+    for name in ("molecules", "atoms", "no_geometry"):
+        total, said = sum(shard[name] for shard in shards), manifest[name]
+        if total != said:
+            yield f"{root / 'manifest.json'}: {said} {name}, but the shards have {total}"
     listed = {name for s in shards for name in (s["file"], Path(s["file"]).stem + ".idx")}
     for path in sorted(root.glob("shard-*")):
         if path.name not in listed:
@@ -109,7 +109,7 @@ def _damaged_index_blocks(index: Path, shard: dict[str, Any]) -> list[int]:
 
 
 def _content_problems(root: Path, manifest: dict[str, Any], shard: dict[str, Any]) -> Iterator[str]:
-    """Read a shard whose hash is right, and check what its molecules say."""
+    """Read a shard whose hash is right, and check its molecules."""
     dataset = ShardDataset(root, manifest={**manifest, "shards": [shard]})
     atoms = no_geometry = 0
     for block in range(dataset.num_blocks):
@@ -126,16 +126,17 @@ def _content_problems(root: Path, manifest: dict[str, Any], shard: dict[str, Any
             yield f"{where}: ids are not those of the index"
         if not np.array_equal(index["num_atoms"], columns.num_atoms):
             yield f"{where}: numbers of atoms are not those of the index"
-        if columns.y.shape[1] != len(manifest["labels"]):
-            yield f"{where}: {columns.y.shape[1]} labels, the manifest has other ones"
-        for what, molecules in molecule_problems(columns):
-            yield f"{where}: {what} in {len(molecules)} molecules, {molecules[0]} for example"
+        num_labels = len(manifest["labels"])
+        if columns.y.shape[1] != num_labels:
+            yield f"{where}: {columns.y.shape[1]} labels, but the manifest has {num_labels}"
+        for problem, molecules in molecule_problems(columns):
+            yield f"{where}: {problem} in {len(molecules)} molecules, {molecules[0]} for example"
     if (atoms, no_geometry) != (shard["atoms"], shard["no_geometry"]):
         yield f"{root / shard['file']}: sums of atoms are not those of the manifest"
 
 
 def molecule_problems(columns: MoleculeColumns) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what is wrong with fields of molecules, and with which molecules."""
+    """Yield each problem of the fields of molecules, with the molecules that have it."""
     number = np.arange(len(columns))
     counts_fit = columns.num_atoms > 0
     counts_fit &= columns.num_conformers > 0
@@ -150,15 +151,13 @@ def molecule_problems(columns: MoleculeColumns) -> Iterator[tuple[str, np.ndarra
     first, second = columns.bond_index.astype(np.int64).T
     checks = {
         "atomic numbers out of range": (columns.z > 118, atom_of),
-        "atom features out of range": ((columns.x >= np.array(ATOM_SIZES)).any(1), atom_of),
+        "atom features out of range": ((columns.x >= ATOM_SIZES).any(1), atom_of),
         "CIP labels out of range": (columns.cip >= len(CIP_LABELS), atom_of),
-        "bond features out of range": ((columns.bond_attr >= np.array(BOND_SIZES)).any(1), bond_of),
+        "bond features out of range": ((columns.bond_attr >= BOND_SIZES).any(1), bond_of),
         "bonds out of order or range": ((first >= second) | (second >= atoms_of_bond), bond_of),
         "labels that are infinite": (np.isinf(columns.y).any(1), number),
     }
-    for what, (is_wrong, molecule) in checks.items():
-        if is_wrong.any():
-            yield what, np.unique(molecule[is_wrong])
+    yield from _found(checks)
     yield from _edge_problems(columns, atom_of, bond_of)
     yield from _geometry_problems(columns)
     try:
@@ -167,43 +166,46 @@ def molecule_problems(columns: MoleculeColumns) -> Iterator[tuple[str, np.ndarra
         yield "names that are not UTF-8", number
 
 
+def _found(checks: Checks) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the problems that occur, with the molecules that have them."""
+    for problem, (is_wrong, molecule) in checks.items():
+        if is_wrong.any():
+            yield problem, np.unique(molecule[is_wrong])
+
+
 def _edge_problems(
     columns: MoleculeColumns, atom_of: np.ndarray, bond_of: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Check that extended edges go both ways, stay in their molecule and include the bonds."""
     number = np.arange(len(columns))
     degrees = np.bincount(atom_of, columns.extended_degree, len(columns)).astype(np.int64)
-    wrong = degrees != columns.num_extended
-    if wrong.any():
-        yield "degrees that are not those of extended edges", number[wrong]
-        return
     edge_of = np.repeat(number, columns.num_extended)
+    is_outside = columns.extended_source >= columns.num_atoms[edge_of]
+    ranges = {
+        "degrees that are not those of extended edges": (degrees != columns.num_extended, number),
+        "extended edges out of range": (is_outside, edge_of),
+    }
+    yield from _found(ranges)
+    if any(is_wrong.any() for is_wrong, _ in ranges.values()):
+        return
     start = np.cumsum(columns.num_atoms, dtype=np.int64) - columns.num_atoms
     target = np.repeat(np.arange(len(columns.z)), columns.extended_degree)
     source = columns.extended_source + start[edge_of]
-    outside = columns.extended_source >= columns.num_atoms[edge_of]
-    if outside.any():
-        yield "extended edges out of range", np.unique(edge_of[outside])
-        return
+    first, second = (columns.bond_index + start[bond_of][:, None]).T
     total = len(columns.z)
     edges, back = target * total + source, source * total + target
-    if (np.diff(edges) <= 0).any():
-        yield "extended edges out of order", np.unique(edge_of[1:][np.diff(edges) <= 0])
-    one_way = ~np.isin(back, edges)
-    if one_way.any():
-        yield "extended edges that go one way", np.unique(edge_of[one_way])
-    if (source == target).any():
-        yield "extended edges from an atom to itself", np.unique(edge_of[source == target])
-    first, second = (columns.bond_index + start[bond_of][:, None]).T
-    missing = ~np.isin(second * total + first, edges)
-    if missing.any():
-        yield "bonds that are no extended edges", np.unique(bond_of[missing])
+    checks = {
+        "extended edges out of order": (np.diff(edges, prepend=-1) <= 0, edge_of),
+        "extended edges that go one way": (~np.isin(back, edges), edge_of),
+        "extended edges from an atom to itself": (source == target, edge_of),
+        "bonds that are no extended edges": (~np.isin(second * total + first, edges), bond_of),
+    }
+    yield from _found(checks)
 
 
 def _geometry_problems(columns: MoleculeColumns) -> Iterator[tuple[str, np.ndarray]]:
     number = np.arange(len(columns))
-    rows = columns.rows_per_molecule("pos")
-    of_row = np.repeat(number, rows)
+    of_row = np.repeat(number, columns.rows_per_molecule("pos"))
     infinite = ~np.isfinite(columns.pos).all(1)
     if infinite.any():
         yield "positions that are not finite", np.unique(of_row[infinite])
@@ -211,24 +213,24 @@ def _geometry_problems(columns: MoleculeColumns) -> Iterator[tuple[str, np.ndarr
     atoms = np.repeat(columns.num_atoms, columns.num_conformers).astype(np.int64)
     conformer_of = np.repeat(number, columns.num_conformers)
     sums = np.add.reduceat(columns.pos.astype(np.float64), np.cumsum(atoms) - atoms)
-    off = np.abs(sums / atoms[:, None]).max(1) > OFF_CENTRE
-    if off.any():
-        yield "conformers that are not centred", np.unique(conformer_of[off])
+    off_centre = np.abs(sums / atoms[:, None]).max(1) > OFF_CENTRE
     is_zero = np.bincount(of_row, np.abs(columns.pos).sum(1), len(columns)) == 0
     without = columns.origin & Origin.NO_GEOMETRY != 0
     wrong = (without & ~is_zero) | (~without & is_zero & (columns.num_atoms > 1))
-    if wrong.any():
-        yield "geometry that is not what their origin says", number[wrong]
-    if not np.isfinite(columns.forces).all():
-        of_force = np.repeat(number, columns.rows_per_molecule("forces"))
-        yield "forces that are not finite", np.unique(of_force[~np.isfinite(columns.forces).all(1)])
+    of_force = np.repeat(number, columns.rows_per_molecule("forces"))
+    checks = {
+        "conformers that are not centred": (off_centre, conformer_of),
+        "geometry that contradicts the origin": (wrong, number),
+        "forces that are not finite": (~np.isfinite(columns.forces).all(1), of_force),
+    }
+    yield from _found(checks)
 
 
 def main() -> None:
     """Parse the command line, verify and print."""
     parser = OneLineParser(prog="data_tools.verify", description=__doc__)
     parser.add_argument("root", type=Path, metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="do not read what shards hold")
+    parser.add_argument("--quick", action="store_true", help="do not read the contents of shards")
     arguments = parser.parse_args()
     found = False
     for problem in verify(arguments.root, arguments.quick):

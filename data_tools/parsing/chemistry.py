@@ -54,14 +54,14 @@ def remove_hydrogens(
 
 
 def check_radicals(mol: Chem.Mol) -> None:
-    """Refuse unpaired electrons; where bonds came from positions they mark a wrong bond."""
+    """Reject unpaired electrons; where bonds came from positions they mark a wrong bond."""
     if mol.HasSubstructMatch(_RADICAL):  # much faster than to ask every atom
         count = sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
         raise MoleculeError(f"radical: {count} unpaired electrons, as a rule of wrong bonds")
 
 
 def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
-    """Refuse a geometry that has some hydrogens and lacks others, or all if they are wanted.
+    """Reject a geometry that has some hydrogens and lacks others, or lacks any if they are kept.
 
     Args:
         mol: with or without its hydrogens.
@@ -71,7 +71,7 @@ def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
     present = num_atoms - mol.GetNumAtoms()  # hydrogens that were there and have been removed
     if implied == present:
         return
-    # Hydrogens that RDKit does not remove, as those of an imine, do not make it some of them.
+    # Hydrogens that RDKit does not remove, as those of an imine, do not count as present.
     if keep_hydrogens or present or mol.GetNumHeavyAtoms() == 0:
         raise MoleculeError(LACKS_HYDROGENS)
 
@@ -82,7 +82,7 @@ def implied_hydrogens(mol: Chem.Mol) -> int:
 
 
 def without_drawings(positions: np.ndarray) -> np.ndarray:
-    """Leave out conformers that are flat drawings, unless all are."""
+    """Omit conformers that are flat drawings, unless all are."""
     solid = np.abs(positions[:, :, 2]).max(axis=1) > FLAT
     return positions[solid] if solid.any() else positions
 
@@ -90,15 +90,15 @@ def without_drawings(positions: np.ndarray) -> np.ndarray:
 def merge_conformers(
     mols: Sequence[Chem.Mol], places: Sequence[int]
 ) -> tuple[Chem.Mol, tuple[tuple[int, str], ...]]:
-    """Unite molecules with the same atoms in the same order to one with many conformers.
+    """Merge molecules with the same atoms in the same order into one with many conformers.
 
-    Those that are not the first molecule, stereochemistry included, are left out.
+    Those that differ from the first molecule, stereochemistry included, are omitted.
 
     Args:
-        places: what to call the conformers by, their lines or numbers.
+        places: the lines or numbers of the conformers, for reasons.
 
     Returns:
-        The molecule, and (place, reason) for each conformer left out.
+        The molecule, and (place, reason) for each omitted conformer.
     """
     first = Chem.Mol(mols[0])
     atoms, bonds, smiles = _atoms(first), _bonds(first), Chem.MolToSmiles(first)

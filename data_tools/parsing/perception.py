@@ -1,8 +1,8 @@
 """Bonds for molecules that come as atoms and positions only.
 
 RDKit joins atoms that are near (rdDetermineBonds, Kim & Kim 2015, doi:10.1002/bkcs.10334), then
-finds bond orders and charges that fit. Bond orders depend on what is joined and on the charge
-alone, so they are found once for all frames of a trajectory.
+finds bond orders and charges that fit. Bond orders depend on the joined pairs and the charge alone,
+so they are found once for all frames of a trajectory.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from .files import has_suffix, source_name, unreadable_as_error
-from .types import Facts, Options, Parsed, RawMolecule
+from .types import Facts, Options, Parsed, RawMolecule, Scanned
 
 
 class BaseReader(abc.ABC):
@@ -43,8 +43,8 @@ class BaseReader(abc.ABC):
         return Facts()
 
     @abc.abstractmethod
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield the molecules of a file as fast as it can be scanned."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
+        """Yield line, name, payload and labels of each molecule, as fast as possible."""
 
     @abc.abstractmethod
     def build(self, raw: RawMolecule) -> Parsed:
@@ -78,8 +78,10 @@ class BaseReader(abc.ABC):
             MsdeError: the file cannot be read, or holds pickles that the user does not trust.
         """
         self.check_trusted([path])
+        source = source_name(path)
         with unreadable_as_error(path):
-            yield from self.scan(path)
+            for scanned in self.scan(path):
+                yield RawMolecule(source, *scanned)
 
     def parse(self, raw: RawMolecule) -> Parsed:
         """Parse one molecule.

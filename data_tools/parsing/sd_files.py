@@ -15,11 +15,11 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from .chemistry import check_complete, check_radicals
-from .files import has_suffix, open_bytes, source_name
+from .files import has_suffix, open_bytes
 from .labels import labels_from
 from .reader import BaseReader
 from .tables import header_of, rows
-from .types import Facts, RawMolecule, raw_molecule
+from .types import Facts, Scanned, attempt
 
 CHUNK = 1 << 20  # bytes read at a time
 MAX_RECORD = 64 << 20  # bytes; a longer record is no record
@@ -138,11 +138,11 @@ class SDFWithTable(BaseReader):
             raise MsdeError(f"{paths[0]} is no SD file; give the one that it belongs to")
         return super().facts(sdfs)
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
+    def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each record with the labels of its row; a table itself yields nothing."""
         if not has_suffix(path, self.suffixes):
             return
-        source, table = source_name(path), self.table(path)
+        table = self.table(path)
         labels = self.file_facts(path).labels
         header, body = header_of(table), itertools.islice(rows(table), 1, None)
         places = [header.index(label.name) for label in labels]
@@ -156,4 +156,4 @@ class SDFWithTable(BaseReader):
         with open_bytes(path) as file:
             for line, block in records(file, path):
                 cells = next(body, (0, []))[1]
-                yield raw_molecule(source, line, self.name_of(block, cells), joined, block, cells)
+                yield line, self.name_of(block, cells), *attempt(joined, block, cells)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .files import open_text, source_name
 from .labels import choose_labels, is_number, labels_from, require_name
-from .types import Label, Options, RawMolecule, raw_molecule
+from .types import Label, Options, Scanned, attempt
 
 NAME_COLUMNS = ("name", "title", "mol_id", "molecule_id", "id", "compound id", "cid", "iupac")
 NUMBERING = {"", "idx", "index", "num", "no", "row", "unnamed: 0", *NAME_COLUMNS}
@@ -92,15 +92,14 @@ def layout(path: Path, options: Options, delimiter: str = ",") -> Layout:
     return Layout(header, smiles, name, labels, tuple(names[label.name] for label in labels))
 
 
-def read_table(path: Path, options: Options, delimiter: str = ",") -> Iterator[RawMolecule]:
+def read_table(path: Path, options: Options, delimiter: str = ",") -> Iterator[Scanned]:
     """Yield each row with its SMILES as payload; cells that a row lacks are missing."""
     found = layout(path, options, delimiter)
-    source = source_name(path)
     width = 1 + max(found.smiles, found.name or 0, *found.places)
     for line, cells in itertools.islice(rows(path, delimiter), int(found.header), None):
         cells += [""] * (width - len(cells))
         name = cells[found.name].strip() if found.name is not None else ""
-        yield raw_molecule(source, line, name, _smiles_and_labels, cells, found)
+        yield line, name, *attempt(_smiles_and_labels, cells, found)
 
 
 def header_of(path: Path) -> list[str]:

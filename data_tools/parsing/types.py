@@ -58,13 +58,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class RawMolecule:
-    """One molecule as it stands in its file."""
+    """One molecule as it stands in its file, before `build`."""
 
     source: str  # file name without folder and without .gz
     line: int  # its first line, or the number of its record, from 1
     name: str
     payload: Any  # text or arrays for the reader's `build`, or the MoleculeError of its scan
     y: tuple[float, ...] = ()  # labels, in the order of Facts.labels; NaN where missing
+
+
+Scanned = tuple[int, str, Any, tuple[float, ...]]  # a RawMolecule without its source
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,12 @@ class Parsed:
     dropped: tuple[tuple[int, str], ...] = ()  # omitted conformers: line or number, and reason
 
 
-def raw_molecule(
-    source: str,
-    line: int,
-    name: str,
-    make: Callable[..., tuple[Any, tuple[float, ...]]],
-    *arguments: Any,
-) -> RawMolecule:
-    """Return a molecule with the payload and labels that `make(*arguments)` returns.
+def attempt(make: Callable[..., tuple[Any, tuple[float, ...]]], *arguments: Any) -> tuple[Any, Any]:
+    """Return the payload and labels that `make(*arguments)` returns.
 
-    A MoleculeError becomes the payload: the molecule is rejected in its turn.
+    A MoleculeError becomes the payload: `parse` raises it, and the molecule is rejected.
     """
     try:
-        payload, y = make(*arguments)
+        return make(*arguments)
     except MoleculeError as error:
-        return RawMolecule(source, line, name, error)
-    return RawMolecule(source, line, name, payload, y)
+        return error, ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -65,14 +66,15 @@ def convert(
     facts = reader.facts(inputs)
     raws = _read(inputs, reader, limit)
     task = Task(format, options, len(facts.labels))
+    workers = open_workers(executor or "local", processes)
     with open_parts(output, _job(inputs, task, facts, limit)) as parts:
         if not parts.is_complete:
             if parts.finished:
                 done = parts.total("counts")["read"]
                 log.info(f"going on: {done:,} molecules in {len(parts.finished)} shards are done")
-            with open_workers(executor or "local", processes) as workers, Progress() as progress:
+            with workers as opened, contextlib.closing(Progress()) as progress:
                 chunks = parts.unfinished(raws)
-                for size, reasons in parts.write(converted(chunks, task, workers)):
+                for size, reasons in parts.write(converted(chunks, task, opened)):
                     progress.add(size, reasons)
             parts.write_lists()
             _check_counts(parts, max_rejects)

@@ -21,10 +21,11 @@ _OURS = re.compile(r"(shard-\d{5}\.(lmdb|idx)|(rejects|notes)\.jsonl|\..*\.tmp)"
 
 
 def prepare_output(output: Path, sources: Sequence[Path]) -> None:
-    """Make the folder; shards of an interrupted run are removed.
+    """Make the folder, remove the shards of an interrupted run and check the free space.
 
     Raises:
         MsdeError: it holds something else.
+        DiskFull: there is not enough room.
     """
     if any(output.resolve() == source.resolve() for source in sources):
         raise MsdeError(f"--output {output} is one of the inputs; choose another folder")
@@ -37,6 +38,10 @@ def prepare_output(output: Path, sources: Sequence[Path]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for name in found:
         (output / name).unlink()
+    needed = sum(path.stat().st_size for root in sources for path in root.glob("shard-*"))
+    free = shutil.disk_usage(output).free
+    if needed > free:
+        raise DiskFull(f"disk full: {output} needs {needed:,} bytes, {free:,} are free")
 
 
 def _cut(parts: Iterable[MoleculeColumns], molecules: int) -> Iterator[list[MoleculeColumns]]:
@@ -83,21 +88,3 @@ def write_data_set(
         join_files(paths, output / f"{name}.jsonl")
     write_manifest(output, shards, {**facts, "origin": dict(sorted(origins.items()))})
     return sum(shard["molecules"] for shard in shards)
-
-
-def facts_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a manifest that do not follow from its shards."""
-    kept = ("labels", "forces_unit", "source", "counts", "rejects_by_reason", "notes_by_reason")
-    return {name: manifest[name] for name in kept if name in manifest}
-
-
-def check_space(output: Path, sources: Sequence[Path]) -> None:
-    """Check the free space before hours of work.
-
-    Raises:
-        DiskFull: there is not enough room.
-    """
-    needed = sum(path.stat().st_size for root in sources for path in root.glob("shard-*"))
-    free = shutil.disk_usage(output).free
-    if needed > free:
-        raise DiskFull(f"disk full: {output} needs {needed:,} bytes, {free:,} are free")

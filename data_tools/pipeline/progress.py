@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -24,15 +23,8 @@ class Progress:
         self._bar = tqdm(unit=" molecules", disable=None)
         self._began = self._said = time.monotonic()
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Remove the bar."""
         self._bar.close()
 
     def add(self, read: int, reasons: list[str]) -> None:

@@ -24,11 +24,10 @@ import numpy as np
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing.files import import_optional, source_name
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, attempt
+from ..parsing.files import import_optional
 from ..parsing.labels import choose_labels, with_units
 from ..parsing.perception import System, parse_system
-from ..parsing.reader import BaseReader
-from ..parsing.types import Facts, Label, Parsed, RawMolecule, raw_molecule
 
 SAMPLE = 100  # rows that decide which values are labels
 MAGIC = b"SQLite format 3\0"
@@ -38,8 +37,6 @@ FORCES = ("forces", "force")
 
 
 class Reader(BaseReader):
-    """ASE's SQLite databases."""
-
     keep_hydrogens = True
 
     def recognises(self, path: Path) -> bool:
@@ -55,7 +52,6 @@ class Reader(BaseReader):
             return False
 
     def file_facts(self, path: Path) -> Facts:
-        """Find the labels, their units and whether there are forces."""
         sample = [values for _, _, values, _ in itertools.islice(_rows(path), SAMPLE)]
         names = dict.fromkeys(name for values in sample for name in values)
         units = _units(path)
@@ -67,15 +63,12 @@ class Reader(BaseReader):
         forces = next((n for n in FORCES if sample and n in sample[0]), None)
         return Facts(labels, forces and units.get(forces, ""))
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each row, known by its id."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         labels = self.file_facts(path).labels
-        source = source_name(path)
         for number, *row in _rows(path):
-            yield raw_molecule(source, number, "", _system_and_labels, *row, labels)
+            yield number, "", *attempt(_system_and_labels, *row, labels)
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Find the bonds."""
         return parse_system(raw.payload, self.options, raw.y)
 
 

@@ -14,17 +14,14 @@ from rdkit import Chem
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import assign_stereo, implied_hydrogens
-from ..parsing.reader import BaseReader
 from ..parsing.tables import delimiter_of, layout, read_table, rows
-from ..parsing.types import Facts, Parsed, RawMolecule
 
 GEOMETRY = "|("  # begins the coordinates of a CXSMILES
 
 
 class Reader(BaseReader):
-    """CXSMILES in tables."""
-
     def recognises(self, path: Path) -> bool:
         """Return whether the first rows of a table hold coordinates."""
         delimiter = delimiter_of(path)
@@ -32,11 +29,9 @@ class Reader(BaseReader):
         return any(GEOMETRY in cell for _, cells in first for cell in cells)
 
     def file_facts(self, path: Path) -> Facts:
-        """Find the labels."""
         return Facts(layout(path, self.options, delimiter_of(path) or ",").labels)
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each row of the table."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         delimiter = delimiter_of(path) or ","
         if not layout(path, self.options, delimiter).header:
             raise MsdeError(f"{path} has no header that names a column of SMILES")

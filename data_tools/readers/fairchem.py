@@ -18,13 +18,11 @@ import numpy as np
 
 from msde.chem.vocabulary import MoleculeError
 
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, malformed_as_error
 from ..parsing.databases import first_record, metadata, peek, records
-from ..parsing.files import source_name
 from ..parsing.labels import all_or_none
 from ..parsing.perception import System, parse_system
 from ..parsing.pickles import graph_fields, load_pickle
-from ..parsing.reader import BaseReader, malformed_as_error
-from ..parsing.types import Facts, Label, Parsed, RawMolecule
 
 ENERGY = ("energy", "y", "y_relaxed")
 FORCES = ("forces", "force")
@@ -32,8 +30,6 @@ MAX_ROW = 64 << 20  # bytes of a decompressed row; a larger one is no molecule
 
 
 class Reader(BaseReader):
-    """Fairchem's LMDB files."""
-
     keep_hydrogens = True
     suffixes = (".aselmdb", ".lmdb")
 
@@ -48,14 +44,12 @@ class Reader(BaseReader):
         return not name.lower().endswith(".aselmdb")
 
     def file_facts(self, path: Path) -> Facts:
-        """Return the energy, if the first record has it, and the unit of forces."""
         first = first_record(path, functools.partial(_decode, self.is_pickle(path.name)))
         labels = () if _value(first, ENERGY) is None else (Label("energy", "eV"),)
         forces_unit = None if _value(first, FORCES) is None else "eV/A"
         return Facts(all_or_none(path, labels, self.options), forces_unit)
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each record as it is stored."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         is_pickle = self.is_pickle(path.name)
         is_labelled = bool(self.file_facts(path).labels)
         deleted = None if is_pickle else metadata(path, b"deleted_ids")
@@ -63,10 +57,9 @@ class Reader(BaseReader):
         for number, value in records(path):
             if number not in gone:
                 line = number + int(is_pickle)  # the rows of ASE count from 1
-                yield RawMolecule(source_name(path), line, "", (value, is_labelled))
+                yield line, "", (value, is_labelled), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Decode the record and find the bonds."""
         value, is_labelled = raw.payload
         is_pickle = self.is_pickle(raw.source)
         fields = _decode(is_pickle, value)

@@ -23,6 +23,16 @@ from rdkit import Chem
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..parsing import (
+    BaseReader,
+    Facts,
+    Label,
+    Parsed,
+    RawMolecule,
+    Scanned,
+    attempt,
+    malformed_as_error,
+)
 from ..parsing.chemistry import (
     agreeing_conformers,
     check_radicals,
@@ -33,8 +43,6 @@ from ..parsing.files import import_optional, open_bytes, source_name
 from ..parsing.labels import with_units
 from ..parsing.perception import bonds_of_smiles, connect
 from ..parsing.pickles import load_dict
-from ..parsing.reader import BaseReader, malformed_as_error
-from ..parsing.types import Facts, Label, Parsed, RawMolecule, raw_molecule
 
 UNITS = {
     "lowestenergy": "Ha",
@@ -59,31 +67,24 @@ class Ensemble:
 
 
 class Reader(BaseReader):
-    """GEOM's files."""
-
     suffixes = (".msgpack", *PICKLES)
 
     def is_pickle(self, name: str) -> bool:
-        """Return whether the name is that of a pickle."""
         return name.lower().endswith(PICKLES)
 
     def file_facts(self, path: Path) -> Facts:
-        """Return the labels of an ensemble; others may be chosen by name."""
         return Facts(self._labels(), notes=(NOTE,))
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each molecule; its name is its SMILES."""
-        source = source_name(path)
-        if self.is_pickle(source):
+    def scan(self, path: Path) -> Iterator[Scanned]:
+        if self.is_pickle(source_name(path)):
             with open_bytes(path) as file:
-                yield RawMolecule(source, 1, source.rpartition(".")[0], file.read())
+                yield 1, source_name(path).rpartition(".")[0], file.read(), ()
             return
         labels = self._labels()
         for number, (smiles, known) in enumerate(_entries(path), start=1):
-            yield raw_molecule(source, number, smiles, _ensemble, smiles, known, labels)
+            yield number, smiles, *attempt(_ensemble, smiles, known, labels)
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Unite the conformers on one molecule."""
         if isinstance(raw.payload, Ensemble):
             y = raw.y
             mol, dropped = _from_positions(raw.payload)

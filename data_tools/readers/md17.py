@@ -1,4 +1,4 @@
-"""Trajectories in NumPy's .npz: MD17, rMD17, MD22 and what sGDML writes.
+"""Trajectories in NumPy's .npz: MD17, rMD17, MD22 and files of sGDML.
 
 Arrays are `z` (or nuclear_charges), `R` (coords), `E` (energies), `F` (forces) and optionally
 `r_unit` and `e_unit`. Without these, units are those that the data sets share: A, kcal/mol and
@@ -18,12 +18,10 @@ import numpy as np
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import check_radicals
-from ..parsing.files import source_name
 from ..parsing.labels import all_or_none
 from ..parsing.perception import Bonds, System, connect, order_bonds, parse_system
-from ..parsing.reader import BaseReader
-from ..parsing.types import Facts, Label, Parsed, RawMolecule
 
 NAMES = {
     "numbers": ("z", "nuclear_charges"),
@@ -50,8 +48,6 @@ class Trajectory:
 
 
 class Reader(BaseReader):
-    """Trajectories in .npz."""
-
     keep_hydrogens = True
     suffixes = (".npz",)
 
@@ -67,23 +63,19 @@ class Reader(BaseReader):
         return all(inside & set(NAMES[kind]) for kind in ("numbers", "positions"))
 
     def file_facts(self, path: Path) -> Facts:
-        """Return the energy and the units."""
         return self._facts(path, _load(path))
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each frame."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         trajectory = _load(path)
         bonds = self._bonds(path, trajectory)
-        source = source_name(path)
         is_labelled = bool(self._facts(path, trajectory).labels)
         for place, position in enumerate(trajectory.positions):
             forces = None if trajectory.forces is None else trajectory.forces[place]
             system = System(trajectory.numbers, position, forces, bonds=bonds)
             y = (float(trajectory.energies[place]),) if is_labelled else ()
-            yield RawMolecule(source, place + 1, "", system, y)
+            yield place + 1, "", system, y
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Put the geometry of a frame on its trajectory's molecule."""
         return parse_system(raw.payload, self.options, raw.y)
 
     def _facts(self, path: Path, trajectory: Trajectory) -> Facts:

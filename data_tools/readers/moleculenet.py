@@ -12,10 +12,10 @@ from pathlib import Path
 
 from msde.errors import MsdeError
 
+from ..parsing import Facts, Options, Scanned
 from ..parsing.files import has_suffix, source_name
 from ..parsing.labels import with_units
 from ..parsing.tables import header_of, layout, read_table
-from ..parsing.types import Facts, Options, RawMolecule
 from . import smiles
 from .qm9 import UNITS as QM9_UNITS
 
@@ -61,8 +61,6 @@ ALIASES = {
 
 
 class Reader(smiles.Reader):
-    """MoleculeNet's tables; their SMILES are parsed as for `smiles`."""
-
     def recognises(self, path: Path) -> bool:
         """Return whether the name is a data set's and the table has its columns."""
         if not has_suffix(path, (".csv",)) or _stem(path) not in TABLES:
@@ -71,12 +69,10 @@ class Reader(smiles.Reader):
         return {table.smiles, *(table.labels or ())} <= set(header_of(path))
 
     def file_facts(self, path: Path) -> Facts:
-        """Return the labels of the data set with their units."""
         found = layout(path, self._with_columns(path)).labels
         return Facts(with_units(found, dict(_table(path).units)))
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each row of the table."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         return read_table(path, self._with_columns(path))
 
     def _with_columns(self, path: Path) -> Options:

@@ -19,11 +19,11 @@ from rdkit.Chem import rdMolDescriptors
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..parsing import Facts, Label, Parsed, RawMolecule
 from ..parsing.files import has_suffix, source_name
 from ..parsing.labels import all_or_none
 from ..parsing.sd_files import SDFWithTable, mol_from_block
 from ..parsing.tables import header_of
-from ..parsing.types import Facts, Label, Parsed, RawMolecule
 
 LABELS = (Label("homolumogap", "eV"),)
 COLUMNS = ["idx", "smiles", "homolumogap"]
@@ -32,8 +32,6 @@ PLACES = ("", "raw/", "pcqm4m-v2/raw/")
 
 
 class Reader(SDFWithTable):
-    """PCQM4Mv2's SD file."""
-
     def recognises(self, path: Path) -> bool:
         """Return whether an SD file is named so, or a table lies beside such a file."""
         if source_name(path) == "data.csv":
@@ -42,11 +40,9 @@ class Reader(SDFWithTable):
         return is_named and has_suffix(path, self.suffixes)
 
     def table_names(self, path: Path) -> Sequence[str]:
-        """Return where archives put the table."""
         return [f"{place}{name}" for place in PLACES for name in ("data.csv.gz", "data.csv")]
 
     def file_facts(self, path: Path) -> Facts:
-        """Return the label, and check the columns of the table."""
         table = self.table(path)
         header = header_of(table)
         if header != COLUMNS:
@@ -54,7 +50,6 @@ class Reader(SDFWithTable):
         return Facts(all_or_none(path, LABELS, self.options))
 
     def name_of(self, block: str, cells: list[str]) -> str:
-        """Return the number in the table."""
         return cells[0] if cells else ""
 
     def join(self, block: str, cells: list[str]) -> tuple[str, str]:
@@ -62,7 +57,6 @@ class Reader(SDFWithTable):
         return block, cells[1]
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Parse the mol block and compare it to the SMILES of its row."""
         block, smiles = raw.payload
         # Where hydrogens are implied a wrong bond makes no radical.
         mol = mol_from_block(

@@ -22,12 +22,19 @@ from msde.chem.record import Origin
 from msde.chem.vocabulary import ATOM_VOCABULARY, MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing.files import source_name
+from ..parsing import (
+    BaseReader,
+    Facts,
+    Label,
+    Parsed,
+    RawMolecule,
+    Scanned,
+    attempt,
+    malformed_as_error,
+)
 from ..parsing.labels import all_or_none
 from ..parsing.perception import bonds_of_smiles, connect, order_bonds, parsed_geometry
 from ..parsing.pickles import graph_fields
-from ..parsing.reader import BaseReader, malformed_as_error
-from ..parsing.types import Facts, Label, Parsed, RawMolecule, raw_molecule
 
 # The targets of torch_geometric.datasets.QM9, in its order.
 QM9 = (
@@ -59,8 +66,6 @@ class Graph:
 
 
 class Reader(BaseReader):
-    """Processed data sets of PyTorch Geometric."""
-
     suffixes = (".pt", ".pth")
 
     def recognises(self, path: Path) -> bool:
@@ -73,26 +78,21 @@ class Reader(BaseReader):
             return file.read(2) == b"\x80\x02"  # a pickle of protocol 2, as before torch 1.6
 
     def is_pickle(self, name: str) -> bool:
-        """Return True: all files are pickles."""
         return True
 
     def file_facts(self, path: Path) -> Facts:
-        """Find how many targets there are."""
         return Facts(all_or_none(path, _labels(_load(path)[0]), self.options))
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each graph."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         fields, slices = _load(path)
         is_labelled = bool(all_or_none(path, _labels(fields), self.options))
-        source = source_name(path)
         for index in range(len(next(iter(slices.values()))) - 1):
             one = {name: _part(name, fields[name], slices.get(name), index) for name in fields}
             name = one.get("name", "")
             name = name if isinstance(name, str) else ""
-            yield raw_molecule(source, index + 1, name, _graph, one, is_labelled)
+            yield index + 1, name, *attempt(_graph, one, is_labelled)
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Build the molecule from its graph and put its geometry on it."""
         graph = raw.payload
         mol, origin = _molecule(graph)
         positions = graph.position[None]
@@ -182,7 +182,7 @@ def _graph(fields: dict[str, Any], is_labelled: bool) -> tuple[Graph, tuple[floa
 
 
 def _part(name: str, values: Any, offsets: Any, index: int) -> Any:
-    """Return what belongs to one molecule; tensors of edges are cut along their last axis."""
+    """Return the part of one molecule; tensors of edges are cut along their last axis."""
     if offsets is None:
         return values
     start, end = int(offsets[index]), int(offsets[index + 1])

@@ -8,17 +8,16 @@ a note says that they are in.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msde.chem.vocabulary import MoleculeError
 
+from ..parsing import Facts, Options, Parsed, RawMolecule, Scanned
 from ..parsing.files import source_name
 from ..parsing.labels import with_units
 from ..parsing.sd_files import SDFWithTable, mol_from_block
 from ..parsing.tables import layout
-from ..parsing.types import Facts, Options, Parsed, RawMolecule
 
 UNITS = {
     **dict.fromkeys(("A", "B", "C"), "GHz"),
@@ -35,20 +34,15 @@ NUM_EXCLUDED = 3054
 
 
 class Reader(SDFWithTable):
-    """QM9's SD file."""
-
     keep_hydrogens = True
 
     def recognises(self, path: Path) -> bool:
-        """Return whether a file has the name of the SD file or of its table."""
         return source_name(path).lower() in ("gdb9.sdf", "gdb9.sdf.csv")
 
     def table_names(self, path: Path) -> Sequence[str]:
-        """Return the name of the SD file with .csv, compressed or not."""
         return f"{source_name(path)}.csv", f"{source_name(path)}.csv.gz"
 
     def file_facts(self, path: Path) -> Facts:
-        """Return the labels, and a note on the uncharacterized molecules."""
         chosen = self.options.label_columns
         columns = tuple(UNITS) if chosen is None else chosen
         options = Options(smiles_column="mol_id", label_columns=columns)  # it has no SMILES
@@ -67,16 +61,15 @@ class Reader(SDFWithTable):
             raise MoleculeError(f"wrong label alignment: the row of {title} is that of {cells[0]}")
         return block
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
+    def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each record with its labels; uncharacterized ones are rejected."""
         excluded = _excluded(path) or frozenset()
-        for number, raw in enumerate(super().scan(path), start=1):
+        for number, scanned in enumerate(super().scan(path), start=1):
             if number in excluded:
-                raw = dataclasses.replace(raw, payload=MoleculeError(f"listed in {EXCLUDED}"))
-            yield raw
+                scanned = (*scanned[:2], MoleculeError(f"listed in {EXCLUDED}"), ())
+            yield scanned
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Parse the mol block as for `sdf`."""
         return Parsed(
             mol_from_block(raw.payload, self.options.keep_hydrogens, self.options.keep_radicals),
             raw.y,

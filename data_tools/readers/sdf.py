@@ -26,12 +26,11 @@ from pathlib import Path
 
 from msde.chem.vocabulary import MoleculeError
 
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import merge_conformers
-from ..parsing.files import open_bytes, source_name
+from ..parsing.files import open_bytes
 from ..parsing.labels import choose_labels, is_number, labels_from
-from ..parsing.reader import BaseReader
 from ..parsing.sd_files import count_atoms, mol_from_block, records
-from ..parsing.types import Facts, Label, Parsed, RawMolecule
 
 SAMPLE = 1000  # records that decide which properties are labels
 PROPERTY = re.compile(r"^>[^\n]*?<([^\n]+)>[^\n]*\n([^\n]*)$", re.MULTILINE)
@@ -47,12 +46,9 @@ class Record:
 
 
 class Reader(BaseReader):
-    """SD files."""
-
     suffixes = (".sdf", ".sd", ".mol")
 
     def file_facts(self, path: Path) -> Facts:
-        """Find the labels among the properties of the first records."""
         found: dict[str, bool] = {}  # whether all values are numbers
         with open_bytes(path) as file:
             for _, block in itertools.islice(records(file, path), SAMPLE):
@@ -60,18 +56,15 @@ class Reader(BaseReader):
                     found[name] = found.get(name, True) and is_number(text)
         return Facts(choose_labels(path, self.options, found, found.__getitem__, "property"))
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each record, or each group of them; its name is the title line."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         labels = self.file_facts(path).labels
-        source = source_name(path)
         with open_bytes(path) as file:
             for group in _groups(records(file, path), self.options.group_conformers):
                 lines, blocks = zip(*group, strict=True)
-                name = blocks[0].partition("\n")[0].strip()
-                yield RawMolecule(source, lines[0], name, Record(blocks, lines, labels))
+                title = blocks[0].partition("\n")[0].strip()
+                yield lines[0], title, Record(blocks, lines, labels), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Parse the mol blocks; stereochemistry comes from their coordinates."""
         record = raw.payload
         keep = self.options.keep_hydrogens, self.options.keep_radicals
         y: tuple[float, ...] = ()

@@ -16,15 +16,12 @@ from msde.chem.parsing import mol_from_smiles
 from msde.chem.record import MAX_ATOMS, Origin, molecule_uid
 from msde.chem.vocabulary import MoleculeError
 
-from ..parsing.files import open_text, source_name
-from ..parsing.reader import BaseReader
+from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
+from ..parsing.files import open_text
 from ..parsing.tables import delimiter_of, layout, read_table
-from ..parsing.types import Facts, Parsed, RawMolecule
 
 
 class Reader(BaseReader):
-    """SMILES in lines or tables."""
-
     suffixes = (".smi", ".smiles", ".ism", ".txt", ".csv", ".tsv", ".tab")
 
     def recognises(self, path: Path) -> bool:
@@ -40,24 +37,21 @@ class Reader(BaseReader):
             return bool(token) and Chem.MolFromSmiles(token, sanitize=False) is not None
 
     def file_facts(self, path: Path) -> Facts:
-        """Find the labels of a table."""
         delimiter = delimiter_of(path)
         return Facts(layout(path, self.options, delimiter).labels) if delimiter else Facts()
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each line or row that is neither blank nor a comment (#)."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         delimiter = delimiter_of(path)
         if delimiter:
             yield from read_table(path, self.options, delimiter)
             return
-        source = source_name(path)
         with open_text(path) as file:
             for number, line in enumerate(file, start=1):
                 smiles, _, name = line.strip().partition("\t" if "\t" in line else " ")
                 if number == 1 and smiles.lower() == "smiles":
                     continue
                 if smiles and not smiles.startswith("#"):
-                    yield RawMolecule(source, number, name.strip(), smiles)
+                    yield number, name.strip(), smiles, ()
 
     def build(self, raw: RawMolecule) -> Parsed:
         """Parse the SMILES and make conformers, seeded by the place of the molecule in its file."""

@@ -16,6 +16,7 @@ from rdkit import Chem
 from msde.chem.parsing import mol_from_smiles
 from msde.chem.vocabulary import MoleculeError
 
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, malformed_as_error
 from ..parsing.chemistry import (
     LACKS_HYDROGENS,
     remove_hydrogens,
@@ -23,16 +24,11 @@ from ..parsing.chemistry import (
     without_drawings,
 )
 from ..parsing.databases import first_record, peek, records
-from ..parsing.files import source_name
 from ..parsing.labels import all_or_none
 from ..parsing.pickles import load_dict
-from ..parsing.reader import BaseReader, malformed_as_error
-from ..parsing.types import Facts, Label, Parsed, RawMolecule
 
 
 class Reader(BaseReader):
-    """Uni-Mol's LMDB files."""
-
     suffixes = (".lmdb",)
 
     def recognises(self, path: Path) -> bool:
@@ -41,23 +37,19 @@ class Reader(BaseReader):
         return b"coordinates" in value and b"atoms" in value
 
     def is_pickle(self, name: str) -> bool:
-        """Return True: all files are pickles."""
         return True
 
     def file_facts(self, path: Path) -> Facts:
-        """Find how many targets the first record has."""
         count = np.size(first_record(path, load_dict).get("target", ()))
         names = ["target"] if count == 1 else [f"target_{place}" for place in range(count)]
         return Facts(all_or_none(path, tuple(Label(name) for name in names), self.options))
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
-        """Yield each record, still pickled."""
+    def scan(self, path: Path) -> Iterator[Scanned]:
         is_labelled = bool(self.file_facts(path).labels)
         for number, value in records(path):
-            yield RawMolecule(source_name(path), number + 1, "", (value, is_labelled))
+            yield number + 1, "", (value, is_labelled), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Load the pickle and put its conformers on the molecule of its SMILES."""
         value, is_labelled = raw.payload
         entry = load_dict(value)
         with malformed_as_error():

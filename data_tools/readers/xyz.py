@@ -24,11 +24,10 @@ from rdkit import Chem
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing.files import open_text, source_name
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, malformed_as_error
+from ..parsing.files import open_text
 from ..parsing.labels import choose_labels, is_number, labels_from
 from ..parsing.perception import System, parse_system
-from ..parsing.reader import BaseReader, malformed_as_error
-from ..parsing.types import Facts, Label, Parsed, RawMolecule
 
 SAMPLE = 100  # frames that decide which keys are labels
 PAIR = re.compile(r"""([\w:.-]+)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|[^\s"']+)""")
@@ -47,8 +46,6 @@ class Frame:
 
 
 class Reader(BaseReader):
-    """XYZ files."""
-
     keep_hydrogens = True
     suffixes = (".xyz", ".extxyz")
 
@@ -60,7 +57,6 @@ class Reader(BaseReader):
             return file.readline().strip().isdigit()
 
     def file_facts(self, path: Path) -> Facts:
-        """Find the labels in the comments of the first frames, and whether there are forces."""
         infos = [_info(comment) for _, comment, _ in itertools.islice(_frames(path), SAMPLE)]
         names = dict.fromkeys(name for info in infos for name in info)
 
@@ -74,15 +70,13 @@ class Reader(BaseReader):
         units = {label.name: label.unit for label in labels}
         return Facts(labels, f"{units['energy']}/A" if units.get("energy") else "")
 
-    def scan(self, path: Path) -> Iterator[RawMolecule]:
+    def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each frame; its line is where it begins."""
         labels = self.file_facts(path).labels
-        source = source_name(path)
         for line, comment, atoms in _frames(path):
-            yield RawMolecule(source, line, "", Frame(comment, atoms, labels))
+            yield line, "", Frame(comment, atoms, labels), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Read atoms and forces, and find the bonds."""
         frame = raw.payload
         info = _info(frame.comment)
         if _is_periodic(info):

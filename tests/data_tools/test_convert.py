@@ -60,7 +60,7 @@ def hashes(folder):
 def wait_for(*paths):
     deadline = time.monotonic() + 30
     while not any(path.exists() for path in paths):
-        assert time.monotonic() < deadline, "nothing happens"
+        assert time.monotonic() < deadline, "nothing was written"
         time.sleep(0.01)
 
 
@@ -71,7 +71,7 @@ def small_shards(monkeypatch):
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory):
-    """SMILES that are converted without geometry in a second, and what becomes of them."""
+    """SMILES that are converted without geometry in a second, and their data set."""
     folder = tmp_path_factory.mktemp("flat")
     lines = NCI.read_text().splitlines()[:1500]
     lines[7::50] = ["C(C broken"] * len(lines[7::50])
@@ -131,7 +131,7 @@ def test_mpi_makes_the_same_shards(flat, tmp_path):
         ("dask:tcp://127.0.0.1:1", "no Dask scheduler answers"),
     ],
 )
-def test_executors_that_are_not_there_get_one_line(flat, tmp_path, executor, message):
+def test_missing_executors_are_an_error_of_one_line(flat, tmp_path, executor, message):
     pytest.importorskip("distributed", reason="distributed is not installed")
     out = ["--output", tmp_path / "out", "--executor", executor]
     result = run(flat / "flat.smi", "--conformers", 0, *out)
@@ -140,7 +140,7 @@ def test_executors_that_are_not_there_get_one_line(flat, tmp_path, executor, mes
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_killed_conversions_go_on_and_end_the_same(flat, tmp_path, processes):
+def test_killed_conversions_resume_and_end_the_same(flat, tmp_path, processes):
     rng = random.Random(processes)
     out = tmp_path / "out"
     arguments = [flat / "flat.smi", "--output", out, "--conformers", 0, "--processes", processes]
@@ -162,7 +162,7 @@ def test_killed_conversions_go_on_and_end_the_same(flat, tmp_path, processes):
     assert hashes(out) == hashes(flat / "out")
 
 
-def test_a_part_that_was_damaged_is_made_again(flat, tmp_path, small_shards, monkeypatch):
+def test_damaged_parts_are_converted_again(flat, tmp_path, small_shards, monkeypatch):
     source, out, options = flat / "flat.smi", tmp_path / "out", Options(conformers=0)
 
     def stop(*arguments):
@@ -187,7 +187,7 @@ def test_a_part_that_was_damaged_is_made_again(flat, tmp_path, small_shards, mon
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_says_one_line_and_can_go_on(flat, tmp_path, number):
+def test_signals_stop_a_conversion_with_one_line(flat, tmp_path, number):
     arguments = [flat / "flat.smi", "--output", tmp_path / "out", "--processes", 2, "--limit", 300]
     process = start(*arguments)
     wait_for(tmp_path / "out/parts/job.json")
@@ -195,10 +195,10 @@ def test_asked_to_stop_it_says_one_line_and_can_go_on(flat, tmp_path, number):
     process.send_signal(number)
     _, stderr = process.communicate(timeout=5)
     assert process.returncode == 143
-    assert stderr == "error: stopped; run the same command again to go on\n"
+    assert stderr == "error: stopped; run the same command again to resume\n"
 
 
-def test_the_death_of_a_worker_is_one_line_and_the_conversion_can_go_on(flat, tmp_path):
+def test_the_death_of_a_worker_is_an_error_of_one_line(flat, tmp_path):
     arguments = [flat / "flat.smi", "--output", tmp_path / "out", "--processes", 2, "--limit", 300]
     process = start(*arguments)
     children = f"/proc/{process.pid}/task/{process.pid}/children"
@@ -212,7 +212,7 @@ def test_the_death_of_a_worker_is_one_line_and_the_conversion_can_go_on(flat, tm
     assert stderr.count("\n") == 1
 
 
-def test_a_log_gets_a_line_now_and_then(flat, tmp_path, monkeypatch, caplog):
+def test_logs_get_a_line_from_time_to_time(flat, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("msde.data_tools.pipeline.progress.SECONDS", 0)
     with caplog.at_level("INFO"):
         convert([flat / "flat.smi"], tmp_path / "out", options=Options(conformers=0))
@@ -222,13 +222,13 @@ def test_a_log_gets_a_line_now_and_then(flat, tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_gets_one_line(flat, tmp_path):
+def test_an_unwritable_folder_is_an_error_of_one_line(flat, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(MsdeError, match="cannot be written"):
         convert([flat / "flat.smi"], tmp_path / "out", options=Options(conformers=0))
 
 
-def test_an_output_that_is_a_file_gets_one_line(flat, tmp_path):
+def test_an_output_that_is_a_file_is_an_error_of_one_line(flat, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(MsdeError, match="out cannot be written: "):
         convert([flat / "flat.smi"], tmp_path / "out", options=Options(conformers=0))
@@ -244,7 +244,7 @@ def test_the_unfinished_folder_of_another_job_is_refused(flat, tmp_path):
     assert "format is 'sdf' there, 'smiles' here" in result.stderr
 
 
-def test_a_conversion_that_is_under_way_keeps_others_out(flat, tmp_path):
+def test_a_running_conversion_locks_its_folder(flat, tmp_path):
     options = ["--output", tmp_path / "out", "--processes", 1, "--limit", 1500]
     first = start(flat / "flat.smi", *options)
     wait_for(tmp_path / "out/parts/job.json")
@@ -268,7 +268,7 @@ def test_rejects_are_listed_with_reason_and_line(tmp_path):
     assert manifest["origin"] == {"bonds_perceived": 0, "conformers_made": 2, "no_geometry": 0}
 
 
-def test_more_rejects_than_allowed_are_an_error_until_more_are(tmp_path):
+def test_more_rejects_than_allowed_are_an_error_until_the_limit_is_raised(tmp_path):
     source = tmp_path / "mixed.smi"
     source.write_text("CCO\nC(C\nCN(C)(C)(C)C\nCO\n")
     out = ["--output", tmp_path / "out", "--max-rejects"]
@@ -363,7 +363,7 @@ def test_the_same_molecule_twice_is_an_error(tmp_path):
         (["EMPTY"], "no molecules in"),
     ],
 )
-def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message):
+def test_wrong_arguments_are_an_error_of_one_line_and_write_nothing(tmp_path, arguments, message):
     (tmp_path / "good.smi").write_text("CCO\nCO\n")
     torn = gzip.compress(b"CCO\n" * 1000)[:20]
     (tmp_path / "torn.smi.gz").write_bytes(torn)
@@ -378,7 +378,7 @@ def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_format_is_found_and_said(tmp_path):
+def test_the_format_is_recognised_and_printed(tmp_path):
     (tmp_path / "m.smi").write_text("CCO\n")
     (tmp_path / "m.sdf").write_text("\n")
     (tmp_path / "m.what").write_text("CCO\n")
@@ -405,7 +405,7 @@ def test_pickles_are_refused_unless_trusted(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_whatever_a_molecule_does_the_others_go_on(tmp_path):
+def test_the_failure_of_one_molecule_does_not_affect_the_others(tmp_path):
     (tmp_path / "m.csv").write_text('id,smiles\n1\n2,"[H]O[H] |(0,0,0;0,0,1;0,1,1)|"\n')
     counts = convert([tmp_path / "m.csv"], tmp_path / "out", "cxsmiles")
     assert counts == {"read": 2, "converted": 1, "rejected": 1, "outside_vocabulary": 0}
@@ -418,14 +418,14 @@ def test_large_molecules_are_rejected_by_name(tmp_path):
     assert "more than 5 atoms: 6" in rejects
 
 
-def test_no_time_is_spent_on_conformers_of_molecules_that_are_too_large(tmp_path):
+def test_no_conformers_are_made_of_molecules_that_are_too_large(tmp_path):
     (tmp_path / "m.smi").write_text(f"CCO\n{'C' * 900}\n")
     began = time.monotonic()
     counts = convert([tmp_path / "m.smi"], tmp_path / "out", "smiles")
     assert counts["rejected"] == 1 and time.monotonic() - began < 60  # it would take minutes
 
 
-def test_elements_and_charges_outside_the_vocabulary_are_kept_and_told(tmp_path):
+def test_elements_and_charges_outside_the_vocabulary_are_kept_and_noted(tmp_path):
     (tmp_path / "m.smi").write_text("CCO\n[Fe+6] ferrate\n")
     counts = convert([tmp_path / "m.smi"], tmp_path / "out", "smiles")
     assert counts == {"read": 2, "converted": 2, "rejected": 0, "outside_vocabulary": 1}
@@ -434,14 +434,14 @@ def test_elements_and_charges_outside_the_vocabulary_are_kept_and_told(tmp_path)
     assert note["reason"] == "not seen by the model: formal_charge of atom 0 (Z = 26)"
 
 
-def test_without_conformers_there_is_topology_alone(flat):
+def test_zero_conformers_give_topology_alone(flat):
     dataset = ShardDataset(flat / "out")
     assert dataset.manifest["no_geometry"] == len(dataset) == dataset.manifest["molecules"]
     for columns in dataset.blocks():
         assert (columns.origin == Origin.NO_GEOMETRY).all() and not columns.pos.any()
 
 
-def test_a_full_disk_is_told_and_the_conversion_goes_on_afterwards(flat, tmp_path, small_shards):
+def test_a_full_disk_is_an_error_and_the_conversion_resumes(flat, tmp_path, small_shards):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
@@ -468,7 +468,7 @@ def test_a_full_disk_is_told_and_the_conversion_goes_on_afterwards(flat, tmp_pat
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_workers_that_are_ended_while_they_send_hold_nobody_up():
+def test_workers_killed_while_they_send_do_not_block_the_main_process():
     threads = set(threading.enumerate())
     for _ in range(5):
         with pytest.raises(KeyboardInterrupt), open_workers("local", 2) as workers:

@@ -13,7 +13,7 @@ def test_the_description_has_the_statistics_of_the_data(records, tmp_path):
     data = write_data_set(tmp_path / "data", some, [("gap", "eV"), ("mu", "D")])
     text = "\n".join(describe(statistics(data)))
     atoms = [len(r.z) for r in records]
-    assert "10 molecules in 1 shards" in text and "all looked at" in text
+    assert "10 molecules in 1 shards" in text and "all sampled" in text
     row = next(line.split() for line in text.splitlines() if line.startswith("atoms"))
     assert row[1:] == [f"{np.mean(atoms):g}", "1", f"{np.median(atoms):g}", f"{max(atoms)}"]
     row = next(line.split() for line in text.splitlines() if line.startswith("gap [eV]"))
@@ -30,7 +30,7 @@ def test_large_data_sets_are_sampled(shard_dir, monkeypatch):
     monkeypatch.setattr("msde.data_tools.pipeline.summary.SAMPLE_BLOCKS", 3)
     stats = statistics(shard_dir)
     assert stats.sampled < stats.manifest["molecules"]
-    assert "in evenly spaced blocks, looked at" in describe(stats)[0]
+    assert "in evenly spaced blocks, sampled" in describe(stats)[0]
 
 
 def test_a_picture_is_drawn(shard_dir, tmp_path):

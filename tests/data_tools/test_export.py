@@ -89,7 +89,7 @@ def test_molecules_outside_the_vocabulary_are_skipped_and_counted(tmp_path):
     assert result.returncode == 0
     assert result.stdout.splitlines() == [
         f"{tmp_path / 'm.sdf'}: 1 molecules",
-        "  1 left out: formal_charge is one that the vocabulary does not list",
+        "  1 skipped: formal_charge is one that the vocabulary does not list",
     ]
     result = run_tool("export", tmp_path / "a", "--output", tmp_path / "m.mol2")
     assert result.returncode == 2 and "should end in .sdf" in result.stderr

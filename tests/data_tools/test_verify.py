@@ -85,7 +85,7 @@ def test_a_missing_data_set_is_an_error_of_the_user(tmp_path):
         ("extended_source", 3, 0, "extended edges"),
         ("pos", (4, 1), np.nan, "positions"),
         ("pos", (4, 1), 50, "not centred"),
-        ("origin", 1, 4, "geometry that is not"),
+        ("origin", 1, 4, "geometry that contradicts"),
         ("num_conformers", 0, 0, "counts"),
     ],
 )

@@ -98,7 +98,7 @@ def test_renumbering_changes_nothing_in_base(model):
             assert close(part, h[order])
 
 
-def test_conformers_are_made_where_there_is_none_and_used_where_there_is(model):
+def test_conformers_are_used_or_made_where_there_is_none(model):
     mol = Chem.MolFromSmiles("CCO")
     made, again = model.embed(["CCO"], "3d"), model.embed(["CCO"], "3d")
     assert np.array_equal(made, again)
@@ -124,7 +124,7 @@ def test_hydrogens(model):
 BAD = ["CCO", "not a molecule", "C(C)(C)(C)(C)C", "CO", ""]
 
 
-def test_what_cannot_be_read_is_marked_in_its_place(model, caplog):
+def test_unreadable_molecules_are_marked_in_their_places(model, caplog):
     h = model.embed(BAD, "both")
     assert np.isnan(h[[1, 2, 4]]).all() and np.isfinite(h[[0, 3]]).all()
     assert "molecule 1 could not be embedded: cannot be parsed: SMILES syntax" in caplog.text
@@ -136,7 +136,7 @@ def test_what_cannot_be_read_is_marked_in_its_place(model, caplog):
     assert model.embed([], "2d", "node") == []
 
 
-def test_elements_and_charges_outside_the_vocabulary_are_told(model):
+def test_elements_and_charges_outside_the_vocabulary_are_noted(model):
     found = model.encode(["CCO", "*C", "[Fe+6]"], "2d")
     assert not found.reasons and list(found.notes) == [1, 2]
     assert found.notes[1] == "not seen by the model: atomic_num of atom 0 (Z = 0)"
@@ -171,7 +171,7 @@ def test_broken_data_are_marked_and_named(model, records):
         assert reason in model.encode([data], "3d").reasons[0]
 
 
-def test_data_without_cip_are_told_of(model, records):
+def test_data_without_cip_are_noted(model, records):
     data = MoleculeBatch.from_columns(columns_from_records(records)).to_pyg()[2]
     assert not model.encode([data], "2d").notes
     del data.cip
@@ -190,7 +190,7 @@ def test_a_molecule_without_a_conformer_keeps_its_topology(model, caplog):
     assert "conformer" in model.encode([strained], "3d").reasons[0]
 
 
-def test_labels_that_take_for_ever_are_given_up(model):
+def test_the_search_for_cip_labels_is_bounded(model):
     cage = (
         "C[C@]12[C@@H]3[C@H]4[C@H]5[C@H]6[C@H]7[C@@H]8[C@@H]5[C@H]3[C@@H]3[C@@H]8[C@H]5[C@H]7"
         "[C@H]7[C@@H]6[C@H]4[C@@H]1[C@@H]7[C@@H]5[C@H]32"

@@ -1,8 +1,17 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 
-from fixtures.readers import ALL_HYDROGENS, convert, numbers, positions, real, recognised
+from fixtures.readers import ALL_HYDROGENS, convert, embedded, numbers, positions, real, recognised
+from msde.chem.record import Origin
+from msde.data.shards import read_manifest
+from msde.data_tools.convert import convert as convert_files
+from msde.data_tools.parsing import BaseReader
+from msde.data_tools.parsing.types import Parsed
 from msde.data_tools.readers import FORMATS, Label, Options, get_reader
+from msde.errors import MsdeError
 
 FORMAT_OF_FILE = {
     "md17/aspirin.npz": "md17",
@@ -94,3 +103,42 @@ def test_every_format_has_a_reader(name):
     reader = get_reader(name)
     assert isinstance(reader.keep_hydrogens, bool)
     assert all(callable(getattr(reader, part)) for part in ("recognises", "facts", "read", "parse"))
+
+
+class Mol2(BaseReader):
+    """What a new format has to define."""
+
+    suffixes = (".mol2",)
+
+    def scan(self, path):
+        for line, text in enumerate(path.read_text().splitlines(), start=1):
+            yield line, "", text, ()
+
+    def build(self, raw):
+        return Parsed(embedded(raw.payload), origin=Origin.CONFORMERS_MADE)
+
+
+def test_a_new_format_is_one_module_and_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        sys.modules, "msde.data_tools.readers.mol2", types.SimpleNamespace(Reader=Mol2)
+    )
+    monkeypatch.setattr("msde.data_tools.reading.FORMATS", (*FORMATS, "mol2"))
+    (tmp_path / "m.mol2").write_text("CCO\nCO\n")
+    counts = convert_files([tmp_path / "m.mol2"], tmp_path / "out")
+    assert counts["converted"] == 2
+    assert read_manifest(tmp_path / "out")["source"]["format"] == "mol2"
+
+
+def test_files_that_differ_in_forces_are_an_error(tmp_path):
+    mol = embedded("CCO")
+    arrays = {"z": numbers(mol), "R": positions(mol), "E": np.zeros(1)}
+    np.savez(tmp_path / "a.npz", **arrays, F=np.zeros((1, 9, 3)))
+    np.savez(tmp_path / "b.npz", **arrays)
+    np.savez(tmp_path / "c.npz", **arrays, F=np.zeros((1, 9, 3)), r_unit=np.array("bohr"))
+    reader = get_reader("md17")
+    for other, message in [
+        ("b.npz", "b.npz has no forces"),
+        ("c.npz", "has forces in kcal/mol/a0"),
+    ]:
+        with pytest.raises(MsdeError, match=f"a.npz has forces in kcal/mol/A, but .*{message}"):
+            reader.facts([tmp_path / "a.npz", tmp_path / other])
