@@ -78,11 +78,9 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, 
 @dispatch.constant_when_compiled
 @functools.cache
 def _is_faster_than_torch() -> bool:
-    """Return whether products by the C++ code are faster than torch's.
-
-    torch's MKL has no AVX-512 for the processors of other makers than Intel.
-    """
-    # A training step (paper, 256 molecules) takes FIGURES
+    """Return whether products by the C++ code are faster than torch's: off on Intel processors."""
+    # On an AMD EPYC with AVX2 and one thread a training step (paper, 256 molecules) takes 1.17 to
+    # 1.28 times as long with torch's products, and 1.12 to 1.30 times with oneDNN's fused linear.
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
     try:
