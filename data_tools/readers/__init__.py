@@ -5,8 +5,8 @@ To add a format, MOL2 for example, write one file and one line:
 - `readers/mol2.py` with a class `Reader(BaseReader)` that sets `suffixes` (or overrides
   `recognises`), `keep_hydrogens` if its molecules keep their hydrogens by default, and defines
 
-      scan(path)        yields RawMolecules as fast as the file can be scanned
-      build(raw)        turns one into a Parsed molecule, in a worker process
+      scan(path)        yields line, name, payload and labels of each molecule, unparsed
+      build(raw)        turns one, a RawMolecule, into a Parsed molecule, in a worker process
       file_facts(path)  labels, units and notes of the file, where it has any
       is_pickle(name)   where its files can be pickles, which need --trust-pickle
 
@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import importlib
 
-from ..parsing.reader import BaseReader
-from ..parsing.types import Facts, Label, Options, Parsed, RawMolecule
+from ..parsing import BaseReader, Facts, Label, Options, Parsed, RawMolecule
 
 __all__ = ["FORMATS", "Facts", "Label", "Options", "Parsed", "RawMolecule", "get_reader"]
 

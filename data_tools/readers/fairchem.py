@@ -18,11 +18,12 @@ import numpy as np
 
 from msde.chem.vocabulary import MoleculeError
 
-from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, malformed_as_error
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.databases import first_record, metadata, peek, records
 from ..parsing.labels import all_or_none
 from ..parsing.perception import System, parse_system
 from ..parsing.pickles import graph_fields, load_pickle
+from ..parsing.reader import malformed_as_error
 
 ENERGY = ("energy", "y", "y_relaxed")
 FORCES = ("forces", "force")

@@ -23,16 +23,7 @@ from rdkit import Chem
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing import (
-    BaseReader,
-    Facts,
-    Label,
-    Parsed,
-    RawMolecule,
-    Scanned,
-    attempt,
-    malformed_as_error,
-)
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, attempt
 from ..parsing.chemistry import (
     agreeing_conformers,
     check_radicals,
@@ -43,6 +34,7 @@ from ..parsing.files import import_optional, open_bytes, source_name
 from ..parsing.labels import with_units
 from ..parsing.perception import bonds_of_smiles, connect
 from ..parsing.pickles import load_dict
+from ..parsing.reader import malformed_as_error
 
 UNITS = {
     "lowestenergy": "Ha",

@@ -22,19 +22,11 @@ from msde.chem.record import Origin
 from msde.chem.vocabulary import ATOM_VOCABULARY, MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing import (
-    BaseReader,
-    Facts,
-    Label,
-    Parsed,
-    RawMolecule,
-    Scanned,
-    attempt,
-    malformed_as_error,
-)
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, attempt
 from ..parsing.labels import all_or_none
 from ..parsing.perception import bonds_of_smiles, connect, order_bonds, parsed_geometry
 from ..parsing.pickles import graph_fields
+from ..parsing.reader import malformed_as_error
 
 # The targets of torch_geometric.datasets.QM9, in its order.
 QM9 = (

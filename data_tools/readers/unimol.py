@@ -16,7 +16,7 @@ from rdkit import Chem
 from msde.chem.parsing import mol_from_smiles
 from msde.chem.vocabulary import MoleculeError
 
-from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, malformed_as_error
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import (
     LACKS_HYDROGENS,
     remove_hydrogens,
@@ -26,6 +26,7 @@ from ..parsing.chemistry import (
 from ..parsing.databases import first_record, peek, records
 from ..parsing.labels import all_or_none
 from ..parsing.pickles import load_dict
+from ..parsing.reader import malformed_as_error
 
 
 class Reader(BaseReader):

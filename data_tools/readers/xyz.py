@@ -24,10 +24,11 @@ from rdkit import Chem
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, malformed_as_error
+from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.files import open_text
 from ..parsing.labels import choose_labels, is_number, labels_from
 from ..parsing.perception import System, parse_system
+from ..parsing.reader import malformed_as_error
 
 SAMPLE = 100  # frames that decide which keys are labels
 PAIR = re.compile(r"""([\w:.-]+)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|[^\s"']+)""")
