@@ -1,4 +1,4 @@
-"""Folders of checkpoints: published as a whole, verified, and removed when they are old.
+"""Folders of checkpoints: written atomically, verified, and removed when they are old.
 
     step-000001000/
         MANIFEST.json       written last: step, position in the data, sizes and hashes of all files

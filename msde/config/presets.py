@@ -1,6 +1,6 @@
-"""Named configurations, each a list of layers over the defaults in `schema.py`.
+"""Named configurations, each a list of overrides of the defaults in `schema.py`.
 
-The defaults are the published network and setting, so `paper` has no layers.
+The defaults are the published network and setting, so `paper` has none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Molecules as packed columns: what a batch is expanded from, in a tenth of its bytes."""
+"""Molecules as packed columns: the compact form that a batch is built from, a tenth of its size."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ Every block of a shard but its last holds `block_molecules` molecules, so the pl
 follows from its number. Shards never change once written: each process opens them read-only,
 without locks and at first use, which is safe with fork and on network file systems. LMDB does not
 check its files, so the SHA-256 of a shard is checked before it is opened, once on each machine.
-Only this module imports lmdb.
+In `msde` only this module imports lmdb.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A network of one hidden layer for each directed edge, whose hidden layer is never kept."""
+"""An MLP of one hidden layer for each directed edge; its backward pass recomputes that layer."""
 
 from __future__ import annotations
 

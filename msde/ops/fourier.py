@@ -1,4 +1,4 @@
-"""A linear map of Fourier features, which are never kept."""
+"""A linear map of Fourier features, which are never materialised."""
 
 from __future__ import annotations
 

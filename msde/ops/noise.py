@@ -1,4 +1,4 @@
-"""Counter-based random numbers on the device of their ids: see `msde.philox`."""
+"""Counter-based random numbers on the device that holds the ids: see `msde.philox`."""
 
 from __future__ import annotations
 

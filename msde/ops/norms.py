@@ -1,4 +1,4 @@
-"""BatchNorm over rows, and over the directed edges without ever making a row of an edge.
+"""BatchNorm over rows, and over the directed edges without materialising a row for each edge.
 
 With `num_valid`, a tensor, the rows or atoms after so many first ones are padding: they are
 normalised, too, but have no part in the statistics.

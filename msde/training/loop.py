@@ -1,4 +1,4 @@
-"""Pretraining: a run is built in time order, then steps until it is done."""
+"""Pretraining: the parts of a run are built in the order they are needed; then it steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means of the model's terms over molecules, and the scalars of the steps between two rows."""
+"""Means of the terms over molecules, and throughput and timing since the last logged row."""
 
 from __future__ import annotations
 

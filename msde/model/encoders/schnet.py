@@ -1,4 +1,4 @@
-"""SchNet, the 3D encoder: continuous-filter convolutions over distances (Schuett et al. 2017)."""
+"""SchNet, a 3D encoder: continuous-filter convolutions over distances (Schuett et al. 2017)."""
 
 from __future__ import annotations
 

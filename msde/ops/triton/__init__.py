@@ -1,4 +1,4 @@
-"""The Triton backend: kernels for GPUs, a module of them for each op.
+"""The Triton backend: kernels for GPUs, a module for each op that has any.
 
 One program owns each row of a result and adds in a fixed order; a sum over all edges or rows is
 made in PARTS, which are added up afterwards. So there are no atomic additions, and results repeat

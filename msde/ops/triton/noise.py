@@ -1,4 +1,4 @@
-"""Random numbers on GPUs, in Triton: see `msde.philox` and `csrc/philox.hpp`."""
+"""Random numbers on GPUs, in Triton: see `msde.philox` and `csrc/noise.hpp`."""
 
 from __future__ import annotations
 
