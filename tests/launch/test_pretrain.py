@@ -135,7 +135,7 @@ def test_a_dry_run_lists_all_errors_at_once(tmp_path):
         "unknown key 'model.hiden_dim'; did you mean 'model.hidden_dim'?",
         "optim.lr is 'fast', expected float",
         "run.log_every must be positive",
-        "data.workers must not be negative",
+        "data.workers must be at least 0",
         "nowhere does not exist",
     ]:
         assert part in printed, part
