@@ -49,7 +49,7 @@ class MoleculeBatch:
     max_num_atoms: int  # atoms of the largest molecule
     key: Key = NO_KEY  # keys noise and times, together with the uid
     slot: int = 0  # number of the slot in the epoch; keys dropout
-    weight: float = 1.0  # of the mean over this slot in the mean over the slots of the step
+    weight: float = 1.0  # of the slot's mean loss in the mean over the step's slots
     num_padding: int = 0  # molecules at the end that are padding, see `padding.pad`
 
     @property

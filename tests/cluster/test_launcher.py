@@ -7,7 +7,6 @@ import pytest
 
 from fixtures.jobs import (
     SLOW,
-    TINY,
     Job,
     deepspeed,
     finish,
@@ -21,15 +20,9 @@ from fixtures.jobs import (
     steps,
     wait_for,
 )
-from fixtures.launching import BINARIES, ds_config, free_port
+from fixtures.launching import BINARIES, free_port
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
-
-
-@pytest.fixture
-def common(shard_dir, tmp_path):
-    path = ds_config(tmp_path, 1, slots=2)
-    return ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", tmp_path / "run"]
 
 
 @pytest.mark.slow

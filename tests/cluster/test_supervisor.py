@@ -9,7 +9,6 @@ import pytest
 
 from fixtures.jobs import (
     SLOW,
-    TINY,
     deepspeed,
     finish,
     has_rows,
@@ -20,16 +19,10 @@ from fixtures.jobs import (
     send,
     wait_for,
 )
-from fixtures.launching import ENVIRONMENT, ds_config
+from fixtures.launching import ENVIRONMENT
 from fixtures.paths import PRETRAIN, ROOT
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
-
-
-@pytest.fixture
-def common(shard_dir, tmp_path):
-    path = ds_config(tmp_path, 1, slots=2)
-    return ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", tmp_path / "run"]
 
 
 def supervise(output, *command, restarts=0):

@@ -5,20 +5,12 @@ import time
 import pytest
 
 from fixtures.jobs import (
-    TINY,
     Job,
     has_rows,
     wait_for,
 )
-from fixtures.launching import ds_config
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
-
-
-@pytest.fixture
-def common(shard_dir, tmp_path):
-    path = ds_config(tmp_path, 1, slots=2)
-    return ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", tmp_path / "run"]
 
 
 @pytest.mark.slow
