@@ -139,5 +139,5 @@ def test_a_dry_run_lists_all_errors_at_once(tmp_path):
         "nowhere does not exist",
     ]:
         assert part in printed, part
-    assert "Traceback" not in printed and printed.count("error") == 1
+    assert "Traceback" not in printed and printed.count("error:") == 1
     assert not (tmp_path / "run").exists()
