@@ -68,8 +68,12 @@ class BaseReader(abc.ABC):
                 every.append(self.file_facts(path))
         for path, found in zip(paths[1:], every[1:], strict=True):
             _check_same(paths[0], every[0], path, found)
-        notes = dict.fromkeys(note for found in every for note in found.notes)
-        return dataclasses.replace(every[0], notes=tuple(notes))
+        return dataclasses.replace(
+            every[0],
+            notes=tuple(dict.fromkeys(note for found in every for note in found.notes)),
+            taken=tuple(dict.fromkeys(pair for found in every for pair in found.taken)),
+            left_out=tuple({name: (name, why) for f in every for name, why in f.left_out}.values()),
+        )
 
     def read(self, path: Path) -> Iterator[RawMolecule]:
         """Yield the molecules of a file, not parsed yet.

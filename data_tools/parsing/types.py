@@ -23,6 +23,9 @@ class Options:
     smiles_column: str | None = None  # None: a column that is named like one
     name_column: str | None = None
     label_columns: tuple[str, ...] | None = None  # NAME or NAME=UNIT; None: all with numbers
+    energy_key: str | None = None  # of files with several energies; None: the only one
+    forces_key: str | None = None  # of files with several arrays of forces; None: the only one
+    charge: int | None = None  # of every molecule whose file states none; None: zero
     group_conformers: bool = False  # neighbours with the same title are one molecule
     keep_radicals: bool = False  # of formats in which they are mostly mistakes
     trust_pickle: bool = False
@@ -54,6 +57,8 @@ class Facts:
     labels: tuple[Label, ...] = ()
     forces_unit: str | None = None  # None: no forces; "": the source does not say
     notes: tuple[str, ...] = ()  # for users of the data, a line each
+    taken: tuple[tuple[str, str], ...] = ()  # role, as "SMILES" or "label", and column or field
+    left_out: tuple[tuple[str, str], ...] = ()  # column or field that is not read, and the reason
 
 
 @dataclass(frozen=True)
