@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from msde.ops import dispatch, triton
+from msde.ops import dispatch
 from msde.ops.cpp import PARTS, call
 from msde.ops.graphs import Edges, edge_chunks
+from msde.ops.segments import sum_consecutive
 
 # name -> (code in C++, in-place activation, its input's gradient from the output's and the input)
 _ACTIVATIONS: dict[str, tuple[int, Callable, Callable]] = {
@@ -47,9 +48,10 @@ def edge_mlp(
         a, b = a.to(weight.dtype), b.to(weight.dtype)
         edge_attr = None if edge_attr is None else edge_attr.to(weight.dtype)
         inputs = (a, b, edge_attr, edge_weight, weight, bias)
-        if dispatch.backend(*inputs) != "torch":
-            return _edge_mlp(*inputs, activation, *edges.tensors)
-        return _Reference.apply(*inputs, edges.index, activation)
+        if dispatch.backend(*inputs) == "cpp":
+            return _edge_mlp(*inputs, activation, edges.index, edges.row_ptr, edges.ptr)
+        # On a GPU, too: cuBLAS multiplies, and a kernel's tiles of a wide network do not fit there.
+        return _Reference.apply(*inputs, edges, activation)
 
 
 class _Reference(torch.autograd.Function):
@@ -64,14 +66,14 @@ class _Reference(torch.autograd.Function):
         edge_weight: Tensor | None,
         weight: Tensor,
         bias: Tensor,
-        edge_index: Tensor,
+        edges: Edges,
         activation: str,
     ) -> Tensor:
-        ctx.save_for_backward(a, b, edge_attr, edge_weight, weight, edge_index)
-        ctx.activation = activation
+        ctx.save_for_backward(a, b, edge_attr, edge_weight, weight)
+        ctx.edges, ctx.activation = edges, activation
         _, activate, _ = _ACTIVATIONS[activation]
-        out = a.new_empty(edge_index.shape[1], len(bias))
-        for rows, source, target in edge_chunks(edge_index):
+        out = a.new_empty(edges.index.shape[1], len(bias))
+        for rows, source, target in edge_chunks(edges.index):
             hidden = a.index_select(0, source).add_(b.index_select(0, target))
             if edge_attr is not None and edge_weight is not None:
                 hidden.addmm_(edge_attr[rows], edge_weight.t())
@@ -81,21 +83,26 @@ class _Reference(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, edge_attr, edge_weight, weight, edge_index = ctx.saved_tensors
+        a, b, edge_attr, edge_weight, weight = ctx.saved_tensors
         _, activate, gradient = _ACTIVATIONS[ctx.activation]
         grad_a, grad_b, grad_weight = map(torch.zeros_like, (a, b, weight))
         grad_attr, grad_edge_weight = None, None
         if edge_attr is not None:
             grad_attr, grad_edge_weight = torch.empty_like(edge_attr), torch.zeros_like(edge_weight)
         grad = grad.contiguous()
-        for rows, source, target in edge_chunks(edge_index):
+        for rows, source, target in edge_chunks(ctx.edges.index):
             hidden = a.index_select(0, source).add_(b.index_select(0, target))
             if edge_attr is not None:
                 hidden.addmm_(edge_attr[rows], edge_weight.t())
             grad_hidden = gradient(torch.mm(grad[rows], weight), hidden)
             grad_weight.addmm_(grad[rows].t(), activate(hidden))
-            grad_a.index_add_(0, source, grad_hidden)
-            grad_b.index_add_(0, target, grad_hidden)
+            if a.is_cpu:
+                grad_a.index_add_(0, source, grad_hidden)
+                grad_b.index_add_(0, target, grad_hidden)
+            else:  # all edges at once; index_add_ would add in an order that changes
+                from_source = grad_hidden.index_select(0, ctx.edges.reverse)
+                grad_a = sum_consecutive(from_source, ctx.edges.row_ptr)
+                grad_b = sum_consecutive(grad_hidden, ctx.edges.row_ptr)
             if edge_attr is not None:
                 torch.mm(grad_hidden, edge_weight, out=grad_attr[rows])
                 grad_edge_weight.addmm_(grad_hidden.t(), edge_attr[rows])
@@ -111,7 +118,7 @@ def _gradient(needed, g, a, b, attr, attr_weight, weight, bias, *rest):
 
 def _cpp(
     a: Tensor, b: Tensor, attr: Tensor | None, attr_weight: Tensor | None, weight: Tensor,
-    bias: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
+    bias: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor,
 ) -> Tensor:  # fmt: skip
     outputs, width = weight.shape
     inputs = 0 if attr is None else attr.shape[1]
@@ -125,7 +132,7 @@ def _cpp(
 
 def _grad_cpp(
     g: Tensor, a: Tensor, b: Tensor, attr: Tensor | None, attr_weight: Tensor | None,
-    weight: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor, reverse: Tensor,
+    weight: Tensor, activation: str, index: Tensor, row_ptr: Tensor, ptr: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of a, b, attr, attr_weight and weight; without attr two are empty."""
     outputs, width = weight.shape
@@ -142,62 +149,7 @@ def _grad_cpp(
     return ga, gb, g_attr, g_attr_weight, g_weight
 
 
-def _kernels(weight, attr, activation):
-    """Return the kernels, the sizes and the constants that they take."""
-    (outputs, width), inputs = weight.shape, 0 if attr is None else attr.shape[1]
-    constants = {
-        "silu": activation == "silu",
-        "tile": triton.TILE,
-        "block": triton.BLOCK,
-        "block_inputs": max(16, triton.power_of_2(inputs)),
-        "block_outputs": max(16, triton.power_of_2(outputs)),
-    }
-    return triton.kernels("edge_mlp"), (width, inputs, outputs), constants
-
-
-def _triton(
-    a, b, attr, attr_weight, weight, bias, activation, index, row_ptr, ptr, reverse
-):  # fmt: skip
-    kernels, sizes, constants = _kernels(weight, attr, activation)
-    edges, has_attr = index.shape[1], attr is not None
-    of_attr = (attr, attr_weight) if has_attr else (a, a)
-    out = a.new_empty(edges, len(weight))
-    if edges:
-        kernels.edge_mlp[(triton.cdiv(edges, triton.TILE),)](
-            a, b, *of_attr, weight, bias, *index, out, edges, *sizes, has_attr=has_attr,
-            **constants,
-        )  # fmt: skip
-    return out
-
-
-def _grad_triton(
-    g, a, b, attr, attr_weight, weight, activation, index, row_ptr, ptr, reverse
-):  # fmt: skip
-    kernels, sizes, constants = _kernels(weight, attr, activation)
-    (width, inputs, outputs), edges, has_attr = sizes, index.shape[1], attr is not None
-    of_attr, parts = (attr, attr_weight) if has_attr else (a, a), triton.PARTS
-    inner, across = (g, a, b, *of_attr, weight, *index), triton.cdiv(width, triton.BLOCK)
-    ga, gb = torch.empty_like(a), torch.empty_like(b)
-    for out, order in ((ga, reverse), (gb, torch.arange(edges, device=a.device))):
-        kernels.edge_mlp_atom_grad[(len(a), across)](
-            *inner, row_ptr, order, out, *sizes, has_attr=has_attr, **constants
-        )
-    of_weight, of_attr_weight = (
-        a.new_empty(parts, *shape) for shape in ((outputs, width), (width, inputs))
-    )
-    per_part = max(1, triton.cdiv(edges, parts))
-    kernels.edge_mlp_weight_grad[(parts, across)](
-        *inner, of_weight, of_attr_weight, edges, per_part, *sizes, has_attr=has_attr, **constants
-    )
-    g_attr = a.new_empty(edges, inputs)
-    if edges and has_attr:
-        kernels.edge_mlp_attr_grad[(triton.cdiv(edges, triton.TILE),)](
-            *inner, g_attr, edges, *sizes, **constants
-        )
-    return ga, gb, g_attr, of_attr_weight.sum(0), of_weight.sum(0)
-
-
-_edge_mlp = dispatch.register("edge_mlp", _cpp, _triton, gradient=_gradient)
+_edge_mlp = dispatch.register("edge_mlp", _cpp, gradient=_gradient)
 _edge_mlp_grad = dispatch.register(
-    "edge_mlp_grad", _grad_cpp, _grad_triton, gradient=dispatch.no_second_derivative
+    "edge_mlp_grad", _grad_cpp, gradient=dispatch.no_second_derivative
 )

@@ -12,6 +12,12 @@ def segment_sum(rows: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     return out.index_add_(0, segment, rows)
 
 
+def sum_consecutive(rows: Tensor, ptr: Tensor) -> Tensor:
+    """Sum rows ptr[i] to ptr[i + 1] - 1 for each i, in their order on every device."""
+    # Unsafe: the offsets are not looked at, for which the host would wait.
+    return torch.segment_reduce(rows, "sum", offsets=ptr, unsafe=True)
+
+
 def segment_mean(rows: Tensor, segment: Tensor, counts: Tensor) -> Tensor:
     """Average the rows of each segment; an empty segment gives zero.
 

@@ -19,6 +19,13 @@ def test_segment_ops_with_an_empty_segment():
     assert torch.autograd.gradcheck(lambda r: ops.segment_softmax(r, segment, 4), (rows,))
 
 
+def test_sum_of_consecutive_rows_is_that_of_segments():
+    ptr, segment = torch.tensor([0, 0, 2, 5, 5]), torch.tensor([1, 1, 2, 2, 2])
+    rows = rand(5, 3)
+    found = ops.segments.sum_consecutive(rows, ptr)
+    assert torch.allclose(found, ops.segment_sum(rows, segment, 4))
+
+
 def test_softmax_of_huge_logits_is_finite():
     soft = ops.segment_softmax(torch.tensor([[1e4], [-1e4], [3e38]]), torch.tensor([0, 0, 1]), 2)
     assert soft.tolist() == [[1.0], [0.0], [1.0]]

@@ -15,12 +15,6 @@ def tanh(x):
 
 
 @triton.jit
-def sigmoid(x):
-    """Return 1 / (1 + exp(-x))."""
-    return 1 / (1 + tl.exp(-x))
-
-
-@triton.jit
 def apply_relu(x):
     """Return relu(x)."""
     return tl.where(x < 0, 0, x)  # not maximum(x, 0), which turns NaN into 0
