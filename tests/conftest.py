@@ -19,6 +19,8 @@ from msde.cluster import process  # noqa: E402
 
 process.prepare()
 
+from fixtures.jobs import TINY  # noqa: E402
+from fixtures.launching import ds_config  # noqa: E402
 from fixtures.models import make_small  # noqa: E402
 from fixtures.molecules import NCI, SMILES, make_record  # noqa: E402
 from msde.chem.record import MoleculeRecord  # noqa: E402
@@ -52,6 +54,13 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("msde.data.shards.BLOCK_MOLECULES", 16)
         convert([NCI], output, "smiles", processes=2, limit=150)
     return output
+
+
+@pytest.fixture(scope="session")
+def common(shard_dir, tmp_path_factory):
+    """The arguments of a run on two ranks under ZeRO-1, with accumulation and loader threads."""
+    path = ds_config(tmp_path_factory.mktemp("config"), 1, slots=4)
+    return ["--data", shard_dir, "--deepspeed_config", path, *TINY, "data.workers=2"]
 
 
 @pytest.fixture

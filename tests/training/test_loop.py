@@ -24,7 +24,6 @@ from fixtures.jobs import (
     steps,
     wait_for,
 )
-from fixtures.launching import ds_config
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
 
@@ -45,13 +44,6 @@ def tensorboard_steps(output):
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
     return [event.step for event in events.Scalars("loss/total")]
-
-
-@pytest.fixture(scope="module")
-def common(shard_dir, tmp_path_factory):
-    """The arguments of a run on two ranks under ZeRO-1, with accumulation and loader threads."""
-    path = ds_config(tmp_path_factory.mktemp("config"), 1, slots=4)
-    return ["--data", shard_dir, "--deepspeed_config", path, *TINY, "data.workers=2"]
 
 
 @pytest.fixture(scope="module")
