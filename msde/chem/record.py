@@ -147,7 +147,7 @@ def record_from(
         TypeError: `molecule` is of another type.
     """
     if isinstance(molecule, str):
-        mol = mol_from_smiles(molecule, keep_hydrogens)
+        mol = mol_from_smiles(molecule, keep_hydrogens, coordinates=True)
     elif isinstance(molecule, Chem.Mol):
         mol = Chem.Mol(molecule) if keep_hydrogens else Chem.RemoveHs(molecule)
     else:
