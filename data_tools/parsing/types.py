@@ -84,6 +84,7 @@ class Parsed:
     forces: np.ndarray | None = None  # (num_conformers, num_atoms, 3)
     origin: Origin = Origin.SOURCE
     dropped: tuple[tuple[int, str], ...] = ()  # omitted conformers: line or number, and reason
+    notes: tuple[str, ...] = ()  # on what is unusual or not stored, for `notes.jsonl`
 
 
 def attempt(make: Callable[..., tuple[Any, tuple[float, ...]]], *arguments: Any) -> tuple[Any, Any]:

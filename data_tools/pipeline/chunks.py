@@ -73,6 +73,7 @@ def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
             records.append(result)
             places.append(place)
             notes += [(place, f"{reason} ({where})") for where, reason in found.dropped]
+            notes += [(place, note) for note in found.notes]
     columns = codec.columns_from_records(records) if records else None
     if columns is not None and any_outside_vocabulary(columns.x):  # of most chunks none is
         for place, record in zip(places, records, strict=True):
