@@ -25,7 +25,7 @@ from msde.errors import MsdeError
 
 from .pipeline.conversion import convert
 from .readers import FORMATS, Options
-from .reading import AUTO, check_inputs, choose_format
+from .reading import AUTO
 
 COMMON = 5  # reasons of rejects that are printed
 
@@ -44,7 +44,10 @@ def _parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="INPUT", help=".gz is read too")
+    add(
+        "inputs", nargs="+", metavar="INPUT",
+        help="files (.gz, .tar.gz too), folders, patterns in quotes, or @FILE, a list of them",
+    )  # fmt: skip
     add("--output", required=True, type=Path, metavar="DIR")
     add("--format", default=AUTO, choices=(AUTO, *FORMATS), help="default: by the name")
     add("--processes", type=int, default=cores, metavar="N", help="local ones; default: all cores")
@@ -61,12 +64,23 @@ def _parse_arguments() -> argparse.Namespace:
     add("--smiles-column", metavar="NAME", help="of a table; default: one named like one")
     add("--name-column", metavar="NAME", help="of a table; default: one named like one")
     add("--label-columns", type=_names, metavar="NAME[=UNIT],...", help="default: all of numbers")
+    add(
+        "--label-column", action="append", default=[], metavar="NAME[=UNIT]",
+        help="one, whose name may hold commas; can be repeated",
+    )  # fmt: skip
+    add("--energy-key", metavar="NAME", help="of files with several energies")
+    add("--forces-key", metavar="NAME", help="of files with several arrays of forces")
+    add("--charge", type=int, metavar="N", help="of molecules whose file states none; default: 0")
+    add("--encoding", metavar="NAME", help="of text; default: found")
+    add("--delimiter", metavar="CHARACTER", help="of a table; default: found")
     add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
     add(
         "--max-rejects", type=float, default=1.0, metavar="FRACTION",
         help="fail if more of the molecules are rejected; default: 1, never",
     )  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.label_column:
+        arguments.label_columns = (*(arguments.label_columns or ()), *arguments.label_column)
     _check_arguments(arguments)
     return arguments
 
@@ -79,6 +93,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     limit = arguments.limit
     if arguments.processes < 1 or (limit is not None and limit < 1) or arguments.max_atoms < 1:
         raise MsdeError("--processes, --limit and --max-atoms must be at least 1")
+    if arguments.delimiter is not None and len(arguments.delimiter) != 1:
+        raise MsdeError("--delimiter is one character; give a tab as $'\\t'")
     if arguments.conformers < 0:
         raise MsdeError("--conformers must be at least 0")
     if not 0 <= arguments.max_rejects <= 1:
@@ -103,30 +119,29 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    format, inputs, output = arguments.format, arguments.inputs, arguments.output
-    if format == AUTO:
-        check_inputs(inputs)
-        format = choose_format(inputs)
-        print(f"{inputs[0]}{' and others' if len(inputs) > 1 else ''}: format {format}")
+    output = arguments.output
     counts = convert(
-        inputs,
+        arguments.inputs,
         output,
-        format,
+        arguments.format,
         options=Options(**{f.name: getattr(arguments, f.name) for f in fields(Options)}),
         processes=arguments.processes,
         executor=arguments.executor,
         limit=arguments.limit,
         max_rejects=arguments.max_rejects,
+        report=print,
     )
     print(
         f"{output}: {counts['converted']} molecules converted, "
-        f"{counts['rejected']} of {counts['read']} rejected (see rejects.jsonl)"
+        f"{counts['rejected']} of {counts['read']} rejected"
     )
-    if counts["outside_vocabulary"]:
-        print(f"{counts['outside_vocabulary']} hold atoms outside the vocabulary (see notes.jsonl)")
-    reasons = collections.Counter(read_manifest(output)["rejects_by_reason"])
-    for reason, count in reasons.most_common(COMMON):
-        print(f"  {count} rejected: {reason}")
+    manifest = read_manifest(output)
+    for name in ("rejects", "notes"):
+        reasons = collections.Counter(manifest[f"{name}_by_reason"])
+        for reason, count in reasons.most_common(COMMON):
+            print(f"  {count} {'rejected' if name == 'rejects' else 'noted'}: {reason}")
+        if reasons:
+            print(f"  which ones: {output / name}.jsonl")
 
 
 if __name__ == "__main__":

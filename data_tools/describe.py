@@ -1,19 +1,26 @@
 """Describe a data set in numbers and as a picture.
 
 python -m data_tools.describe DIR [--output FILE.png]
+python -m data_tools.describe DIR --json
 
-Of a large data set evenly spaced blocks are sampled; the first line says how many molecules.
+Of a large data set evenly spaced blocks are sampled; the first line says how many molecules. With
+--json one object is printed: the numbers of molecules and conformers, `labels` (name: unit), how
+many molecules have `forces` and their unit, `taken` (role and column or field of the source),
+`left_out` (column or field: reason), rejects and notes by reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from msde.cli import OneLineParser, report_errors
+from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 
 from .figure import draw
@@ -58,9 +65,37 @@ def describe(stats: Statistics) -> list[str]:
             unit = f" [{label['unit']}]" if label["unit"] else ""
             counts = [f"{len(known):,}", f"{len(y) - len(known):,}"]
             lines.append(_row(f"{label['name']}{unit}", [*counts, *_moments(known)]))
-    if manifest.get("forces_unit"):
-        lines += ["", f"forces in {manifest['forces_unit']}"]
+    if manifest["forces_unit"] is not None:
+        lines += ["", f"forces in {manifest['forces_unit'] or 'an unknown unit'}"]
+    fields = manifest.get("fields", {"taken": [], "left_out": {}})
+    lines += ["", "read from the source:"] * bool(fields["taken"])
+    lines += [f"  {role}: {name}" for role, name in fields["taken"]]
+    lines += [f"  not read: {name} ({reason})" for name, reason in fields["left_out"].items()]
     return lines
+
+
+def summary(root: Path) -> dict[str, Any]:
+    """Return the facts of a data set that `--json` prints."""
+    dataset = ShardDataset(root)
+    manifest = dataset.manifest
+    counts = dict.fromkeys(("conformers", "forces"), 0)
+    if all(counts.keys() <= shard.keys() for shard in manifest["shards"]):
+        for name in counts:
+            counts[name] = sum(shard[name] for shard in manifest["shards"])
+    else:  # an older release counted neither
+        for columns in dataset.blocks():
+            counts["conformers"] += int(columns.num_conformers.sum())
+            counts["forces"] += int((columns.num_forces > 0).sum())
+    fields = manifest.get("fields", {"taken": None, "left_out": None})
+    return {
+        "molecules": manifest["molecules"],
+        **counts,
+        "forces_unit": manifest["forces_unit"],
+        "labels": {label["name"]: label["unit"] for label in manifest["labels"]},
+        "taken": fields["taken"],
+        "left_out": fields["left_out"],
+        **{name: manifest.get(name) for name in ("rejects_by_reason", "notes_by_reason", "origin")},
+    }
 
 
 def _and_more(count: int) -> str:
@@ -87,7 +122,11 @@ def main() -> None:
     )
     parser.add_argument("root", type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="also draw a picture")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     arguments = parser.parse_args()
+    if arguments.json:
+        print(json.dumps(summary(arguments.root), indent=1))
+        return
     if arguments.output and arguments.output.suffix != ".png":
         raise MsdeError(f"--output {arguments.output} should end in .png")
     stats = statistics(arguments.root)

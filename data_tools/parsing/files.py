@@ -1,23 +1,44 @@
-"""Files of readers: their names, how they are opened, and optional packages."""
+"""Files of readers: their names, archives, encodings, and optional packages."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
+import functools
 import gzip
 import importlib
+import io
+import lzma
+import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, TextIO
+from typing import IO, BinaryIO, TextIO
 
 from msde.errors import MsdeError
 
+LMDB_FILE = "data.mdb"  # of an LMDB data set that is a folder
+ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+CHUNK = 1 << 20  # bytes that are decoded at a time
+UTF_8 = "utf-8-sig"  # with or without a byte order mark
+WINDOWS = "cp1252"  # of text that is not Unicode, unless the user names another encoding
+
 
 def source_name(path: Path) -> str:
-    """Return the name that identifies a file's molecules, the same with and without .gz."""
-    return path.name.removesuffix(".gz")
+    """Return the name that identifies a file's molecules, the same with and without .gz.
+
+    An archive that is named after the one file inside has that file's name, and LMDB's file the
+    name of its folder.
+    """
+    if path.name == LMDB_FILE:
+        return path.resolve().parent.name
+    ending = next((end for end in ARCHIVES[1:] if path.name.lower().endswith(end)), None)
+    if ending is None:
+        return path.name.removesuffix(".gz")
+    stem = path.name[: -len(ending)]
+    return stem if "." in stem else f"{stem}.tar"
 
 
 def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
@@ -25,16 +46,87 @@ def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
     return source_name(path).lower().endswith(suffixes)
 
 
-def open_text(path: Path) -> TextIO:
-    """Open a text file, compressed with gzip if it is named .gz; a byte order mark is skipped."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace")
-    return open(path, encoding="utf-8-sig", errors="replace")
+def is_archive(path: Path) -> bool:
+    """Return whether a file is named like a tar archive."""
+    return path.name.lower().endswith(ARCHIVES)
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """Open a file of bytes, compressed with gzip if it is named .gz."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the name and the stream of each file in a tar archive, one after the other."""
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            stream = archive.extractfile(member) if member.isfile() else None
+            if stream is not None and not Path(member.name).name.startswith("."):
+                yield member.name, stream
+
+
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of bytes, decompressed if it is named .gz; of an archive its only file.
+
+    Raises:
+        MsdeError: the archive holds no file, or more than one.
+    """
+    if not is_archive(path):
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            yield file
+        return
+    with contextlib.closing(members(path)) as inside:
+        first = next(inside, None)
+        if first is None:
+            raise MsdeError(f"archive {path} holds no file")
+        yield first[1]
+        second = next(inside, None)
+        if second is not None:
+            raise MsdeError(
+                f"archive {path} holds several files, as {first[0]} and {second[0]}; unpack it "
+                "and give the folder"
+            )
+
+
+@contextlib.contextmanager
+def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
+    """Open a text file, see `open_bytes`; line ends of all kinds become one.
+
+    Args:
+        encoding: None: see `encoding_of`.
+    """
+    encoding = encoding or encoding_of(path)
+    with open_bytes(path) as file, io.TextIOWrapper(file, encoding) as text:
+        yield text
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file: that of its byte order mark, UTF-8, or Windows-1252.
+
+    Raises:
+        MsdeError: it is none of them.
+    """
+    return _encoding(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache
+def _encoding(path: Path, changed: int) -> str:
+    with open_bytes(path) as file:
+        chunk = file.read(CHUNK)
+        if chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if chunk[first::2].count(0) > len(chunk) // 4:
+                return name
+        decoders = {name: codecs.getincrementaldecoder(name)() for name in (UTF_8, WINDOWS)}
+        while decoders:
+            for name, decoder in list(decoders.items()):
+                try:
+                    decoder.decode(chunk, final=not chunk)
+                except UnicodeDecodeError:
+                    del decoders[name]
+            if not chunk and decoders:
+                return next(iter(decoders))
+            chunk = file.read(CHUNK)
+    raise MsdeError(
+        f"{path} is neither UTF-8 nor Windows-1252 text; name its encoding, as --encoding gb18030"
+    )
 
 
 @contextlib.contextmanager
@@ -46,7 +138,16 @@ def unreadable_as_error(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
+    except UnicodeError as error:
+        raise MsdeError(
+            f"input {path} is not the text that was expected ({error.reason}); is it binary? "
+            "Otherwise name its encoding, as --encoding latin-1"
+            if isinstance(error, UnicodeDecodeError)
+            else f"input {path} cannot be decoded: {error}"
+        ) from error
+    except LookupError as error:
+        raise MsdeError(f"input {path}: {error}") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, csv.Error) as error:
         raise MsdeError(f"input {path} cannot be read: {error}") from error
 
 

@@ -15,35 +15,39 @@ from .types import Label, Options
 MISSING = {"", "nan", "na", "n/a", "none", "null", "-"}
 
 
-def number(text: str) -> float:
+def number(text: str, decimal_comma: bool = False) -> float:
     """Return a label, NaN where it is missing; ValueError if it is not a finite number."""
     if text.strip().lower() in MISSING:
         return math.nan
-    value = float(text)
+    if decimal_comma and "." in text and "," in text:
+        raise ValueError(f"{text} has both a point and a comma")
+    value = float(text.replace(",", ".") if decimal_comma else text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is not finite")
     return value
 
 
-def is_number(text: str) -> bool:
+def is_number(text: str, decimal_comma: bool = False) -> bool:
     """Return whether a text is a number, or missing."""
     try:
-        number(text)
+        number(text, decimal_comma)
     except ValueError:
         return False
     return True
 
 
-def labels_from(texts: list[str], labels: tuple[Label, ...]) -> tuple[float, ...]:
+def labels_from(
+    texts: list[str], labels: tuple[Label, ...], decimal_comma: bool = False
+) -> tuple[float, ...]:
     """Return the labels of one molecule.
 
     Raises:
         MoleculeError: one is neither a number nor missing.
     """
     try:
-        return tuple([number(text) for text in texts])
+        return tuple([number(text, decimal_comma) for text in texts])
     except ValueError:
-        bad = next(i for i, text in enumerate(texts) if not is_number(text))
+        bad = next(i for i, text in enumerate(texts) if not is_number(text, decimal_comma))
         reason = f"label {labels[bad].name} is not a number: {texts[bad][:40]!r}"
         raise MoleculeError(reason) from None
 
@@ -67,7 +71,7 @@ def choose_labels(
     Raises:
         MsdeError: the user chose one that is not among `names`.
     """
-    chosen = options.chosen_labels()
+    chosen = options.chosen_labels(names)
     if chosen is None:
         return tuple(Label(name) for name in names if is_label(name))
     for label in chosen:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import functools
+import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from rdkit import Chem
 
@@ -15,35 +19,67 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from .chemistry import check_complete, check_radicals
-from .files import has_suffix, open_bytes
+from .files import WINDOWS, has_suffix, open_bytes
 from .labels import labels_from
 from .reader import BaseReader
-from .tables import header_of, rows
+from .tables import dialect_of, header_of, rows
 from .types import Facts, Scanned, attempt
 
 CHUNK = 1 << 20  # bytes read at a time
+PROPERTY = re.compile(r"<(.+)>")  # the name in the first line of a property
 MAX_RECORD = 64 << 20  # bytes; a longer record is no record
 SEPARATOR = b"\n$$$$"
 
 
-def records(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the first line and the text of each record; memory holds one chunk at a time.
+class Block(NamedTuple):
+    """A record of an SD file."""
+
+    line: int  # its first
+    text: str
+    is_guessed: bool  # the text is not UTF-8 and was read as Windows-1252
+
+    @property
+    def title(self) -> str:
+        """The first line."""
+        return self.text.partition("\n")[0].strip()
+
+
+def records(file: BinaryIO, path: Path) -> Iterator[Block]:
+    """Yield each record; memory holds one chunk at a time.
 
     Raises:
-        MsdeError: a record does not end.
+        MsdeError: a record does not end, or the file is binary.
     """
     line = 1
     rest = b"\n"  # so that the first record follows a separator's line, too
-    while chunk := file.read(CHUNK):
+    for chunk in _chunks(file):
+        if b"\0" in chunk:
+            raise MsdeError(f"{path} is binary, expected the text of an SD file")
         # A separator may lie across two chunks: the last piece waits for the next.
         *pieces, rest = (rest + chunk).split(SEPARATOR)
         for piece in pieces:
-            yield line, _text(piece)
+            yield _block(line, piece)
             line += piece.count(b"\n") + 1
         if len(rest) > MAX_RECORD:
             raise MsdeError(f"{path}: the record that begins in line {line} does not end")
     if rest.partition(b"\n")[2].strip():
-        yield line, _text(rest)
+        yield _block(line, rest)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the bytes of a file as UTF-8 without byte order mark, lines ending in line feeds."""
+    head = file.peek(CHUNK)  # type: ignore[attr-defined]
+    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if is_wide or (b"\r" in head and b"\n" not in head):
+        encoding = "utf-16" if is_wide else "latin-1"
+        text = io.TextIOWrapper(file, encoding)
+        for part in iter(functools.partial(text.read, CHUNK), ""):
+            yield part.encode("utf-8" if is_wide else encoding)
+        text.detach()
+        return
+    if head.startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
+    yield from iter(functools.partial(file.read, CHUNK), b"")
 
 
 def mol_from_block(
@@ -87,9 +123,31 @@ def _is_marked_3d(block: str) -> bool:
     return block.split("\n", 2)[1][20:22] == "3D"
 
 
-def _text(piece: bytes) -> str:
+def _block(line: int, piece: bytes) -> Block:
     """Return a record without the rest of the separator's line before it."""
-    return piece.partition(b"\n")[2].decode("utf-8", "replace")
+    text = piece.partition(b"\n")[2]
+    try:
+        return Block(line, text.decode(), False)
+    except UnicodeDecodeError:
+        # Latin-1 gives meaning to the five bytes that Windows-1252 leaves open.
+        for encoding in (WINDOWS, "latin-1"):
+            with contextlib.suppress(UnicodeDecodeError):
+                return Block(line, text.decode(encoding), True)
+        raise
+
+
+def properties(block: str) -> dict[str, str]:
+    """Return the values of a record's properties by name; those of several lines hold line feeds.
+
+    A property is a line `> <NAME>`, then its value, which ends at a blank line.
+    """
+    found: dict[str, str] = {}
+    lines = iter(block.partition("M  END")[2].replace("\r", "").split("\n"))
+    for line in lines:
+        if line.startswith(">") and (named := PROPERTY.search(line)):
+            value = itertools.takewhile(str.strip, lines)
+            found.setdefault(named[1], "\n".join(value).strip())
+    return found
 
 
 class SDFWithTable(BaseReader):
@@ -104,7 +162,7 @@ class SDFWithTable(BaseReader):
         """Return where the table of an SD file may lie, relative to its folder."""
         raise NotImplementedError
 
-    def join(self, block: str, cells: list[str]) -> Any:
+    def join(self, block: Block, cells: list[str]) -> Any:
         """Return the payload of a record and its row.
 
         Raises:
@@ -112,9 +170,9 @@ class SDFWithTable(BaseReader):
         """
         raise NotImplementedError
 
-    def name_of(self, block: str, cells: list[str]) -> str:
+    def name_of(self, block: Block, cells: list[str]) -> str:
         """Return the name of a record."""
-        return block.partition("\n")[0].strip()
+        return block.title
 
     def table(self, path: Path) -> Path:
         """Return the table of an SD file.
@@ -144,16 +202,17 @@ class SDFWithTable(BaseReader):
             return
         table = self.table(path)
         labels = self.file_facts(path).labels
-        header, body = header_of(table), itertools.islice(rows(table), 1, None)
+        dialect = dialect_of(table, self.options)
+        header, body = header_of(table), itertools.islice(rows(table, dialect), 1, None)
         places = [header.index(label.name) for label in labels]
 
-        def joined(block: str, cells: list[str]) -> tuple[Any, tuple[float, ...]]:
+        def joined(block: Block, cells: list[str]) -> tuple[Any, tuple[float, ...]]:
             if len(cells) != len(header):
                 raise MoleculeError("the table has no row for this record")
             payload = self.join(block, cells)
             return payload, labels_from([cells[place] for place in places], labels)
 
         with open_bytes(path) as file:
-            for line, block in records(file, path):
+            for block in records(file, path):
                 cells = next(body, (0, []))[1]
-                yield line, self.name_of(block, cells), *attempt(joined, block, cells)
+                yield block.line, self.name_of(block, cells), *attempt(joined, block, cells)

@@ -1,126 +1,295 @@
-"""Tables of molecules: which columns hold SMILES, names and labels, and the rows.
+"""Tables of molecules: how they are written, and which columns hold SMILES, names and labels.
 
-The first row is a header if one of its cells names SMILES (or is the column that was asked for).
-Without a header columns are known by their numbers, from 1: the first holds SMILES, the second
-names. With one, SMILES stand in the column named `smiles`, or whose name contains that, and names
-in the first of NAME_COLUMNS. Labels are those columns in which all of the first 1,000 rows hold
+The delimiter is that of a line `sep=`, or of comma, semicolon, tab and bar the one that cuts the
+first rows into the same number of cells; the encoding is found as in `files.encoding_of`. Where the
+delimiter is no comma, numbers may have a decimal comma, one column like the other.
+
+The first row is a header if one of its cells names SMILES (or is the column that was asked for), or
+if it holds no SMILES and the rows below do. Without a header columns are known by their numbers,
+from 1. SMILES stand in the column named so, or in the one column whose cells are SMILES; names in
+the first of NAME_COLUMNS. Labels are those columns in which all of the first 1,000 rows hold
 numbers or nothing; columns that number the rows (NUMBERING) are not among them.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import open_text, source_name
+from rdkit import Chem, rdBase
+
+from msde.chem.vocabulary import MoleculeError
+from msde.errors import MsdeError
+
+from .files import UTF_8, encoding_of, open_text, source_name
 from .labels import choose_labels, is_number, labels_from, require_name
-from .types import Label, Options, Scanned, attempt
+from .types import Facts, Label, Options, Scanned, attempt
 
 NAME_COLUMNS = ("name", "title", "mol_id", "molecule_id", "id", "compound id", "cid", "iupac")
 NUMBERING = {"", "idx", "index", "num", "no", "row", "unnamed: 0", *NAME_COLUMNS}
+SUFFIXES = {"csv": ",", "tsv": "\t", "tab": "\t"}  # the delimiters that names promise
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 SAMPLE = 1000  # rows that decide which columns are labels
+SMILES_SAMPLE = 20  # rows that decide which column holds SMILES
+CUT_SAMPLE = 50  # rows that decide which delimiter it is
+SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # the first line of a table of Excel
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a table is written."""
+
+    encoding: str
+    delimiter: str
+    start: int = 0  # rows before the first, a line `sep=`
 
 
 @dataclass(frozen=True)
 class Layout:
     """The columns of a table, by number."""
 
-    header: bool  # whether the first row is one
+    dialect: Dialect
+    header: tuple[str, ...] | None  # the first row, if it is one
     smiles: int
     name: int | None
     labels: tuple[Label, ...]
     places: tuple[int, ...]  # the columns of the labels
+    decimal_comma: bool
+    left_out: tuple[tuple[str, str], ...]  # columns that are not read, and why
+
+    def title(self, place: int) -> str:
+        """Return the name of a column, or its number, from 1."""
+        return self.header[place] if self.header else str(place + 1)
+
+    @property
+    def facts(self) -> Facts:
+        """The facts of the table's file."""
+        taken = [("SMILES", self.title(self.smiles))]
+        if self.name is not None:
+            taken.append(("name", self.title(self.name)))
+        taken += [("label", label.name) for label in self.labels]
+        if self.dialect.encoding != UTF_8:
+            taken.append(("encoding", self.dialect.encoding))
+        taken.append(("delimiter", DELIMITERS.get(self.dialect.delimiter, self.dialect.delimiter)))
+        if self.decimal_comma:
+            taken.append(("decimal sign", "comma"))
+        return Facts(self.labels, taken=tuple(taken), left_out=self.left_out)
 
 
-def delimiter_of(path: Path) -> str | None:
-    """Return the separator of the columns of a table, by its name; None: it is no table."""
-    name = source_name(path).lower()
-    return {"csv": ",", "tsv": "\t", "tab": "\t"}.get(name.rpartition(".")[2])
+def is_table(path: Path) -> bool:
+    """Return whether a file is named like a table."""
+    return source_name(path).lower().rpartition(".")[2] in SUFFIXES
 
 
-def rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Yield the first line and the cells of each row that is not blank."""
-    with open_text(path) as file:
-        reader = csv.reader(file, delimiter=delimiter)
+def dialect_of(path: Path, options: Options) -> Dialect:
+    """Find encoding and delimiter of a table, those that the user does not name.
+
+    Raises:
+        MsdeError: the encoding cannot be found.
+    """
+    encoding = options.encoding or encoding_of(path)
+    with open_text(path, encoding) as file:
+        lines = list(itertools.islice(file, CUT_SAMPLE))
+    named = SEPARATOR_LINE.fullmatch(lines[0].strip("\r\n")) if lines else None
+    start = int(named is not None)
+    usual = SUFFIXES.get(source_name(path).lower().rpartition(".")[2], ",")
+    if options.delimiter:
+        return Dialect(encoding, options.delimiter, start)
+    if named:
+        return Dialect(encoding, named[1], start)
+    # In case of a tie the delimiter that the name of the file promises.
+    order = [usual, *(each for each in DELIMITERS if each != usual)]
+    return Dialect(encoding, max(order, key=functools.partial(_evenness, lines)))
+
+
+def _evenness(lines: Sequence[str], delimiter: str) -> tuple[float, bool]:
+    """Return the share of rows with as many cells as the first, and whether that names SMILES.
+
+    Where the first row is one cell the share is 0.
+    """
+    try:
+        cut = [cells for cells in csv.reader(lines, delimiter=delimiter) if cells]
+    except csv.Error:
+        return 0, False
+    if not cut or len(cut[0]) == 1:
+        return 0, False
+    share = sum(len(cells) == len(cut[0]) for cells in cut) / len(cut)
+    return share, "smiles" in [cell.strip().lower() for cell in cut[0]]
+
+
+def rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first line and the cells, without blanks around them, of each row with any cells.
+
+    Raises:
+        MsdeError: a quotation mark is not closed, or has text behind it.
+    """
+    with open_text(path, dialect.encoding) as file:
+        reader = csv.reader(file, delimiter=dialect.delimiter, strict=True)
         line = 1
-        for cells in reader:
-            if cells:
-                yield line, cells
-            line = reader.line_num + 1
+        try:
+            for number, cells in enumerate(reader):
+                if cells and number >= dialect.start:
+                    yield line, [cell.strip() for cell in cells]
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise MsdeError(
+                f"{path}: the row that begins in line {line} cannot be read: {error}; "
+                "mend its quotation marks"
+            ) from error
 
 
-def layout(path: Path, options: Options, delimiter: str = ",") -> Layout:
+def header_of(path: Path, options: Options = Options()) -> list[str]:  # noqa: B008
+    """Return the cells of the first row."""
+    return next(rows(path, dialect_of(path, options)), (0, []))[1]
+
+
+def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
     """Find the columns of a table.
+
+    Args:
+        has_smiles: False: the molecules are elsewhere, and the first column names them.
 
     Raises:
         MsdeError: one that was asked for is not there, or no column holds SMILES.
     """
-    sample = [cells for _, cells in itertools.islice(rows(path, delimiter), SAMPLE + 1)]
-    first = [cell.strip() for cell in sample[0]] if sample else []
-    found = _smiles_column(first)
-    header = found is not None or options.smiles_column in first
-    if not header:
-        first = [str(place) for place in range(1, len(first) + 1)]
-    body = sample[1:] if header else sample
-    names: dict[str, int] = {}
-    for place, title in enumerate(first):
-        names.setdefault(title, place)
-
-    def place_of(wanted: str) -> int:
-        require_name(path, "column", wanted, names)
-        return names[wanted]
-
-    smiles = found or 0 if options.smiles_column is None else place_of(options.smiles_column)
-    if options.name_column is not None:
-        name = place_of(options.name_column)
+    dialect = dialect_of(path, options)
+    sample = [cells for _, cells in itertools.islice(rows(path, dialect), SAMPLE + 1)]
+    if has_smiles:
+        header, smiles = _find_smiles(path, sample, options)
     else:
-        name = _name_column(first, smiles, header)
+        header, smiles = tuple(sample[0]) if sample else (), 0
+    body = sample[1:] if header else sample
+    titles = header or tuple(str(place + 1) for place in range(len(sample[0]) if sample else 0))
+    names: dict[str, int] = {}
+    for place, title in enumerate(titles):
+        names.setdefault(title, place)
+    name = None if header else (1 if len(titles) > 1 and smiles != 1 else None)
+    if options.name_column is not None:
+        require_name(path, "column", options.name_column, names)
+        name = names[options.name_column]
+    elif header and has_smiles:
+        lower = [title.lower() for title in titles]
+        name = next((lower.index(known) for known in NAME_COLUMNS if known in lower), None)
 
-    def is_label(title: str) -> bool:
-        place = names[title]
-        return (
-            header
-            and place not in (smiles, name)
-            and title.lower() not in NUMBERING
-            and all(is_number(cells[place]) for cells in body if place < len(cells))
+    columns = _Columns(body, dialect.delimiter != ",")
+    taken = {smiles, name}
+    why_not = {
+        title: columns.why_no_label(place) if header else "the table has no header that names it"
+        for title, place in names.items()
+        if place not in taken and title.lower() not in NUMBERING
+    }
+    labels = choose_labels(
+        path, options, names, lambda title: why_not.get(title, "not a label") is None, "column"
+    )
+    places = tuple(names[label.name] for label in labels)
+    left_out = []
+    for place, title in enumerate(titles):
+        if place in {*taken, *places}:
+            continue
+        reason = why_not.get(title)
+        if names[title] != place:
+            reason = "another column has this name"
+        elif title.lower() in NUMBERING:
+            reason = "numbers or names the rows"
+        left_out.append((title or f"column {place + 1}", reason or "not chosen"))
+    decimal_comma = any(columns.has_decimal_comma(place) for place in places)
+    found = (name, labels, places, decimal_comma, tuple(left_out))
+    return Layout(dialect, header, smiles, *found)
+
+
+class _Columns:
+    """The first rows of a table, by column."""
+
+    def __init__(self, body: list[list[str]], may_have_commas: bool) -> None:
+        self._body, self._may_have_commas = body, may_have_commas
+
+    def _cells(self, place: int) -> list[tuple[int, str]]:
+        return [(n, cells[place]) for n, cells in enumerate(self._body, 1) if place < len(cells)]
+
+    def has_decimal_comma(self, place: int) -> bool:
+        """Return whether the numbers of a column have decimal commas."""
+        return self._may_have_commas and any(
+            DECIMAL_COMMA.fullmatch(cell) for _, cell in self._cells(place)
         )
 
-    labels = choose_labels(path, options, names, is_label, "column")
-    return Layout(header, smiles, name, labels, tuple(names[label.name] for label in labels))
+    def why_no_label(self, place: int) -> str | None:
+        """Return why a column is no label, or None: all of its cells are numbers or missing."""
+        comma = self.has_decimal_comma(place)
+        text = [(n, cell) for n, cell in self._cells(place) if not is_number(cell, comma)]
+        if not text:
+            return None
+        count = len(self._cells(place))
+        return f"text in {len(text)} of {count} rows, as {text[0][1][:40]!r} in row {text[0][0]}"
 
 
-def read_table(path: Path, options: Options, delimiter: str = ",") -> Iterator[Scanned]:
+def read_table(path: Path, found: Layout) -> Iterator[Scanned]:
     """Yield each row with its SMILES as payload; cells that a row lacks are missing."""
-    found = layout(path, options, delimiter)
-    width = 1 + max(found.smiles, found.name or 0, *found.places)
-    for line, cells in itertools.islice(rows(path, delimiter), int(found.header), None):
-        cells += [""] * (width - len(cells))
-        name = cells[found.name].strip() if found.name is not None else ""
+    body = itertools.islice(rows(path, found.dialect), int(found.header is not None), None)
+    for line, cells in body:
+        width = len(cells)
+        needed = 1 + max(found.smiles, found.name or 0, *found.places)
+        cells += [""] * (needed - width)
+        name = cells[found.name] if found.name is not None else ""
         yield line, name, *attempt(_smiles_and_labels, cells, found)
 
 
-def header_of(path: Path) -> list[str]:
-    """Return the cells of the first row, stripped."""
-    first = next(rows(path), (0, []))[1]
-    return [cell.strip() for cell in first]
-
-
 def _smiles_and_labels(cells: list[str], found: Layout) -> tuple[str, tuple[float, ...]]:
-    y = labels_from([cells[place] for place in found.places], found.labels)
-    return cells[found.smiles].strip(), y
+    if found.header and any(cells[len(found.header) :]):
+        raise MoleculeError(
+            f"{len(cells)} cells where the header has {len(found.header)}; quote a cell that holds "
+            "the delimiter"
+        )
+    texts = [cells[place] for place in found.places]
+    return cells[found.smiles], labels_from(texts, found.labels, found.decimal_comma)
 
 
-def _smiles_column(first: list[str]) -> int | None:
+def _find_smiles(
+    path: Path, sample: list[list[str]], options: Options
+) -> tuple[tuple[str, ...] | None, int]:
+    """Return the header, or None, and the column of SMILES."""
+    first = tuple(sample[0]) if sample else ()
+    if options.smiles_column is not None:
+        numbers = [str(place + 1) for place in range(len(first))]
+        if options.smiles_column in first:
+            return first, first.index(options.smiles_column)
+        # Without a header columns are numbered.
+        header = first if _named_smiles(first) is not None else None
+        require_name(path, "column", options.smiles_column, header or numbers)
+        return None, numbers.index(options.smiles_column)
+    named = _named_smiles(first)
+    if named is not None:
+        return first, named
+    body = sample[1 : SMILES_SAMPLE + 1]
+    columns = [p for p in range(len(first)) if _are_smiles([c[p] for c in body if p < len(c)])]
+    if len(sample) > 1 and columns:
+        header = None if _are_smiles([first[columns[0]]]) else first
+        if len(columns) > 1 and header:
+            names = ", ".join(first[place] for place in columns)
+            raise MsdeError(f"{path}: columns {names} hold SMILES; choose one with --smiles-column")
+        return header, columns[0]
+    if len(first) > 1:
+        raise MsdeError(
+            f"{path}: no column holds SMILES, found {', '.join(first)[:300]}; choose one with "
+            "--smiles-column"
+        )
+    return None, 0
+
+
+def _named_smiles(first: Sequence[str]) -> int | None:
     exact = [place for place, name in enumerate(first) if name.lower() == "smiles"]
     loose = [place for place, name in enumerate(first) if "smiles" in name.lower()]
     return next(iter(exact + loose), None)
 
 
-def _name_column(first: list[str], smiles: int, header: bool) -> int | None:
-    if not header:
-        return 1 if len(first) > 1 and smiles != 1 else None
-    lower = [name.lower() for name in first]
-    return next((lower.index(name) for name in NAME_COLUMNS if name in lower), None)
+def _are_smiles(cells: Sequence[str]) -> bool:
+    """Return whether more than half of the cells that are not empty are SMILES."""
+    filled = [cell for cell in cells if cell]
+    with rdBase.BlockLogs():
+        good = sum(Chem.MolFromSmiles(cell, sanitize=False) is not None for cell in filled)
+    return 2 * good > len(filled)

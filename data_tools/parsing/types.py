@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ class Options:
     energy_key: str | None = None  # of files with several energies; None: the only one
     forces_key: str | None = None  # of files with several arrays of forces; None: the only one
     charge: int | None = None  # of every molecule whose file states none; None: zero
+    encoding: str | None = None  # of text; None: found, see files.encoding_of
+    delimiter: str | None = None  # of tables; None: found
     group_conformers: bool = False  # neighbours with the same title are one molecule
     keep_radicals: bool = False  # of formats in which they are mostly mistakes
     trust_pickle: bool = False
@@ -34,12 +36,19 @@ class Options:
         """Return whether to keep hydrogens, given the default of the format."""
         return default if self.keep_hydrogens is None else self.keep_hydrogens
 
-    def chosen_labels(self) -> tuple[Label, ...] | None:
-        """Return the labels that the user chose, or None: the reader finds them."""
+    def chosen_labels(self, names: Collection[str] = ()) -> tuple[Label, ...] | None:
+        """Return the labels that the user chose, or None: the reader finds them.
+
+        Args:
+            names: those of the file, which may hold equal signs.
+        """
         if self.label_columns is None:
             return None
-        parts = (column.partition("=") for column in self.label_columns)
-        return tuple(Label(name, unit) for name, _, unit in parts)
+        parts = (column.rpartition("=") for column in self.label_columns)
+        return tuple(
+            Label(text) if text in names or not name else Label(name.strip(), unit.strip())
+            for text, (name, _, unit) in zip(self.label_columns, parts, strict=True)
+        )
 
 
 @dataclass(frozen=True)

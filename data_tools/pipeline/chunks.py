@@ -53,7 +53,7 @@ class Converted:
 def convert_one(raw: RawMolecule, task: Task) -> MoleculeRecord | str:
     """Convert one molecule, or return the reason why it is rejected."""
     found = _attempt(get_reader(task.format, task.options).parse, raw)
-    return found if isinstance(found, str) else _attempt(_record, raw, found, task)
+    return found if isinstance(found, str) else _attempt(_record, raw, found, task, [])
 
 
 def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
@@ -66,16 +66,19 @@ def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
         batch = raws[first : first + BATCH]
         parsed = [_attempt(reader.parse, raw) for raw in batch]
         for place, (raw, found) in enumerate(zip(batch, parsed, strict=True), start=first):
-            result = found if isinstance(found, str) else _attempt(_record, raw, found, task)
+            remarks: list[str] = []
+            made = (_record, raw, found, task, remarks)
+            result = found if isinstance(found, str) else _attempt(*made)
             if isinstance(result, str):
                 rejects.append((place, result))
                 continue
             records.append(result)
             places.append(place)
             notes += [(place, f"{reason} ({where})") for where, reason in found.dropped]
-            notes += [(place, note) for note in found.notes]
+            notes += [(place, note) for note in (*found.notes, *remarks)]
     columns = codec.columns_from_records(records) if records else None
-    if columns is not None and any_outside_vocabulary(columns.x):  # of most chunks none is
+    # In most chunks no molecule is outside.
+    if columns is not None and any_outside_vocabulary(columns.x, columns.bond_attr):
         for place, record in zip(places, records, strict=True):
             unusual = outside_vocabulary(record)
             if unusual:
@@ -96,7 +99,7 @@ def _attempt(work: Callable[..., Result], *arguments: Any) -> Result | str:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _record(raw: RawMolecule, parsed: Parsed, task: Task) -> MoleculeRecord:
+def _record(raw: RawMolecule, parsed: Parsed, task: Task, notes: list[str]) -> MoleculeRecord:
     if parsed.mol.GetNumAtoms() > task.options.max_atoms:
         raise MoleculeError(f"more than {task.options.max_atoms} atoms: {parsed.mol.GetNumAtoms()}")
     return record_from_mol(
@@ -107,6 +110,7 @@ def _record(raw: RawMolecule, parsed: Parsed, task: Task) -> MoleculeRecord:
         y=_labels(parsed.y, task.num_labels),
         forces=_forces(parsed),
         origin=parsed.origin,
+        notes=notes,
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,21 @@ from ..parsing.files import source_name
 from ..parsing.reader import BaseReader
 from ..parsing.types import Facts, Options, RawMolecule
 from ..readers import get_reader
-from ..reading import AUTO, check_inputs, choose_format
+from ..reading import AUTO, check_inputs, choose_format, expand_inputs
 from . import parts as parts_module
 from .chunks import CHUNK, Task
 from .executors import converted, open_workers
 from .parts import Parts, open_parts
 from .progress import Progress
 
+WRITTEN = ("encoding", "delimiter", "decimal sign")  # roles in Facts.taken: how text is written
 TABLES = ("counts", "rejects_by_reason", "notes_by_reason", "origin")  # of counts, for the manifest
 
 log = logging.getLogger(__name__)
 
 
 def convert(
-    inputs: list[Path],
+    inputs: Sequence[str | Path],
     output: Path,
     format: str = AUTO,
     *,
@@ -43,6 +44,7 @@ def convert(
     executor: Executor | str | None = None,
     limit: int | None = None,
     max_rejects: float = 1.0,
+    report: Callable[[str], None] = log.info,
 ) -> dict[str, int]:
     """Convert files to shards and return how many molecules were read, converted and rejected.
 
@@ -50,20 +52,24 @@ def convert(
     listed in `rejects.jsonl` with the reason, unusual ones that are kept in `notes.jsonl`.
 
     Args:
+        inputs: files, folders, patterns or `@FILE`, see `reading.expand_inputs`.
         format: one of readers.FORMATS; `auto` asks the readers.
         executor: where to convert, an executor or the name of one: `local` (as None, with
             `processes`), `dask:ADDRESS` or `mpi`.
         limit: convert only so many molecules, the first ones.
         max_rejects: the fraction of molecules that may be rejected.
+        report: gets the lines that say how the files are read.
 
     Raises:
         MsdeError: an input is missing, the output is taken, or too little could be converted.
     """
+    inputs = expand_inputs(inputs)
     check_inputs(inputs)
     format = choose_format(inputs) if format == AUTO else format
     options = options or Options()
     reader = get_reader(format, options)
     facts = reader.facts(inputs)
+    report("\n".join(describe_fields(inputs, format, facts)))
     raws = _read(inputs, reader, limit)
     task = Task(format, options, len(facts.labels))
     workers = open_workers(executor or "local", processes)
@@ -81,12 +87,31 @@ def convert(
             manifest = {
                 "labels": [dataclasses.asdict(label) for label in facts.labels],
                 "forces_unit": facts.forces_unit,
+                "fields": {"taken": facts.taken, "left_out": dict(facts.left_out)},
                 "source": _source(inputs, format, reader, facts),
                 **{table: parts.total(table) for table in TABLES},
             }
             write_manifest(output, parts.shards(), manifest)
         parts.remove()
     return read_manifest(output)["counts"]
+
+
+def describe_fields(inputs: Sequence[Path], format: str, facts: Facts) -> list[str]:
+    """Return lines that say how files are read: as what each column or field, and which not."""
+    units = {label.name: f" [{label.unit}]" for label in facts.labels if label.unit}
+    if facts.forces_unit:
+        units |= {name: f" [{facts.forces_unit}]" for role, name in facts.taken if role == "forces"}
+    roles: dict[str, list[str]] = {}
+    for role, name in facts.taken:
+        roles.setdefault(role, []).append(f"{name}{units.get(name, '')}")
+    if not facts.labels:
+        roles.setdefault("label", ["none"])
+    others = f" and {len(inputs) - 1:,} more" if len(inputs) > 1 else ""
+    written = [f"{role} {', '.join(roles.pop(role))}" for role in WRITTEN if role in roles]
+    lines = [f"{inputs[0]}{others}: {', '.join([f'format {format}', *written])}"]
+    lines += [f"  {role}: {', '.join(names)}" for role, names in roles.items()]
+    lines += [f"  not read: {name} ({reason})" for name, reason in facts.left_out]
+    return [*lines, *(f"  {note}" for note in facts.notes)]
 
 
 def _read(inputs: list[Path], reader: BaseReader, limit: int | None) -> Iterator[RawMolecule]:

@@ -5,6 +5,7 @@ Names and labels are found as in `parsing.tables`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,26 +17,27 @@ from msde.errors import MsdeError
 
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import assign_stereo, implied_hydrogens
-from ..parsing.tables import delimiter_of, layout, read_table, rows
+from ..parsing.tables import dialect_of, is_table, layout, read_table, rows
 
-GEOMETRY = "|("  # begins the coordinates of a CXSMILES
+GEOMETRY = re.compile(r"\|\([^,;]+,[^,;]+,[^,;)]+")  # begins 3D coordinates of a CXSMILES
 
 
 class Reader(BaseReader):
     def recognises(self, path: Path) -> bool:
-        """Return whether the first rows of a table hold coordinates."""
-        delimiter = delimiter_of(path)
-        first = islice(rows(path, delimiter), 5) if delimiter else ()
-        return any(GEOMETRY in cell for _, cells in first for cell in cells)
+        """Return whether all of the first rows of a table hold 3D coordinates."""
+        if not is_table(path):
+            return False
+        first = list(islice(rows(path, dialect_of(path, self.options)), 1, 6))
+        return bool(first) and all(any(map(GEOMETRY.search, cells)) for _, cells in first)
 
     def file_facts(self, path: Path) -> Facts:
-        return Facts(layout(path, self.options, delimiter_of(path) or ",").labels)
+        return layout(path, self.options).facts
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        delimiter = delimiter_of(path) or ","
-        if not layout(path, self.options, delimiter).header:
+        found = layout(path, self.options)
+        if not found.header:
             raise MsdeError(f"{path} has no header that names a column of SMILES")
-        return read_table(path, self.options, delimiter)
+        return read_table(path, found)
 
     def build(self, raw: RawMolecule) -> Parsed:
         """Parse SMILES and coordinates; a molecule whose geometry lacks a hydrogen is rejected."""

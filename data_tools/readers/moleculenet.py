@@ -66,22 +66,27 @@ class Reader(smiles.Reader):
         if not has_suffix(path, (".csv",)) or _stem(path) not in TABLES:
             return False
         table = TABLES[_stem(path)]
-        return {table.smiles, *(table.labels or ())} <= set(header_of(path))
+        header = set(header_of(path, self.options))
+        return table.smiles in header and (table.labels is None or bool(header & {*table.labels}))
 
     def file_facts(self, path: Path) -> Facts:
-        found = layout(path, self._with_columns(path)).labels
-        return Facts(with_units(found, dict(_table(path).units)))
+        facts, table = layout(path, self._with_columns(path)).facts, _table(path)
+        header = header_of(path, self.options)
+        absent = ", ".join(name for name in table.labels or () if name not in header)
+        notes = (f"{path.name} lacks columns of its data set: {absent}",) if absent else ()
+        return replace(facts, labels=with_units(facts.labels, dict(table.units)), notes=notes)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        return read_table(path, self._with_columns(path))
+        return read_table(path, layout(path, self._with_columns(path)))
 
     def _with_columns(self, path: Path) -> Options:
         """Return the options with the columns that the user did not choose."""
-        options, table, header = self.options, _table(path), header_of(path)
+        options, table, header = self.options, _table(path), header_of(path, self.options)
         labels = options.label_columns
         if labels is None:
             others = {table.smiles, table.name, *table.others}
-            labels = table.labels or tuple(name for name in header if name not in others)
+            labels = tuple(name for name in table.labels or header if name in header)
+            labels = tuple(name for name in labels if name not in others)
         return replace(
             options,
             smiles_column=options.smiles_column or table.smiles,

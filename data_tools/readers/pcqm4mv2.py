@@ -22,7 +22,7 @@ from msde.errors import MsdeError
 from ..parsing import Facts, Label, Parsed, RawMolecule
 from ..parsing.files import has_suffix, source_name
 from ..parsing.labels import all_or_none
-from ..parsing.sd_files import SDFWithTable, mol_from_block
+from ..parsing.sd_files import Block, SDFWithTable, mol_from_block
 from ..parsing.tables import header_of
 
 LABELS = (Label("homolumogap", "eV"),)
@@ -47,14 +47,16 @@ class Reader(SDFWithTable):
         header = header_of(table)
         if header != COLUMNS:
             raise MsdeError(f"{table} has columns {header}, expected {COLUMNS}")
-        return Facts(all_or_none(path, LABELS, self.options))
+        labels = all_or_none(path, LABELS, self.options)
+        taken = (("name", "idx"), *(("label", label.name) for label in labels))
+        return Facts(labels, taken=taken)
 
-    def name_of(self, block: str, cells: list[str]) -> str:
+    def name_of(self, block: Block, cells: list[str]) -> str:
         return cells[0] if cells else ""
 
-    def join(self, block: str, cells: list[str]) -> tuple[str, str]:
+    def join(self, block: Block, cells: list[str]) -> tuple[str, str]:
         """Return the record and the SMILES of its row, which `build` compares."""
-        return block, cells[1]
+        return block.text, cells[1]
 
     def build(self, raw: RawMolecule) -> Parsed:
         block, smiles = raw.payload

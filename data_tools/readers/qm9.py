@@ -16,7 +16,7 @@ from msde.chem.vocabulary import MoleculeError
 from ..parsing import Facts, Options, Parsed, RawMolecule, Scanned
 from ..parsing.files import source_name
 from ..parsing.labels import with_units
-from ..parsing.sd_files import SDFWithTable, mol_from_block
+from ..parsing.sd_files import Block, SDFWithTable, mol_from_block
 from ..parsing.tables import layout
 
 UNITS = {
@@ -45,29 +45,35 @@ class Reader(SDFWithTable):
     def file_facts(self, path: Path) -> Facts:
         chosen = self.options.label_columns
         columns = tuple(UNITS) if chosen is None else chosen
-        options = Options(smiles_column="mol_id", label_columns=columns)  # it has no SMILES
-        labels = with_units(layout(self.table(path), options).labels, UNITS)
+        options = Options(label_columns=columns, delimiter=self.options.delimiter)
+        found = layout(self.table(path), options, has_smiles=False)
+        labels = with_units(found.labels, UNITS)
         excluded = _excluded(path)
         if excluded is None:
             note = f"{EXCLUDED} is not beside the SD file: its {NUM_EXCLUDED} molecules are kept"
         else:
             note = f"{len(excluded)} molecules of {EXCLUDED} are rejected"
-        return Facts(labels, notes=(note,))
+        taken = (("name", "title"), *(("label", label.name) for label in labels))
+        return Facts(labels, notes=(note,), taken=taken, left_out=found.left_out)
 
-    def join(self, block: str, cells: list[str]) -> str:
+    def name_of(self, block: Block, cells: list[str]) -> str:
+        """Return the title of a record or, where it has none, `mol_id` of its row."""
+        return super().name_of(block, cells) or (cells[0] if cells else "")
+
+    def join(self, block: Block, cells: list[str]) -> str:
         """Return the record; its title, if it has one, must be its row's `mol_id`."""
         title = self.name_of(block, cells)
         if title and cells[0] != title:
             raise MoleculeError(f"wrong label alignment: the row of {title} is that of {cells[0]}")
-        return block
+        return block.text
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each record with its labels; uncharacterized ones are rejected."""
         excluded = _excluded(path) or frozenset()
-        for number, scanned in enumerate(super().scan(path), start=1):
-            if number in excluded:
-                scanned = (*scanned[:2], MoleculeError(f"listed in {EXCLUDED}"), ())
-            yield scanned
+        for line, name, *rest in super().scan(path):
+            if name in excluded:
+                rest = [MoleculeError(f"listed in {EXCLUDED}"), ()]
+            yield line, name, *rest
 
     def build(self, raw: RawMolecule) -> Parsed:
         return Parsed(
@@ -76,12 +82,12 @@ class Reader(SDFWithTable):
         )
 
 
-def _excluded(path: Path) -> frozenset[int] | None:
-    """Return the numbers of the uncharacterized molecules, from 1; None: there is no list."""
+def _excluded(path: Path) -> frozenset[str] | None:
+    """Return the titles of the uncharacterized molecules; None: there is no list."""
     try:
         text = path.with_name(EXCLUDED).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     # Lines of the table begin with the molecule's number; others are prose.
     first = (line.split()[:1] for line in text.splitlines())
-    return frozenset(int(words[0]) for words in first if words and words[0].isdigit())
+    return frozenset(f"gdb_{words[0]}" for words in first if words and words[0].isdigit())

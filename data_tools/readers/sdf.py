@@ -19,7 +19,6 @@ conformers of one molecule; other stereoisomers are omitted.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +29,17 @@ from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import merge_conformers
 from ..parsing.files import open_bytes
 from ..parsing.labels import choose_labels, is_number, labels_from
-from ..parsing.sd_files import count_atoms, mol_from_block, records
+from ..parsing.sd_files import Block, count_atoms, mol_from_block, properties, records
 
 SAMPLE = 1000  # records that decide which properties are labels
-PROPERTY = re.compile(r"^>[^\n]*?<([^\n]+)>[^\n]*\n([^\n]*)$", re.MULTILINE)
+GUESSED = "text that is not UTF-8 was read as Windows-1252"
 
 
 @dataclass(frozen=True)
 class Record:
     """The text of one molecule: a record, or several that are its conformers."""
 
-    blocks: tuple[str, ...]
-    lines: tuple[int, ...]  # where each begins
+    blocks: tuple[Block, ...]
     labels: tuple[Label, ...]
 
 
@@ -49,59 +47,61 @@ class Reader(BaseReader):
     suffixes = (".sdf", ".sd", ".mol")
 
     def file_facts(self, path: Path) -> Facts:
-        found: dict[str, bool] = {}  # whether all values are numbers
+        texts: dict[str, str] = {}  # the first value of each property that is no number, or ""
         with open_bytes(path) as file:
-            for _, block in itertools.islice(records(file, path), SAMPLE):
-                for name, text in _properties(block):
-                    found[name] = found.get(name, True) and is_number(text)
-        return Facts(choose_labels(path, self.options, found, found.__getitem__, "property"))
+            for block in itertools.islice(records(file, path), SAMPLE):
+                for name, value in properties(block.text).items():
+                    texts[name] = texts.get(name) or (value if not is_number(value) else "")
+        labels = choose_labels(path, self.options, texts, lambda name: not texts[name], "property")
+        taken = (("name", "title"), *(("label", label.name) for label in labels))
+        others = texts.keys() - {label.name for label in labels}
+        left_out = tuple(
+            (name, f"text, as {text[:40]!r}" if text else "not chosen")
+            for name, text in texts.items()
+            if name in others
+        )
+        return Facts(labels, taken=taken, left_out=left_out)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         labels = self.file_facts(path).labels
         with open_bytes(path) as file:
             for group in _groups(records(file, path), self.options.group_conformers):
-                lines, blocks = zip(*group, strict=True)
-                title = blocks[0].partition("\n")[0].strip()
-                yield lines[0], title, Record(blocks, lines, labels), ()
+                yield group[0].line, group[0].title, Record(tuple(group), labels), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
         record = raw.payload
         keep = self.options.keep_hydrogens, self.options.keep_radicals
         y: tuple[float, ...] = ()
         if record.labels:
-            found = dict(_properties(record.blocks[0]))
+            found = properties(record.blocks[0].text)
             y = labels_from([found.get(label.name, "") for label in record.labels], record.labels)
+        notes = (GUESSED,) if any(block.is_guessed for block in record.blocks) else ()
         if len(record.blocks) == 1:
-            return Parsed(mol_from_block(record.blocks[0], *keep), y)
+            return Parsed(mol_from_block(record.blocks[0].text, *keep), y, notes=notes)
         mols, lines, failed = [], [], []
-        for block, line in zip(record.blocks, record.lines, strict=True):
+        for block in record.blocks:
             try:
-                mols.append(mol_from_block(block, *keep))
-                lines.append(line)
+                mols.append(mol_from_block(block.text, *keep))
+                lines.append(block.line)
             except MoleculeError as error:
-                failed.append((line, str(error)))
+                failed.append((block.line, str(error)))
         if not mols:
             raise MoleculeError(failed[0][1])
         mol, dropped = merge_conformers(mols, lines)
         dropped += tuple((line, f"conformer: {reason}") for line, reason in failed)
-        return Parsed(mol, y, dropped=tuple(sorted(dropped)))
+        return Parsed(mol, y, dropped=tuple(sorted(dropped)), notes=notes)
 
 
-def _properties(block: str) -> list[tuple[str, str]]:
-    """Return the names and values of a record's properties, which follow its mol block."""
-    return PROPERTY.findall(block.partition("M  END")[2].replace("\r", ""))
-
-
-def _groups(found: Iterator[tuple[int, str]], together: bool) -> Iterator[list[tuple[int, str]]]:
+def _groups(found: Iterator[Block], together: bool) -> Iterator[list[Block]]:
     """Group neighbours that are conformers of one molecule."""
-    group: list[tuple[int, str]] = []
+    group: list[Block] = []
     key = None
-    for line, block in found:
-        this = _identity(block) if together else None
+    for block in found:
+        this = _identity(block.text) if together else None
         if group and (this is None or this != key):
             yield group
             group = []
-        group.append((line, block))
+        group.append(block)
         key = this
     if group:
         yield group

@@ -1,7 +1,8 @@
 """SMILES: a line is a SMILES, white space and a name (.smi, .txt), or a row of a CSV or TSV table.
 
-The files hold no geometry; RDKit makes it, `options.conformers` of them for each molecule. The
-columns of a table are found as in `parsing.tables`; a table without a header is read like .smi.
+The files hold no geometry; RDKit makes it, `options.conformers` of them for each molecule. A
+CXSMILES extension `|...|` is read, but for its coordinates. The columns of a table are found as in
+`parsing.tables`.
 """
 
 from __future__ import annotations
@@ -12,50 +13,55 @@ from pathlib import Path
 from rdkit import Chem, rdBase
 
 from msde.chem.conformers import embed_conformers
-from msde.chem.parsing import mol_from_smiles
+from msde.chem.parsing import mol_from_smiles, stereo_note
 from msde.chem.record import MAX_ATOMS, Origin, molecule_uid
 from msde.chem.vocabulary import MoleculeError
 
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
-from ..parsing.files import open_text
-from ..parsing.tables import delimiter_of, layout, read_table
+from ..parsing.files import UTF_8, encoding_of, open_text
+from ..parsing.tables import is_table, layout, read_table
+
+HEADER = (1, "smiles")  # line and first word of a header
 
 
 class Reader(BaseReader):
     suffixes = (".smi", ".smiles", ".ism", ".txt", ".csv", ".tsv", ".tab")
 
     def recognises(self, path: Path) -> bool:
-        """Return whether the suffix fits and the first line holds a SMILES, or names a column."""
+        """Return whether the suffix fits and the file is a table or begins with a SMILES."""
         if not super().recognises(path):
             return False
-        with open_text(path) as file:
-            first = next((line for line in file if line.strip() and line[0] != "#"), "")
-        if "smiles" in first.lower():
+        if is_table(path):
             return True
-        token = first and first.split(delimiter_of(path))[0].strip()
+        with open_text(path, self.options.encoding) as file:
+            first = next((line for line in file if line.strip() and line[0] != "#"), "")
+        smiles, _ = _smiles_and_name(first)
         with rdBase.BlockLogs():
-            return bool(token) and Chem.MolFromSmiles(token, sanitize=False) is not None
+            word = next(iter(smiles.split(maxsplit=1)), "!")
+            mol = Chem.MolFromSmiles(word, sanitize=False)
+        return mol is not None or smiles.lower() == "smiles"
 
     def file_facts(self, path: Path) -> Facts:
-        delimiter = delimiter_of(path)
-        return Facts(layout(path, self.options, delimiter).labels) if delimiter else Facts()
+        if is_table(path):
+            return layout(path, self.options).facts
+        encoding = self.options.encoding or encoding_of(path)
+        said = () if encoding == UTF_8 else (("encoding", encoding),)
+        return Facts(taken=(("SMILES", "before white space"), ("name", "after it"), *said))
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        delimiter = delimiter_of(path)
-        if delimiter:
-            yield from read_table(path, self.options, delimiter)
+        if is_table(path):
+            yield from read_table(path, layout(path, self.options))
             return
-        with open_text(path) as file:
+        with open_text(path, self.options.encoding) as file:
             for number, line in enumerate(file, start=1):
-                smiles, _, name = line.strip().partition("\t" if "\t" in line else " ")
-                if number == 1 and smiles.lower() == "smiles":
-                    continue
-                if smiles and not smiles.startswith("#"):
-                    yield number, name.strip(), smiles, ()
+                smiles, name = _smiles_and_name(line)
+                if smiles and not smiles.startswith("#") and (number, smiles.lower()) != HEADER:
+                    yield number, name, smiles, ()
 
     def build(self, raw: RawMolecule) -> Parsed:
         """Parse the SMILES and make conformers, seeded by the place of the molecule in its file."""
         mol = mol_from_smiles(raw.payload)
+        notes = tuple(filter(None, (stereo_note(mol), _coordinates_note(raw.payload))))
         if mol.GetNumAtoms() == 0:
             raise MoleculeError("no atoms")
         largest = min(
@@ -65,7 +71,22 @@ class Reader(BaseReader):
             raise MoleculeError(f"more than {largest} atoms: {mol.GetNumAtoms()}")
         if self.options.conformers == 0:
             mol = Chem.AddHs(mol) if self.options.keep_hydrogens else mol
-            return Parsed(mol, raw.y, origin=Origin.NO_GEOMETRY)
+            return Parsed(mol, raw.y, origin=Origin.NO_GEOMETRY, notes=notes)
         seed = molecule_uid(raw.source, raw.line)
         mol = embed_conformers(mol, seed, self.options.conformers, self.options.keep_hydrogens)
-        return Parsed(mol, raw.y, origin=Origin.CONFORMERS_MADE)
+        return Parsed(mol, raw.y, origin=Origin.CONFORMERS_MADE, notes=notes)
+
+
+def _smiles_and_name(line: str) -> tuple[str, str]:
+    """Cut a line at its first tab or blank; an extension `|...|` stays with the SMILES."""
+    smiles, _, rest = line.strip().partition("\t" if "\t" in line.strip() else " ")
+    rest = rest.strip()
+    if rest.startswith("|") and "|" in rest[1:]:
+        extension, _, rest = rest[1:].partition("|")
+        smiles = f"{smiles} |{extension}|"
+    return smiles.strip(), rest.strip()
+
+
+def _coordinates_note(smiles: str) -> str:
+    """Return a note if a CXSMILES extension holds coordinates, which are not read."""
+    return "coordinates of the CXSMILES are not read: --format cxsmiles does" * ("|(" in smiles)

@@ -14,13 +14,14 @@ from rdkit.Chem import rdCIPLabeler
 from msde.chem.conformers import embed_conformer
 from msde.chem.features import features_from_mol
 from msde.chem.parsing import mol_from_smiles
-from msde.chem.vocabulary import ATOM_VOCABULARY, CIP_LABELS, MoleculeError
+from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, CIP_LABELS, MoleculeError
 
 CIP_ITERATIONS = 1_250_000  # recommended by RDKit: takes less than a second
 MAX_ATOMS = 1024  # of a molecule for inference: time and memory grow with the pairs of atoms
 
 # The code of "misc" in each column of x, or 255. That of hybridisations is common (every s orbital)
 # and not reported.
+_MISC_BOND = BOND_VOCABULARY["type"].index("misc")
 _MISC = np.array(
     [
         len(values) - 1 if values[-1] == "misc" and name != "hybridization" else 255
@@ -67,14 +68,18 @@ def molecule_uid(source: str, position: int | str) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def cip_codes(mol: Chem.Mol, tagged: Sequence[int]) -> np.ndarray:
-    """Write CIP labels into a molecule; return their codes, (num_atoms,) u1, 0 unless `tagged`."""
+def cip_codes(mol: Chem.Mol, tagged: Sequence[int], notes: list[str]) -> np.ndarray:
+    """Write CIP labels into a molecule; return their codes, (num_atoms,) u1, 0 unless `tagged`.
+
+    Of a cage, for which the algorithm takes exponential time, all are 0; `notes` says so.
+    """
     codes = np.zeros(mol.GetNumAtoms(), "u1")
     if tagged:
         try:
             rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=CIP_ITERATIONS)
-        except RuntimeError as error:  # a cage, for which the algorithm takes exponential time
-            raise MoleculeError("its CIP labels take too long to find") from error
+        except RuntimeError:
+            notes.append("CIP labels take too long to find: all are 0")
+            return codes
     for i in tagged:
         atom = mol.GetAtomWithIdx(i)
         label = atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
@@ -90,6 +95,7 @@ def record_from_mol(
     y: Sequence[float] = (),
     forces: np.ndarray | None = None,
     origin: Origin = Origin.SOURCE,
+    notes: list[str] | None = None,
 ) -> MoleculeRecord:
     """Turn a sanitised RDKit molecule into a record; its CIP labels are written into it.
 
@@ -97,6 +103,7 @@ def record_from_mol(
         topology_only: ignore conformers; all positions are zero.
         y: labels, NaN where missing.
         forces: (num_conformers, num_atoms, 3).
+        notes: gets a line for each part of the molecule that the record cannot hold.
 
     Raises:
         MoleculeError: there are no atoms, no 3D conformer, or the geometry is broken.
@@ -112,7 +119,7 @@ def record_from_mol(
     return MoleculeRecord(
         uid=uid,
         name=name,
-        cip=cip_codes(mol, features.x[:, 1].nonzero()[0].tolist()),
+        cip=cip_codes(mol, features.x[:, 1].nonzero()[0].tolist(), [] if notes is None else notes),
         **features._asdict(),
         forces=np.zeros((0, num_atoms, 3), "<f4") if forces is None else forces.astype("<f4"),
         y=np.array(y, "<f8"),
@@ -120,27 +127,41 @@ def record_from_mol(
     )
 
 
-def any_outside_vocabulary(x: np.ndarray) -> bool:
-    """Return whether x, (num_atoms, 9), has a value that ATOM_VOCABULARY does not list."""
-    return bool((x == _MISC).any())
+def any_outside_vocabulary(x: np.ndarray, bond_attr: np.ndarray) -> bool:
+    """Return whether atoms or bonds have a value that the vocabularies do not list.
+
+    Args:
+        x: (num_atoms, 9) codes of ATOM_VOCABULARY.
+        bond_attr: (num_bonds, 3) codes of BOND_VOCABULARY.
+    """
+    return bool((x == _MISC).any() or (bond_attr[:, 0] == _MISC_BOND).any())
 
 
 def outside_vocabulary(record: MoleculeRecord) -> list[str]:
-    """Name the atoms with a number, degree, charge, ... that ATOM_VOCABULARY does not list."""
+    """Name the atoms and bonds with a value that the vocabularies do not list.
+
+    Of an atom it is its number, degree, charge, ...; of a bond its type.
+    """
     names = list(ATOM_VOCABULARY)
-    return [
+    atoms = [
         f"{names[column]} of atom {atom} (Z = {record.z[atom]})"
         for column, atom in zip(*(record.x == _MISC).T.nonzero(), strict=True)
     ]
+    bonds = record.bond_index[record.bond_attr[:, 0] == _MISC_BOND].tolist()
+    return [*atoms, *(f"type of the bond of atoms {i} and {j}" for i, j in bonds)]
 
 
 def record_from(
-    molecule: str | Chem.Mol, topology_only: bool, keep_hydrogens: bool = False
+    molecule: str | Chem.Mol,
+    topology_only: bool,
+    keep_hydrogens: bool = False,
+    notes: list[str] | None = None,
 ) -> MoleculeRecord:
     """Turn a SMILES string or an RDKit molecule into a record, with a conformer if needed.
 
     Conformers of the molecule (of CXSMILES, too) are used; without any, RDKit embeds one, seeded
-    by the canonical SMILES. With `keep_hydrogens`, implied hydrogens are added.
+    by the canonical SMILES. With `keep_hydrogens`, implied hydrogens are added. `notes` gets a line
+    for each part of the molecule that the record cannot hold.
 
     Raises:
         MoleculeError: the molecule cannot be parsed or embedded; the message is the reason.
@@ -162,4 +183,4 @@ def record_from(
     name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
     if not topology_only and not has_geometry:
         mol = embed_conformer(mol, uid, keep_hydrogens)
-    return record_from_mol(mol, uid, name, topology_only)
+    return record_from_mol(mol, uid, name, topology_only, notes=notes)

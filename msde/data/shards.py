@@ -108,6 +108,8 @@ def write_shard(
         "atoms": int(columns.num_atoms.sum()),
         "max_atoms": int(columns.num_atoms.max()),
         "no_geometry": int((columns.origin & Origin.NO_GEOMETRY != 0).sum()),
+        "conformers": int(columns.num_conformers.sum()),
+        "forces": int((columns.num_forces > 0).sum()),  # molecules that have them
     }
 
 
