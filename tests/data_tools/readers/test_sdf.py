@@ -22,7 +22,7 @@ from msde.errors import MsdeError
 
 def test_radicals_of_wrong_bonds_are_rejected():
     path, reader = real("pretrain/dft8k.sdf.gz"), get_reader("sdf")
-    raws = [raw for raw in reader.read(path) if "M  RAD" in raw.payload.blocks[0]]
+    raws = [raw for raw in reader.read(path) if "M  RAD" in raw.payload.blocks[0].text]
     assert len(raws) == 21
     for raw in raws:
         with pytest.raises(MoleculeError, match="radical"):
@@ -62,7 +62,7 @@ def test_records_do_not_depend_on_the_size_of_reads(tmp_path, monkeypatch, chunk
     path = tmp_path / "a.sdf"
     path.write_text("a\nb\n$$$$\n\nc\n$$$$ more\n\n$$$$\nlast\nx\n$$$$")
     raws = list(get_reader("sdf").read(path))
-    found = [(raw.line, raw.name, raw.payload.blocks[0]) for raw in raws]
+    found = [(raw.line, raw.name, raw.payload.blocks[0].text) for raw in raws]
     assert found == [(1, "a", "a\nb"), (4, "", "\nc"), (7, "", ""), (9, "last", "last\nx")]
 
 
