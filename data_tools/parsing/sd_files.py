@@ -174,19 +174,23 @@ class SDFWithTable(BaseReader):
         """Return the name of a record."""
         return block.title
 
+    def find_table(self, path: Path) -> Path | None:
+        """Return the table of an SD file, or None."""
+        places = (path.parent / name for name in self.table_names(path))
+        return next((place for place in places if place.is_file()), None)
+
     def table(self, path: Path) -> Path:
         """Return the table of an SD file.
 
         Raises:
             MsdeError: it is not there.
         """
-        names = self.table_names(path)
-        for name in names:
-            if (path.parent / name).is_file():
-                return path.parent / name
+        found = self.find_table(path)
+        if found is not None:
+            return found
         raise MsdeError(
-            f"{names[0]} is not beside {path}; put it there, or use --format sdf to go without "
-            "labels"
+            f"{self.table_names(path)[0]} is not beside {path}; put it there, or use --format sdf "
+            "to go without labels"
         )
 
     def facts(self, paths: Sequence[Path]) -> Facts:

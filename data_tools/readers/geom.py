@@ -2,7 +2,7 @@
 
 `*_crude.msgpack` is a stream of maps from SMILES to the data of a molecule; bond orders are those
 of the SMILES, for atoms that are near each other. The `.pickle` files of `rdkit_folder` hold one
-molecule each, with RDKit's bonds.
+molecule each, with RDKit's bonds. Both are read from their archives, `.tar.gz`, too.
 
 All conformers of a molecule go into one record, in the order of the file; those whose bonds or
 stereochemistry are not the first's (some reacted) are omitted. Labels are those of the ensemble;
@@ -11,6 +11,8 @@ records do not hold energies and weights of single conformers.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from ..parsing.chemistry import (
     merge_conformers,
     remove_hydrogens,
 )
-from ..parsing.files import import_optional, open_bytes, source_name
+from ..parsing.files import import_optional, members, open_bytes, source_name
 from ..parsing.labels import with_units
 from ..parsing.perception import bonds_of_smiles, connect
 from ..parsing.pickles import load_dict
@@ -48,6 +50,9 @@ UNITS = {
 }
 NOTE = "energies and Boltzmann weights of single conformers are not kept"
 PICKLES = (".pickle", ".pkl")
+ARCHIVE = ".tar"  # ends the names of archives of many files, see files.source_name
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,23 @@ class Ensemble:
 class Reader(BaseReader):
     suffixes = (".msgpack", *PICKLES)
 
+    def recognises(self, path: Path) -> bool:
+        """Return whether the suffix fits, or that of the first file in an archive of many."""
+        if not source_name(path).endswith(ARCHIVE):
+            return super().recognises(path)
+        with contextlib.closing(members(path)) as inside:
+            return next(inside, ("",))[0].lower().endswith(PICKLES)
+
     def is_pickle(self, name: str) -> bool:
-        return name.lower().endswith(PICKLES)
+        return name.lower().endswith((*PICKLES, ARCHIVE))
 
     def file_facts(self, path: Path) -> Facts:
         return Facts(self._labels(), notes=(NOTE,))
 
     def scan(self, path: Path) -> Iterator[Scanned]:
+        if source_name(path).endswith(ARCHIVE):
+            yield from _archived(path)
+            return
         if self.is_pickle(source_name(path)):
             with open_bytes(path) as file:
                 yield 1, source_name(path).rpartition(".")[0], file.read(), ()
@@ -93,6 +108,18 @@ class Reader(BaseReader):
     def _labels(self) -> tuple[Label, ...]:
         chosen = self.options.chosen_labels()
         return with_units(tuple(map(Label, UNITS)) if chosen is None else chosen, UNITS)
+
+
+def _archived(path: Path) -> Iterator[Scanned]:
+    """Yield the pickles of an archive; others are counted."""
+    others = 0
+    for number, (name, stream) in enumerate(members(path), start=1):
+        if name.lower().endswith(PICKLES):
+            yield number, Path(name).stem, stream.read(), ()
+        else:
+            others += 1
+    if others:
+        log.info(f"{path}: {others} files in it are no pickles, and not read")
 
 
 def _ensemble(
@@ -135,8 +162,6 @@ def _from_mols(known: dict[str, Any]) -> tuple[Chem.Mol, tuple[tuple[int, str], 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield SMILES and data of each molecule; memory holds one of the stream."""
-    if source_name(path).endswith(".tar"):
-        raise MsdeError(f"{path} is an archive; unpack it and give the .msgpack inside")
     msgpack = import_optional("msgpack")
     with open_bytes(path) as file:
         stream = msgpack.Unpacker(file, max_buffer_size=0, strict_map_key=False)

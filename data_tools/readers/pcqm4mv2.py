@@ -4,13 +4,13 @@
 order of the first rows of `data.csv.gz` (columns idx, smiles, homolumogap; eV). The table has to
 lie beside the SD file, or in `raw/` or `pcqm4m-v2/raw/` there, where its archive puts it. A record
 whose heavy atoms and bonds are not those of the SMILES in its row is rejected: its label would be
-another molecule's.
+another molecule's. Without the table there are no labels and no such check, which a note says.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rdkit import Chem
@@ -19,10 +19,10 @@ from rdkit.Chem import rdMolDescriptors
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing import Facts, Label, Parsed, RawMolecule
-from ..parsing.files import has_suffix, source_name
+from ..parsing import Facts, Label, Parsed, RawMolecule, Scanned
+from ..parsing.files import has_suffix, open_bytes, source_name
 from ..parsing.labels import all_or_none
-from ..parsing.sd_files import Block, SDFWithTable, mol_from_block
+from ..parsing.sd_files import Block, SDFWithTable, mol_from_block, records
 from ..parsing.tables import header_of
 
 LABELS = (Label("homolumogap", "eV"),)
@@ -43,6 +43,11 @@ class Reader(SDFWithTable):
         return [f"{place}{name}" for place in PLACES for name in ("data.csv.gz", "data.csv")]
 
     def file_facts(self, path: Path) -> Facts:
+        if self.find_table(path) is None and not self.options.label_columns:
+            note = (
+                f"data.csv.gz is not beside {path.name}: no labels, and no check of bonds by SMILES"
+            )
+            return Facts(notes=(note,))
         table = self.table(path)
         header = header_of(table)
         if header != COLUMNS:
@@ -53,6 +58,15 @@ class Reader(SDFWithTable):
 
     def name_of(self, block: Block, cells: list[str]) -> str:
         return cells[0] if cells else ""
+
+    def scan(self, path: Path) -> Iterator[Scanned]:
+        """Yield each record with its row; without a table the payload lacks a SMILES."""
+        if self.find_table(path) or not has_suffix(path, self.suffixes):
+            yield from super().scan(path)
+            return
+        with open_bytes(path) as file:
+            for block in records(file, path):
+                yield block.line, block.title, (block.text, None), ()
 
     def join(self, block: Block, cells: list[str]) -> tuple[str, str]:
         """Return the record and the SMILES of its row, which `build` compares."""
@@ -67,6 +81,8 @@ class Reader(SDFWithTable):
             True,
             may_lack_hydrogens=not self.options.keep_hydrogens,
         )
+        if smiles is None:
+            return Parsed(mol)
         expected = Chem.MolFromSmiles(smiles, sanitize=False)
         if expected is not None:
             expected.UpdatePropertyCache(strict=False)

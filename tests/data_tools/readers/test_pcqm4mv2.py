@@ -1,4 +1,5 @@
 import gzip
+import tarfile
 
 import pytest
 from rdkit import Chem
@@ -13,7 +14,7 @@ from fixtures.readers import (
     smiles_of,
 )
 from msde.chem.record import Origin
-from msde.data_tools.readers import Label, get_reader
+from msde.data_tools.readers import Label, Options, get_reader
 from msde.errors import MsdeError
 
 
@@ -44,6 +45,25 @@ def test_rows_of_other_molecules_are_rejected(tmp_path):
     _, parsed, rejected = convert(path)
     # The last record meets the row after the table's last, of another molecule.
     assert (len(parsed), rejected) == (2, {"wrong label alignment": 3})
+
+
+def test_without_the_table_there_are_no_labels_and_a_note_says_so(tmp_path):
+    path = pcqm4mv2(tmp_path)
     (tmp_path / "data.csv.gz").unlink()
     with pytest.raises(MsdeError, match="data.csv.gz is not beside"):
-        get_reader("pcqm4mv2").facts([path])
+        get_reader("pcqm4mv2", Options(label_columns=("homolumogap",))).facts([path])
+    facts, parsed, rejected = convert(path)
+    assert facts.labels == () and facts.notes[0].startswith("data.csv.gz is not beside")
+    assert len(parsed) == len(SMILES) and not rejected
+
+
+def test_the_published_archive_is_read_as_it_is(tmp_path):
+    path = pcqm4mv2(tmp_path)
+    plain = path.with_suffix("")
+    plain.write_bytes(gzip.decompress(path.read_bytes()))
+    archive = tmp_path / f"{plain.name}.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(plain, f"folder/{plain.name}")
+    assert recognised(archive) == "pcqm4mv2"
+    reader = get_reader("pcqm4mv2")
+    assert list(reader.read(archive)) == list(reader.read(plain)) == list(reader.read(path))

@@ -1,0 +1,160 @@
+"""Tables as users bring them: delimiters, encodings, columns, blanks."""
+
+import codecs
+
+import numpy as np
+import pytest
+
+from fixtures.readers import convert, recognised
+from msde.data_tools.parsing.tables import layout
+from msde.data_tools.readers import Options, get_reader
+from msde.errors import MsdeError
+
+FLAT = Options(conformers=0)
+ROWS = [("CCO", "a1", "-0.5"), ("CCN", "Ä2", "1.25"), ("c1ccccc1", "a3", "")]
+HEADER = ("smiles", "id", "logS")
+
+
+def write(path, rows=ROWS, header=HEADER, delimiter=",", encoding="utf-8", end="\n", before=""):
+    lines = [delimiter.join(cells) for cells in [header, *rows]]
+    path.write_bytes((before + end.join(lines) + end).encode(encoding))
+    return path
+
+
+def values(path, options=FLAT):
+    """Names and labels of the molecules, by SMILES."""
+    assert recognised(path) == "smiles"
+    _, parsed, rejected = convert(path, options)
+    assert not rejected
+    raws = {raw.line: raw for raw in get_reader("smiles", options).read(path)}
+    return {raws[line].payload: (raws[line].name, one.y) for line, one in parsed.items()}
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for smiles, (name, y) in expected.items():
+        assert found[smiles][0] == name and np.array_equal(found[smiles][1], y, equal_nan=True)
+
+
+EXPECTED = {"CCO": ("a1", (-0.5,)), "CCN": ("Ä2", (1.25,)), "c1ccccc1": ("a3", (np.nan,))}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_delimiter_encoding_and_line_ends_are_found(tmp_path, delimiter, encoding, end):
+    path = write(tmp_path / "t.csv", delimiter=delimiter, encoding=encoding, end=end)
+    same(values(path), EXPECTED)
+    taken = dict(get_reader("smiles", FLAT).facts([path]).taken)
+    words = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+    assert taken["delimiter"] == words[delimiter]
+    is_utf_8 = encoding.startswith("utf-8")
+    assert taken.get("encoding", "utf-8")[:6] == ("utf-8" if is_utf_8 else encoding)[:6] or (
+        taken["encoding"] == "cp1252" and encoding == "latin-1"
+    )
+
+
+def test_the_line_of_excel_names_the_delimiter(tmp_path):
+    same(values(write(tmp_path / "t.csv", delimiter=";", before="sep=;\n")), EXPECTED)
+
+
+def test_numbers_with_decimal_commas(tmp_path):
+    rows = [(smiles, name, y.replace(".", ",")) for smiles, name, y in ROWS]
+    path = write(tmp_path / "t.csv", rows, delimiter=";")
+    same(values(path), EXPECTED)
+    assert dict(get_reader("smiles", FLAT).facts([path]).taken)["decimal sign"] == "comma"
+
+
+def test_an_encoding_that_cannot_be_found_is_an_error_that_names_the_option(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"smiles,id\nCCO,\x81\x8d\n")
+    with pytest.raises(MsdeError, match="neither UTF-8 nor Windows-1252.*--encoding"):
+        get_reader("smiles", FLAT).facts([path])
+    russian = write(tmp_path / "r.csv", [("CCO", "этанол", "1")], encoding="koi8-r")
+    same(values(russian, Options(conformers=0, encoding="koi8-r")), {"CCO": ("этанол", (1.0,))})
+
+
+def test_a_letter_far_down_does_not_change_names_before_it(tmp_path):
+    rows = [("C" * (n % 9 + 1), f"m{n}", "1") for n in range(60_000)]
+    path = write(tmp_path / "t.csv", [*rows, ("CCO", "Ä", "1")], encoding="latin-1")
+    raws = list(get_reader("smiles", FLAT).read(path))
+    assert raws[-1].name == "Ä" and len(raws) == 60_001
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "nan", "None", "n/a", "-"])
+def test_missing_values_in_any_dress(tmp_path, missing):
+    path = write(tmp_path / "t.csv", [("CCO", "a", missing), (missing, "b", "2")])
+    _, parsed, rejected = convert(path, FLAT)
+    assert np.isnan(parsed[2].y[0]) and rejected == {"no SMILES": 1}
+
+
+def test_white_space_inside_a_smiles_is_a_reason_and_around_it_is_nothing(tmp_path):
+    path = write(tmp_path / "t.csv", [(" CCO ", " a ", " 1 "), ("CC C", "b", "2")])
+    _, parsed, rejected = convert(path, FLAT)
+    assert rejected == {"white space inside the SMILES": 1} and parsed[2].y == (1.0,)
+
+
+def test_extensions_are_read_and_are_not_part_of_the_name(tmp_path):
+    table = write(tmp_path / "t.csv", [("C[C@H](O)CC |&1:1|", "a", "1")])
+    lines = tmp_path / "t.smi"
+    lines.write_text("C[C@H](O)CC |&1:1| sec butanol\nCCO |(0,0,;1,0,;2,0,)|\nCC C\n")
+    assert recognised(table) == recognised(lines) == "smiles"
+    _, parsed, _ = convert(lines, FLAT)
+    assert "racemic" in parsed[1].notes[0] and "coordinates" in parsed[2].notes[0]
+    assert [raw.name for raw in get_reader("smiles").read(lines)] == ["sec butanol", "", "C"]
+    assert "racemic" in convert(table, FLAT)[1][2].notes[0]
+
+
+def test_columns_that_are_not_read_are_listed_with_the_reason(tmp_path):
+    header = ("smiles", "id", "IC50", "remark", "IC50", "idx", "smiles_2")
+    rows = [("CCO", "a", "1.5", "good", "7", "1", "C"), ("CC", "b", ">100", "", "8", "2", "C")]
+    facts = layout(write(tmp_path / "t.csv", rows, header), FLAT).facts
+    left_out = dict(facts.left_out)
+    assert facts.labels == () and ("name", "id") in facts.taken
+    assert left_out["remark"].startswith("text in 1 of 2 rows, as 'good'")
+    assert left_out["IC50"] == "another column has this name"
+    assert left_out["idx"] == "numbers or names the rows" and "smiles_2" in left_out
+    text = ("IC50", "text in 1 of 2 rows, as '>100' in row 2")
+    assert text in facts.left_out
+
+
+def test_names_with_commas_and_equal_signs_can_be_chosen(tmp_path):
+    header = ("smiles", '"logD, pH=7.4"', "IC50 [nM]")
+    path = write(tmp_path / "t.csv", [("CCO", "0.5", "10")], header)
+    assert [label.name for label in layout(path, FLAT).labels] == ["logD, pH=7.4", "IC50 [nM]"]
+    for text, unit in (("logD, pH=7.4", ""), ("logD, pH=7.4=log10", "log10")):
+        (label,) = layout(path, Options(label_columns=(text,))).labels
+        assert (label.name, label.unit) == ("logD, pH=7.4", unit)
+
+
+def test_the_column_of_smiles_is_found_by_its_cells(tmp_path):
+    rows = [("A-1", "CCO", "1"), ("A-2", "c1ccccc1", "2")]
+    path = write(tmp_path / "t.csv", rows, ("code", "structure", "act"))
+    found = layout(path, FLAT)
+    assert found.title(found.smiles) == "structure"
+    assert [label.name for label in found.labels] == ["act"]
+    two = write(tmp_path / "u.csv", [("CCO", "CCC"), ("CC", "CN")], ("acid", "base"))
+    with pytest.raises(MsdeError, match="columns acid, base hold SMILES.*--smiles-column"):
+        layout(two, FLAT)
+    none = write(tmp_path / "v.csv", [("x1", "y1"), ("x2", "y2")], ("one", "two"))
+    with pytest.raises(MsdeError, match="no column holds SMILES, found one, two"):
+        layout(none, FLAT)
+
+
+def test_a_row_with_more_cells_than_the_header_is_rejected(tmp_path):
+    path = write(tmp_path / "t.csv", [("CCO", "acetic, acid", "1"), ("CC", "b", "2")])
+    _, parsed, rejected = convert(path, FLAT)
+    assert rejected == {"4 cells where the header has 3; quote a cell that holds the delimiter": 1}
+    assert list(parsed) == [3]
+
+
+def test_a_quotation_mark_that_is_not_closed_is_an_error_with_its_line(tmp_path):
+    path = write(tmp_path / "t.csv", [("CCO", "a", "1"), ("CC", '"b', "2"), ("C", "c", "3")])
+    with pytest.raises(MsdeError, match="the row that begins in line 3 cannot be read"):
+        get_reader("smiles", FLAT).facts([path])
+
+
+def test_a_byte_order_mark_is_no_part_of_a_title(tmp_path):
+    path = tmp_path / "t.smi"
+    path.write_bytes(codecs.BOM_UTF8 + b"CCO ethanol\n")
+    assert [raw.payload for raw in get_reader("smiles").read(path)] == ["CCO"]
