@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from msde.chem.parsing import is_missing, mol_from_smiles, stereo_note
 from msde.chem.record import MoleculeRecord, outside_vocabulary, record_from
 from msde.chem.vocabulary import MoleculeError
 from msde.data.codec import MoleculeColumns, columns_from_records
@@ -76,6 +77,7 @@ class MoleculeList:
             unusual += ["chirality, since its data lack cip"] * bool(is_tagged)
         if unusual:
             notes.append(f"not seen by the model: {', '.join(unusual)}")
+        notes += filter(None, [_stereo_note(molecule)])
         if notes:
             chunk.notes[place] = "; ".join(notes)
         return record
@@ -85,17 +87,25 @@ class MoleculeList:
     ) -> tuple[MoleculeRecord | None, str]:
         """Return a molecule as a record, or None and the reason why it cannot be one."""
         try:
-            if molecule is None:  # RDKit's parsers return it for molecules that they cannot parse
-                return None, "it is None"
             if isinstance(molecule, MoleculeError):  # a reader's
                 raise molecule
             if hasattr(molecule, "edge_index"):
                 return record_from_pyg(molecule, number, topology_only), ""
+            # RDKit's parsers return None for what they cannot parse; missing cells are often NaN.
+            if not isinstance(molecule, str) and is_missing(molecule):
+                raise MoleculeError(f"no SMILES: it is {molecule}")
             return record_from(molecule, topology_only, self._hydrogens), ""
         except TypeError:
             raise
         except Exception as error:  # libraries fail on molecules in many ways
             return None, " ".join(str(error).split())[:200]
+
+
+def _stereo_note(molecule: Any) -> str:
+    """Return the note on the enhanced stereo of a molecule that could be read, or ""."""
+    if isinstance(molecule, str):
+        return stereo_note(mol_from_smiles(molecule)) if "|" in molecule else ""
+    return stereo_note(molecule) if hasattr(molecule, "GetStereoGroups") else ""
 
 
 class ShardFolder:

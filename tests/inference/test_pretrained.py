@@ -136,6 +136,27 @@ def test_unreadable_molecules_are_marked_in_their_places(model, caplog):
     assert model.embed([], "2d", "node") == []
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("CC C", "white space inside the SMILES: 'CC C'"), ("CCO |$a|x", "white space"),
+     *((value, "no SMILES") for value in ("", " ", "NA", "n/a", "-", None, float("nan")))],
+)  # fmt: skip
+def test_rows_without_one_molecule_have_a_reason(model, value, reason):
+    found = model.encode(["CCO", value, "CO"], "both")
+    assert list(found.reasons) == [1] and found.reasons[1].startswith(reason)
+    assert np.isnan(found.h["2d"][1]).all() and np.isfinite(found.h["2d"][[0, 2]]).all()
+
+
+def test_extensions_of_smiles_are_read(model):
+    racemic = "C[C@H](F)Cl |&1:1|"
+    mol = Chem.MolFromSmiles(racemic)
+    found = model.encode([" C[C@H](F)Cl\n", racemic, mol, "CC |^1:0|", "[CH2]C"], "2d")
+    assert not found.reasons and list(found.notes) == [1, 2]
+    assert "racemic" in found.notes[1] and found.notes[1] == found.notes[2]
+    h = found.h["2d"]
+    assert close(h[0], h[1]) and close(h[1], h[2]) and close(h[3], h[4])
+
+
 def test_elements_and_charges_outside_the_vocabulary_are_noted(model):
     found = model.encode(["CCO", "*C", "[Fe+6]"], "2d")
     assert not found.reasons and list(found.notes) == [1, 2]
