@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from msde.chem.parsing import forget_isotopes
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
@@ -88,7 +89,7 @@ class BaseReader(abc.ABC):
                 yield RawMolecule(source, *scanned)
 
     def parse(self, raw: RawMolecule) -> Parsed:
-        """Parse one molecule.
+        """Parse one molecule; isotopes, which records do not hold, become notes.
 
         Raises:
             MoleculeError: it cannot be read.
@@ -97,7 +98,9 @@ class BaseReader(abc.ABC):
             raise _untrusted(raw.source)
         if isinstance(raw.payload, MoleculeError):
             raise raw.payload
-        return self.build(raw)
+        parsed = self.build(raw)
+        notes = forget_isotopes(parsed.mol)
+        return dataclasses.replace(parsed, notes=parsed.notes + notes) if notes else parsed
 
     def check_trusted(self, paths: Sequence[Path]) -> None:
         """Refuse pickles unless the user trusts them: loading one can run any code.
