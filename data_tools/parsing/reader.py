@@ -120,10 +120,13 @@ def malformed_as_error() -> Iterator[None]:
     """Turn the errors of missing fields and of fields of another type into a MoleculeError."""
     try:
         yield
-    except MoleculeError:
+    except (MoleculeError, MsdeError, MemoryError):
         raise
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise MoleculeError(f"cannot be parsed: {error}") from error
+    except KeyError as error:
+        raise MoleculeError(f"cannot be parsed: there is no {error}") from error
+    except Exception as error:  # data of any kind can fail in any way
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise MoleculeError(f"cannot be parsed: {reason[:200]}") from error
 
 
 def _untrusted(path: Path | str) -> MsdeError:

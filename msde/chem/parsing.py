@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 
 from rdkit import Chem, rdBase
 
@@ -13,6 +14,11 @@ MISSING = {"", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none"
 
 _ISOTOPE = Chem.MolFromSmarts("[!0*]")
 _HYDROGEN_ISOTOPE = Chem.MolFromSmarts("[#1!0*]")
+_LINES = {
+    "an atom": re.compile(r"(\s*[-+\d.eE]+){3}\s*[A-Za-z*]"),
+    "a bond": re.compile(r"[ \d]{9}"),
+    "a property or M  END": re.compile(r"\S"),
+}
 _SYMBOLS = {(1, 2): "D", (1, 3): "T"}  # by atomic number and isotope
 _REMOVED = "_hydrogenIsotopes"  # the property with the hydrogen isotopes that were removed
 _NUM_REMOVED = "_numHydrogenIsotopes"
@@ -85,8 +91,31 @@ def mol_from_molblock(block: str, keep_hydrogens: bool = False) -> Chem.Mol:
     mol = Chem.MolFromMolBlock(block, removeHs=not keep_hydrogens)
     if mol is None:
         raw = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
-        raise MoleculeError(_parse_failure(raw, "mol block syntax"))
+        raise MoleculeError(_parse_failure(raw, f"mol block syntax{_where_broken(block)}"))
     return mol if keep_hydrogens else _without_hydrogen_isotopes(mol)
+
+
+def _where_broken(block: str) -> str:
+    """Return the first line of a mol block that is not as it should be, "" if none is found."""
+    lines = [line.rstrip() for line in block.split("\n")]
+    counts = lines[3] if len(lines) > 3 else ""
+    if "V3000" in counts:
+        return ""
+    if not (counts[:3].strip().isdecimal() and counts[3:6].strip().isdecimal()):
+        return f", line 4 has {counts[:40]!r}, expected numbers of atoms and bonds"
+    num_atoms, num_bonds = int(counts[:3]), int(counts[3:6])
+    number, line = 4, counts
+    for number, line in enumerate(lines[4:], start=5):
+        if line.startswith(("M  END", "$$$$", ">")):
+            break
+        kind = "an atom" if number < 5 + num_atoms else "a bond"
+        kind = kind if number < 5 + num_atoms + num_bonds else "a property or M  END"
+        if not line or not _LINES[kind].match(line):
+            found = repr(line[:40]) if line else "blank"
+            return f", line {number} of the record is {found}, expected {kind}"
+    if number <= 4 + num_atoms + num_bonds:
+        return f", it ends before its {num_atoms} atoms and {num_bonds} bonds"
+    return "" if line.startswith("M  END") else ", there is no M  END"
 
 
 def remove_hydrogens(mol: Chem.Mol) -> Chem.Mol:
