@@ -97,7 +97,7 @@ def mol_from_molblock(block: str, keep_hydrogens: bool = False) -> Chem.Mol:
 
 def _where_broken(block: str) -> str:
     """Return the first line of a mol block that is not as it should be, "" if none is found."""
-    lines = [line.rstrip() for line in block.split("\n")]
+    lines = [line.rstrip() for line in block.rstrip().split("\n")]
     counts = lines[3] if len(lines) > 3 else ""
     if "V3000" in counts:
         return ""
