@@ -8,6 +8,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdqueries
 
+from msde.chem import parsing
 from msde.chem.vocabulary import MoleculeError
 
 _RADICAL = Chem.RWMol(Chem.MolFromSmarts("*"))  # matches atoms that have unpaired electrons
@@ -38,15 +39,15 @@ def remove_hydrogens(
 ) -> tuple[Chem.Mol, np.ndarray | None]:
     """Remove hydrogens, and the forces on them, (num_conformers, num_atoms, 3).
 
-    RDKit keeps some: those of H2, isotopes, and those that make a double bond E or Z, as in an
-    imine. So do the forces.
+    RDKit keeps some: those of H2, and those that make a double bond E or Z, as in an imine. So do
+    the forces.
     """
     if forces is None:
-        return Chem.RemoveHs(mol), None
+        return parsing.remove_hydrogens(mol), None
     mol = Chem.Mol(mol)
     for atom in mol.GetAtoms():
         atom.SetIntProp("_place", atom.GetIdx())
-    mol = Chem.RemoveHs(mol)
+    mol = parsing.remove_hydrogens(mol)
     kept = [atom.GetIntProp("_place") for atom in mol.GetAtoms()]
     for atom in mol.GetAtoms():
         atom.ClearProp("_place")
@@ -71,7 +72,9 @@ def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
     present = num_atoms - mol.GetNumAtoms()  # hydrogens that were there and have been removed
     if implied == present:
         return
-    # Hydrogens that RDKit does not remove, as those of an imine, do not count as present.
+    # Hydrogens that RDKit does not remove, as those of an imine, do not count as present; nor do
+    # isotopes, which are drawn where other hydrogens are not.
+    present -= parsing.num_removed_isotopes(mol)
     if keep_hydrogens or present or mol.GetNumHeavyAtoms() == 0:
         raise MoleculeError(LACKS_HYDROGENS)
 

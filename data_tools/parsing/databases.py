@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,6 +17,20 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 RESERVED = (b"length", b"nextid", b"deleted_ids", b"metadata")  # keys that are no molecules
+MAGIC_AT, MAGIC = 16, b"\xde\xc0\xef\xbe"  # in the first page, where files are little-endian
+SMALLEST = 10  # bytes that a record takes at least
+PROBE = """
+import lmdb, sys
+with lmdb.open(sys.argv[1], readonly=True, lock=False, subdir=False) as environment:
+    with environment.begin(buffers=True) as transaction:
+        number = 0
+        for number, (key, value) in enumerate(transaction.cursor(), start=1):
+            bytes(key), bytes(value[:1]), bytes(value[-1:])
+            if number > int(sys.argv[2]):
+                break
+        if number != environment.stat()["entries"]:
+            sys.exit("its records are not as many as it says")
+"""
 SPREAD = 2  # the largest number that is looked for, as a multiple of how many there are
 
 
@@ -41,18 +59,23 @@ def metadata(path: Path, key: bytes) -> bytes | None:
         return transaction.get(key)
 
 
-def first_record(path: Path, decode: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
-    """Return the first record, decoded; {} where there is none.
+def first_records(
+    path: Path, decode: Callable[[bytes], dict[str, Any]], count: int
+) -> list[dict[str, Any]]:
+    """Return those of the first records that can be decoded.
 
     Raises:
-        MsdeError: it cannot be decoded.
+        MsdeError: there are records and none can be decoded.
     """
-    for _, value in records(path):
+    found, reason = [], None
+    for _, value in itertools.islice(records(path), count):
         try:
-            return decode(value)
+            found.append(decode(value))
         except MoleculeError as error:
-            raise MsdeError(f"{path}: its first record {error}") from error
-    return {}
+            reason = reason or error
+    if reason and not found:
+        raise MsdeError(f"{path}: its first record {reason}") from reason
+    return found
 
 
 def peek(path: Path) -> bytes:
@@ -67,9 +90,33 @@ def peek(path: Path) -> bytes:
 def _open(path: Path) -> Iterator[tuple[lmdb.Environment, lmdb.Transaction]]:
     if not path.is_file():
         raise MsdeError(f"{path} is not a file")
+    with open(path, "rb") as file:
+        if file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] != MAGIC:
+            raise MsdeError(f"{path} cannot be read as LMDB: it is a file of another kind")
+    stat = path.stat()
+    _check_pages(path, stat.st_size, stat.st_mtime_ns)
     try:
         with closing(lmdb.open(str(path), readonly=True, lock=False, subdir=False)) as environment:
             with environment.begin() as transaction:
                 yield environment, transaction
     except lmdb.Error as error:
-        raise MsdeError(f"{path} cannot be read as LMDB: {error}") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise MsdeError(f"{path} cannot be read as LMDB: {reason}") from error
+
+
+@functools.cache
+def _check_pages(path: Path, size: int, mtime: int) -> None:
+    """Read every record once in another process, which a damaged file ends.
+
+    LMDB trusts its pages: it follows damaged ones out of the file, and that is the end of the
+    process.
+
+    Raises:
+        MsdeError: the file is cut off or damaged.
+    """
+    command = [sys.executable, "-c", PROBE, str(path), str(size // SMALLEST)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.splitlines() if done.returncode > 0 else ()
+        reason = lines[-1].rpartition(": ")[2] if lines else "its pages lead out of the file"
+        raise MsdeError(f"{path} cannot be read as LMDB, it is cut off or damaged: {reason}")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from msde.chem.parsing import MISSING
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from .types import Label, Options
+from .types import Label, Options, Scanned
+from .units import factor
 
-MISSING = {"", "nan", "na", "n/a", "none", "null", "-"}
+NOT_CHOSEN = "not among the labels that were chosen"
 
 
 def number(text: str, decimal_comma: bool = False) -> float:
@@ -52,11 +57,114 @@ def labels_from(
         raise MoleculeError(reason) from None
 
 
-def with_units(labels: tuple[Label, ...], units: Mapping[str, str]) -> tuple[Label, ...]:
-    """Give labels without a unit theirs, by name."""
+def with_units(
+    path: Path, labels: tuple[Label, ...], units: Mapping[str, str]
+) -> tuple[tuple[Label, ...], tuple[float, ...]]:
+    """Give labels the units that are known of a file; a unit that the user gave is converted to.
+
+    Args:
+        units: known units by name; where there is none, the user's is taken as the unit.
+
+    Returns:
+        The labels, and the factors that their values need, () where all are one.
+
+    Raises:
+        MsdeError: the known unit cannot be converted to the user's.
+    """
+    found, factors = [], []
+    for label in labels:
+        known = units.get(label.name, "")
+        found.append(label if label.unit else replace(label, unit=known))
+        factors.append(factor(known, label.unit) if known and label.unit else 1.0)
+        if factors[-1] is None:
+            raise MsdeError(
+                f"{path} has {label.name} in {known}, which cannot be converted to {label.unit!r}"
+            )
+    return tuple(found), tuple(factors) if any(size != 1 for size in factors) else ()
+
+
+def conversions(labels: tuple[Label, ...], units: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note for each label that is converted to a unit of the user."""
+    pairs = ((label, units.get(label.name, "")) for label in labels)
     return tuple(
-        label if label.unit else replace(label, unit=units.get(label.name, "")) for label in labels
+        f"{label.name} is converted from {known} to {label.unit}"
+        for label, known in pairs
+        if known and factor(known, label.unit) != 1
     )
+
+
+def scale(y: tuple[float, ...], factors: tuple[float, ...]) -> tuple[float, ...]:
+    """Return labels multiplied by the factors of `with_units`."""
+    if not factors or not y:
+        return y
+    return tuple(value * size for value, size in zip(y, factors, strict=True))
+
+
+def scaled(found: Iterator[Scanned], factors: tuple[float, ...]) -> Iterator[Scanned]:
+    """Return scanned molecules whose labels are multiplied by the factors of `with_units`."""
+    if not factors:
+        return found
+    return ((line, name, payload, scale(y, factors)) for line, name, payload, y in found)
+
+
+def survey(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the names of values of molecules, each with the reason why it is no label, or "".
+
+    A label is a number wherever it is there and not missing, and is a number at least once.
+    """
+    found: dict[str, str] = {}
+    for values in samples:
+        for name, value in values.items():
+            if not found.get(name):
+                found[name] = found.get(name, "") or _why_no_number(value)
+    for name, reason in found.items():
+        if not reason and all(is_missing(values.get(name)) for values in samples):
+            found[name] = "missing everywhere"
+    return found
+
+
+def left_out(
+    reasons: Mapping[str, str], taken: Collection[str | None]
+) -> Iterator[tuple[str, str]]:
+    """Yield what is not taken of the values of `survey`, with the reasons."""
+    for name, reason in reasons.items():
+        if name not in taken:
+            yield name, reason or NOT_CHOSEN
+
+
+def value_of(value: Any) -> float:
+    """Return a label of any type, NaN where it is missing.
+
+    Raises:
+        ValueError: it is not a finite number.
+    """
+    if value is None or isinstance(value, (str, bytes)):
+        return number("" if value is None else str(value))
+    return float(value) if math.isnan(value) else number(repr(float(value)))
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value of any type is None, NaN, or a text for a missing number."""
+    try:
+        return math.isnan(value_of(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _why_no_number(value: Any) -> str:
+    shape = getattr(value, "shape", ())
+    if shape:
+        return f"an array of shape {tuple(shape)}"
+    if isinstance(value, (dict, list, tuple)):
+        return f"a {type(value).__name__}"
+    try:
+        if not isinstance(value, (bool, np.bool_)):
+            value_of(value)
+            return ""
+    except (TypeError, ValueError, OverflowError):
+        pass
+    kind = "text" if isinstance(value, (str, bytes)) else "not a number"
+    return f"{kind}, such as {str(value)[:30]!r}"
 
 
 def choose_labels(
@@ -79,21 +187,28 @@ def choose_labels(
     return chosen
 
 
-def all_or_none(path: Path, labels: tuple[Label, ...], options: Options) -> tuple[Label, ...]:
-    """Return all labels of a file, or none where the user wants none; units may be the user's.
+def all_or_none(
+    path: Path, labels: tuple[Label, ...], options: Options
+) -> tuple[tuple[Label, ...], tuple[float, ...]]:
+    """Return all labels of a file, or none where the user wants none, as `with_units` does.
 
     Raises:
-        MsdeError: the user chose some, in another order, or others.
+        MsdeError: the user chose some, in another order, or others, or in another kind of unit.
     """
-    chosen = options.chosen_labels()
-    if chosen is None:
-        return labels
     names = [label.name for label in labels]
+    chosen = options.chosen_labels(names)
+    if chosen is None:
+        return labels, ()
     if chosen and [label.name for label in chosen] != names:
         raise MsdeError(
             f"{path} has labels {', '.join(names) or 'none'}, and only all or none can be chosen"
         )
-    return with_units(chosen, {label.name: label.unit for label in labels})
+    return with_units(path, chosen, units_of(labels))
+
+
+def units_of(labels: tuple[Label, ...]) -> dict[str, str]:
+    """Return the units of labels, by name."""
+    return {label.name: label.unit for label in labels}
 
 
 def require_name(path: Path, kind: str, wanted: str, names: Collection[str]) -> None:

@@ -7,8 +7,11 @@ so they are found once for all frames of a trajectory.
 
 from __future__ import annotations
 
+import collections
 import functools
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rdkit import Chem
@@ -43,6 +46,7 @@ class System:
     forces: np.ndarray | None = None  # (num_atoms, 3)
     charge: int = 0
     bonds: Bonds | None = None  # None: found from the positions
+    isotopes: tuple[tuple[int, int], ...] = ()  # atom, isotope
 
 
 def connect(numbers: np.ndarray, position: np.ndarray) -> Bonds:
@@ -55,13 +59,14 @@ def connect(numbers: np.ndarray, position: np.ndarray) -> Bonds:
     if len(numbers) == 0:
         raise MoleculeError("no atoms")
     if numbers.min() < 1 or numbers.max() > MAX_ELEMENT:
-        raise MoleculeError("atomic numbers that are not of elements")
+        bad = numbers[(numbers < 1) | (numbers > MAX_ELEMENT)][0]
+        raise MoleculeError(f"atomic numbers that are not of elements: {bad}")
     mol = mol_with_bonds(numbers, ())
     set_conformers(mol, position[None])
     try:
         rdDetermineBonds.DetermineConnectivity(mol)
     except (RuntimeError, ValueError) as error:
-        raise MoleculeError(f"bonds cannot be perceived: {_first_line(error)}") from error
+        raise MoleculeError(_failure(error, numbers)) from error
     pairs = ((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds())
     return tuple(sorted((min(pair), max(pair)) for pair in pairs))
 
@@ -81,9 +86,12 @@ def order_bonds(numbers: np.ndarray, bonds: Bonds, charge: int = 0) -> Chem.Mol:
 @functools.lru_cache(maxsize=256)
 def _order_bonds(numbers: bytes, bonds: Bonds, charge: int) -> Chem.Mol | str:
     """Return the molecule or the reason why there is none; failures are cached, too."""
-    mol = mol_with_bonds(np.frombuffer(numbers, "u1"), bonds)
-    if len(Chem.GetMolFrags(mol)) > 1:
-        return "perceived bonds leave several fragments"
+    atoms = np.frombuffer(numbers, "u1")
+    mol = mol_with_bonds(atoms, bonds)
+    fragments = Chem.GetMolFrags(mol)
+    if len(fragments) > 1:
+        formulas = sorted(_formula([atoms[place] for place in part]) for part in fragments)
+        return f"perceived bonds leave several fragments: {', '.join(formulas)[:100]}"
     try:
         # RDKit asks for positions, and ignores them where it assigns no stereochemistry.
         set_conformers(mol, np.zeros((1, mol.GetNumAtoms(), 3)))
@@ -93,7 +101,7 @@ def _order_bonds(numbers: bytes, bonds: Bonds, charge: int) -> Chem.Mol | str:
         mol = mol.GetMol()
         Chem.SanitizeMol(mol)
     except (RuntimeError, ValueError) as error:
-        return f"bonds cannot be perceived: {_first_line(error)}"
+        return _failure(error, atoms, charge)
     mol.RemoveAllConformers()
     return mol
 
@@ -112,8 +120,7 @@ def bonds_of_smiles(numbers: np.ndarray, bonds: Bonds, smiles: str) -> Chem.Mol:
     template = Chem.MolFromSmiles(smiles, parameters)
     if template is None:
         raise MoleculeError("its SMILES cannot be parsed")
-    if 1 in numbers:
-        template = Chem.AddHs(template)
+    template = Chem.AddHs(template) if 1 in numbers else remove_hydrogens(template)[0]
     if sorted(a.GetAtomicNum() for a in template.GetAtoms()) != sorted(numbers.tolist()):
         raise MoleculeError("its SMILES has other atoms than its geometry")
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in template.GetBonds()]
@@ -125,12 +132,17 @@ def bonds_of_smiles(numbers: np.ndarray, bonds: Bonds, smiles: str) -> Chem.Mol:
     return Chem.RenumberAtoms(template, np.argsort(match).tolist())
 
 
-def parse_system(system: System, options: Options, y: tuple[float, ...] = ()) -> Parsed:
+def parse_system(
+    system: System, options: Options, y: tuple[float, ...] = (), notes: tuple[str, ...] = ()
+) -> Parsed:
     """Find the bonds of a system and finish the molecule."""
     bonds = connect(system.numbers, system.position) if system.bonds is None else system.bonds
     mol = order_bonds(system.numbers, bonds, system.charge)
+    for atom, isotope in system.isotopes:
+        mol.GetAtomWithIdx(atom).SetIsotope(isotope)
     forces = None if system.forces is None else system.forces[None]
-    return parsed_geometry(mol, system.position[None], options, y, forces)
+    parsed = parsed_geometry(mol, system.position[None], options, y, forces)
+    return replace(parsed, notes=notes) if notes else parsed
 
 
 def parsed_geometry(
@@ -162,6 +174,32 @@ def parsed_geometry(
     return Parsed(mol, y, forces, origin)
 
 
-def _first_line(error: Exception) -> str:
+def _failure(error: Exception, numbers: np.ndarray, charge: int = 0) -> str:
+    """Return why RDKit finds no bonds: its first sentence, with the symbols of atoms it names."""
     lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    text = next((line for line in lines if line), type(error).__name__).partition(". ")[0]
+    if "molecular charge" in text:  # the charge that it says it found is not to be relied upon
+        text = (
+            f"no bond orders fit {_formula(numbers)} with charge {charge}; --charge states others"
+        )
+
+    def named(match: re.Match) -> str:
+        place = int(match[1])
+        return f"{match[0]} ({_symbol(numbers[place])})" if place < len(numbers) else match[0]
+
+    text = re.sub(r"with atomic number \d+ and (?=\d+ bonds)", "with ", text)
+    text = re.sub(r" with atomic number \d+", "", text)
+    text = re.sub(r"\b[Aa]tom (\d+)", named, text.rstrip(" ."))
+    return f"bonds cannot be perceived: {text}"
+
+
+def _formula(numbers: Sequence[int] | np.ndarray) -> str:
+    """Return the sum formula of atoms, carbon and hydrogen first."""
+    counts = collections.Counter(_symbol(number) for number in numbers)
+    first = ("C", "H") if "C" in counts else ()
+    order = [*(s for s in first if s in counts), *sorted(counts.keys() - {*first})]
+    return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)
+
+
+def _symbol(number: int) -> str:
+    return Chem.GetPeriodicTable().GetElementSymbol(int(number))

@@ -16,6 +16,8 @@ def load_pickle(data: bytes) -> Any:
     """
     try:
         return pickle.loads(data)
+    except ModuleNotFoundError as error:
+        raise MoleculeError(f"cannot be unpickled: it needs the package {error.name}") from error
     except Exception as error:  # a pickle can raise anything
         raise MoleculeError(f"cannot be unpickled: {type(error).__name__}") from error
 

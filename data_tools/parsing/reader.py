@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from msde.chem.parsing import forget_isotopes
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
@@ -88,7 +89,7 @@ class BaseReader(abc.ABC):
                 yield RawMolecule(source, *scanned)
 
     def parse(self, raw: RawMolecule) -> Parsed:
-        """Parse one molecule.
+        """Parse one molecule; isotopes, which records do not hold, become notes.
 
         Raises:
             MoleculeError: it cannot be read.
@@ -97,7 +98,9 @@ class BaseReader(abc.ABC):
             raise _untrusted(raw.source)
         if isinstance(raw.payload, MoleculeError):
             raise raw.payload
-        return self.build(raw)
+        parsed = self.build(raw)
+        notes = forget_isotopes(parsed.mol)
+        return dataclasses.replace(parsed, notes=parsed.notes + notes) if notes else parsed
 
     def check_trusted(self, paths: Sequence[Path]) -> None:
         """Refuse pickles unless the user trusts them: loading one can run any code.
@@ -117,10 +120,13 @@ def malformed_as_error() -> Iterator[None]:
     """Turn the errors of missing fields and of fields of another type into a MoleculeError."""
     try:
         yield
-    except MoleculeError:
+    except (MoleculeError, MsdeError, MemoryError):
         raise
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise MoleculeError(f"cannot be parsed: {error}") from error
+    except KeyError as error:
+        raise MoleculeError(f"cannot be parsed: there is no {error}") from error
+    except Exception as error:  # data of any kind can fail in any way
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise MoleculeError(f"cannot be parsed: {reason[:200]}") from error
 
 
 def _untrusted(path: Path | str) -> MsdeError:

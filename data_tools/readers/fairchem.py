@@ -1,8 +1,9 @@
 """LMDB files of fairchem (Open Catalyst, OMol25): `.aselmdb` and, older, `.lmdb`.
 
 An `.aselmdb` holds rows of ASE as compressed JSON; a `.lmdb` holds pickled graphs of PyTorch
-Geometric (S2EF, IS2RE). Energies are in eV, forces in eV/A. Periodic systems, of which Open
-Catalyst is made, are rejected. Bonds are perceived.
+Geometric (S2EF, IS2RE). `energy` is in eV, and forces are in eV/A; both may have other names
+(`parsing.quantities`), of which the unit is not known. Other numbers of a record can be chosen as
+labels. Periodic systems, of which Open Catalyst is made, are rejected. Bonds are perceived.
 """
 
 from __future__ import annotations
@@ -11,23 +12,48 @@ import functools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from msde.chem.vocabulary import MoleculeError
+from msde.errors import MsdeError
 
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
-from ..parsing.databases import first_record, metadata, peek, records
-from ..parsing.labels import all_or_none
+from ..parsing.databases import first_records, metadata, peek, records
+from ..parsing.files import source_name
+from ..parsing.labels import (
+    choose_labels,
+    conversions,
+    left_out,
+    scale,
+    survey,
+    value_of,
+    with_units,
+)
 from ..parsing.perception import System, parse_system
 from ..parsing.pickles import graph_fields, load_pickle
+from ..parsing.quantities import NO_FORCES, Quantities, charge_of, choose_quantities, is_energy
 from ..parsing.reader import malformed_as_error
 
-ENERGY = ("energy", "y", "y_relaxed")
+SAMPLE = 100  # records that decide which fields are read
+ENERGY = ("energy", "y", "y_relaxed")  # the label of all is "energy"
 FORCES = ("forces", "force")
+NUMBERS = ("numbers", "atomic_numbers", "z")
+POSITIONS = ("positions", "pos")
+CHARGE = ("charge", "total_charge")
 MAX_ROW = 64 << 20  # bytes of a decompressed row; a larger one is no molecule
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What is read of the records of a file."""
+
+    names: tuple[str, ...]  # of the labels
+    factors: tuple[float, ...]
+    quantities: Quantities
 
 
 class Reader(BaseReader):
@@ -38,48 +64,91 @@ class Reader(BaseReader):
         """Return whether the name fits and the first pickle has the words; it is not loaded."""
         if not super().recognises(path):
             return False
-        return not self.is_pickle(path.name) or b"torch_geometric" in peek(path)
+        return not self.is_pickle(source_name(path)) or b"torch_geometric" in peek(path)
 
     def is_pickle(self, name: str) -> bool:
         """Return whether a file is no `.aselmdb`: all others are pickles."""
         return not name.lower().endswith(".aselmdb")
 
     def file_facts(self, path: Path) -> Facts:
-        first = first_record(path, functools.partial(_decode, self.is_pickle(path.name)))
-        labels = () if _value(first, ENERGY) is None else (Label("energy", "eV"),)
-        forces_unit = None if _value(first, FORCES) is None else "eV/A"
-        return Facts(all_or_none(path, labels, self.options), forces_unit)
+        return self._survey(path)[0]
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        is_pickle = self.is_pickle(path.name)
-        is_labelled = bool(self.file_facts(path).labels)
+        is_pickle = self.is_pickle(source_name(path))
+        fields = self._survey(path)[1]
         deleted = None if is_pickle else metadata(path, b"deleted_ids")
-        gone = set(_row(deleted)) if deleted else set()
+        gone = _deleted(path, deleted) if deleted else set()
         for number, value in records(path):
             if number not in gone:
                 line = number + int(is_pickle)  # the rows of ASE count from 1
-                yield line, "", (value, is_labelled), ()
+                yield line, "", (value, fields), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
-        value, is_labelled = raw.payload
+        value, fields = raw.payload
         is_pickle = self.is_pickle(raw.source)
-        fields = _decode(is_pickle, value)
-        if _is_periodic(fields, is_pickle):
+        values = _decode(is_pickle, value)
+        if _is_periodic(values, is_pickle):
             raise MoleculeError("periodic")
         with malformed_as_error():
-            numbers = _array(_value(fields, ("numbers", "atomic_numbers", "z"))).reshape(-1)
-            position = _array(_value(fields, ("positions", "pos"))).reshape(len(numbers), 3)
-            forces, energy = _value(fields, FORCES), _value(fields, ENERGY)
+            numbers = _required(values, NUMBERS, "atomic numbers").reshape(-1)
+            position = _required(values, POSITIONS, "positions").reshape(len(numbers), 3)
+            forces = values.get(fields.quantities.forces or "")
             if forces is not None:
-                forces = _array(forces).reshape(len(numbers), 3)
-            y = np.nan if energy is None else float(_array(energy).reshape(()))
-            system = System(numbers.astype(np.int64), position, forces, _charge(fields))
-        return parse_system(system, self.options, (y,) if is_labelled else ())
+                forces = fields.quantities.sign * np.asarray(forces).reshape(len(numbers), 3)
+            y = tuple(value_of(values.get(name)) for name in fields.names)
+            charge = charge_of(values, CHARGE, self.options.charge or 0)
+            system = System(numbers.astype(np.int64), position, forces, charge)
+        notes = (NO_FORCES,) if fields.quantities.forces and forces is None else ()
+        return parse_system(system, self.options, scale(y, fields.factors), notes)
+
+    def _survey(self, path: Path) -> tuple[Facts, Fields]:
+        """Return what the first records show of a file."""
+        sample = first_records(
+            path, functools.partial(_decode, self.is_pickle(source_name(path))), SAMPLE
+        )
+        reasons = survey(sample)
+        vectors = [name for name in reasons if all(_is_vector(v, name) for v in sample)]
+        numbers = [name for name, reason in reasons.items() if not reason]
+        found = choose_quantities(path, self.options, numbers, vectors)
+        field = next((name for name in ENERGY if name in numbers), "energy")
+        if found.energy is None and field in numbers:
+            found = replace(found, energy=field)
+        scalars = {"energy" if name == field else name: name for name in numbers}
+
+        def is_label(name: str) -> bool:
+            return name == "energy" or is_energy(name)
+
+        labels = choose_labels(path, self.options, scalars, is_label)
+        known = {"energy": "eV"}
+        labels, factors = with_units(path, labels, known)
+        forces_unit = None if found.forces is None else "eV/A" if found.forces in FORCES else ""
+        names = tuple(scalars.get(label.name, label.name) for label in labels)
+        charge = tuple(("charge", name) for name in reasons if name in CHARGE)
+        read = {*names, found.forces, *CHARGE, *NUMBERS, *POSITIONS, "pbc", "cell"}
+        left = {name: why or "a number, read if it is chosen" for name, why in reasons.items()}
+        facts = Facts(
+            labels,
+            forces_unit,
+            (*found.notes(), *conversions(labels, known)),
+            found.taken(tuple(Label(name) for name in names)) + charge,
+            tuple(left_out(left, read)),
+        )
+        return facts, Fields(names, factors, found)
 
 
 def _decode(is_pickle: bool, value: bytes) -> dict[str, Any]:
-    """Return the fields of one record."""
-    return graph_fields(load_pickle(value)) if is_pickle else _row(value)
+    """Return the fields of one record; those of a row's `data` are among them."""
+    if is_pickle:
+        fields = graph_fields(load_pickle(value))
+    else:
+        row = _row(value)
+        if not isinstance(row, dict):
+            raise MoleculeError(f"is a {type(row).__name__}, expected a row of ASE")
+        parts = (row.pop(name, None) for name in ("key_value_pairs", "data"))
+        pairs, data = (part if isinstance(part, dict) else {} for part in parts)
+        charge = {"charge": data["charge"]} if "charge" in data else {}
+        fields = pairs | data | row | charge
+    return {str(name): _plain(value) for name, value in fields.items()}
 
 
 def _row(value: bytes) -> Any:
@@ -95,30 +164,47 @@ def _row(value: bytes) -> Any:
         return json.loads(text)
 
 
+def _deleted(path: Path, stored: bytes) -> set[int]:
+    try:
+        return set(_row(stored))
+    except (MoleculeError, TypeError) as error:
+        raise MsdeError(f"{path}: its list of deleted rows {error}") from error
+
+
 def _is_periodic(fields: dict[str, Any], is_graph: bool) -> bool:
     """Return whether a system is periodic: by `pbc` or, of graphs without it, by their cell."""
     if fields.get("pbc") is not None:
-        return bool(np.any(_array(fields["pbc"])))
+        return bool(np.any(np.asarray(fields["pbc"])))
     cell = fields.get("cell")
-    return is_graph and cell is not None and bool(np.any(_array(cell)))
+    return is_graph and cell is not None and bool(np.any(np.asarray(cell)))
 
 
-def _charge(fields: dict[str, Any]) -> int:
-    data = fields.get("data")
-    stored = data.get("charge") if isinstance(data, dict) else None
-    stored = fields.get("charge", 0) if stored is None else stored
-    return int(round(float(_array(stored).reshape(()))))
-
-
-def _value(fields: dict[str, Any], names: Sequence[str]) -> Any:
-    """Return the first of the fields that there is, or None."""
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
-
-
-def _array(value: Any) -> np.ndarray:
+def _required(fields: dict[str, Any], names: Sequence[str], what: str) -> np.ndarray:
+    """Return the first of the fields that there is."""
+    value = next((fields[name] for name in names if fields.get(name) is not None), None)
     if value is None:
-        raise MoleculeError("atomic numbers or positions are missing")
-    if isinstance(value, dict):
-        shape, dtype, flat = value["__ndarray__"]
-        return np.array(flat, np.dtype(dtype)).reshape(shape)
+        raise MoleculeError(f"the record has no {what} ({' or '.join(names)})")
     return np.asarray(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number for an array of one, and NumPy's array for others."""
+    try:
+        if isinstance(value, dict) and "__ndarray__" in value:
+            shape, dtype, flat = value["__ndarray__"]
+            value = np.array(flat, np.dtype(dtype)).reshape(shape)
+        elif hasattr(value, "numpy"):
+            value = value.numpy()
+        elif isinstance(value, (list, tuple)):
+            value = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # a field that is not read may be anything
+        return value
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+
+
+def _is_vector(fields: dict[str, Any], name: str) -> bool:
+    """Return whether a field, if it is there, holds three numbers for each atom."""
+    if fields.get(name) is None or name in POSITIONS:
+        return name not in POSITIONS
+    place = next((fields[key] for key in POSITIONS if fields.get(key) is not None), None)
+    return np.size(fields[name]) == np.size(place) and np.ndim(fields[name]) == 2

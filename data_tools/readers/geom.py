@@ -33,7 +33,7 @@ from ..parsing.chemistry import (
     remove_hydrogens,
 )
 from ..parsing.files import import_optional, members, open_bytes, source_name
-from ..parsing.labels import with_units
+from ..parsing.labels import conversions, scale, with_units
 from ..parsing.perception import bonds_of_smiles, connect
 from ..parsing.pickles import load_dict
 from ..parsing.reader import malformed_as_error
@@ -77,7 +77,9 @@ class Reader(BaseReader):
         return name.lower().endswith((*PICKLES, ARCHIVE))
 
     def file_facts(self, path: Path) -> Facts:
-        return Facts(self._labels(), notes=(NOTE,))
+        labels, _ = self._labels(path)
+        notes = (NOTE, *conversions(labels, UNITS))
+        return Facts(labels, notes=notes, taken=tuple(("label", label.name) for label in labels))
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         if source_name(path).endswith(ARCHIVE):
@@ -87,9 +89,10 @@ class Reader(BaseReader):
             with open_bytes(path) as file:
                 yield 1, source_name(path).rpartition(".")[0], file.read(), ()
             return
-        labels = self._labels()
+        labels, factors = self._labels(path)
         for number, (smiles, known) in enumerate(_entries(path), start=1):
-            yield number, smiles, *attempt(_ensemble, smiles, known, labels)
+            ensemble, y = attempt(_ensemble, smiles, known, labels)
+            yield number, smiles, ensemble, scale(y, factors)
 
     def build(self, raw: RawMolecule) -> Parsed:
         if isinstance(raw.payload, Ensemble):
@@ -97,7 +100,8 @@ class Reader(BaseReader):
             mol, dropped = _from_positions(raw.payload)
         else:
             known = load_dict(raw.payload)
-            y = _values(known, self._labels())
+            labels, factors = self._labels(Path(raw.source))
+            y = scale(_values(known, labels), factors)
             mol, dropped = _from_mols(known)
         if not self.options.keep_radicals:
             check_radicals(mol)
@@ -105,9 +109,10 @@ class Reader(BaseReader):
             mol, _ = remove_hydrogens(mol)
         return Parsed(mol, y, dropped=dropped)
 
-    def _labels(self) -> tuple[Label, ...]:
-        chosen = self.options.chosen_labels()
-        return with_units(tuple(map(Label, UNITS)) if chosen is None else chosen, UNITS)
+    def _labels(self, path: Path) -> tuple[tuple[Label, ...], tuple[float, ...]]:
+        """Return the labels, and the factors to their units."""
+        chosen = self.options.chosen_labels(UNITS)
+        return with_units(path, tuple(map(Label, UNITS)) if chosen is None else chosen, UNITS)
 
 
 def _archived(path: Path) -> Iterator[Scanned]:

@@ -14,7 +14,7 @@ from msde.errors import MsdeError
 
 from ..parsing import Facts, Options, Scanned
 from ..parsing.files import has_suffix, source_name
-from ..parsing.labels import with_units
+from ..parsing.labels import conversions, scaled, with_units
 from ..parsing.tables import header_of, layout, read_table
 from . import smiles
 from .qm9 import UNITS as QM9_UNITS
@@ -74,10 +74,14 @@ class Reader(smiles.Reader):
         header = header_of(path, self.options)
         absent = ", ".join(name for name in table.labels or () if name not in header)
         notes = (f"{path.name} lacks columns of its data set: {absent}",) if absent else ()
-        return replace(facts, labels=with_units(facts.labels, dict(table.units)), notes=notes)
+        units = dict(table.units)
+        labels, _ = with_units(path, facts.labels, units)
+        return replace(facts, labels=labels, notes=(*notes, *conversions(labels, units)))
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        return read_table(path, layout(path, self._with_columns(path)))
+        found = layout(path, self._with_columns(path))
+        _, factors = with_units(path, found.facts.labels, dict(_table(path).units))
+        return scaled(read_table(path, found), factors)
 
     def _with_columns(self, path: Path) -> Options:
         """Return the options with the columns that the user did not choose."""

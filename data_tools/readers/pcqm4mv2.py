@@ -21,7 +21,7 @@ from msde.errors import MsdeError
 
 from ..parsing import Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.files import has_suffix, open_bytes, source_name
-from ..parsing.labels import all_or_none
+from ..parsing.labels import all_or_none, conversions, scaled, units_of
 from ..parsing.sd_files import Block, SDFWithTable, mol_from_block, records
 from ..parsing.tables import header_of
 
@@ -52,9 +52,9 @@ class Reader(SDFWithTable):
         header = header_of(table)
         if header != COLUMNS:
             raise MsdeError(f"{table} has columns {header}, expected {COLUMNS}")
-        labels = all_or_none(path, LABELS, self.options)
+        labels, _ = all_or_none(path, LABELS, self.options)
         taken = (("name", "idx"), *(("label", label.name) for label in labels))
-        return Facts(labels, taken=taken)
+        return Facts(labels, notes=conversions(labels, units_of(LABELS)), taken=taken)
 
     def name_of(self, block: Block, cells: list[str]) -> str:
         return cells[0] if cells else ""
@@ -62,7 +62,8 @@ class Reader(SDFWithTable):
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each record with its row; without a table the payload lacks a SMILES."""
         if self.find_table(path) or not has_suffix(path, self.suffixes):
-            yield from super().scan(path)
+            _, factors = all_or_none(path, LABELS, self.options)
+            yield from scaled(super().scan(path), factors)
             return
         with open_bytes(path) as file:
             for block in records(file, path):

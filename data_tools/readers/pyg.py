@@ -1,16 +1,20 @@
 """PyTorch Geometric's processed data sets, `.pt`: its QM9, MoleculeSDE's PCQM4Mv2 and their kind.
 
-Such a file is `(data, slices)` of an InMemoryDataset, with the class as a third part or not, and a
-pickle. Required are `pos` (or `positions`) and atomic numbers, `z` or the first column of OGB's
-codes in `x`. Bonds come from, in this order: `edge_index` with `smiles`;
-`edge_index` with `edge_attr`, either OGB's codes or one-hot rows of the four kinds (charges and
-hydrogens are then in OGB's `x`); `edge_index`, bond orders perceived; the positions alone.
+Such a file is `(data, slices)` of an InMemoryDataset, with the class as a third part or not, or a
+list of graphs, and a pickle. Required are `pos` (or `positions`) and atomic numbers, `z` or the
+first column of the codes in `x` (`parsing.graphs` tells OGB's from those of `from_smiles`). Bonds
+come from, in this order: `edge_index` with `smiles`; `edge_index` with `edge_attr`, either codes or
+one-hot rows of the four kinds (charges and hydrogens are then in `x`); `edge_index`, bond orders
+perceived; the positions alone. Graphs with `smiles` and no positions are read as the SMILES alone,
+and conformers are made.
+
+Labels are `y` and energies; these and forces are known by their names (`parsing.quantities`).
 """
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +23,31 @@ import numpy as np
 from rdkit import Chem
 
 from msde.chem.record import Origin
-from msde.chem.vocabulary import ATOM_VOCABULARY, MoleculeError
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, attempt
-from ..parsing.labels import all_or_none
+from ..parsing.graphs import (
+    Coding,
+    choose_coding,
+    has_codes,
+    is_torch_file,
+    load_graphs,
+    mol_of_codes,
+)
+from ..parsing.labels import (
+    NOT_CHOSEN,
+    choose_labels,
+    conversions,
+    scale,
+    units_of,
+    value_of,
+    with_units,
+)
 from ..parsing.perception import bonds_of_smiles, connect, order_bonds, parsed_geometry
-from ..parsing.pickles import graph_fields
+from ..parsing.quantities import NO_FORCES, Quantities, charge_of, choose_quantities, is_energy
 from ..parsing.reader import malformed_as_error
+from . import smiles as smiles_format
 
 # The targets of torch_geometric.datasets.QM9, in its order.
 QM9 = (
@@ -36,13 +57,22 @@ QM9 = (
     *(Label(f"{name}_atom", "eV") for name in ("u0", "u298", "h298", "g298")),
     *(Label(name, "GHz") for name in ("A", "B", "C")),
 )
-KINDS = (
-    Chem.BondType.SINGLE,
-    Chem.BondType.DOUBLE,
-    Chem.BondType.TRIPLE,
-    Chem.BondType.AROMATIC,
-)
-CODES = (len(ATOM_VOCABULARY), 3)  # columns of OGB's codes for atoms and bonds
+SAMPLE = 1000  # graphs that decide what codes mean
+POSITIONS = ("pos", "positions")
+CHARGE = ("charge", "total_charge")
+READ = {*POSITIONS, "z", "x", "edge_index", "edge_attr", "smiles", "name", "y", *CHARGE}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What is read of the graphs of a file."""
+
+    labels: tuple[Label, ...]
+    places: tuple[int, ...]  # of the labels among `y` and the energies
+    factors: tuple[float, ...]
+    energies: tuple[str, ...]
+    quantities: Quantities
+    coding: Coding | None
 
 
 @dataclass(frozen=True)
@@ -50,11 +80,15 @@ class Graph:
     """The fields of one molecule."""
 
     numbers: np.ndarray  # (num_atoms,)
-    position: np.ndarray  # (num_atoms, 3) A
-    x: np.ndarray | None  # (num_atoms, 9), OGB's codes
+    position: np.ndarray | None  # (num_atoms, 3) A; None: the SMILES is all that is read
+    x: np.ndarray | None  # (num_atoms, 9), codes
     edge_index: np.ndarray | None  # (2, num_edges)
     edge_attr: np.ndarray | None  # (num_edges, ...)
     smiles: str
+    forces: np.ndarray | None
+    charge: int
+    coding: Coding | None
+    notes: tuple[str, ...] = ()
 
 
 class Reader(BaseReader):
@@ -62,39 +96,115 @@ class Reader(BaseReader):
 
     def recognises(self, path: Path) -> bool:
         """Return whether suffix and first bytes are those of torch.save; nothing is loaded."""
-        if not super().recognises(path):
-            return False
-        if zipfile.is_zipfile(path):
-            return True
-        with open(path, "rb") as file:
-            return file.read(2) == b"\x80\x02"  # a pickle of protocol 2, as before torch 1.6
+        return super().recognises(path) and is_torch_file(path)
 
     def is_pickle(self, name: str) -> bool:
         return True
 
     def file_facts(self, path: Path) -> Facts:
-        return Facts(all_or_none(path, _labels(_load(path)[0]), self.options))
+        return self._survey(path, load_graphs(path))[0]
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        fields, slices = _load(path)
-        is_labelled = bool(all_or_none(path, _labels(fields), self.options))
-        for index in range(len(next(iter(slices.values()))) - 1):
-            one = {name: _part(name, fields[name], slices.get(name), index) for name in fields}
-            name = one.get("name", "")
-            name = name if isinstance(name, str) else ""
-            yield index + 1, name, *attempt(_graph, one, is_labelled)
+        graphs = load_graphs(path)
+        fields = self._survey(path, graphs)[1]
+        for index in range(len(graphs)):
+            name, graph, y = "", *attempt(self._graph, graphs, index, fields)
+            if isinstance(graph, tuple):
+                graph, name = graph
+            yield index + 1, name, graph, scale(y, fields.factors)
 
     def build(self, raw: RawMolecule) -> Parsed:
         graph = raw.payload
+        if graph.position is None:
+            reader = smiles_format.Reader(self.options)
+            return reader.build(dataclasses.replace(raw, payload=graph.smiles))
         mol, origin = _molecule(graph)
-        positions = graph.position[None]
-        return parsed_geometry(mol, positions, self.options, raw.y, origin=origin)
+        forces = None if graph.forces is None else graph.forces[None]
+        parsed = parsed_geometry(mol, graph.position[None], self.options, raw.y, forces, origin)
+        return dataclasses.replace(parsed, notes=graph.notes) if graph.notes else parsed
+
+    def _survey(self, path: Path, graphs: Sequence[dict[str, Any]]) -> tuple[Facts, Fields]:
+        """Return what the first graphs show of a file."""
+        if not len(graphs):
+            raise MsdeError(f"no molecules in {path}")
+        try:
+            sample = list(graphs[:SAMPLE])
+        except (IndexError, TypeError, ValueError) as error:
+            raise MsdeError(f"{path}: slices and data do not fit: {error}") from error
+        first = sample[0]
+        num_atoms = max((len(first[n]) for n in ("z", "x", *POSITIONS) if n in first), default=0)
+        scalars = [n for n, v in first.items() if n != "y" and np.size(v) == 1 and _is_numeric(v)]
+        vectors = [n for n, v in first.items() if np.shape(v) == (num_atoms, 3) and n not in READ]
+        found = choose_quantities(path, self.options, scalars, vectors)
+        energies = tuple(name for name in scalars if is_energy(name) or name == found.energy)
+        every = (*_targets(first), *map(Label, energies))
+        names = [label.name for label in every]
+        labels = choose_labels(path, self.options, names, lambda name: True, "label")
+        known = units_of(every)
+        labels, factors = with_units(path, labels, known)
+        unit = units_of(labels).get(found.energy or "", "")
+        taken = [("SMILES", "smiles")] if "smiles" in first else []
+        taken += [("name", "name")] if "name" in first else []
+        taken += [("charge", name) for name in CHARGE if name in first]
+        read = {*READ, found.forces, *names}
+        left = [(n, "not read") for n in first if n not in read]
+        left += [(n, NOT_CHOSEN) for n in names if n not in units_of(labels)]
+        facts = Facts(
+            labels,
+            None if found.forces is None else f"{unit}/A" if unit else "",
+            (*found.notes(), *conversions(labels, known)),
+            (*taken, *found.taken(labels)),
+            tuple(left),
+        )
+        places = tuple(names.index(label.name) for label in labels)
+        coding = choose_coding(path, [one for one in sample if _position(one) is not None])
+        return facts, Fields(labels, places, factors, energies, found, coding)
+
+    def _graph(
+        self, graphs: Sequence[dict[str, Any]], index: int, read: Fields
+    ) -> tuple[tuple[Graph, str], tuple[float, ...]]:
+        """Return a molecule with its name, and its labels."""
+        with malformed_as_error():
+            fields = graphs[index]
+            name, text = fields.get("name"), fields.get("smiles")
+            x = fields["x"].astype(np.int64) if has_codes(fields) else None
+            position = _position(fields)
+            text = text if isinstance(text, str) else ""
+            if position is None and not text:
+                raise MoleculeError("no positions (pos) and no SMILES (smiles)")
+            numbers = fields.get("z")
+            if position is None:
+                numbers = np.zeros(0, int)
+            elif numbers is not None:
+                numbers = numbers.reshape(-1).astype(int)
+            elif x is not None and read.coding is not None:
+                numbers = x[:, 0] + read.coding.offset
+            else:
+                raise MoleculeError("no atomic numbers: neither z nor codes in x")
+            forces = fields.get(read.quantities.forces or "")
+            graph = Graph(
+                numbers,
+                None if position is None else position.astype(np.float64).reshape(len(numbers), 3),
+                x,
+                fields.get("edge_index"),
+                fields.get("edge_attr"),
+                text,
+                None if forces is None else read.quantities.sign * forces.astype(np.float64),
+                charge_of(fields, CHARGE, self.options.charge or 0),
+                read.coding,
+                (NO_FORCES,) if forces is None and read.quantities.forces else (),
+            )
+            parts = [fields["y"]] if fields.get("y") is not None else []
+            values = [float(v) for v in np.concatenate([*map(np.ravel, parts), []])]
+            values += [value_of(np.reshape(fields.get(n), ()).item()) for n in read.energies]
+            y = tuple(values[place] for place in read.places)
+            return (graph, name if isinstance(name, str) else ""), y
 
 
 def _molecule(graph: Graph) -> tuple[Chem.Mol, Origin]:
     if graph.edge_index is None:
         bonds = connect(graph.numbers, graph.position)
-        return order_bonds(graph.numbers, bonds), Origin.BONDS_PERCEIVED
+        return order_bonds(graph.numbers, bonds, graph.charge), Origin.BONDS_PERCEIVED
     ends = graph.edge_index.T.tolist()
     if any(not 0 <= end < len(graph.numbers) for pair in ends for end in pair):
         raise MoleculeError("edge_index holds a number that is not of an atom")
@@ -102,112 +212,22 @@ def _molecule(graph: Graph) -> tuple[Chem.Mol, Origin]:
     if graph.smiles:
         return bonds_of_smiles(graph.numbers, bonds, graph.smiles), Origin.SOURCE
     if graph.edge_attr is None:
-        return order_bonds(graph.numbers, bonds), Origin.BONDS_PERCEIVED
-    return _from_codes(graph), Origin.SOURCE
+        return order_bonds(graph.numbers, bonds, graph.charge), Origin.BONDS_PERCEIVED
+    mol = mol_of_codes(graph.numbers, graph.x, graph.edge_index, graph.edge_attr, graph.coding)
+    return mol, Origin.SOURCE
 
 
-def _from_codes(graph: Graph) -> Chem.Mol:
-    """Build a molecule from kinds of bonds and, where there are OGB's codes, charges."""
-    mol = Chem.RWMol()
-    for place, number in enumerate(graph.numbers):
-        atom = Chem.Atom(int(number))
-        if graph.x is not None:
-            # Column 3 is the charge, 4 the number of hydrogens, those that are atoms included.
-            atom.SetFormalCharge(int(graph.x[place, 3]) - 5)
-            atom.SetNoImplicit(True)
-        mol.AddAtom(atom)
-    kinds = _kinds(graph.edge_attr)
-    for (i, j), kind in zip(graph.edge_index.T.tolist(), kinds, strict=True):
-        if i < j and mol.GetBondBetweenAtoms(i, j) is None:
-            mol.AddBond(i, j, KINDS[kind])
-    if graph.x is not None:
-        for atom in mol.GetAtoms():
-            present = sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())
-            atom.SetNumExplicitHs(max(0, int(graph.x[atom.GetIdx(), 4]) - present))
-    for bond in mol.GetBonds():
-        if bond.GetBondType() == Chem.BondType.AROMATIC:
-            for atom in (bond, bond.GetBeginAtom(), bond.GetEndAtom()):
-                atom.SetIsAromatic(True)
-    mol = mol.GetMol()
-    try:
-        Chem.SanitizeMol(mol)
-    except ValueError as error:
-        raise MoleculeError(f"cannot be parsed: {str(error).strip()}") from error
-    return mol
+def _position(fields: Mapping[str, Any]) -> Any:
+    return next((fields[name] for name in POSITIONS if fields.get(name) is not None), None)
 
 
-def _kinds(edge_attr: np.ndarray) -> list[int]:
-    """Return the place in KINDS of each edge's bond."""
-    table = edge_attr.reshape(len(edge_attr), -1)
-    if table.shape[1] == len(KINDS) and np.isin(table, (0, 1)).all() and (table.sum(1) == 1).all():
-        kinds = table.argmax(1)
-    elif table.shape[1] in (1, CODES[1]):
-        kinds = table[:, 0].astype(np.int64)
-    else:
-        raise MoleculeError(f"edge_attr with {table.shape[1]} columns, expected codes or one-hot")
-    if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(KINDS):
-        raise MoleculeError("edge_attr holds a kind of bond that is not known")
-    return kinds.tolist()
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, (int, float)) or getattr(value, "dtype", np.dtype("O")).kind in "iuf"
 
 
-def _graph(fields: dict[str, Any], is_labelled: bool) -> tuple[Graph, tuple[float, ...]]:
-    """Return a molecule and its labels."""
-    with malformed_as_error():
-        x, numbers, smiles = fields.get("x"), fields.get("z"), fields.get("smiles")
-        is_coded = x is not None and x.ndim == 2 and x.shape[1] == CODES[0]
-        x = x.astype(int) if is_coded and (x == x.astype(int)).all() else None
-        if numbers is None and x is None:
-            raise MoleculeError("neither z nor OGB's codes in x")
-        numbers = x[:, 0] + 1 if numbers is None else numbers.reshape(-1).astype(int)
-        position = fields.get("pos", fields.get("positions"))
-        if position is None:
-            raise MoleculeError("no positions")
-        graph = Graph(
-            numbers,
-            position.astype(np.float64).reshape(len(numbers), 3),
-            x,
-            fields.get("edge_index"),
-            fields.get("edge_attr"),
-            smiles if isinstance(smiles, str) else "",
-        )
-        return graph, tuple(map(float, np.ravel(fields["y"]))) if is_labelled else ()
-
-
-def _part(name: str, values: Any, offsets: Any, index: int) -> Any:
-    """Return the part of one molecule; tensors of edges are cut along their last axis."""
-    if offsets is None:
-        return values
-    start, end = int(offsets[index]), int(offsets[index + 1])
-    if isinstance(values, list):
-        return values[start] if end - start == 1 else values[start:end]
-    if not hasattr(values, "numpy"):
-        return values
-    if "index" in name:
-        return values[:, start:end].numpy()
-    return values[start:end].numpy()
-
-
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Load a pickle, which the user trusts."""
-    import torch  # takes seconds, and few formats need it
-
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # a pickle can raise anything
-        raise MsdeError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    if not isinstance(stored, tuple) or len(stored) < 2 or not isinstance(stored[1], dict):
-        raise MsdeError(f"{path} is not (data, slices) of an InMemoryDataset")
-    data, slices = stored[:2]
-    if not slices:
-        raise MsdeError(f"{path} has no slices, which say where its molecules begin")
-    fields = graph_fields(data)
-    return {name: value for name, value in fields.items() if value is not None}, slices
-
-
-def _labels(fields: dict[str, Any]) -> tuple[Label, ...]:
-    y = fields.get("y")
-    count = 0 if y is None else (y.size(1) if y.dim() > 1 else 1)
-    names = fields.get("name") or [""]
-    if count == len(QM9) and str(names[0]).startswith("gdb_"):
+def _targets(first: Mapping[str, Any]) -> tuple[Label, ...]:
+    """Return the labels that are in `y`."""
+    count = np.size(first["y"]) if first.get("y") is not None else 0
+    if count == len(QM9) and str(first.get("name", "")).startswith("gdb_"):
         return QM9
     return (Label("y"),) if count == 1 else tuple(Label(f"y_{i}") for i in range(count))

@@ -14,10 +14,10 @@ from pathlib import Path
 from msde.chem.vocabulary import MoleculeError
 
 from ..parsing import Facts, Options, Parsed, RawMolecule, Scanned
-from ..parsing.files import source_name
-from ..parsing.labels import with_units
+from ..parsing.files import has_suffix, source_name
+from ..parsing.labels import conversions, scaled, with_units
 from ..parsing.sd_files import Block, SDFWithTable, mol_from_block
-from ..parsing.tables import layout
+from ..parsing.tables import Layout, layout
 
 UNITS = {
     **dict.fromkeys(("A", "B", "C"), "GHz"),
@@ -43,18 +43,22 @@ class Reader(SDFWithTable):
         return f"{source_name(path)}.csv", f"{source_name(path)}.csv.gz"
 
     def file_facts(self, path: Path) -> Facts:
-        chosen = self.options.label_columns
-        columns = tuple(UNITS) if chosen is None else chosen
-        options = Options(label_columns=columns, delimiter=self.options.delimiter)
-        found = layout(self.table(path), options, has_smiles=False)
-        labels = with_units(found.labels, UNITS)
+        found = self._layout(path)
+        labels, _ = with_units(path, found.labels, UNITS)
         excluded = _excluded(path)
         if excluded is None:
             note = f"{EXCLUDED} is not beside the SD file: its {NUM_EXCLUDED} molecules are kept"
         else:
             note = f"{len(excluded)} molecules of {EXCLUDED} are rejected"
         taken = (("name", "title"), *(("label", label.name) for label in labels))
-        return Facts(labels, notes=(note,), taken=taken, left_out=found.left_out)
+        notes = (note, *conversions(labels, UNITS))
+        return Facts(labels, notes=notes, taken=taken, left_out=found.left_out)
+
+    def _layout(self, path: Path) -> Layout:
+        chosen = self.options.label_columns
+        columns = tuple(UNITS) if chosen is None else chosen
+        options = Options(label_columns=columns, delimiter=self.options.delimiter)
+        return layout(self.table(path), options, has_smiles=False)
 
     def name_of(self, block: Block, cells: list[str]) -> str:
         """Return the title of a record or, where it has none, `mol_id` of its row."""
@@ -70,7 +74,9 @@ class Reader(SDFWithTable):
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each record with its labels; uncharacterized ones are rejected."""
         excluded = _excluded(path) or frozenset()
-        for line, name, *rest in super().scan(path):
+        has_table = has_suffix(path, self.suffixes)
+        factors = with_units(path, self._layout(path).labels, UNITS)[1] if has_table else ()
+        for line, name, *rest in scaled(super().scan(path), factors):
             if name in excluded:
                 rest = [MoleculeError(f"listed in {EXCLUDED}"), ()]
             yield line, name, *rest

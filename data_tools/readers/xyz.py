@@ -1,11 +1,14 @@
-"""XYZ files, plain and extended, `.xyz` and `.extxyz`: each frame is a molecule.
+"""XYZ files, plain, extended and as published for MD17 and QM9: each frame is a molecule.
 
-The first line is the number of atoms, the second a comment; an atom is its symbol (or number) and
-three coordinates in A. In an extended file the comment holds `key=value` pairs: `Properties` names
-the columns, numbers become labels (those that all of the first 100 frames have), `charge` is used,
-and frames with `pbc`, or with `Lattice` unless `pbc` is false, are rejected as periodic. XYZ files
-state no units; give one as `energy=kcal/mol` in `options.label_columns`. Forces are then in it
-per A.
+The first line is the number of atoms, the second a comment; an atom is its symbol (or number, or a
+label such as C12) and three coordinates in A. D and T are hydrogens. What comments may hold is
+listed in `parsing.frames`: numbers with a name become labels, the charge is used. In an extended
+file `Properties` names the columns, and frames with `pbc`, or with `Lattice` unless `pbc` is false,
+are rejected as periodic.
+
+Energy and forces are known by their names (`parsing.quantities`). Plain frames may have forces in
+columns 5 to 7, if an energy is in the comment. XYZ files state no units; give one as
+`energy=kcal/mol` in `options.label_columns`. Forces are then in it per A.
 
 Bonds are perceived.
 """
@@ -13,28 +16,62 @@ Bonds are perceived.
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from rdkit import Chem
-
 from msde.chem.vocabulary import MoleculeError
-from msde.errors import MsdeError
 
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.files import open_text
-from ..parsing.labels import choose_labels, is_number, labels_from
+from ..parsing.frames import (
+    AFTER_POSITIONS,
+    GDB_VALUES,
+    IN_COMMENT,
+    POSITIONS,
+    SPECIES,
+    Comment,
+    columns_of,
+    frames,
+    read_atoms,
+    read_comment,
+    value_in,
+)
+from ..parsing.labels import (
+    choose_labels,
+    conversions,
+    labels_from,
+    left_out,
+    scale,
+    survey,
+    units_of,
+    with_units,
+)
 from ..parsing.perception import System, parse_system
-from ..parsing.reader import malformed_as_error
+from ..parsing.quantities import (
+    NO_FORCES,
+    Quantities,
+    charge_of,
+    choose_quantities,
+    is_energy,
+    is_forces,
+)
+from .qm9 import UNITS as QM9_UNITS
 
 SAMPLE = 100  # frames that decide which keys are labels
-PAIR = re.compile(r"""([\w:.-]+)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|[^\s"']+)""")
-PLAIN = "species:S:1:pos:R:3"
-NO_LABELS = {"charge", "total_charge", "spin", "multiplicity", "pbc", "frame", "step", "id"}
-FORCES = ("forces", "force")
+CHARGE = ("charge", "total_charge")
+SETTINGS = ("spin", "multiplicity", "pbc", "lattice", "frame", "step", "id")
+PLAIN_FORCES = f"forces are read from {AFTER_POSITIONS}, which have no name"
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What is read of the frames of a file."""
+
+    labels: tuple[Label, ...]
+    factors: tuple[float, ...]
+    quantities: Quantities
+    known: frozenset[str]  # keys of the sample's comments
 
 
 @dataclass(frozen=True)
@@ -43,7 +80,7 @@ class Frame:
 
     comment: str
     atoms: tuple[str, ...]
-    labels: tuple[Label, ...]
+    fields: Fields
 
 
 class Reader(BaseReader):
@@ -54,101 +91,138 @@ class Reader(BaseReader):
         """Return whether the suffix fits and the first line is a number."""
         if not super().recognises(path):
             return False
-        with open_text(path) as file:
-            return file.readline().strip().isdigit()
+        with open_text(path, self.options.encoding) as file:
+            return file.readline().strip().isdecimal()
 
     def file_facts(self, path: Path) -> Facts:
-        infos = [_info(comment) for _, comment, _ in itertools.islice(_frames(path), SAMPLE)]
-        names = dict.fromkeys(name for info in infos for name in info)
-
-        def is_label(name: str) -> bool:
-            is_known = all(info.get(name) and is_number(info[name]) for info in infos)
-            return name.lower() not in NO_LABELS and is_known
-
-        labels = choose_labels(path, self.options, names, is_label, "value in its comments named")
-        if not infos or _forces_column(_columns(infos[0])) is None:
-            return Facts(labels)
-        units = {label.name: label.unit for label in labels}
-        return Facts(labels, f"{units['energy']}/A" if units.get("energy") else "")
+        return self._survey(path)[0]
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each frame; its line is where it begins."""
-        labels = self.file_facts(path).labels
-        for line, comment, atoms in _frames(path):
-            yield line, "", Frame(comment, atoms, labels), ()
+        fields = self._survey(path)[1]
+        named = self.options.name_column
+        for line, text, atoms in frames(path, self.options.encoding):
+            name = ""
+            if named or text.startswith("gdb"):
+                comment = read_comment(text)
+                name = comment.name or comment.values.get(named or "", "")
+            yield line, name, Frame(text, atoms, fields), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
         frame = raw.payload
-        info = _info(frame.comment)
-        if _is_periodic(info):
+        fields, quantities = frame.fields, frame.fields.quantities
+        comment = read_comment(frame.comment)
+        if _is_periodic(comment.values):
             raise MoleculeError("periodic")
-        y = labels_from([info.get(label.name, "") for label in frame.labels], frame.labels)
-        columns = _columns(info)
-        cells = [line.split() for line in frame.atoms]
-        with malformed_as_error():
-            numbers = np.array([_atomic_number(row[columns["species"].start]) for row in cells])
-            position = _array(cells, columns["pos"])
-            name = _forces_column(columns)
-            forces = _array(cells, columns[name]) if name else None
-            charge = int(float(info.get("charge", info.get("total_charge", "0"))))
-        system = System(numbers, position, forces, charge)
-        return parse_system(system, self.options, y)
+        y = labels_from([comment.values.get(x.name, "") for x in fields.labels], fields.labels)
+        atoms = read_atoms(comment, frame.atoms, raw.line + 2, quantities.forces)
+        forces = None if atoms.forces is None else atoms.forces * quantities.sign
+        charge = charge_of(comment.values, CHARGE, self.options.charge or 0)
+        system = System(atoms.numbers, atoms.position, forces, charge, isotopes=atoms.isotopes)
+        notes = []
+        if quantities.forces and forces is None:
+            notes.append(NO_FORCES)
+        if unknown := sorted(comment.values.keys() - fields.known):
+            notes.append(f"not read, as the first {SAMPLE} frames lack it: {', '.join(unknown)}")
+        return parse_system(system, self.options, scale(y, fields.factors), tuple(notes))
 
+    def _survey(self, path: Path) -> tuple[Facts, Fields]:
+        """Return what the first frames show of a file."""
+        sample = [
+            (read_comment(text), len(atoms[0].split()) if atoms else 0)
+            for _, text, atoms in itertools.islice(frames(path, self.options.encoding), SAMPLE)
+        ]
+        comments = [comment for comment, _ in sample]
+        reasons = survey([comment.values for comment in comments])
+        for name in reasons:
+            if name.lower() in CHARGE + SETTINGS:
+                reasons[name] = "a setting, not a property"
 
-def _frames(path: Path) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Yield the first line, the comment and the lines of the atoms of each frame."""
-    with open_text(path) as file:
-        line = 1
-        for first in file:
-            if not first.strip():
-                line += 1
+        def is_label(name: str) -> bool:
+            return not reasons[name]
+
+        kind = "value in its comments named"
+        labels = choose_labels(path, self.options, reasons, is_label, kind)
+        is_gdb = any(comment.name for comment in comments)
+        known = {name: QM9_UNITS[name] for name in GDB_VALUES} if is_gdb else {}
+        labels, factors = with_units(path, labels, known)
+        numbers = [name for name, reason in reasons.items() if not reason]
+        vectors, others = _columns(sample)
+        forces = [name for name, may_be_forces in vectors.items() if may_be_forces]
+        found = choose_quantities(path, self.options, numbers, list(vectors), forces)
+        unit = units_of(labels).get(found.energy or "", "")
+        facts = Facts(
+            labels,
+            None if found.forces is None else f"{unit}/A" if unit else "",
+            (
+                *found.notes(),
+                *conversions(labels, known),
+                *([PLAIN_FORCES] if found.forces == AFTER_POSITIONS else []),
+            ),
+            (*found.taken(labels), *self._others_taken(comments)),
+            tuple(self._left_out(comments, reasons, labels, vectors, found)) + tuple(others),
+        )
+        return facts, Fields(labels, factors, found, frozenset(reasons))
+
+    def _others_taken(self, comments: list[Comment]) -> Iterator[tuple[str, str]]:
+        keys = dict.fromkeys(key for comment in comments for key in comment.values)
+        yield from (("charge", key) for key in keys if key.lower() in CHARGE)
+        if self.options.name_column in keys:
+            yield "name", str(self.options.name_column)
+        if any(comment.name for comment in comments):
+            yield "name", "gdb"
+
+    def _left_out(
+        self,
+        comments: list[Comment],
+        reasons: Mapping[str, str],
+        labels: tuple[Label, ...],
+        vectors: Mapping[str, bool],
+        found: Quantities,
+    ) -> Iterator[tuple[str, str]]:
+        charges = {name for name in reasons if name.lower() in CHARGE}
+        yield from left_out(reasons, units_of(labels).keys() | charges | {self.options.name_column})
+        for name, may_be_forces in vectors.items():
+            if name == found.forces:
                 continue
-            if not first.strip().isdigit():
-                raise MsdeError(
-                    f"{path}: line {line} is {first.strip()[:40]!r}, expected a number of atoms"
-                )
-            count = int(first)
-            comment = file.readline()
-            atoms = tuple(itertools.islice(file, count))
-            if len(atoms) < count:
-                raise MsdeError(f"{path}: the frame that begins in line {line} is cut off")
-            yield line, comment.strip(), atoms
-            line += count + 2
+            if name == AFTER_POSITIONS:
+                yield name, "no energy in the comments says that they are forces"
+            else:
+                yield name, "not the forces chosen" if may_be_forces else "three for each atom"
+        text = next((comment.text for comment in comments if comment.text), "")
+        if text:
+            number = text.lstrip("+-").isdigit()
+            reason = "a whole number, which may count frames" if number else "text"
+            yield "comment", f"{reason}, such as {text[:30]!r}"
+        if any(comment.name for comment in comments):
+            yield "column 5", "Mulliken charges"
+            yield "lines after the atoms", "frequencies, SMILES and InChI"
 
 
-def _info(comment: str) -> dict[str, str]:
-    return {key: value.strip("\"'{}[]").strip() for key, value in PAIR.findall(comment)}
+def _columns(sample: list[tuple[Comment, int]]) -> tuple[dict[str, bool], list[tuple[str, str]]]:
+    """Return the columns with three numbers, and whether they may be forces; and the others."""
+    vectors: dict[str, bool] = {}
+    others: dict[str, str] = {}
+    for comment, num_cells in sample:
+        columns = columns_of(comment.properties, num_cells)
+        for name, cells in columns.items():
+            if name == AFTER_POSITIONS:
+                has_energy = any(map(is_energy, comment.values))
+                vectors[name] = vectors.get(name, False) or has_energy
+            elif cells.stop - cells.start == 3 and name.lower() not in POSITIONS:
+                vectors[name] = is_forces(name)
+            elif name.lower() not in SPECIES + POSITIONS:
+                others[name] = "a column for each atom"
+        if comment.forces:
+            vectors[IN_COMMENT] = True
+        if columns and max(c.stop for c in columns.values()) < num_cells and not comment.name:
+            others["further columns"] = "they have no name"
+    return vectors, list(others.items())
 
 
-def _is_periodic(info: dict[str, str]) -> bool:
+def _is_periodic(values: Mapping[str, str]) -> bool:
     """Return whether a frame is periodic; one with a lattice is, unless `pbc` is false."""
-    pbc = info.get("pbc")
+    pbc = value_in(values, "pbc")
     if pbc is None:
-        return "Lattice" in info
+        return value_in(values, "lattice") is not None
     return any(word.strip(",").lower() in {"t", "true", "1"} for word in pbc.split())
-
-
-def _forces_column(columns: dict[str, slice]) -> str | None:
-    return next((name for name in FORCES if name in columns), None)
-
-
-def _columns(info: dict[str, str]) -> dict[str, slice]:
-    """Return which cells of a line hold which property."""
-    parts = info.get("Properties", PLAIN).split(":")
-    columns, start = {}, 0
-    for name, width in zip(parts[::3], parts[2::3], strict=False):
-        if not width.isdigit():
-            return {}
-        columns[name] = slice(start, start + int(width))
-        start += int(width)
-    return columns
-
-
-def _array(cells: list[list[str]], columns: slice) -> np.ndarray:
-    return np.array([row[columns] for row in cells], np.float64).reshape(len(cells), 3)
-
-
-def _atomic_number(symbol: str) -> int:
-    if symbol.isdigit():
-        return int(symbol)
-    return Chem.GetPeriodicTable().GetAtomicNumber(symbol.capitalize())

@@ -1,6 +1,9 @@
-"""Parsing of SMILES and mol blocks."""
+"""Parsing of SMILES and mol blocks, and the removal of hydrogens."""
 
 from __future__ import annotations
+
+import collections
+import re
 
 from rdkit import Chem, rdBase
 
@@ -9,6 +12,17 @@ from msde.chem.vocabulary import MoleculeError
 # How tables write a value that is missing, in lower case; none of these is a SMILES.
 MISSING = {"", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null"}
 
+_ISOTOPE = Chem.MolFromSmarts("[!0*]")
+_HYDROGEN_ISOTOPE = Chem.MolFromSmarts("[#1!0*]")
+_LINES = {
+    "an atom": re.compile(r"(\s*[-+\d.eE]+){3}\s*[A-Za-z*]"),
+    "a bond": re.compile(r"[ \d]{9}"),
+    "a property or M  END": re.compile(r"\S"),
+}
+_SYMBOLS = {(1, 2): "D", (1, 3): "T"}  # by atomic number and isotope
+_REMOVED = "_hydrogenIsotopes"  # the property with the hydrogen isotopes that were removed
+_NUM_REMOVED = "_numHydrogenIsotopes"
+
 
 def is_missing(value: object) -> bool:
     """Return whether a cell or an item of a list is no value: None, NaN, "", "NA", ..."""
@@ -16,12 +30,16 @@ def is_missing(value: object) -> bool:
 
 
 def mol_from_smiles(
-    smiles: str, keep_hydrogens: bool = False, coordinates: bool = False
+    smiles: str,
+    keep_hydrogens: bool = False,
+    coordinates: bool = False,
+    keep_isotopes: bool = False,
 ) -> Chem.Mol:
     """Parse a SMILES string, alone or with a CXSMILES extension `|...|` after white space.
 
     Args:
         coordinates: keep a conformer that the extension holds.
+        keep_isotopes: keep those of hydrogen, as RDKit does, where other hydrogens are removed.
 
     Raises:
         MoleculeError: it is missing, holds other white space, or RDKit rejects it.
@@ -40,7 +58,7 @@ def mol_from_smiles(
         raise MoleculeError(_smiles_failure(core, extension))
     if extension and not coordinates:
         mol.RemoveAllConformers()
-    return mol
+    return mol if keep_hydrogens or keep_isotopes else _without_hydrogen_isotopes(mol)
 
 
 def _smiles_failure(core: str, extension: str) -> str:
@@ -73,8 +91,89 @@ def mol_from_molblock(block: str, keep_hydrogens: bool = False) -> Chem.Mol:
     mol = Chem.MolFromMolBlock(block, removeHs=not keep_hydrogens)
     if mol is None:
         raw = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
-        raise MoleculeError(_parse_failure(raw, "mol block syntax"))
-    return mol
+        raise MoleculeError(_parse_failure(raw, f"mol block syntax{_where_broken(block)}"))
+    return mol if keep_hydrogens else _without_hydrogen_isotopes(mol)
+
+
+def _where_broken(block: str) -> str:
+    """Return the first line of a mol block that is not as it should be, "" if none is found."""
+    lines = [line.rstrip() for line in block.rstrip().split("\n")]
+    counts = lines[3] if len(lines) > 3 else ""
+    if "V3000" in counts:
+        return ""
+    if not (counts[:3].strip().isdecimal() and counts[3:6].strip().isdecimal()):
+        return f", line 4 has {counts[:40]!r}, expected numbers of atoms and bonds"
+    num_atoms, num_bonds = int(counts[:3]), int(counts[3:6])
+    number, line = 4, counts
+    for number, line in enumerate(lines[4:], start=5):
+        if line.startswith(("M  END", "$$$$", ">")):
+            break
+        kind = "an atom" if number < 5 + num_atoms else "a bond"
+        kind = kind if number < 5 + num_atoms + num_bonds else "a property or M  END"
+        if not line or not _LINES[kind].match(line):
+            found = repr(line[:40]) if line else "blank"
+            return f", line {number} of the record is {found}, expected {kind}"
+    if number <= 4 + num_atoms + num_bonds:
+        return f", it ends before its {num_atoms} atoms and {num_bonds} bonds"
+    return "" if line.startswith("M  END") else ", there is no M  END"
+
+
+def remove_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """Return the molecule without hydrogens; deuterium and tritium are hydrogens, too.
+
+    RDKit keeps a few, such as those of H2 and those that make a double bond E or Z.
+    """
+    return _without_hydrogen_isotopes(Chem.RemoveHs(mol))
+
+
+def _without_hydrogen_isotopes(mol: Chem.Mol) -> Chem.Mol:
+    """Remove those hydrogens that RDKit keeps because they are isotopes."""
+    if not mol.HasSubstructMatch(_HYDROGEN_ISOTOPE):  # of most molecules; takes microseconds
+        return mol
+    parameters = Chem.RemoveHsParameters()
+    parameters.removeIsotopes = True
+    reduced = Chem.RemoveHs(mol, parameters)
+    Chem.AssignStereochemistry(reduced, cleanIt=True, force=True)  # -CHD- is no stereocentre now
+    removed = _count_isotopes(mol) - _count_isotopes(reduced)
+    if removed:
+        reduced.SetProp(_REMOVED, _listed(removed))
+        reduced.SetIntProp(_NUM_REMOVED, sum(removed.values()))
+    return reduced
+
+
+def num_removed_isotopes(mol: Chem.Mol) -> int:
+    """Return how many hydrogens were removed from a molecule that were isotopes."""
+    return mol.GetIntProp(_NUM_REMOVED) if mol.HasProp(_NUM_REMOVED) else 0
+
+
+def forget_isotopes(mol: Chem.Mol) -> tuple[str, ...]:
+    """Make every atom one of the natural mixture; stereocentres by isotopes alone vanish.
+
+    Returns:
+        Notes on the isotopes that are lost, and on those that were removed as hydrogens.
+    """
+    notes = []
+    if mol.HasProp(_REMOVED):
+        notes.append(f"hydrogen isotopes are removed like hydrogens: {mol.GetProp(_REMOVED)}")
+    if mol.HasSubstructMatch(_ISOTOPE):
+        notes.append(f"isotopes are not stored: {_listed(_count_isotopes(mol))}")
+        for atom in mol.GetAtoms():
+            atom.SetIsotope(0)
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    return tuple(notes)
+
+
+def _count_isotopes(mol: Chem.Mol) -> collections.Counter[str]:
+    found: collections.Counter[str] = collections.Counter()
+    for atom in mol.GetAtoms():
+        if isotope := atom.GetIsotope():
+            name = f"{isotope}{atom.GetSymbol()}"
+            found[_SYMBOLS.get((atom.GetAtomicNum(), isotope), name)] += 1
+    return found
+
+
+def _listed(isotopes: collections.Counter[str]) -> str:
+    return ", ".join(f"{count} {symbol}" for symbol, count in sorted(isotopes.items()))
 
 
 def _parse_failure(raw: Chem.Mol | None, otherwise: str) -> str:

@@ -1,7 +1,14 @@
 import pytest
 from rdkit import Chem
 
-from msde.chem.parsing import MISSING, mol_from_smiles, silence_rdkit, stereo_note
+from msde.chem.parsing import (
+    MISSING,
+    forget_isotopes,
+    mol_from_molblock,
+    mol_from_smiles,
+    silence_rdkit,
+    stereo_note,
+)
 from msde.chem.vocabulary import MoleculeError
 
 
@@ -65,3 +72,53 @@ def test_extensions_that_cannot_be_read_say_why(smiles, reason):
 def test_mixtures_and_relative_stereo_have_a_note(smiles, note):
     found = stereo_note(mol_from_smiles(smiles))
     assert note in found and bool(found) == bool(note)
+
+
+def notes_of(smiles, keep_hydrogens=False):
+    mol = mol_from_smiles(smiles, keep_hydrogens)
+    notes = forget_isotopes(mol)
+    return Chem.MolToSmiles(Chem.RemoveHs(mol)), notes
+
+
+@pytest.mark.parametrize(
+    ("smiles", "plain", "removed", "kept"),
+    [
+        ("[2H]C([2H])([2H])O[3H]", "CO", "3 D, 1 T", ""),
+        ("[13CH3]C[15NH2]", "CCN", "", "1 13C, 1 15N"),
+        ("[2H][2H]", "[H][H]", "", "2 D"),
+        ("[2H]/N=C/C", "[H]/N=C/C", "", "1 D"),
+        ("O[C@]([2H])(C)CC", "CC[C@@H](C)O", "1 D", ""),
+        ("CCO", "CCO", "", ""),
+    ],
+)
+def test_isotopes_of_hydrogen_are_hydrogens_and_what_is_lost_is_noted(smiles, plain, removed, kept):
+    expected = [f"hydrogen isotopes are removed like hydrogens: {removed}"] * bool(removed)
+    expected += [f"isotopes are not stored: {kept}"] * bool(kept)
+    assert notes_of(smiles) == (plain, tuple(expected))
+
+
+def test_isotopes_that_are_kept_are_noted_and_make_no_stereocentre():
+    assert notes_of("[2H]C([2H])([2H])O", True) == ("CO", ("isotopes are not stored: 3 D",))
+    assert notes_of("C[C@]([2H])([H])O", True)[0] == "CCO"
+    assert notes_of("[13CH3][C@H](C)O")[0] == "CC(C)O"
+    assert notes_of("[13CH3]/C(C)=C/C")[0] == "CC=C(C)C"
+
+
+BLOCK = Chem.MolToMolBlock(Chem.MolFromSmiles("CO"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("M  END", "\nM  END", "line 8 of the record is blank, expected a property"),
+        ("  2  1", "2 1", r"line 4 has '2 1.*', expected numbers of atoms and bonds"),
+        ("  1  2  1", "  1  x  1", "line 7 of the record is .*, expected a bond"),
+        (" C  ", " 7  ", "line 5 of the record is .*, expected an atom"),
+        ("  2  1", "  9  1", "expected an atom"),
+        (BLOCK[BLOCK.index("  1  2  1") :], "", "ends before its 2 atoms and 1 bonds"),
+    ],
+)
+def test_a_broken_mol_block_names_the_line(old, new, reason):
+    silence_rdkit()
+    with pytest.raises(MoleculeError, match=f"cannot be parsed: mol block syntax, .*{reason}"):
+        mol_from_molblock(BLOCK.replace(old, new, 1))
