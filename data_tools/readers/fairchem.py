@@ -107,7 +107,7 @@ class Reader(BaseReader):
             path, functools.partial(_decode, self.is_pickle(source_name(path))), SAMPLE
         )
         reasons = survey(sample)
-        vectors = [name for name in reasons if all(_is_vector(v, name) for v in sample)]
+        vectors = [name for name in reasons if _is_vector(sample, name)]
         numbers = [name for name, reason in reasons.items() if not reason]
         found = choose_quantities(path, self.options, numbers, vectors)
         field = next((name for name in ENERGY if name in numbers), "energy")
@@ -202,9 +202,12 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
-def _is_vector(fields: dict[str, Any], name: str) -> bool:
-    """Return whether a field, if it is there, holds three numbers for each atom."""
-    if fields.get(name) is None or name in POSITIONS:
-        return name not in POSITIONS
-    place = next((fields[key] for key in POSITIONS if fields.get(key) is not None), None)
-    return np.size(fields[name]) == np.size(place) and np.ndim(fields[name]) == 2
+def _is_vector(sample: list[dict[str, Any]], name: str) -> bool:
+    """Return whether a field holds three numbers for each atom wherever it is there."""
+    pairs = [
+        (np.shape(fields[name]), np.shape(fields[place]))
+        for fields in sample
+        for place in POSITIONS
+        if fields.get(name) is not None and fields.get(place) is not None
+    ]
+    return name not in POSITIONS and bool(pairs) and all(a == b for a, b in pairs)

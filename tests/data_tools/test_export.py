@@ -49,6 +49,31 @@ def test_exported_molecules_come_back_the_same(tmp_path, keep_hydrogens):
         check_same(dataclasses.replace(one, y=one.y[:1]), other)
 
 
+@pytest.mark.parametrize("keep_hydrogens", [True, False])
+def test_isotopes_and_hydrogens_that_stay_come_back(tmp_path, keep_hydrogens):
+    smiles = ["[2H]C([2H])([2H])O", "[13CH3][C@H](C)O", "C[C@]([2H])([H])O", "[2H]C1=CC=CC=C1"]
+    smiles += [
+        "[H]/N=C/C",
+        "[H]/N=C(/C)CC",
+        "[2H]/N=C/CO",
+        "[2H]O[2H]",
+        "CO.[2H]O",
+        "O[C@]([2H])(C)CC",
+    ]
+    (tmp_path / "m.smi").write_text("".join(f"{s} n{n}\n" for n, s in enumerate(smiles)))
+    options = Options(keep_hydrogens=keep_hydrogens)
+    convert([tmp_path / "m.smi"], tmp_path / "a", "smiles", options=options)
+    assert export(tmp_path / "a", tmp_path / "m.sdf") == {"written": len(smiles)}
+    convert([tmp_path / "m.sdf"], tmp_path / "b", "sdf", options=options)
+    pairs = list(zip(molecules(tmp_path / "a"), molecules(tmp_path / "b"), strict=True))
+    assert len(pairs) == len(smiles)
+    for one, other in pairs:
+        check_same(one, other)
+    notes = [json.loads(line)["reason"] for line in open(tmp_path / "a/notes.jsonl")]
+    assert len(notes) == sum("[2H]" in s or "[13C" in s for s in smiles)
+    assert not (tmp_path / "b/notes.jsonl").read_text()
+
+
 def test_all_conformers_are_exported(tmp_path):
     (tmp_path / "m.smi").write_text("CCCCO butanol\n")
     options = Options(conformers=3, keep_hydrogens=True, group_conformers=True)

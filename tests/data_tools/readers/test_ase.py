@@ -56,3 +56,124 @@ def test_base64_of_schnetpack_is_decoded():
     values = ase._decode(json.dumps(stored))
     assert set(values) == {"energy", "other"}
     assert values["energy"].tolist() == [1.5]
+
+
+def ase_db(path, metadata=None, rows=(), smiles="CCO", scale=1.0):
+    """Write a database of ASE; each row is (keywords of `write`, results of a calculator)."""
+    ase_db = pytest.importorskip("ase.db")
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    mol = embedded(smiles)
+    with ase_db.connect(path) as database:
+        for written, results in rows:
+            atoms = Atoms(numbers(mol), positions(mol)[0] * scale)
+            if results:
+                atoms.calc = SinglePointCalculator(atoms, **results)
+            database.write(atoms, **written)
+        if metadata:
+            database.metadata = metadata
+    return path
+
+
+BOHR = 0.529177210903
+FORCES = np.arange(27.0).reshape(9, 3)
+
+
+def schnetpack(units, distance="Bohr"):
+    return {"_distance_unit": distance, "_property_unit_dict": units}
+
+
+def test_units_of_the_metadata_are_used(tmp_path):
+    data = {"data": {"energy": np.array([-2.0]), "dft_gradient": FORCES}}
+    units = schnetpack({"energy": "Hartree", "dft_gradient": "Hartree/Bohr"})
+    path = ase_db(tmp_path / "a.db", units, [(data, None)], scale=1 / BOHR)
+    facts, parsed, _ = convert(path)
+    assert facts.labels == (Label("energy", "Hartree"),) and facts.forces_unit == "Hartree/Bohr"
+    assert np.allclose(positions(parsed[1].mol), positions(embedded("CCO")), atol=1e-6)
+    assert np.array_equal(parsed[1].forces[0], -FORCES)
+    assert facts.notes[0] == "positions are converted from Bohr to A" and len(facts.notes) == 2
+    in_ev, converted, _ = convert(path, Options(label_columns=("energy=eV",)))
+    assert in_ev.labels == (Label("energy", "eV"),) and in_ev.forces_unit == "Hartree/Bohr"
+    assert converted[1].y[0] == pytest.approx(-54.422772)
+    with pytest.raises(MsdeError, match="energy in Hartree, which cannot be converted to 'D'"):
+        convert(path, Options(label_columns=("energy=D",)))
+
+
+def test_units_that_are_not_known_are_an_error(tmp_path):
+    rows = [({"data": {"energy": np.array([-2.0]), "mu": np.array([1.0])}}, None)]
+    path = ase_db(tmp_path / "a.db", schnetpack({}, "furlong"), rows)
+    with pytest.raises(MsdeError, match="positions are in 'furlong', expected Angstrom or Bohr"):
+        convert(path)
+    path = ase_db(tmp_path / "b.db", schnetpack({"energy": "eV", "mu": "foo"}, "Ang"), rows)
+    with pytest.raises(MsdeError, match="the unit of mu, 'foo', is not known.*--label-columns"):
+        convert(path)
+    assert convert(path, Options(label_columns=("energy",)))[0].labels == (Label("energy", "eV"),)
+    said = Options(label_columns=("energy", "mu=D"))  # the user knows better
+    assert convert(path, said)[1][1].y == (-2.0, 1.0)
+
+
+def test_values_without_a_stated_unit_have_that_of_the_user(tmp_path):
+    rows = [({"data": {"energy": np.array([-2.0]), "F": FORCES}}, None)]
+    path = ase_db(tmp_path / "a.db", None, rows)
+    facts, _, _ = convert(path)
+    assert (facts.labels, facts.forces_unit) == ((Label("energy"),), "")
+    facts, parsed, _ = convert(path, Options(label_columns=("energy=kcal/mol",)))
+    assert (facts.labels, facts.forces_unit) == ((Label("energy", "kcal/mol"),), "kcal/mol/A")
+    assert parsed[1].y == (-2.0,)
+
+
+def test_what_is_read_and_what_is_not_is_told(tmp_path):
+    data = {"dipole": np.zeros(3), "partial": np.zeros((9, 3)), "quad": np.zeros((3, 3))}
+    written = {"gap": 0.5, "tag": "train", "charge": 0, "data": data}
+    path = ase_db(tmp_path / "a.db", None, [(written, {"energy": 1.0, "forces": FORCES})])
+    facts, _, _ = convert(path)
+    assert set(facts.taken) == {
+        ("label", "gap"), ("energy", "energy"), ("forces", "forces"), ("charge", "charge")
+    }  # fmt: skip
+    assert dict(facts.left_out) == {
+        "tag": "text, such as 'train'",
+        "dipole": "an array of shape (3,)",
+        "partial": "three numbers for each atom",
+        "quad": "an array of shape (3, 3)",
+    }
+
+
+def test_of_several_forces_the_user_chooses(tmp_path):
+    data = {"dft_forces": -FORCES, "dft_energy": np.array([3.0])}
+    rows = [({"data": data}, {"energy": 1.0, "forces": FORCES})]
+    path = ase_db(tmp_path / "a.db", None, rows)
+    with pytest.raises(MsdeError, match="dft_forces, forces; choose one with --forces-key"):
+        convert(path)
+    facts, parsed, _ = convert(path, Options(forces_key="dft_forces"))
+    assert np.array_equal(parsed[1].forces[0], -FORCES) and facts.forces_unit == ""
+    assert ("energy", "dft_energy") in facts.taken and ("label", "energy") in facts.taken
+
+
+def test_rows_that_lack_something_are_kept(tmp_path):
+    results = {"energy": 1.0, "forces": FORCES}
+    rows = [({"gap": 0.5}, results), ({}, {"energy": 2.0}), ({"gap": np.nan}, results)]
+    facts, parsed, _ = convert_with_notes(ase_db(tmp_path / "a.db", None, rows))
+    assert [one.forces is None for one in parsed] == [False, True, False]
+    assert parsed[1].notes == ("no forces: other molecules of the file have them",)
+    assert np.isnan([parsed[1].y[0], parsed[2].y[0]]).all() and parsed[0].y[0] == 0.5
+
+
+def convert_with_notes(path):
+    reader = get_reader("ase")
+    return reader.facts([path]), [reader.parse(raw) for raw in reader.read(path)], None
+
+
+def test_the_charge_is_that_of_the_row_or_the_users(tmp_path):
+    path = ase_db(tmp_path / "a.db", None, [({"charge": -1}, None), ({}, None)], "CC(=O)[O-]")
+    _, parsed, rejected = convert(path)
+    assert list(parsed) == [1] and rejected == {"bonds cannot be perceived": 1}
+    assert len(convert(path, Options(charge=-1))[1]) == 2
+
+
+def test_one_broken_row_is_one_reject(tmp_path):
+    path = ase_db(tmp_path / "a.db", None, [({}, None), ({}, None)])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE systems SET positions = ? WHERE id = 1", (b"123",))
+    _, parsed, rejected = convert(path)
+    assert list(parsed) == [2] and rejected == {"cannot be parsed": 1}

@@ -2,6 +2,7 @@ import json
 import zlib
 
 import numpy as np
+import pytest
 
 from fixtures.pickled import fairchem_graphs
 from fixtures.readers import (
@@ -15,7 +16,8 @@ from fixtures.readers import (
     write_lmdb,
 )
 from msde.chem.record import Origin
-from msde.data_tools.readers import Label
+from msde.data_tools.readers import Label, Options, get_reader
+from msde.errors import MsdeError
 
 
 def test_pickled_graphs(tmp_path):
@@ -64,3 +66,57 @@ def test_rows_of_ase_need_no_trust(tmp_path):
     assert (facts.labels, facts.forces_unit) == ((Label("energy", "eV"),), "eV/A")
     assert {line: smiles_of(one) for line, one in parsed.items()} == {1: "CCO", 2: "CC(=O)[O-]"}
     assert rejected == {"periodic": 1, "cannot be parsed": 1}
+
+
+def aselmdb(folder, *rows):
+    path = folder / "a.aselmdb"
+    write_lmdb(path, dict(enumerate(rows, start=1)))
+    return path
+
+
+def array(values):
+    values = np.asarray(values)
+    return {"__ndarray__": [values.shape, str(values.dtype), values.ravel().tolist()]}
+
+
+def test_energies_and_forces_are_found_under_any_name(tmp_path):
+    gradient = array(np.arange(27.0).reshape(9, 3))
+    data = {"REF_energy": -2.5, "REF_gradient": gradient, "gap": 1.0, "tag": "x"}
+    row = ase_row(embedded("CCO"), data=data, energy=None, forces=None)
+    facts, parsed, _ = convert(aselmdb(tmp_path, row))
+    assert (facts.labels, facts.forces_unit) == ((Label("REF_energy"),), "")
+    assert parsed[1].y == (-2.5,)
+    assert np.array_equal(parsed[1].forces[0], -np.arange(27.0).reshape(9, 3))
+    left = dict(facts.left_out)
+    assert left["gap"] == "a number, read if it is chosen" and left["tag"] == "text, such as 'x'"
+    assert facts.taken == (("energy", "REF_energy"), ("forces", "REF_gradient"))
+
+
+def test_of_several_forces_the_user_chooses(tmp_path):
+    data = {"REF_energy": -2.5, "REF_forces": array(np.zeros((9, 3)))}
+    path = aselmdb(tmp_path, ase_row(embedded("CCO"), data=data))
+    with pytest.raises(MsdeError, match="REF_forces.*choose one with --forces-key"):
+        convert(path)
+    facts, parsed, _ = convert(path, Options(forces_key="forces"))
+    assert facts.forces_unit == "eV/A" and (parsed[1].forces == 1).all()
+    assert ("energy", "energy") in facts.taken
+
+
+def test_rows_that_lack_something_are_kept_or_named(tmp_path):
+    mol = embedded("CCO")
+    rows = [ase_row(mol), ase_row(mol, forces=None, energy=None), ase_row(mol, positions=None)]
+    path = aselmdb(tmp_path, *rows)
+    reader = get_reader("fairchem")
+    raws = list(reader.read(path))
+    parsed = reader.parse(raws[1])
+    assert np.isnan(parsed.y[0]) and parsed.forces is None
+    assert parsed.notes == ("no forces: other molecules of the file have them",)
+    with pytest.raises(ValueError, match=r"no positions \(positions or pos\)"):
+        reader.parse(raws[2])
+
+
+def test_energies_are_converted_to_the_unit_of_the_user(tmp_path):
+    path = aselmdb(tmp_path, ase_row(embedded("CCO")))
+    facts, parsed, _ = convert(path, Options(label_columns=("energy=kcal/mol",)))
+    assert facts.labels == (Label("energy", "kcal/mol"),) and facts.forces_unit == "eV/A"
+    assert parsed[1].y[0] == pytest.approx(-1.5 * 23.060548)

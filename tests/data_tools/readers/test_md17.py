@@ -12,7 +12,7 @@ from fixtures.readers import (
     smiles_of,
 )
 from msde.chem.record import Origin
-from msde.data_tools.readers import Label, get_reader
+from msde.data_tools.readers import Label, Options, get_reader
 from msde.errors import MsdeError
 
 
@@ -67,3 +67,95 @@ def test_pickled_objects_are_never_loaded(tmp_path):
     assert recognised(tmp_path / "a.npz") == "md17"
     with pytest.raises(MsdeError, match="cannot be read"):
         get_reader("md17", TRUST).facts([tmp_path / "a.npz"])
+
+
+def trajectory(path, smiles="CCO", **arrays):
+    mol = embedded(smiles, 2)
+    np.savez(path, z=numbers(mol), R=positions(mol), **arrays)
+    return path
+
+
+ENERGY, FORCES = np.array([1.5, 2.5]), np.arange(54.0).reshape(2, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("energy", "forces", "label"),
+    [("E", "F", "energy"), ("energies", "forces", "energy"), ("Energy", "Forces", "energy"),
+     ("REF_energy", "REF_forces", "REF_energy"), ("dft_energies", "dft_gradient", "dft_energies")],
+)  # fmt: skip
+def test_energies_and_forces_are_found_under_any_name(tmp_path, energy, forces, label):
+    facts, parsed, _ = convert(trajectory(tmp_path / "a.npz", **{energy: ENERGY, forces: FORCES}))
+    assert facts.labels == (Label(label, "kcal/mol"),) and facts.forces_unit == "kcal/mol/A"
+    assert facts.taken == (("energy", energy), ("forces", forces))
+    assert [one.y for one in parsed.values()] == [(1.5,), (2.5,)]
+    assert np.array_equal(parsed[2].forces[0], FORCES[1] * (-1 if "grad" in forces else 1))
+
+
+def test_the_older_values_of_rmd17_are_no_candidates(tmp_path):
+    old = {"old_energies": ENERGY - 1, "old_forces": -FORCES, "old_indices": np.arange(2)}
+    path = trajectory(tmp_path / "a.npz", energies=ENERGY, forces=FORCES, **old)
+    facts, parsed, _ = convert(path)
+    assert np.array_equal(parsed[1].forces[0], FORCES[0]) and parsed[1].y == (1.5,)
+    assert [name for name, _ in facts.left_out] == list(old)
+
+
+def test_of_several_forces_the_user_chooses(tmp_path):
+    arrays = {"E": ENERGY, "F": FORCES, "dft_energy": -ENERGY, "dft_forces": -FORCES}
+    path = trajectory(tmp_path / "a.npz", **arrays)
+    with pytest.raises(MsdeError, match="F, dft_forces; choose one with --forces-key"):
+        convert(path)
+    facts, parsed, _ = convert(path, Options(forces_key="dft_forces"))
+    assert np.array_equal(parsed[1].forces[0], -FORCES[0])
+    assert facts.taken == (("label", "E"), ("energy", "dft_energy"), ("forces", "dft_forces"))
+
+
+@pytest.mark.parametrize(
+    "charge", [-1, np.array([-1]), np.array([-1, -1]), np.array([[-1.0], [-1.0]])]
+)
+@pytest.mark.parametrize("name", ["charge", "Q", "total_charge"])
+def test_ions_have_the_charge_of_the_file(tmp_path, name, charge):
+    facts, parsed, _ = convert(trajectory(tmp_path / "a.npz", "CC(=O)[O-]", **{name: charge}))
+    assert [smiles_of(one) for one in parsed.values()] == ["CC(=O)[O-]"] * 2
+    assert facts.taken == (("charge", name),)
+
+
+def test_ions_may_have_the_charge_of_the_user(tmp_path):
+    path = trajectory(tmp_path / "a.npz", "CC(=O)[O-]", Q=np.zeros(7))  # one for each atom
+    with pytest.raises(MsdeError, match="C2H3O2 with charge 0; --charge"):
+        convert(path)
+    facts, parsed, _ = convert(path, Options(charge=-1))
+    assert smiles_of(parsed[1]) == "CC(=O)[O-]" and "Q" in dict(facts.left_out)
+    path = trajectory(tmp_path / "b.npz", "CC(=O)[O-]", charge=0.5)
+    with pytest.raises(MsdeError, match="charge holds charges that are not whole numbers"):
+        convert(path)
+
+
+def test_stated_units_are_converted_and_others_are_the_users(tmp_path):
+    stated = trajectory(tmp_path / "a.npz", E=ENERGY, F=FORCES, e_unit="Ha")
+    facts, parsed, _ = convert(stated, Options(label_columns=("energy=eV",)))
+    assert facts.labels == (Label("energy", "eV"),) and facts.forces_unit == "Ha/A"
+    assert parsed[1].y[0] == pytest.approx(1.5 * 27.211386246)
+    assert "energy is converted from Ha to eV" in facts.notes
+    silent = trajectory(tmp_path / "b.npz", E=ENERGY, F=FORCES)
+    facts, parsed, _ = convert(silent, Options(label_columns=("energy=eV",)))
+    assert facts.labels == (Label("energy", "eV"),) and facts.forces_unit == "eV/A"
+    assert parsed[1].y == (1.5,)
+    assert "the unit of energies is not stated: eV is taken, as was said" in facts.notes
+    for name in ("e_unit", "r_unit"):
+        with pytest.raises(MsdeError, match="are in 'furlong'"):
+            convert(trajectory(tmp_path / "c.npz", E=ENERGY, **{name: "furlong"}))
+
+
+def test_numbers_for_each_frame_can_be_chosen(tmp_path):
+    path = trajectory(tmp_path / "a.npz", E=ENERGY, gap=-ENERGY, dipole=np.zeros((2, 3)))
+    assert [name for name, _ in convert(path)[0].left_out] == ["gap", "dipole"]
+    facts, parsed, _ = convert(path, Options(label_columns=("gap=eV",)))
+    assert facts.labels == (Label("gap", "eV"),) and parsed[2].y == (-2.5,)
+
+
+def test_a_single_array_is_no_trajectory(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 9, 3)))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    assert recognised(tmp_path / "a.npz") is None
+    with pytest.raises(MsdeError, match="a single NumPy array, expected an .npz"):
+        get_reader("md17").facts([tmp_path / "a.npz"])

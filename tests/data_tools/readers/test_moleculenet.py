@@ -53,3 +53,12 @@ def test_units_of_qm9_and_of_a_database():
     assert facts.labels == (Label("energy_U0", ""),)
     assert parsed[1].y[0] == pytest.approx(-40.47893 * 27.211386, abs=1e-3)
     assert parsed[1].mol.GetNumAtoms() == 5
+
+
+def test_values_are_converted_to_the_unit_of_the_user(tmp_path):
+    path = tmp_path / "freesolv.csv"
+    path.write_text("iupac,smiles,expt,calc\nmethane,C,2.0,1.0\nethane,CC,,1.0\n")
+    facts, parsed, _ = convert(path, Options(conformers=0, label_columns=("expt=kJ/mol",)))
+    assert facts.labels == (Label("expt", "kJ/mol"),)
+    assert parsed[2].y[0] == pytest.approx(8.368) and np.isnan(parsed[3].y[0])
+    assert "expt is converted from kcal/mol to kJ/mol" in facts.notes

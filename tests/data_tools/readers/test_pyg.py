@@ -3,11 +3,21 @@ import pytest
 import torch
 from rdkit import Chem
 from torch_geometric.data import Data, InMemoryDataset
+from torch_geometric.utils import from_rdmol, from_smiles
 
 from fixtures.pickled import graph, qm9_graphs
-from fixtures.readers import SMILES, TRUST, convert, embedded, positions, recognised, smiles_of
+from fixtures.readers import (
+    SMILES,
+    TRUST,
+    convert,
+    embedded,
+    numbers,
+    positions,
+    recognised,
+    smiles_of,
+)
 from msde.chem.record import Origin, record_from_mol
-from msde.data_tools.readers import Label, get_reader
+from msde.data_tools.readers import Label, Options, get_reader
 from msde.errors import MsdeError
 
 
@@ -63,3 +73,124 @@ def test_a_file_of_torch_without_a_data_set_is_an_error(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "a.pt")
     with pytest.raises(MsdeError, match="is not \\(data, slices\\)"):
         get_reader("pyg", TRUST).facts([tmp_path / "a.pt"])
+
+
+HEAVY = [*SMILES, "c1cc[nH]c1", "CC#N"]
+FIELDS = ("x", "edge_index", "edge_attr")
+
+
+def saved(tmp_path, graphs):
+    torch.save(InMemoryDataset.collate(graphs), tmp_path / "a.pt")
+    return tmp_path / "a.pt"
+
+
+def coded(smiles, coding, hydrogens=False):
+    """A graph with the codes of OGB or of from_smiles, and positions."""
+    mol = embedded(smiles)
+    mol = mol if hydrogens else Chem.RemoveHs(mol)
+    if coding == "from_smiles":
+        one = from_rdmol(mol)
+        fields = {name: one[name] for name in FIELDS}
+    else:
+        record = record_from_mol(mol, 1)
+        pairs = record.bond_index.astype(np.int64)
+        fields = {
+            "x": torch.tensor(record.x.astype(np.int64)),
+            "edge_index": torch.tensor(np.concatenate([pairs, pairs[:, ::-1]]).T.copy()),
+            "edge_attr": torch.tensor(np.tile(record.bond_attr, (2, 1)).astype(np.int64)),
+        }
+    return Data(pos=torch.tensor(positions(mol)[0], dtype=torch.float32), **fields)
+
+
+@pytest.mark.parametrize("coding", ["OGB", "from_smiles"])
+@pytest.mark.parametrize(
+    ("hydrogens", "lacking"),
+    [(False, ""), (True, ""), (True, "edge_attr"), (True, "edge_attr edge_index")],
+)
+def test_the_codes_of_from_smiles_are_told_from_those_of_ogb(tmp_path, coding, hydrogens, lacking):
+    graphs = [coded(smiles, coding, hydrogens) for smiles in HEAVY]
+    for one in graphs:
+        for name in lacking.split():
+            del one[name]
+    _, parsed, rejected = convert(saved(tmp_path, graphs), TRUST)
+    assert not rejected
+    assert [smiles_of(one) for one in parsed.values()] == [Chem.CanonSmiles(s) for s in HEAVY]
+
+
+@pytest.mark.parametrize("coding", ["OGB", "from_smiles"])
+@pytest.mark.parametrize("evidence", ["z", "smiles"])
+def test_z_and_smiles_decide(tmp_path, coding, evidence):
+    one = coded("c1ccccc1", coding)
+    one.x[:, 2] = 0  # numbers of neighbours that tell nothing
+    if evidence == "z":
+        one.z = torch.full((6,), 6)
+    else:
+        one.smiles = "c1ccccc1"
+    _, parsed, _ = convert(saved(tmp_path, [one, one]), TRUST)
+    assert [smiles_of(one) for one in parsed.values()] == ["c1ccccc1"] * 2
+
+
+def test_codes_that_may_be_either_are_an_error(tmp_path):
+    one = coded("c1ccccc1", "OGB")
+    del one.edge_attr  # rings of carbon and of boron, three neighbours each
+    with pytest.raises(MsdeError, match="OGB's .*or those of from_smiles.*give its graphs z"):
+        convert(saved(tmp_path, [one, one]), TRUST)
+
+
+def test_graphs_with_smiles_and_no_positions_get_conformers(tmp_path):
+    graphs = [from_smiles(smiles) for smiles in SMILES]
+    for place, one in enumerate(graphs):
+        one.y = torch.tensor([place + 0.5])
+    facts, parsed, rejected = convert(saved(tmp_path, graphs), TRUST)
+    assert not rejected and facts.taken == (("SMILES", "smiles"), ("label", "y"))
+    assert [smiles_of(one) for one in parsed.values()] == [Chem.CanonSmiles(s) for s in SMILES]
+    assert {one.origin for one in parsed.values()} == {Origin.CONFORMERS_MADE}
+    assert parsed[2].y == (1.5,) and parsed[2].mol.GetConformer().Is3D()
+    flat = convert(tmp_path / "a.pt", Options(trust_pickle=True, conformers=0))[1]
+    assert {one.origin for one in flat.values()} == {Origin.NO_GEOMETRY}
+    for one in graphs:
+        del one.smiles
+    assert convert(saved(tmp_path, graphs), TRUST)[2] == {
+        "no positions (pos) and no SMILES (smiles)": 5
+    }
+
+
+@pytest.mark.parametrize(
+    ("energy", "force"), [("energy", "force"), ("REF_energy", "REF_gradient"), ("E", "F")]
+)
+def test_energies_and_forces_are_read(tmp_path, energy, force):
+    mol, forces = embedded("CCO"), torch.arange(27.0).reshape(9, 3)
+    one = Data(
+        z=torch.tensor(numbers(mol)),
+        pos=torch.tensor(positions(mol)[0]),
+        **{energy: torch.tensor([-1.5]), force: forces},
+    )
+    facts, parsed, _ = convert(saved(tmp_path, [one, one]), TRUST)
+    assert (facts.labels, facts.forces_unit) == ((Label(energy),), "")
+    assert parsed[2].y == (-1.5,)
+    sign = -1 if "grad" in force else 1
+    assert np.array_equal(parsed[2].forces[0], sign * forces.numpy()[:3])
+
+
+def test_lists_of_graphs_and_single_ones_are_data_sets(tmp_path):
+    graphs = [graph(embedded(smiles), smiles=smiles) for smiles in SMILES]
+    torch.save(graphs, tmp_path / "a.pt")
+    assert len(convert(tmp_path / "a.pt", TRUST)[1]) == len(SMILES)
+    assert len(convert(saved(tmp_path, graphs[:1]), TRUST)[1]) == 1
+
+
+def test_targets_can_be_chosen_and_converted(tmp_path):
+    path = qm9_graphs(tmp_path)
+    options = Options(trust_pickle=True, label_columns=("homo=Ha", "mu"))
+    facts, parsed, _ = convert(path, options)
+    assert facts.labels == (Label("homo", "Ha"), Label("mu", "D"))
+    assert parsed[1].y == (pytest.approx(2 / 27.211386246), 0)
+    assert facts.notes == ("homo is converted from eV to Ha",)
+    assert ("lumo", "not among the labels that were chosen") in facts.left_out
+
+
+def test_perceived_ions_have_the_charge_of_the_graph(tmp_path):
+    mol = embedded("CC(=O)[O-]")
+    one = Data(z=torch.tensor(numbers(mol)), pos=torch.tensor(positions(mol)[0]), charge=-1)
+    _, parsed, _ = convert(saved(tmp_path, [one, one]), TRUST)
+    assert smiles_of(parsed[1]) == "CC(=O)[O-]"

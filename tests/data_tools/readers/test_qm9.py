@@ -41,3 +41,14 @@ def test_uncharacterized_molecules_are_rejected(tmp_path):
     (tmp_path / "gdb9.sdf.csv").unlink()
     with pytest.raises(MsdeError, match="gdb9.sdf.csv is not beside"):
         get_reader("qm9").facts([path])
+
+
+def test_values_are_converted_to_the_unit_of_the_user(tmp_path):
+    path = gdb9(tmp_path)
+    facts, parsed, _ = convert(path, Options(label_columns=("gap=eV", "mu", "alpha=A^3")))
+    assert facts.labels == (Label("gap", "eV"), Label("mu", "D"), Label("alpha", "A^3"))
+    y = next(iter(parsed.values())).y
+    assert y == (pytest.approx(8 * 27.211386246), 4, pytest.approx(5 * 0.148184711))
+    assert "gap is converted from Ha to eV" in facts.notes
+    with pytest.raises(MsdeError, match="gap in Ha, which cannot be converted to 'D'"):
+        convert(path, Options(label_columns=("gap=D",)))
