@@ -100,7 +100,7 @@ def encoding_of(path: Path) -> str:
     """Return the encoding of a text file: that of its byte order mark, UTF-8, or Windows-1252.
 
     Raises:
-        MsdeError: it is none of them.
+        MsdeError: it is none of them, or the file is binary.
     """
     return _encoding(path, path.stat().st_mtime_ns)
 
@@ -109,13 +109,16 @@ def encoding_of(path: Path) -> str:
 def _encoding(path: Path, changed: int) -> str:
     with open_bytes(path) as file:
         chunk = file.read(CHUNK)
-        if chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-            if chunk[first::2].count(0) > len(chunk) // 4:
-                return name
+        wide = _wide_encoding(chunk)
+        if wide and "\0" not in chunk.decode(wide, "ignore"):
+            return wide
         decoders = {name: codecs.getincrementaldecoder(name)() for name in (UTF_8, WINDOWS)}
         while decoders:
+            if b"\0" in chunk:
+                raise MsdeError(
+                    f"{path} is binary, expected text; if it is text, name its encoding, as "
+                    "--encoding utf-32"
+                )
             for name, decoder in list(decoders.items()):
                 try:
                     decoder.decode(chunk, final=not chunk)
@@ -127,6 +130,14 @@ def _encoding(path: Path, changed: int) -> str:
     raise MsdeError(
         f"{path} is neither UTF-8 nor Windows-1252 text; name its encoding, as --encoding gb18030"
     )
+
+
+def _wide_encoding(chunk: bytes) -> str | None:
+    """Return the encoding of text of two bytes a letter, or None."""
+    if chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    halves = ((1, "utf-16-le"), (0, "utf-16-be"))
+    return next((name for i, name in halves if chunk[i::2].count(0) > len(chunk) // 4), None)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from msde.chem.conformers import embed_conformers
 from msde.chem.parsing import mol_from_smiles, stereo_note
 from msde.chem.record import MAX_ATOMS, Origin, molecule_uid
 from msde.chem.vocabulary import MoleculeError
+from msde.errors import MsdeError
 
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
 from ..parsing.files import UTF_8, encoding_of, open_text
@@ -33,9 +34,7 @@ class Reader(BaseReader):
             return False
         if is_table(path):
             return True
-        with open_text(path, self.options.encoding) as file:
-            first = next((line for line in file if line.strip() and line[0] != "#"), "")
-        smiles, _ = _smiles_and_name(first)
+        smiles, _ = _smiles_and_name(self._first_line(path))
         with rdBase.BlockLogs():
             word = next(iter(smiles.split(maxsplit=1)), "!")
             mol = Chem.MolFromSmiles(word, sanitize=False)
@@ -44,9 +43,17 @@ class Reader(BaseReader):
     def file_facts(self, path: Path) -> Facts:
         if is_table(path):
             return layout(path, self.options).facts
+        if self._first_line(path).isdigit():
+            raise MsdeError(
+                f"{path} begins with a number, as XYZ files do, expected a SMILES; try --format xyz"
+            )
         encoding = self.options.encoding or encoding_of(path)
         said = () if encoding == UTF_8 else (("encoding", encoding),)
         return Facts(taken=(("SMILES", "before white space"), ("name", "after it"), *said))
+
+    def _first_line(self, path: Path) -> str:
+        with open_text(path, self.options.encoding) as file:
+            return next((line.strip() for line in file if line.strip() and line[0] != "#"), "")
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         if is_table(path):

@@ -14,6 +14,8 @@ MISSING = {"", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none"
 
 _ISOTOPE = Chem.MolFromSmarts("[!0*]")
 _HYDROGEN_ISOTOPE = Chem.MolFromSmarts("[#1!0*]")
+_SMILES_SENTENCE = re.compile(r"SMILES Parse Error: (.+?) (?:while parsing|for input)")
+_SMILES_POSITION = re.compile(r"around position (\d+)")
 _LINES = {
     "an atom": re.compile(r"(\s*[-+\d.eE]+){3}\s*[A-Za-z*]"),
     "a bond": re.compile(r"[ \d]{9}"),
@@ -50,7 +52,11 @@ def mol_from_smiles(
     if extension and not (extension[0] == "|" and extension.find("|", 1) == len(extension) - 1):
         reason = f"white space inside the SMILES: {smiles.strip()[:100]!r}"
         readable = Chem.MolFromSmiles(core, sanitize=False) is not None
-        raise MoleculeError(reason if readable else f"cannot be parsed: SMILES syntax, {reason}")
+        raise MoleculeError(
+            reason if readable else f"cannot be parsed: {smiles_syntax(core)}, {reason}"
+        )
+    if not core.isascii():  # RDKit drops such letters from the end
+        raise MoleculeError(f"cannot be parsed: {smiles_syntax(core)}")
     parameters = Chem.SmilesParserParams()
     parameters.removeHs = not keep_hydrogens
     mol = Chem.MolFromSmiles(f"{core} {extension}".strip(), parameters)
@@ -64,12 +70,33 @@ def mol_from_smiles(
 def _smiles_failure(core: str, extension: str) -> str:
     """Return why RDKit rejects a SMILES or its CXSMILES extension."""
     raw = Chem.MolFromSmiles(core, sanitize=False)
-    if not extension or raw is None or Chem.DetectChemistryProblems(raw):
-        return _parse_failure(raw, "SMILES syntax")
+    if raw is None:
+        return f"cannot be parsed: {smiles_syntax(core)}"
+    if not extension or Chem.DetectChemistryProblems(raw):
+        return _parse_failure(raw, "SMILES chemistry")
     parameters = Chem.SmilesParserParams()
     parameters.sanitize = parameters.removeHs = False
     raw = Chem.MolFromSmiles(f"{core} {extension}", parameters)
     return _parse_failure(raw, f"CXSMILES extension {extension[:100]}")
+
+
+def smiles_syntax(smiles: str) -> str:
+    """Return what RDKit's parser says of a SMILES that it cannot read, with the position."""
+    if not smiles.isascii():
+        place = next(place for place, letter in enumerate(smiles, 1) if not letter.isascii())
+        return f"SMILES syntax, {smiles[place - 1]!r} at position {place}"
+    said = ""
+    if hasattr(rdBase, "CaptureErrorLog"):  # since RDKit 2026.03
+        with rdBase.CaptureErrorLog() as log:
+            Chem.MolFromSmiles(smiles, sanitize=False)
+        said = log.messages
+    sentence = _SMILES_SENTENCE.search(said)
+    position = _SMILES_POSITION.search(said)
+    return (
+        "SMILES syntax"
+        + (f", {sentence[1]}" if sentence else "")
+        + (f" at position {position[1]} of {smiles[:100]!r}" if position else "")
+    )
 
 
 def stereo_note(mol: Chem.Mol) -> str:
@@ -91,8 +118,17 @@ def mol_from_molblock(block: str, keep_hydrogens: bool = False) -> Chem.Mol:
     mol = Chem.MolFromMolBlock(block, removeHs=not keep_hydrogens)
     if mol is None:
         raw = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
-        raise MoleculeError(_parse_failure(raw, f"mol block syntax{_where_broken(block)}"))
+        where = _line_of_atom(raw, block)
+        raise MoleculeError(_parse_failure(raw, f"mol block syntax{_where_broken(block)}") + where)
     return mol if keep_hydrogens else _without_hydrogen_isotopes(mol)
+
+
+def _line_of_atom(raw: Chem.Mol | None, block: str) -> str:
+    """Return the line of the first atom whose chemistry is impossible, or ""."""
+    problems = Chem.DetectChemistryProblems(raw) if raw is not None else ()
+    if not problems or not hasattr(problems[0], "GetAtomIdx") or "V3000" in block[:500]:
+        return ""
+    return f", line {problems[0].GetAtomIdx() + 5} of the record"
 
 
 def _where_broken(block: str) -> str:

@@ -14,7 +14,15 @@ from msde.chem.vocabulary import MoleculeError
 
 @pytest.mark.parametrize(
     ("smiles", "reason"),
-    [("C(C", "SMILES syntax"), ("CN(C)(C)(C)C", "valence"), ("c1cccc1C", "kekul")],
+    [
+        ("C(C", r"SMILES syntax, extra open parentheses at position 2 of 'C\(C'"),
+        ("C1CC", "SMILES syntax, unclosed ring"),
+        ("CC[Xx]C", r"SMILES syntax, syntax error at position 4 of 'CC\[Xx\]C'"),
+        ("CCÄ", "SMILES syntax, 'Ä' at position 3"),
+        ("CC\ufeff", r"SMILES syntax, '\\ufeff' at position 3"),
+        ("CN(C)(C)(C)C", "valence for atom # 1 N, 5"),
+        ("c1cccc1C", "kekul"),
+    ],
 )
 def test_unparsable_smiles_say_why(smiles, reason):
     silence_rdkit()
@@ -122,3 +130,10 @@ def test_a_broken_mol_block_names_the_line(old, new, reason):
     silence_rdkit()
     with pytest.raises(MoleculeError, match=f"cannot be parsed: mol block syntax, .*{reason}"):
         mol_from_molblock(BLOCK.replace(old, new, 1))
+
+
+def test_an_impossible_atom_of_a_mol_block_names_its_line():
+    silence_rdkit()
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CN(C)(C)(C)C", sanitize=False))
+    with pytest.raises(MoleculeError, match="atom # 1 N, 5, .*, line 6 of the record"):
+        mol_from_molblock(block)
