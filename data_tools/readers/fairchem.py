@@ -21,7 +21,7 @@ import numpy as np
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
+from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
 from ..parsing.databases import first_records, metadata, peek, records
 from ..parsing.files import source_name
 from ..parsing.labels import (
@@ -113,7 +113,9 @@ class Reader(BaseReader):
         field = next((name for name in ENERGY if name in numbers), "energy")
         if found.energy is None and field in numbers:
             found = replace(found, energy=field)
-        scalars = {"energy" if name == field else name: name for name in numbers}
+        shown = {field: "energy"}  # the label
+        scalars = {shown.get(name, name): name for name in numbers}
+        renamed = [f"{name} is the label energy" for name in numbers if field == name != "energy"]
 
         def is_label(name: str) -> bool:
             return name == "energy" or is_energy(name)
@@ -129,8 +131,8 @@ class Reader(BaseReader):
         facts = Facts(
             labels,
             forces_unit,
-            (*found.notes(), *conversions(labels, known)),
-            found.taken(tuple(Label(name) for name in names)) + charge,
+            (*renamed, *found.notes(), *conversions(labels, known)),
+            replace(found, energy=shown.get(found.energy, found.energy)).taken(labels) + charge,
             tuple(left_out(left, read)),
         )
         return facts, Fields(names, factors, found)

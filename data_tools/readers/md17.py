@@ -119,19 +119,21 @@ class Reader(BaseReader):
         }
         # An energy without other words has always been the label "energy".
         field = next((name for name in scalars if name.lower() in ENERGY), "energy")
+        renamed = []
         if "energy" not in scalars and field in scalars:
+            renamed = [f"{field} is the label energy"]
+            left |= {"energy": left.pop(field)}
             scalars = {"energy" if name == field else name: a for name, a in scalars.items()}
             found = replace(found, energy="energy" if found.energy == field else found.energy)
         energy_unit, length = _units(path, texts)
         labels, factors, energy_unit, notes = self._labels(path, scalars, found, energy_unit)
-        named = {"energy": field}
         charge = (("charge", charge_key),) if charge_key else ()
         facts = Facts(
             labels,
             None if forces is None else f"{energy_unit}/{length}",
-            ("bonds were perceived once per file and serve all of its frames", *notes),
-            tuple((role, named.get(name, name)) for role, name in found.taken(labels)) + charge,
-            tuple(left_out(left, {named.get(label.name, label.name) for label in labels})),
+            ("bonds were perceived once per file and serve all of its frames", *renamed, *notes),
+            found.taken(labels) + charge,
+            tuple(left_out(left, units_of(labels))),
         )
         scaling = factor(length, "A")
         positions = positions if scaling == 1 else positions * scaling

@@ -29,6 +29,8 @@ def test_pickled_graphs(tmp_path):
     assert smiles_of(parsed[1]) == "CCO" and parsed[1].y == (-1.5,)
     assert np.array_equal(parsed[1].forces[0], np.arange(27.0).reshape(9, 3))
     assert parsed[1].origin == Origin.BONDS_PERCEIVED
+    assert facts.taken == (("energy", "energy"), ("forces", "force"))
+    assert facts.notes == ("y is the label energy",)
 
 
 def ase_row(mol, **known):

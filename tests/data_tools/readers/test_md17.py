@@ -86,7 +86,8 @@ ENERGY, FORCES = np.array([1.5, 2.5]), np.arange(54.0).reshape(2, 9, 3)
 def test_energies_and_forces_are_found_under_any_name(tmp_path, energy, forces, label):
     facts, parsed, _ = convert(trajectory(tmp_path / "a.npz", **{energy: ENERGY, forces: FORCES}))
     assert facts.labels == (Label(label, "kcal/mol"),) and facts.forces_unit == "kcal/mol/A"
-    assert facts.taken == (("energy", energy), ("forces", forces))
+    assert facts.taken == (("energy", label), ("forces", forces))
+    assert (f"{energy} is the label energy" in facts.notes) == (label != energy)
     assert [one.y for one in parsed.values()] == [(1.5,), (2.5,)]
     assert np.array_equal(parsed[2].forces[0], FORCES[1] * (-1 if "grad" in forces else 1))
 
@@ -106,7 +107,9 @@ def test_of_several_forces_the_user_chooses(tmp_path):
         convert(path)
     facts, parsed, _ = convert(path, Options(forces_key="dft_forces"))
     assert np.array_equal(parsed[1].forces[0], -FORCES[0])
-    assert facts.taken == (("label", "E"), ("energy", "dft_energy"), ("forces", "dft_forces"))
+    assert facts.taken == (
+        ("label", "energy"), ("energy", "dft_energy"), ("forces", "dft_forces")
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
