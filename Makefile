@@ -36,7 +36,7 @@ test-dist: venv
 	$(BIN)/python -m pytest -m dist
 
 test-data: venv
-	$(BIN)/python -m pytest -m data
+	$(BIN)/python -m pytest -m "data or (slow and not dist)"
 
 test-large: venv
 	$(BIN)/python -m pytest -m large

@@ -69,6 +69,8 @@ def records(file: BinaryIO, path: Path) -> Iterator[Block]:
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
     """Yield the bytes of a file as UTF-8 without byte order mark, lines ending in line feeds."""
     head = file.peek(CHUNK)  # type: ignore[attr-defined]
+    if head.startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
     is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if is_wide or (b"\r" in head and b"\n" not in head):
         encoding = "utf-16" if is_wide else "latin-1"
@@ -77,8 +79,6 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
             yield part.encode("utf-8" if is_wide else encoding)
         text.detach()
         return
-    if head.startswith(codecs.BOM_UTF8):
-        file.read(len(codecs.BOM_UTF8))
     yield from iter(functools.partial(file.read, CHUNK), b"")
 
 

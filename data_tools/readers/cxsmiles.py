@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from rdkit import Chem
-
+from msde.chem.parsing import mol_from_smiles
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
-from ..parsing.chemistry import assign_stereo, implied_hydrogens
+from ..parsing.chemistry import assign_stereo, implied_hydrogens, remove_hydrogens
 from ..parsing.tables import dialect_of, is_table, layout, read_table, rows
 
 GEOMETRY = re.compile(r"\|\([^,;]+,[^,;]+,[^,;)]+")  # begins 3D coordinates of a CXSMILES
@@ -41,15 +40,10 @@ class Reader(BaseReader):
 
     def build(self, raw: RawMolecule) -> Parsed:
         """Parse SMILES and coordinates; a molecule whose geometry lacks a hydrogen is rejected."""
-        parameters = Chem.SmilesParserParams()
-        parameters.removeHs = False
-        parameters.allowCXSMILES = True
-        mol = Chem.MolFromSmiles(raw.payload, parameters)
-        if mol is None:
-            raise MoleculeError("cannot be parsed: CXSMILES syntax or chemistry")
+        mol = mol_from_smiles(raw.payload, keep_hydrogens=True, coordinates=True)
         if implied_hydrogens(mol):
             raise MoleculeError("the geometry lacks hydrogens that the SMILES implies")
         if not any(conformer.Is3D() for conformer in mol.GetConformers()):
             raise MoleculeError("no 3D conformer")
         assign_stereo(mol)
-        return Parsed(mol if self.options.keep_hydrogens else Chem.RemoveHs(mol), raw.y)
+        return Parsed(mol if self.options.keep_hydrogens else remove_hydrogens(mol)[0], raw.y)
