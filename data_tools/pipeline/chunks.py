@@ -115,7 +115,8 @@ def _record(raw: RawMolecule, parsed: Parsed, task: Task, notes: list[str]) -> M
 
 
 def _has_geometry(parsed: Parsed) -> bool:
-    return any(c.Is3D() for c in parsed.mol.GetConformers())
+    mol = parsed.mol
+    return mol.GetNumConformers() > 0 and any(c.Is3D() for c in mol.GetConformers())
 
 
 def _labels(y: Sequence[float], num_labels: int) -> Sequence[float]:

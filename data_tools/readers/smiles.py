@@ -68,7 +68,7 @@ class Reader(BaseReader):
     def build(self, raw: RawMolecule) -> Parsed:
         """Parse the SMILES and make conformers, seeded by the place of the molecule in its file."""
         mol = mol_from_smiles(raw.payload)
-        notes = tuple(filter(None, (stereo_note(mol), _coordinates_note(raw.payload))))
+        notes = _extension_notes(mol, raw.payload) if "|" in raw.payload else ()
         if mol.GetNumAtoms() == 0:
             raise MoleculeError("no atoms")
         largest = min(
@@ -94,6 +94,7 @@ def _smiles_and_name(line: str) -> tuple[str, str]:
     return smiles.strip(), rest.strip()
 
 
-def _coordinates_note(smiles: str) -> str:
-    """Return a note if a CXSMILES extension holds coordinates, which are not read."""
-    return "coordinates of the CXSMILES are not read: --format cxsmiles does" * ("|(" in smiles)
+def _extension_notes(mol: Chem.Mol, smiles: str) -> tuple[str, ...]:
+    """Return notes on mixtures and on coordinates in a CXSMILES extension."""
+    coordinates = "coordinates of the CXSMILES are not read: --format cxsmiles does"
+    return tuple(filter(None, (stereo_note(mol), coordinates * ("|(" in smiles))))
