@@ -28,6 +28,8 @@ from pathlib import Path
 import psutil
 from rdkit import RDConfig
 
+from msde.monitor.writer import read_metrics
+
 ROOT = Path(__file__).parent.parent
 BINARIES = Path(sys.executable).parent
 ADDRESSES = ("10.78.0.1", "10.78.0.2")
@@ -181,9 +183,7 @@ def harm(job: Job, nodes: Nodes, what: str, chance: random.Random) -> None:
 
 def rows(output: Path) -> list[dict[str, float]]:
     """Return the rows of a run without the scalars that depend on the machine."""
-    path = output / "metrics.jsonl"
-    text = path.read_text() if path.exists() else ""
-    found = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    found = read_metrics(output / "metrics.jsonl")
     timed = ("throughput/", "time/", "memory/")
     return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in found]
 

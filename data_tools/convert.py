@@ -14,7 +14,6 @@ import logging
 import multiprocessing
 import os
 import signal
-from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -23,9 +22,9 @@ from msde.cli import OneLineParser, report_errors
 from msde.data.shards import read_manifest
 from msde.errors import MsdeError
 
+from .options import add_reader_options, reader_options
 from .pipeline.conversion import convert
-from .readers import FORMATS, Options
-from .reading import AUTO
+from .readers import Options
 
 COMMON = 5  # reasons of rejects that are printed
 
@@ -49,52 +48,29 @@ def _parse_arguments() -> argparse.Namespace:
         help="files (.gz, .tar.gz too), folders, patterns in quotes, or @FILE, a list of them",
     )  # fmt: skip
     add("--output", required=True, type=Path, metavar="DIR")
-    add("--format", default=AUTO, choices=(AUTO, *FORMATS), help="default: by the name")
     add("--processes", type=int, default=cores, metavar="N", help="local ones; default: all cores")
     add("--executor", default="local", metavar="WHERE", help="local, dask:ADDRESS or mpi")
     add("--limit", type=int, metavar="N", help="read only the first N molecules")
-    add("--keep-hydrogens", action=argparse.BooleanOptionalAction, help="default: by the format")
     add("--max-atoms", type=int, default=Options.max_atoms, metavar="N", help="reject larger ones")
     add(
         "--conformers", type=int, default=1, metavar="N",
         help="how many to make where there is no geometry; 0: topology only",
     )  # fmt: skip
-    add("--group-conformers", action="store_true", help="neighbours of one title are one molecule")
     add("--keep-radicals", action="store_true", help="where they are mostly mistakes of a format")
-    add("--smiles-column", metavar="NAME", help="of a table; default: one named like one")
-    add("--name-column", metavar="NAME", help="of a table; default: one named like one")
-    add("--label-columns", type=_names, metavar="NAME[=UNIT],...", help="default: all of numbers")
-    add(
-        "--label-column", action="append", default=[], metavar="NAME[=UNIT]",
-        help="one, whose name may hold commas; can be repeated",
-    )  # fmt: skip
-    add("--energy-key", metavar="NAME", help="of files with several energies")
-    add("--forces-key", metavar="NAME", help="of files with several arrays of forces")
-    add("--charge", type=int, metavar="N", help="of molecules whose file states none; default: 0")
-    add("--encoding", metavar="NAME", help="of text; default: found")
-    add("--delimiter", metavar="CHARACTER", help="of a table; default: found")
-    add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
     add(
         "--max-rejects", type=float, default=1.0, metavar="FRACTION",
         help="fail if more of the molecules are rejected; default: 1, never",
     )  # fmt: skip
+    add_reader_options(parser)
     arguments = parser.parse_args()
-    if arguments.label_column:
-        arguments.label_columns = (*(arguments.label_columns or ()), *arguments.label_column)
     _check_arguments(arguments)
     return arguments
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     limit = arguments.limit
     if arguments.processes < 1 or (limit is not None and limit < 1) or arguments.max_atoms < 1:
         raise MsdeError("--processes, --limit and --max-atoms must be at least 1")
-    if arguments.delimiter is not None and len(arguments.delimiter) != 1:
-        raise MsdeError("--delimiter is one character; give a tab as $'\\t'")
     if arguments.conformers < 0:
         raise MsdeError("--conformers must be at least 0")
     if not 0 <= arguments.max_rejects <= 1:
@@ -124,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.inputs,
         output,
         arguments.format,
-        options=Options(**{f.name: getattr(arguments, f.name) for f in fields(Options)}),
+        options=reader_options(arguments),
         processes=arguments.processes,
         executor=arguments.executor,
         limit=arguments.limit,

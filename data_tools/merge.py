@@ -12,6 +12,7 @@ import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,10 +49,19 @@ def merge(
     facts = {
         "labels": merged,
         "forces_unit": next(iter(units), None),
+        "fields": _fields(datasets),
         "source": {"merged": sources},
         **{table: _sum(datasets, table) for table in SUMMED},
     }
     return write_data_set(output, _molecules(datasets, merged, keep), facts, roots)
+
+
+def _fields(datasets: Sequence[ShardDataset]) -> dict[str, Any]:
+    """Return which fields were read and which were not, in any of the data sets."""
+    known = [d.manifest["fields"] for d in datasets if "fields" in d.manifest]
+    taken = {tuple(pair): None for fields in known for pair in fields["taken"]}
+    left_out = {name: why for fields in known for name, why in fields["left_out"].items()}
+    return {"taken": list(taken), "left_out": left_out}
 
 
 def _sum(datasets: Sequence[ShardDataset], table: str) -> dict[str, int]:

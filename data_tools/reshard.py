@@ -15,7 +15,15 @@ from .pipeline.packing import prepare_output, write_data_set
 from .pipeline.parts import SHARD_MOLECULES
 
 # Entries of a manifest that do not depend on how it is cut.
-KEPT = ("labels", "forces_unit", "source", "counts", "rejects_by_reason", "notes_by_reason")
+KEPT = (
+    "labels",
+    "forces_unit",
+    "fields",
+    "source",
+    "counts",
+    "rejects_by_reason",
+    "notes_by_reason",
+)
 
 
 def reshard(

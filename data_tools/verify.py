@@ -21,9 +21,10 @@ from msde.chem.record import Origin
 from msde.chem.vocabulary import ATOM_SIZES, BOND_SIZES, CIP_LABELS
 from msde.cli import OneLineParser, report_errors
 from msde.data.codec import MoleculeColumns
-from msde.data.integrity import check_size, damaged_blocks
+from msde.data.integrity import check_size, damaged_blocks, list_problems
 from msde.data.shards import (
     INDEX_DTYPE,
+    LISTS,
     ShardDataset,
     digest_of,
     read_index_file,
@@ -76,6 +77,10 @@ def _manifest_problems(root: Path, manifest: dict[str, Any]) -> Iterator[str]:
     for path in sorted(root.glob("shard-*")):
         if path.name not in listed:
             yield f"{path} is not in the manifest"
+    for name in LISTS:  # those of earlier releases are not in the manifest
+        if name not in manifest.get("lists", {name}) and (root / name).exists():
+            yield f"{root / name} is not in the manifest"
+    yield from list_problems(root, manifest)
 
 
 def _file_problems(path: Path, shard: dict[str, Any], quick: bool) -> Iterator[str]:

@@ -1,15 +1,19 @@
-"""Writing files atomically, hashing them, and reporting a full disk."""
+"""Writing files atomically, hashing them, files that hold their own hash, and full disks."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from msde.errors import DiskFull
+from msde.errors import DataDamaged, DiskFull
+
+MANIFEST = "MANIFEST.json"  # the files of a folder with their sizes and hashes, and its own hash
 
 
 def file_sha256(path: Path) -> str:
@@ -19,6 +23,90 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sealed(values: dict[str, Any]) -> str:
+    """Return JSON that holds its own digest, `sha256`; `unsealed` reads it."""
+    rest = {key: value for key, value in values.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**rest, "sha256": digest}, indent=1) + "\n"
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """Return the values of a text that `sealed` has made.
+
+    Raises:
+        ValueError: the text is another one; the message is the reason.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds {type(values).__name__}, expected a JSON object")
+    if text != sealed(values):
+        raise ValueError("its SHA-256 differs from the one in it")
+    return values
+
+
+def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Sync files to the disk and return their sizes and hashes."""
+    facts = {}
+    for name in names:
+        path = folder / name
+        sync(path)
+        facts[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    return facts
+
+
+def write_folder_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """Write MANIFEST, of which `files` are what `hash_files` returned."""
+    text = sealed(facts)
+    write_atomically(folder / MANIFEST, lambda path: path.write_text(text))
+
+
+def read_folder_manifest(folder: Path) -> dict[str, Any]:
+    """Return MANIFEST, with its `files`.
+
+    Raises:
+        DataDamaged: it cannot be read, or is not as it was written.
+    """
+    try:
+        facts = unsealed((folder / MANIFEST).read_text())
+        _ = facts["files"]
+    except OSError as error:
+        raise DataDamaged(f"{MANIFEST} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError) as error:
+        raise DataDamaged(f"{MANIFEST} is damaged ({error})") from error
+    return facts
+
+
+def file_problem(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
+    """Return in what a file differs from its size and hash in MANIFEST, or None."""
+    path = folder / name
+    if not path.exists():
+        return f"{name} is missing"
+    if path.stat().st_size != facts["bytes"]:
+        return f"{name} has {path.stat().st_size} bytes, expected {facts['bytes']}"
+    if file_sha256(path) != facts["sha256"]:
+        return f"{name} is damaged (SHA-256 differs, expected {facts['sha256'][:16]}...)"
+    return None
+
+
+def check_file(path: Path) -> bool:
+    """Check a file against MANIFEST beside it; return whether there is one that names the file.
+
+    Raises:
+        DataDamaged: the file or MANIFEST is not as it was written.
+    """
+    folder, name = path.parent, path.name
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        files = read_folder_manifest(folder)["files"]
+    except DataDamaged as error:
+        raise DataDamaged(f"{folder}: {error}") from error
+    problem = file_problem(folder, name, files[name]) if name in files else None
+    if problem:
+        raise DataDamaged(f"{folder}: {problem}; restore it, or move it if you changed it yourself")
+    return name in files
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from typing import Any
 
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
-from msde.data.shards import write_manifest, write_shard
-from msde.errors import DiskFull, MsdeError
+from msde.data.integrity import list_problems
+from msde.data.shards import read_manifest, write_manifest, write_shard
+from msde.errors import DataDamaged, DiskFull, MsdeError
 
 from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files, size_in_bytes
 
@@ -76,7 +77,13 @@ def write_data_set(
     Args:
         facts: for the manifest.
         lists_of: data sets whose rejects and notes are copied.
+
+    Raises:
+        DataDamaged: one of these lists is not as it was written.
     """
+    for root in lists_of:
+        for problem in list_problems(root, read_manifest(root)):
+            raise DataDamaged(f"{problem}; copy it again")
     shards = []
     origins: collections.Counter[str] = collections.Counter()
     for number, pieces in enumerate(_cut(parts, shard_molecules)):

@@ -28,7 +28,7 @@ from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import shard_name, write_shard
 from msde.errors import MsdeError
-from msde.files import disk_full_as_error, file_sha256, write_atomically
+from msde.files import disk_full_as_error, file_sha256, sealed, unsealed, write_atomically
 
 from ..parsing.types import RawMolecule
 from .chunks import CHUNK, OUTSIDE_VOCABULARY, Converted
@@ -121,7 +121,12 @@ class Parts:
         if not self._job_path.exists():
             self.is_complete = has_manifest
             return
-        there = json.loads(self._job_path.read_text())
+        try:
+            there = json.loads(self._job_path.read_text())
+        except ValueError as error:
+            raise MsdeError(
+                f"{self._job_path} is damaged ({error}); delete {self.root} and convert again"
+            ) from error
         if there != job:
             raise MsdeError(
                 f"{self.root} holds the unfinished conversion of something else "
@@ -151,8 +156,8 @@ class Parts:
 
     def _find_finished(self) -> None:
         for path in sorted(self.folder.glob("shard-*.json")):
-            with contextlib.suppress(ValueError):  # a crash of the machine may have emptied it
-                part = json.loads(path.read_text())
+            with contextlib.suppress(ValueError):  # a crash of the machine may have damaged it
+                part = unsealed(path.read_text())
                 if self._is_intact(part):
                     self.finished[part["number"]] = part
                     continue
@@ -225,7 +230,7 @@ class Parts:
             **{name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
         }
         path = self.folder / Path(shard_name(part.number)).with_suffix(".json")
-        self._write(path, json.dumps(facts) + "\n")
+        self._write(path, sealed(facts))
         self.finished[part.number] = facts
 
     def _write(self, path: Path, text: str, durable: bool = False) -> None:

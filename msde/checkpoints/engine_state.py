@@ -28,15 +28,15 @@ from torch import Tensor, nn
 
 from msde.checkpoints.snapshots import (
     folder_name,
-    hash_files,
     make_room,
     newest_valid,
     publish,
     undo_if_disk_full,
 )
-from msde.checkpoints.weights import save_weights
+from msde.checkpoints.weights import save_weights, write_weights
 from msde.config import Config, from_dict, leaves, read_json
 from msde.errors import MsdeError, NoCheckpoint
+from msde.files import hash_files
 from msde.model.ema import ExponentialMovingAverage
 
 log = logging.getLogger("msde")
@@ -73,11 +73,13 @@ def full_state(module: nn.Module) -> dict[str, Tensor]:
         }
 
 
-def export_weights(module: nn.Module, config: Config, folder: Path) -> None:
+def export_weights(
+    module: nn.Module, config: Config, folder: Path, write: Callable = save_weights
+) -> None:
     """Write model.safetensors and config.json to `folder`; every rank must call it."""
     state = full_state(module)
     if dist.get_rank() == 0:
-        save_weights(state, config, folder)
+        write(state, config, folder)
     dist.barrier()
 
 
@@ -106,7 +108,7 @@ def save(
     on_first_rank(lambda: make_room(root, final, needed))
     with undo_if_disk_full(final, temporary, needed):
         engine.save_checkpoint(str(root), tag=temporary.name, save_latest=False)
-        export_weights(engine.module, config, temporary)
+        export_weights(engine.module, config, temporary, write_weights)  # `publish` seals
         if ema is not None:
             with ema.swapped_in():
                 state = full_state(engine.module)

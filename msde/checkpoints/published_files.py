@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from msde.checkpoints import published
-from msde.checkpoints.weights import read_config, read_state, save_weights
+from msde.checkpoints.weights import CONFIG, MODEL, read_config, read_state, save_weights, seal
 from msde.config import leaves
 from msde.errors import MsdeError
-from msde.files import write_atomically
+from msde.files import check_file, write_atomically
 
 KEPT = "published.safetensors"  # tensors of the published file that our model does not use
 
@@ -62,6 +62,7 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
         raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
     kept = {name: tensor.contiguous() for name, tensor in kept.items()}
     write_atomically(output / KEPT, lambda target: save_file(kept, target, metadata=notes))
+    seal(output, [MODEL, CONFIG, KEPT])
     values, model = leaves(config), config.model
     lines = [
         f"{output}: {len(state)} tensors, hidden {model.hidden_dim}, {model.encoder_3d}, "
@@ -82,7 +83,7 @@ def to_published(folder: Path, output: Path) -> str:
         raise MsdeError(f"--output {output} exists, or its folder is not there or not writable")
     kept: published.State = {}
     notes: dict[str, str] = {}
-    if (folder / KEPT).exists():
+    if check_file(folder / KEPT) or (folder / KEPT).exists():
         with safe_open(folder / KEPT, "pt") as file:
             kept = {name: file.get_tensor(name) for name in file.keys()}
             notes = file.metadata() or {}

@@ -12,24 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from msde.errors import DiskFull
-from msde.files import file_sha256, sync, write_atomically
+from msde.errors import DataDamaged, DiskFull
+from msde.files import file_problem, read_folder_manifest, sync, write_folder_manifest
 
 log = logging.getLogger("msde")
 
 FORMAT = "msde-checkpoint/2"
-MANIFEST = "MANIFEST.json"
 RENAMED = {"left_out_in_a_row": "skipped_in_a_row"}  # manifests' keys: former and present name
 
 
@@ -83,28 +80,9 @@ def undo_if_disk_full(final: Path, temporary: Path, needed: int) -> Iterator[Non
         raise explained from error
 
 
-def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Sync files to the disk and return their sizes and hashes."""
-    facts = {}
-    for name in names:
-        path = folder / name
-        sync(path)
-        facts[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    return facts
-
-
-def _own_digest(manifest: dict[str, Any]) -> str:
-    """Return the hash of a manifest without its own hash."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
 def publish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest, which completes a folder, and rename the folder in one move."""
-    manifest = {"format": FORMAT, **manifest}
-    manifest["sha256"] = _own_digest(manifest)
-    text = json.dumps(manifest, indent=1) + "\n"
-    write_atomically(temporary / MANIFEST, lambda path: path.write_text(text))
+    write_folder_manifest(temporary, {"format": FORMAT, **manifest})
     os.replace(temporary, final)
     sync(final.parent)
     log.info("checkpoint %s", final)
@@ -160,25 +138,19 @@ def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
     if problem is not None:
         return problem, {}
     for name, facts in manifest["files"].items():
-        path = folder / name
-        if not path.exists():
-            return f"{name} is missing", {}
-        if path.stat().st_size != facts["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, expected {facts['bytes']}", {}
-        if file_sha256(path) != facts["sha256"]:
-            return f"{name} is damaged (SHA-256 differs)", {}
+        problem = file_problem(folder, name, facts)
+        if problem is not None:
+            return problem, {}
     return None, manifest
 
 
 def _read_manifest(folder: Path) -> tuple[str | None, dict[str, Any]]:
     """Return what is wrong with a manifest, or None, and the manifest."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        found, _ = manifest["format"], manifest["files"]  # both must be there
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST} cannot be read ({error})", {}
-    if manifest.get("sha256") != _own_digest(manifest):
-        return f"{MANIFEST} is damaged (SHA-256 differs)", {}
+        manifest = read_folder_manifest(folder)
+        found = manifest.get("format")
+    except DataDamaged as error:
+        return str(error), {}
     if found != FORMAT:
         return f"its format is {found!r}, this release reads {FORMAT!r}", {}
     return None, {RENAMED.get(key, key): value for key, value in manifest.items()}

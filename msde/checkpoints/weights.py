@@ -1,8 +1,15 @@
-"""Weights as files for other uses: model.safetensors and config.json in one folder."""
+"""Weights as files for other uses, in one folder.
+
+model.safetensors   the weights
+config.json         the configuration of their model
+MANIFEST.json       sizes and hashes of both, checked whenever one is read
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,15 +18,31 @@ from torch import Tensor
 
 from msde.config import Config, from_dict, read_json, to_dict
 from msde.errors import MsdeError
-from msde.files import write_atomically
+from msde.files import MANIFEST, check_file, hash_files, write_atomically, write_folder_manifest
 from msde.model import MoleculeSDE
 
+log = logging.getLogger("msde")
+
+FORMAT = "msde-weights/1"
 MODEL = "model.safetensors"
 CONFIG = "config.json"
 
 
 def save_weights(state: dict[str, Tensor], config: Config, folder: Path) -> None:
-    """Write weights and configuration to `folder`, each file as a whole."""
+    """Write weights, configuration and MANIFEST to `folder`, each file as a whole."""
+    # Without it the folder can be read even if this process ends between two files.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    write_weights(state, config, folder)
+    seal(folder, [MODEL, CONFIG])
+
+
+def seal(folder: Path, names: Iterable[str]) -> None:
+    """Write the MANIFEST of files of weights."""
+    write_folder_manifest(folder, {"format": FORMAT, "files": hash_files(folder, names)})
+
+
+def write_weights(state: dict[str, Tensor], config: Config, folder: Path) -> None:
+    """Write weights and configuration to `folder`, each file as a whole, without MANIFEST."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_dict(config), indent=2) + "\n"
     write_atomically(folder / MODEL, lambda path: save_file(state, path))
@@ -30,8 +53,9 @@ def read_config(folder: Path) -> Config:
     """Return the configuration of the weights in a folder.
 
     Raises:
-        MsdeError: the file cannot be read.
+        MsdeError: the file cannot be read, or is not as it was written.
     """
+    _check(folder / CONFIG)
     return from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
@@ -39,13 +63,38 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     """Return the stored tensors of a folder.
 
     Raises:
-        MsdeError: the file cannot be read.
+        MsdeError: the file cannot be read, or is not as it was written.
     """
     path = folder / MODEL
+    _check(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise MsdeError(f"{path} cannot be read: {error}") from error
+
+
+_warned: set[Path] = set()
+
+
+def _check(path: Path) -> None:
+    """Check a file that MANIFEST names; say once of a folder that it has none."""
+    if not check_file(path) and path.exists() and path.parent not in _warned:
+        _warned.add(path.parent)
+        log.warning(
+            "%s has no %s, as folders that earlier releases wrote: its files cannot be checked",
+            path.parent,
+            MANIFEST,
+        )
+
+
+def find_weights(folder: Path) -> Path:
+    """Return the folder of the weights that a folder stands for.
+
+    Of a run these are the best ones, or those of its newest checkpoint.
+    """
+    newest = sorted((folder / "checkpoints").glob("step-*"))[-1:]
+    candidates = [folder, folder / "best", *newest]
+    return next((path for path in candidates if (path / MODEL).exists()), folder)
 
 
 def fill(model: MoleculeSDE, folder: Path) -> None:
@@ -69,12 +118,12 @@ def fill(model: MoleculeSDE, folder: Path) -> None:
 
 
 def load_weights(folder: Path | str) -> MoleculeSDE:
-    """Rebuild the model of a run's `best/`, a checkpoint or a converted one, in evaluation mode.
+    """Rebuild the model of a run, its `best/`, a checkpoint or a converted one, for evaluation.
 
     Raises:
         MsdeError: the weights or their configuration cannot be read.
     """
-    folder = Path(folder)
+    folder = find_weights(Path(folder))
     model = MoleculeSDE.from_seed(read_config(folder))  # leaves torch's generator alone
     fill(model, folder)
     return model.eval()

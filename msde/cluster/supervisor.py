@@ -92,7 +92,7 @@ class Supervisor:
         if done.exists():
             return 0
         # Ranks also save and stop when their launcher is killed, which is not a request to stop.
-        reason = preempted.read_text() if preempted.exists() else ""
+        reason = preempted.read_text(errors="replace") if preempted.exists() else ""
         if preempted.exists() and (self.stopping or preemption.LAUNCHER_GONE not in reason):
             return PREEMPTED
         if not 0 < code < 128:  # 0 without DONE, or a signal

@@ -95,6 +95,15 @@ def _pages_of_value(header: bytes, page: int) -> int | None:
     return pages if (number, flags) == (page, _LARGE_VALUE) and pages else None
 
 
+def list_problems(root: Path, manifest: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each list of molecules that is not as the manifest says."""
+    for name, sha256 in manifest.get("lists", {}).items():
+        if not (root / name).exists():
+            yield f"{root / name} has no file"
+        elif file_sha256(root / name) != sha256:
+            yield f"{root / name} is damaged (SHA-256 differs, expected {sha256[:16]}...)"
+
+
 def check_size(path: Path, expected: int) -> None:
     """Check that a file exists and has its size: mapping a shorter one ends in SIGBUS.
 

@@ -16,7 +16,6 @@ In `msde` only this module imports lmdb.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import zlib
@@ -28,14 +27,15 @@ import lmdb
 import numpy as np
 
 from msde.chem.record import Origin
-from msde.data import codec, staging
+from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.integrity import PAGE, check_shard, check_size
+from msde.data.manifest import FORMAT, NAME, digest_of, read_manifest
 from msde.data.staging import Folder, StagedFolder
 from msde.errors import DataDamaged, DiskFull, MsdeError
-from msde.files import disk_full_as_error, file_sha256, write_atomically
+from msde.files import disk_full_as_error, file_sha256, sealed, write_atomically
 
-FORMAT = "msde-shards/2"
+LISTS = ("rejects.jsonl", "notes.jsonl")  # of molecules, beside the shards
 BLOCK_MOLECULES = 1024
 INDEX_DTYPE = np.dtype([("uid", "<u8"), ("num_atoms", "<u4")])
 # liblmdb 1.0 writes a format that older tools cannot read; py-lmdb 3 offers both.
@@ -122,6 +122,8 @@ def _index_rows(columns: MoleculeColumns) -> np.ndarray:
 def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
     """Write the manifest, which makes a folder of shards a data set.
 
+    It holds the hashes of LISTS, which must be there already, and a digest of its own.
+
     Args:
         shards: the entries that `write_shard` returned, in order.
         facts: further entries: `labels` (a list of name and unit), `source`, ...
@@ -142,17 +144,13 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str
         "labels": [],
         "forces_unit": None,
         **facts,
+        "lists": {name: file_sha256(root / name) for name in LISTS if (root / name).exists()},
         "shards": list(shards),
     }
-    text = json.dumps(manifest, indent=1) + "\n"
-    path = root / "manifest.json"
+    text = sealed(manifest)
+    path = root / NAME
     with disk_full_as_error(path, len(text)):
         write_atomically(path, lambda temporary: temporary.write_text(text))
-
-
-def digest_of(shards: Sequence[dict[str, Any]]) -> str:
-    """Return the digest of a data set: a hash of the hashes of its shards."""
-    return hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
 
 
 def repeated_ids(uid: np.ndarray) -> str | None:
@@ -210,39 +208,6 @@ class _Environments:
 
 _environments = _Environments()
 os.register_at_fork(after_in_child=_environments.forget)
-
-
-def read_manifest(root: Path | str) -> dict[str, Any]:
-    """Read and check the manifest of a data set in a folder or under a URL.
-
-    Raises:
-        MsdeError: the folder is missing, empty, or of a format this release does not read.
-        DataDamaged: the manifest cannot be read.
-    """
-    if "://" not in str(root) and not Path(root).is_dir():
-        raise MsdeError(f"data folder {root} does not exist; make one with {_CONVERT}")
-    path = f"{root}/manifest.json"
-    text = staging.read_text(str(root), "manifest.json")
-    if text is None:
-        raise MsdeError(
-            f"{root} holds no finished data set (no manifest.json); make one with {_CONVERT}"
-        )
-    try:
-        manifest = json.loads(text)
-        found = manifest["format"]
-        missing = {"molecules", "digest", "labels", "shards"} - manifest.keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataDamaged(f"{path} is not a shard manifest ({error!r})") from error
-    if found == FORMAT and missing:
-        raise DataDamaged(f"{path} lacks {', '.join(sorted(missing))}")
-    if found != FORMAT:
-        raise MsdeError(
-            f"{path}: format {found!r} is not the format {FORMAT!r} of this release; "
-            "convert the data again or use the release that wrote it"
-        )
-    if not manifest["molecules"]:
-        raise MsdeError(f"{root} holds no molecules; see its rejects.jsonl")
-    return manifest
 
 
 class ShardDataset:
@@ -362,6 +327,3 @@ class ShardDataset:
     def blocks(self) -> Iterator[MoleculeColumns]:
         """Read all blocks in order."""
         return map(self.read_block, range(self.num_blocks))
-
-
-_CONVERT = "'python -m msde.data_tools.convert INPUT --output DIR'"

@@ -61,10 +61,12 @@ class MoleculeList:
 
     def _read(self, molecule: Any, number: int, place: int, chunk: Chunk) -> MoleculeRecord | None:
         """Return a molecule as a record; without one the chunk gets the reason."""
-        notes = []
-        record, problem = self._record(molecule, number, topology_only=self._views == ["2d"])
+        notes: list[str] = []
+        remarks: list[str] = []
+        record, problem = self._record(molecule, number, self._views == ["2d"], remarks)
         if record is None and "2d" in self._views:
-            record, _ = self._record(molecule, number, topology_only=True)
+            remarks.clear()
+            record, _ = self._record(molecule, number, True, remarks)
             if record is not None:
                 chunk.flat.append(place)
                 notes.append(f"no 3D view: {problem}")
@@ -77,13 +79,13 @@ class MoleculeList:
             unusual += ["chirality, since its data lack cip"] * bool(is_tagged)
         if unusual:
             notes.append(f"not seen by the model: {', '.join(unusual)}")
-        notes += filter(None, [_stereo_note(molecule)])
+        notes += [*remarks, *filter(None, [_stereo_note(molecule)])]
         if notes:
             chunk.notes[place] = "; ".join(notes)
         return record
 
     def _record(
-        self, molecule: Any, number: int, topology_only: bool
+        self, molecule: Any, number: int, topology_only: bool, notes: list[str]
     ) -> tuple[MoleculeRecord | None, str]:
         """Return a molecule as a record, or None and the reason why it cannot be one."""
         try:
@@ -94,7 +96,7 @@ class MoleculeList:
             # RDKit's parsers return None for what they cannot parse; missing cells are often NaN.
             if not isinstance(molecule, str) and is_missing(molecule):
                 raise MoleculeError(f"no SMILES: it is {molecule}")
-            return record_from(molecule, topology_only, self._hydrogens), ""
+            return record_from(molecule, topology_only, self._hydrogens, notes), ""
         except TypeError:
             raise
         except Exception as error:  # libraries fail on molecules in many ways

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import resource
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ class Monitor:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write one row of scalars."""
         row = {"step": step, **values}
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(_line(row))
         self._draw(row)
         held_out = _is_validation(row)
         prefix = "loss/validation/" if held_out else "loss/"
@@ -76,9 +78,8 @@ class Monitor:
 
     def event(self, step: int, name: str, facts: dict[str, Any]) -> None:
         """Write an unusual event, such as a skipped step, to events.jsonl and the log."""
-        row = json.dumps({"step": step, "event": name, **facts})
         with open(self.path.with_name("events.jsonl"), "a") as file:
-            file.write(row + "\n")
+            file.write(_line({"step": step, "event": name, **facts}))
         log.warning("step %d: %s: %s", step, name, json.dumps(facts)[:500])
 
     def sync(self) -> None:
@@ -110,21 +111,53 @@ def _keep_rows(path: Path, first_step: int, validation_due: bool = False) -> lis
     if validation_due:
         kept = [row for row in kept if row["step"] < first_step or not _is_validation(row)]
     if path.exists():
-        text = "".join(json.dumps(row) + "\n" for row in kept)
+        text = "".join(map(_line, kept))
         write_atomically(path, lambda temporary: temporary.write_text(text))
     return kept
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read metrics.jsonl up to the first incomplete line, which a crash may leave at its end."""
+def _line(row: dict[str, Any]) -> str:
+    """Return a row as a line that begins with its own checksum."""
+    text = json.dumps(row)
+    return f'{{"crc32": "{zlib.crc32(text.encode()):08x}", {text[1:]}\n'
+
+
+def _row(line: str) -> dict[str, Any]:
+    """Return the row of a line; those of earlier releases have no checksum.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    if not line.startswith('{"step": '):
+        found = re.fullmatch(r'\{"crc32": "([0-9a-f]{8})", (.*)', line)
+        line = "{" + found[2] if found else ""
+        if found is None or int(found[1], 16) != zlib.crc32(line.encode()):
+            raise ValueError("CRC32 differs")
+    return json.loads(line)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl or events.jsonl.
+
+    Lines that are not as they were written, as a last one that a crash has cut short, are left out
+    with a warning.
+    """
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text().splitlines():
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    rows, damaged = [], []
+    for number, line in enumerate(lines[: len(lines) - (not lines[-1])], start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(_row(line))
         except ValueError:
-            break
+            damaged.append(number)
+    if damaged:
+        log.warning(
+            "%s: %d damaged or incomplete lines are left out, the first is line %d (CRC32 differs)",
+            path,
+            len(damaged),
+            damaged[0],
+        )
     return rows
 
 

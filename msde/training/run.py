@@ -21,6 +21,7 @@ from msde.cluster.watchdog import Watchdog
 from msde.config import Config, to_dict
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
+from msde.files import MANIFEST, hash_files, write_folder_manifest
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.writer import Monitor, peak_memory_mb, summary
@@ -47,8 +48,11 @@ def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> N
     try:
         output.mkdir(parents=True, exist_ok=True)
         preemption.clear_marks(output)
-        for name, values in (("config", to_dict(config)), ("deepspeed", ds_config)):
-            (output / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
+        (output / MANIFEST).unlink(missing_ok=True)
+        names = {"config.json": to_dict(config), "deepspeed.json": ds_config}
+        for name, values in names.items():
+            (output / name).write_text(json.dumps(values, indent=2) + "\n")
+        write_folder_manifest(output, {"files": hash_files(output, names)})
     except OSError as error:
         raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
 

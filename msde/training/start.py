@@ -20,6 +20,7 @@ from msde.cluster import process, ranks
 from msde.cluster.launcher import Launcher
 from msde.config import Config, deepspeed, make_config, to_dict
 from msde.errors import ErrorList
+from msde.files import check_file
 from msde.training.memory import state_memory
 from msde.training.plan import make_plan, open_data
 
@@ -113,6 +114,9 @@ def start(
         overrides = [*overrides, f"run.save_every={save_every}"]
     ds_path = deepspeed_config or deepspeed.shipped_config("zero1" if on_gpu else "cpu_debug")
     errors, resolved = ErrorList(), None
+    for given in filter(None, (config, deepspeed_config)):
+        with errors.collect():
+            check_file(given)  # of a run's folder
     with errors.collect():
         resolved = resolve(preset, config, overrides, init_from)
     with errors.collect():
