@@ -16,15 +16,13 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msde.cli import OneLineParser, report_errors
-from msde.data.shards import read_manifest
 from msde.errors import MsdeError
 
-from .options import add_reader_options, reader_options
-from .pipeline.conversion import convert
-from .readers import Options
+from .inputs import check_inputs, expand_inputs
+from .options import Options, add_reader_options, reader_options
 
 COMMON = 5  # reasons of rejects that are printed
 
@@ -33,6 +31,15 @@ class Stopped(MsdeError):
     """The conversion was stopped by a signal."""
 
     exit_code = 128 + signal.SIGTERM
+
+
+def __getattr__(name: str) -> Any:
+    """Import `convert` when it is asked for, so that --help does not wait for its libraries."""
+    if name == "convert":
+        from .pipeline.conversion import convert
+
+        return convert
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -95,9 +102,14 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    output = arguments.output
+    output, inputs = arguments.output, expand_inputs(arguments.inputs)
+    check_inputs(inputs)
+    from msde.data.manifest import read_manifest  # after all that can be wrong at once
+
+    from .pipeline.conversion import convert
+
     counts = convert(
-        arguments.inputs,
+        inputs,
         output,
         arguments.format,
         options=reader_options(arguments),

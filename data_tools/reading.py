@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import glob
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,73 +12,8 @@ from msde.chem.record import MAX_ATOMS
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from .parsing.files import LMDB_FILE, source_name, unreadable_as_error
+from .parsing.files import unreadable_as_error
 from .readers import FORMATS, Options, get_reader
-
-AUTO = "auto"
-
-log = logging.getLogger(__name__)
-
-
-def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
-    """Return the files that inputs name: files, folders, patterns, and lists of files.
-
-    Args:
-        inputs: of a folder all files in it and below are meant whose format is known, of LMDB's
-            folders their file; `@FILE` names a text file with an input in each line.
-
-    Raises:
-        MsdeError: a list cannot be read, or a pattern or folder has no file of a known format.
-    """
-    found: list[Path] = []
-    for given in map(str, inputs):
-        path = Path(given)
-        if path.is_dir():
-            found += _files_of(path)
-        elif given.startswith("@") and not path.exists():
-            with unreadable_as_error(Path(given[1:])):
-                lines = Path(given[1:]).read_text(encoding="utf-8").splitlines()
-            found += expand_inputs([line.strip() for line in lines if line.strip()])
-        elif path.exists() or not glob.has_magic(given):
-            found.append(path)
-        else:
-            matches = sorted(glob.glob(given, recursive=True))
-            if not matches:
-                raise MsdeError(f"no file is named like {given}")
-            found += expand_inputs(matches)
-    return found
-
-
-def _files_of(folder: Path) -> list[Path]:
-    """Return the files in a folder whose format is known, and print how many others there are."""
-    if (folder / LMDB_FILE).is_file():
-        return [folder / LMDB_FILE]
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_visible(path)]
-    known = [path for path in files if recognise(path) is not None]
-    others = len(files) - len(known)
-    if not known:
-        raise MsdeError(f"{folder} holds no file of a known format ({', '.join(FORMATS)})")
-    if others:
-        left = next(path for path in files if path not in known)
-        log.info(f"{folder}: {others} of {len(files)} files are of no known format, as {left.name}")
-    return known
-
-
-def _is_visible(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name != "lock.mdb"
-
-
-def check_inputs(inputs: Sequence[Path]) -> None:
-    """Raise an MsdeError if an input is not a file, or two have the same name."""
-    for path in inputs:
-        if not path.is_file():
-            raise MsdeError(f"input {path} is not a file")
-    names = collections.Counter(source_name(path) for path in inputs)
-    twice = next((name for name, count in names.items() if count > 1), None)
-    if twice:
-        raise MsdeError(
-            f"two inputs are named {twice}; molecules are known by file name and line, rename one"
-        )
 
 
 def recognise(path: Path) -> str | None:

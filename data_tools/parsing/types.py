@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,51 +12,9 @@ from rdkit import Chem
 from msde.chem.record import Origin
 from msde.chem.vocabulary import MoleculeError
 
+from ..options import Label, Options
 
-@dataclass(frozen=True)
-class Options:
-    """Choices of the user; a reader ignores those that do not concern its format."""
-
-    keep_hydrogens: bool | None = None  # None: the default of the format
-    conformers: int = 1  # to make for molecules without geometry; 0: topology only
-    max_atoms: int = 256  # memory of a slot grows with the square of its largest molecule
-    smiles_column: str | None = None  # None: a column that is named like one
-    name_column: str | None = None
-    label_columns: tuple[str, ...] | None = None  # NAME or NAME=UNIT; None: all with numbers
-    energy_key: str | None = None  # of files with several energies; None: the only one
-    forces_key: str | None = None  # of files with several arrays of forces; None: the only one
-    charge: int | None = None  # of every molecule whose file states none; None: zero
-    encoding: str | None = None  # of text; None: found, see files.encoding_of
-    delimiter: str | None = None  # of tables; None: found
-    group_conformers: bool = False  # neighbours with the same title are one molecule
-    keep_radicals: bool = False  # of formats in which they are mostly mistakes
-    trust_pickle: bool = False
-
-    def hydrogens(self, default: bool) -> bool:
-        """Return whether to keep hydrogens, given the default of the format."""
-        return default if self.keep_hydrogens is None else self.keep_hydrogens
-
-    def chosen_labels(self, names: Collection[str] = ()) -> tuple[Label, ...] | None:
-        """Return the labels that the user chose, or None: the reader finds them.
-
-        Args:
-            names: those of the file, which may hold equal signs.
-        """
-        if self.label_columns is None:
-            return None
-        parts = (column.rpartition("=") for column in self.label_columns)
-        return tuple(
-            Label(text) if text in names or not name else Label(name.strip(), unit.strip())
-            for text, (name, _, unit) in zip(self.label_columns, parts, strict=True)
-        )
-
-
-@dataclass(frozen=True)
-class Label:
-    """A number that a data set holds for each molecule."""
-
-    name: str
-    unit: str = ""  # "" where the source does not say
+__all__ = ["Facts", "Label", "Options", "Parsed", "RawMolecule", "Scanned", "attempt"]
 
 
 @dataclass(frozen=True)

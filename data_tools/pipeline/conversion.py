@@ -17,11 +17,13 @@ from msde.data import codec
 from msde.data.shards import FORMAT, read_manifest, write_manifest
 from msde.errors import MsdeError
 
+from ..inputs import check_inputs, expand_inputs
+from ..options import AUTO
 from ..parsing.files import source_name
 from ..parsing.reader import BaseReader
 from ..parsing.types import Facts, Options, RawMolecule
 from ..readers import get_reader
-from ..reading import AUTO, check_inputs, choose_format, expand_inputs
+from ..reading import choose_format
 from . import parts as parts_module
 from .chunks import CHUNK, Task
 from .executors import converted, open_workers

@@ -10,7 +10,7 @@ To add a format, MOL2 for example, write one file and one line:
       file_facts(path)  labels, units and notes of the file, where it has any
       is_pickle(name)   where its files can be pickles, which need --trust-pickle
 
-- its name in FORMATS, before the formats that would recognise its files, too.
+- its name in FORMATS of `data_tools.options`, before formats that would recognise its files, too.
 
 `BaseReader` checks that files which are converted together agree and that pickles are trusted.
 Code that several formats need is in `data_tools.parsing`: `files` (opening), `labels`, `tables`
@@ -22,27 +22,12 @@ from __future__ import annotations
 
 import importlib
 
+from ..options import FORMATS
 from ..parsing import BaseReader, Facts, Label, Options, Parsed, RawMolecule
 
 __all__ = ["FORMATS", "Facts", "Label", "Options", "Parsed", "RawMolecule", "get_reader"]
 
 DEFAULTS = Options()
-# In this order `--format auto` asks them whether they recognise a file.
-FORMATS = (
-    "cxsmiles",
-    "pcqm4mv2",
-    "qm9",
-    "ase",
-    "md17",
-    "xyz",
-    "geom",
-    "moleculenet",
-    "pyg",
-    "unimol",
-    "fairchem",
-    "sdf",
-    "smiles",
-)
 
 
 def get_reader(name: str, options: Options = DEFAULTS) -> BaseReader:

@@ -7,7 +7,8 @@ import pytest
 
 from fixtures.readers import SMILES, embedded, sd_record
 from msde.data_tools.convert import convert
-from msde.data_tools.reading import choose_format, expand_inputs
+from msde.data_tools.inputs import expand_inputs
+from msde.data_tools.reading import choose_format
 from msde.errors import MsdeError
 
 

@@ -12,8 +12,8 @@ import pytest
 from fixtures.data_sets import run_tool
 from fixtures.formats import FLAT, FORMAT_OF, PICKLES, write_valid, write_wrong
 from msde.data_tools.convert import convert
+from msde.data_tools.options import AUTO
 from msde.data_tools.readers import FORMATS, Options
-from msde.data_tools.reading import AUTO
 from msde.data_tools.verify import verify
 from msde.errors import MsdeError
 
