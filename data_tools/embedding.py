@@ -1,19 +1,36 @@
-"""Embeddings of the molecules in a file or in a folder of shards, as one .npz file."""
+"""Embeddings of the molecules in a file or in a folder of shards, as `.npz` or `.csv`.
+
+There is a row for each molecule of the input, in its order; one that cannot be embedded has NaN (in
+a table: nothing) and the reason. The arrays of an `.npz` are
+
+    h_2d, h_3d           (molecules, width) vectors of the views, or of atoms with `--level node`
+    ptr                  (molecules + 1,) with `--level node`: molecule i has rows ptr[i]:ptr[i + 1]
+    name, line, reason   of each molecule; the reason is "" for one that is embedded
+    uid                  instead of name and line, where the input is a folder of shards
+    y                    (molecules, labels), NaN where missing
+    label_names, label_units
+
+A `.csv` has the columns name, line (or uid), reason, the labels, and h_2d_0, h_2d_1, ...
+"""
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from msde.checkpoints.weights import find_weights
 from msde.chem.parsing import silence_rdkit
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.files import write_atomically
 from msde.inference.pretrained import Embeddings, Level, View, load
 
+from .options import AUTO, Options
 from .reading import read_molecules
 
 SHOWN = 10  # molecules of each kind whose reasons or notes are printed
@@ -25,45 +42,80 @@ def embed_file(
     output: Path,
     view: View = "both",
     level: Level = "graph",
-    keep_hydrogens: bool = False,
-    trust_pickle: bool = False,
+    format: str = AUTO,
+    options: Options = Options(),  # noqa: B008
 ) -> None:
-    """Embed molecules with a pretrained model, write the arrays and print a summary.
+    """Embed molecules with a pretrained model, write the file and print a summary.
 
     Args:
+        checkpoint: a folder of weights, or a run: then its best weights.
         input: a file of molecules or a folder of shards.
+        format: one of readers.FORMATS; `auto` asks the readers.
+        options: how the file is read, and whether hydrogens are kept.
 
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
-    if output.suffix != ".npz":
-        raise MsdeError(f"--output {output} should end in .npz")
-    if not os.access(output.parent, os.W_OK):
-        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
+    _check_output(output, level)
     silence_rdkit()
     model = load(checkpoint)
+    keep_hydrogens = bool(options.keep_hydrogens)
+    arrays: dict[str, np.ndarray] = {}
     if input.is_dir():
         dataset = ShardDataset(input)
-        uid = [dataset.index(block)["uid"] for block in range(dataset.num_blocks)]
+        blocks = list(dataset.blocks())
+        labels = [(label["name"], label["unit"]) for label in dataset.manifest["labels"]]
+        arrays["uid"] = np.concatenate([block.uid for block in blocks])
+        arrays["y"] = np.concatenate([block.y for block in blocks])
         found = model.encode(input, view, level, keep_hydrogens)
-        columns = {"uid": np.concatenate(uid)}
     else:
-        molecules, columns = read_molecules(input, keep_hydrogens, trust_pickle)
-        found = model.encode(molecules, view, level, keep_hydrogens)
-    size = len(next(iter(columns.values())))
-    reasons = np.array([found.reasons.get(number, "") for number in range(size)])
-    arrays = {f"h_{name}": h for name, h in found.h.items()} | columns | {"reason": reasons}
+        options = replace(options, keep_hydrogens=keep_hydrogens)
+        read = read_molecules(input, options, format)
+        labels = [(label.name, label.unit) for label in read.labels]
+        arrays |= {"name": np.array(read.names), "line": np.array(read.lines), "y": read.y}
+        found = model.encode(read.mols, view, level, keep_hydrogens)
+        for number, note in read.notes.items():
+            found.notes[number] = "; ".join(filter(None, (note, found.notes.get(number))))
+    size = len(arrays["y"])
+    arrays["reason"] = np.array([found.reasons.get(number, "") for number in range(size)])
+    arrays |= {"label_names": np.array([name for name, _ in labels], str)}
+    arrays |= {"label_units": np.array([unit for _, unit in labels], str)}
+    arrays |= {f"h_{name}": h for name, h in found.h.items()}
     if found.ptr is not None:
         arrays["ptr"] = found.ptr
-
-    def write(path: Path) -> None:
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
-
-    write_atomically(output, write)
+    write = _write_table if output.suffix == ".csv" else _write_arrays
+    write_atomically(output, lambda path: write(path, arrays))
     _print_notes(found)
     shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items() if name.startswith("h_"))
+    print(f"weights of {find_weights(checkpoint)}")
     print(f"{output}: {size - len(found.reasons)} of {size} molecules, {shapes}")
+
+
+def _check_output(output: Path, level: Level) -> None:
+    if output.suffix not in (".npz", ".csv"):
+        raise MsdeError(f"--output {output} should end in .npz or .csv")
+    if output.suffix == ".csv" and level == "node":
+        raise MsdeError("--level node has a row an atom, which only an --output .npz can hold")
+    if not os.access(output.parent, os.W_OK):
+        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _write_table(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    texts = {name: arrays[name] for name in ("name", "line", "uid", "reason") if name in arrays}
+    numbers = dict(zip(arrays["label_names"], arrays["y"].T, strict=True))
+    for view in (name for name in arrays if name.startswith("h_")):
+        numbers |= {f"{view}_{place}": column for place, column in enumerate(arrays[view].T)}
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*texts, *numbers])
+        for row in range(len(arrays["reason"])):
+            known = ["" if np.isnan(column[row]) else column[row] for column in numbers.values()]
+            writer.writerow([*(column[row] for column in texts.values()), *known])
 
 
 def _print_notes(found: Embeddings) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from rdkit import Chem
 
 from msde.chem.record import MAX_ATOMS
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from .options import AUTO, FORMATS, Label, Options
 from .parsing.files import unreadable_as_error
-from .readers import FORMATS, Options, get_reader
+from .readers import get_reader
 
 
 def recognise(path: Path) -> str | None:
@@ -49,40 +51,48 @@ def choose_format(inputs: Sequence[Path]) -> str:
     return found[0]
 
 
-def read_molecules(
-    path: Path, keep_hydrogens: bool = False, trust_pickle: bool = False
-) -> tuple[list[Any], dict[str, np.ndarray]]:
-    """Return the molecules of a file, and their names and lines.
+@dataclass(frozen=True)
+class Molecules:
+    """The molecules of a file, a row each, in its order."""
 
-    A molecule that cannot be read is the MoleculeError with the reason, in its place. Conformers
-    are not made.
+    mols: list[Chem.Mol | MoleculeError]  # the reason where one cannot be read
+    names: list[str]
+    lines: list[int]
+    notes: dict[int, str]  # by row: what is unusual
+    labels: tuple[Label, ...]
+    y: np.ndarray  # (num_molecules, num_labels), NaN where missing
+
+
+def read_molecules(path: Path, options: Options, format: str = AUTO) -> Molecules:
+    """Return the molecules of a file; conformers are not made.
+
+    Args:
+        options: those of readers; radicals and large molecules are kept.
 
     Raises:
         MsdeError: the file cannot be read, or its format is not known.
     """
     if not path.is_file():
         raise MsdeError(f"input {path} cannot be read: it is neither a file nor a folder of shards")
-    format = recognise(path)
-    if format is None:
-        known = ", ".join(FORMATS)
-        raise MsdeError(f"{path}: format not known by its name; expected a folder or {known}")
-    options = Options(
-        keep_hydrogens=keep_hydrogens,
-        conformers=0,
-        keep_radicals=True,
-        max_atoms=MAX_ATOMS,
-        trust_pickle=trust_pickle,
-    )
+    format = choose_format([path]) if format == AUTO else format
+    options = replace(options, conformers=0, keep_radicals=True, max_atoms=MAX_ATOMS)
     reader = get_reader(format, options)
-    molecules: list[Any] = []
-    names, lines = [], []
+    labels = reader.facts([path]).labels
+    found = Molecules([], [], [], {}, labels, np.zeros((0, len(labels))))
+    y: list[Sequence[float]] = []
     for raw in reader.read(path):
-        names.append(raw.name)
-        lines.append(raw.line)
+        found.names.append(raw.name)
+        found.lines.append(raw.line)
+        values = raw.y  # those of a row whose SMILES cannot be read, too
         try:
-            molecules.append(reader.parse(raw).mol)
+            parsed = reader.parse(raw)
+            found.mols.append(parsed.mol)
+            values = parsed.y
+            if parsed.notes:
+                found.notes[len(y)] = "; ".join(parsed.notes)
         except MoleculeError as error:
-            molecules.append(error)
-    if not molecules:
+            found.mols.append(error)
+        y.append(values if len(values) else [np.nan] * len(labels))
+    if not y:
         raise MsdeError(f"no molecules in {path}")
-    return molecules, {"name": np.array(names), "line": np.array(lines)}
+    return replace(found, y=np.array(y, np.float64).reshape(len(y), len(labels)))

@@ -1,6 +1,9 @@
 """Embed the molecules of a file or of a folder of shards with a pretrained model.
 
 python launch/embed.py --checkpoint DIR --input FILE --output FILE.npz
+
+The output has a row for each molecule of the input: vectors, name, line, labels and, where there is
+no vector, the reason. docs/models.md lists the arrays of an .npz and the columns of a .csv.
 """
 
 from __future__ import annotations
@@ -9,26 +12,33 @@ import argparse
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
-from msde.cluster import process
+from msde.data_tools.options import add_reader_options, reader_options
+from msde.errors import MsdeError
 
 
 def main() -> None:
-    """Parse, embed and write one .npz."""
+    """Parse, embed and write one file."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="DIR")
-    add("--input", type=Path, required=True, metavar="FILE", help="or a folder")
-    add("--output", type=Path, required=True, metavar="FILE.npz")
+    add("--checkpoint", type=Path, required=True, metavar="DIR", help="weights, or a run")
+    add("--input", type=Path, required=True, metavar="FILE", help="or a folder of shards")
+    add("--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
     add("--view", choices=("2d", "3d", "both"), default="both", help="which encoder")
     add("--level", choices=("graph", "node"), default="graph", help="a row a molecule, or an atom")
-    add("--keep-hydrogens", action="store_true", help="default: remove them")
-    add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
+    add_reader_options(parser)
     arguments = parser.parse_args()
+    options = reader_options(arguments)
+    for path in (arguments.checkpoint, arguments.input):
+        if not path.exists():
+            raise MsdeError(f"{path} does not exist")
+
+    from msde.cluster import process
 
     process.prepare()
     from msde.data_tools.embedding import embed_file
 
-    embed_file(**vars(arguments))
+    names = ("checkpoint", "input", "output", "view", "level", "format")
+    embed_file(**{name: getattr(arguments, name) for name in names}, options=options)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rdkit.Chem import rdCIPLabeler
 
 from msde.chem.conformers import embed_conformer
 from msde.chem.features import features_from_mol
-from msde.chem.parsing import mol_from_smiles
+from msde.chem.parsing import mol_from_smiles, remove_hydrogens
 from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, CIP_LABELS, MoleculeError
 
 CIP_ITERATIONS = 1_250_000  # recommended by RDKit: takes less than a second
@@ -170,7 +170,7 @@ def record_from(
     if isinstance(molecule, str):
         mol = mol_from_smiles(molecule, keep_hydrogens, coordinates=True)
     elif isinstance(molecule, Chem.Mol):
-        mol = Chem.Mol(molecule) if keep_hydrogens else Chem.RemoveHs(molecule)
+        mol = Chem.Mol(molecule) if keep_hydrogens else remove_hydrogens(molecule)
     else:
         kinds = "a SMILES string, an RDKit Mol or a PyTorch Geometric Data"
         raise TypeError(f"a molecule is of type {type(molecule).__name__}, expected {kinds}")

@@ -307,7 +307,7 @@ def test_bad_calls_of_the_command(folder, tmp_path, monkeypatch):
     (tmp_path / "empty.smi").touch()
     good = ["--checkpoint", folder, "--output", tmp_path / "out.npz", "--input"]
     for arguments, message in [
-        ([*good, tmp_path / "a.what"], "format not known by its name"),
+        ([*good, tmp_path / "a.what"], "looks like no known format"),
         ([*good, tmp_path / "none.smi"], "cannot be read"),
         ([*good, tmp_path / "empty.smi"], "no molecules in"),
         ([*good, tmp_path, "--output", "x.txt"], "should end in .npz"),

@@ -1,0 +1,74 @@
+"""Embeddings of files: a row for each molecule of the input, with name, labels and reason."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from fixtures.models import make_small
+from msde.checkpoints.weights import save_weights
+from msde.data_tools.convert import convert
+from msde.data_tools.embedding import embed_file
+from msde.data_tools.options import Options
+from msde.errors import MsdeError
+
+TABLE = "smiles;id;logS\nCCO;a;-0,5\nC C;b;1\nc1ccccc1;c;\n;d;2\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with its best weights."""
+    path = tmp_path_factory.mktemp("run")
+    model = make_small("paper")
+    save_weights(model.state_dict(), model.config, path / "best")
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def test_an_archive_of_arrays_has_a_row_for_each_molecule(run, table, tmp_path, capsys):
+    output = tmp_path / "h.npz"
+    embed_file(run, table, output, view="2d")
+    found = np.load(output)
+    assert found["name"].tolist() == ["a", "b", "c", "d"]
+    assert found["line"].tolist() == [2, 3, 4, 5]
+    assert found["label_names"].tolist() == ["logS"]
+    assert np.array_equal(found["y"][:, 0], [-0.5, 1, np.nan, 2], equal_nan=True)
+    assert np.isfinite(found["h_2d"]).all(1).tolist() == [True, False, True, False]
+    assert found["reason"].tolist()[::2] == ["", ""]
+    assert "white space" in found["reason"][1] and found["reason"][3] == "no SMILES"
+    printed = capsys.readouterr().out
+    assert f"weights of {run / 'best'}" in printed and "2 of 4 molecules" in printed
+
+
+def test_a_table_has_the_same_rows(run, table, tmp_path):
+    embed_file(run, table, tmp_path / "h.npz", view="2d")
+    embed_file(run, table, tmp_path / "h.csv", view="2d")
+    h = np.load(tmp_path / "h.npz")["h_2d"]
+    with open(tmp_path / "h.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["a", "b", "c", "d"]
+    assert [row["logS"] for row in rows] == ["-0.5", "1.0", "", "2.0"]
+    assert np.allclose(float(rows[0]["h_2d_3"]), h[0, 3]) and rows[1]["h_2d_3"] == ""
+    with pytest.raises(MsdeError, match="--level node .* npz"):
+        embed_file(run, table, tmp_path / "h.csv", level="node")
+
+
+def test_options_of_readers_choose_columns(run, table, tmp_path):
+    options = Options(name_column="logS", label_columns=())
+    embed_file(run, table, tmp_path / "h.npz", view="2d", format="smiles", options=options)
+    found = np.load(tmp_path / "h.npz")
+    assert found["name"].tolist() == ["-0,5", "1", "", "2"] and found["y"].shape == (4, 0)
+
+
+def test_shards_have_ids_and_labels(run, table, tmp_path):
+    convert([table], tmp_path / "data", options=Options(conformers=0))
+    embed_file(run, tmp_path / "data", tmp_path / "h.npz", view="2d")
+    found = np.load(tmp_path / "h.npz")
+    assert len(found["uid"]) == 2 and found["h_2d"].shape[0] == 2
+    assert np.array_equal(found["y"][:, 0], [-0.5, np.nan], equal_nan=True)
