@@ -30,7 +30,7 @@ def main() -> None:
     options = reader_options(arguments)
     for path in (arguments.checkpoint, arguments.input):
         if not path.exists():
-            raise MsdeError(f"{path} does not exist")
+            raise MsdeError(f"{path} cannot be read: it does not exist")
 
     from msde.cluster import process
 

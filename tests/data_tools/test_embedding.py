@@ -55,7 +55,7 @@ def test_a_table_has_the_same_rows(run, table, tmp_path):
     assert [row["name"] for row in rows] == ["a", "b", "c", "d"]
     assert [row["logS"] for row in rows] == ["-0.5", "1.0", "", "2.0"]
     assert np.allclose(float(rows[0]["h_2d_3"]), h[0, 3]) and rows[1]["h_2d_3"] == ""
-    with pytest.raises(MsdeError, match="--level node .* npz"):
+    with pytest.raises(MsdeError, match="--level node .*npz"):
         embed_file(run, table, tmp_path / "h.csv", level="node")
 
 
