@@ -5,7 +5,7 @@ python -m data_tools.export DIR --output FILE.sdf[.gz] [--limit N]
 Molecules without geometry are drawn in 2D, so that stereochemistry is kept; `data_tools.convert
 --conformers 0` reads them back. Omitted are names of more than one line and molecules with
 something that the vocabularies lack: bonds that are none of single, double, triple and aromatic,
-charges beyond -5 to 5.
+charges beyond -5 to 5. Such molecules are listed in FILE.skipped.jsonl, each with its reason.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import gzip
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -53,24 +54,39 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
     dataset = ShardDataset(root)
     labels = [label["name"] for label in dataset.manifest["labels"]]
     counts: collections.Counter[str] = collections.Counter()
+    skipped: list[str] = []
 
     def write(temporary: Path) -> None:
         counts.clear()
+        skipped.clear()
         records = itertools.islice(_records(dataset), limit)
         total = min(len(dataset), limit or len(dataset))
         with _open(temporary, is_compressed=output.suffix == ".gz") as file:
-            for record in tqdm(records, total=total, unit=" molecules", disable=None):
+            shown = tqdm(records, total=total, unit=" molecules", disable=None)
+            for number, record in enumerate(shown, start=1):
                 try:
                     text = "".join(sdf_records(record, labels))
                 except MoleculeError as error:
                     counts[str(error)] += 1
+                    one = {"number": number, "name": record.name, "reason": str(error)}
+                    skipped.append(json.dumps(one) + "\n")
                     continue
                 file.write(text.encode())
                 counts["written"] += 1
 
     with disk_full_as_error(output, sum(shard["bytes"] for shard in dataset.manifest["shards"])):
         write_atomically(output, write)
+        beside = skipped_path(output)
+        if skipped:
+            write_atomically(beside, lambda path: path.write_text("".join(skipped)))
+        else:
+            beside.unlink(missing_ok=True)
     return counts
+
+
+def skipped_path(output: Path) -> Path:
+    """Return where the molecules are listed that an SD file does not hold."""
+    return output.with_name(f"{output.name}.skipped.jsonl")
 
 
 def _open(path: Path, is_compressed: bool) -> IO[bytes]:
@@ -91,12 +107,14 @@ def sdf_records(record: MoleculeRecord, labels: list[str]) -> Iterator[str]:
         MoleculeError: the molecule cannot be rebuilt.
     """
     mol = mol_from_record(record)
-    mol.SetProp("_Name", " ".join(record.name.split()))
+    title = " ".join(record.name.split())
+    # A blank before it is no part of the name; without it the record would end here.
+    mol.SetProp("_Name", f" {title}" if title.startswith("$$$$") else title)
     if record.origin & Origin.NO_GEOMETRY:
         rdDepictor.Compute2DCoords(mol)
         Chem.WedgeMolBonds(mol, mol.GetConformer())
     properties = "".join(
-        f">  <{name}>\n{float(value)!r}\n\n"
+        f">  <{' '.join(name.split())}>\n{float(value)!r}\n\n"
         for name, value in zip(labels, record.y, strict=True)
         if not np.isnan(value)
     )
@@ -135,6 +153,8 @@ def main() -> None:
     print(f"{arguments.output}: {counts.pop('written', 0)} molecules")
     for reason, count in counts.most_common(10):
         print(f"  {count} skipped: {reason}")
+    if counts:
+        print(f"  which ones: {skipped_path(arguments.output)}")
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield str(stream.unpack()), stream.unpack()
         except msgpack.OutOfData as error:
             raise MsdeError(f"{path} is cut off") from error
-        except (msgpack.UnpackException, ValueError) as error:
+        except (msgpack.UnpackException, TypeError, ValueError) as error:
             raise MsdeError(f"{path} cannot be read as MessagePack: {error}") from error
 
 
