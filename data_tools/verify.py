@@ -1,4 +1,4 @@
-"""Check a data set: every file, every block, every field.
+"""Check a data set: every file, every block, every field; or the files of a run or of weights.
 
 python -m data_tools.verify DIR [--quick]
 
@@ -34,6 +34,8 @@ from msde.data.shards import (
 from msde.errors import DataDamaged
 from msde.files import file_sha256
 
+from .runs import is_run, problems_of_run
+
 OFF_CENTRE = 1e-3  # A, of a conformer's mean; it is stored in single precision
 _ORIGINS = sum(Origin)
 
@@ -41,14 +43,17 @@ Checks = dict[str, tuple[np.ndarray, np.ndarray]]  # which rows have a problem, 
 
 
 def verify(root: Path, quick: bool = False) -> Iterator[str]:
-    """Yield a line for each problem of a data set.
+    """Yield a line for each problem of a data set, a run, a checkpoint or weights.
 
     Args:
         quick: check sizes, the index and the manifest alone, not the contents of shards.
 
     Raises:
-        MsdeError: the folder holds no data set that this release reads.
+        MsdeError: the folder holds none of them, or no data set that this release reads.
     """
+    if is_run(root):
+        yield from problems_of_run(root)
+        return
     manifest = read_manifest(root)
     yield from _manifest_problems(root, manifest)
     seen = []
@@ -243,6 +248,9 @@ def main() -> None:
         print(problem)
     if found:
         sys.exit(DataDamaged.exit_code)
+    if is_run(arguments.root):
+        print(f"{arguments.root}: all files are as written")
+        return
     manifest = read_manifest(arguments.root)
     print(
         f"{arguments.root}: {manifest['molecules']} molecules in {len(manifest['shards'])} shards, "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 from pathlib import Path
 from types import FrameType
 
 from msde.cluster import ranks
-from msde.files import write_atomically
+from msde.files import sealed, write_atomically
 
 log = logging.getLogger("msde")
 
@@ -55,7 +54,7 @@ class StopRequest:
 
 def mark(output: Path, name: str, facts: dict[str, int | str]) -> None:
     """Write a marker, DONE or PREEMPTED, from which scripts learn how the run has ended."""
-    write_atomically(output / name, lambda path: path.write_text(json.dumps(facts) + "\n"))
+    write_atomically(output / name, lambda path: path.write_text(sealed(facts)))
 
 
 def clear_marks(output: Path) -> None:

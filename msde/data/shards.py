@@ -182,14 +182,17 @@ class _Environments:
 
     def __init__(self) -> None:
         self._open: dict[tuple, tuple[lmdb.Environment, lmdb.Transaction]] = {}
+        self._checked: set[tuple] = set()
         self._lock = threading.Lock()
 
     def get(self, path: Path, shard: dict[str, Any], key: bytes) -> memoryview | bytes | None:
         """Return the value of a key; its memory stays mapped until the process ends."""
         facts = path.stat()
-        file = (path.resolve(), facts.st_ino, facts.st_mtime_ns)  # the path may become another file
-        if file not in self._open:
+        # The path may become another file, and the file be damaged and mended again.
+        file = (path.resolve(), facts.st_ino, shard["sha256"])
+        if (*file, facts.st_mtime_ns) not in self._checked:
             check_shard(path, shard)
+            self._checked.add((*file, facts.st_mtime_ns))
         with self._lock:
             if file not in self._open:
                 env = lmdb.open(

@@ -142,15 +142,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Lines that are not as they were written, as a last one that a crash has cut short, are left out
     with a warning.
     """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().decode(errors="replace").split("\n")
-    rows, damaged = [], []
-    for number, line in enumerate(lines[: len(lines) - (not lines[-1])], start=1):
-        try:
-            rows.append(_row(line))
-        except ValueError:
-            damaged.append(number)
+    rows, damaged = _rows(path)
     if damaged:
         log.warning(
             "%s: %d damaged or incomplete lines are left out, the first is line %d (CRC32 differs)",
@@ -159,6 +151,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             damaged[0],
         )
     return rows
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """Return the numbers of the lines of metrics.jsonl that are not as they were written."""
+    return _rows(path)[1]
+
+
+def _rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the rows of a file, and the numbers of damaged lines."""
+    rows: list[dict[str, Any]] = []
+    damaged: list[int] = []
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
+        try:
+            rows.append(_row(line))
+        except ValueError:
+            damaged.append(number)
+    return rows, damaged
 
 
 def peak_memory_mb() -> float:
