@@ -38,6 +38,9 @@ POSITIVE = Kind("a number of at least 1", lambda v: type(v) is int and v >= 1)
 TEXT = Kind("text", lambda v: isinstance(v, str))
 UNIT = Kind("text or null", lambda v: v is None or isinstance(v, str))
 HASH = _matches("a SHA-256 of 64 hexadecimal digits", "[0-9a-f]{64}")
+PAIR = Kind(
+    "a pair of texts", lambda v: isinstance(v, list) and [type(part) for part in v] == [str, str]
+)
 ANY = Kind("anything", lambda v: True)
 
 # A list holds values of its one kind; a dict has entries of these names, `?` if they may be
@@ -66,7 +69,7 @@ MANIFEST = {
     "digest": HASH,
     "labels": [{"name": TEXT, "unit": TEXT}],
     "forces_unit": UNIT,
-    "fields?": {"taken": [[TEXT]], "left_out": {"*": TEXT}},
+    "fields?": {"taken": [PAIR], "left_out": {"*": TEXT}},
     "source?": {"*": ANY},
     "counts?": {"*": COUNT},
     "rejects_by_reason?": {"*": COUNT},
@@ -126,9 +129,9 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
         raise MsdeError(f"{root} holds no finished data set (no {NAME}); make one with {CONVERT}")
     try:
         manifest = json.loads(text)
-        found = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataDamaged(f"{path} is not a shard manifest ({error!r})") from error
+    except ValueError as error:
+        raise DataDamaged(f"{path} is not a shard manifest ({error}); {AGAIN}") from error
+    found = manifest.get("format", FORMAT) if isinstance(manifest, dict) else FORMAT
     if found != FORMAT:
         raise MsdeError(
             f"{path}: format {found!r} is not the format {FORMAT!r} of this release; "

@@ -94,5 +94,7 @@ def read_text(url: str, name: str) -> str | None:
         return filesystem.cat_file(f"{remote}/{name}").decode()
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise DataDamaged(f"{url}/{name} is damaged: it is not text ({error})") from error
     except Exception as error:  # the types of errors depend on the storage
         raise MsdeError(f"{url}/{name} cannot be read: {' '.join(str(error).split())}") from error
