@@ -10,136 +10,14 @@ charges beyond -5 to 5. Such molecules are listed in FILE.skipped.jsonl, each wi
 
 from __future__ import annotations
 
-import collections
-import gzip
-import itertools
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-import numpy as np
-from rdkit import Chem
-from rdkit.Chem import rdDepictor
-from tqdm import tqdm
-
-from msde.chem.parsing import silence_rdkit
-from msde.chem.rebuild import mol_from_record
-from msde.chem.record import MoleculeRecord, Origin
-from msde.chem.vocabulary import MoleculeError
 from msde.cli import OneLineParser, report_errors
-from msde.data.shards import ShardDataset
-from msde.errors import MsdeError
-from msde.files import disk_full_as_error, write_atomically
 
-MAX_V2000 = 999  # atoms and bonds that the older format can count
+from .inputs import check_data_set
+from .lazy import names_of
 
-
-def export(root: Path, output: Path, limit: int | None = None) -> collections.Counter[str]:
-    """Write the molecules of `root` to an SD file.
-
-    Returns:
-        How many molecules were `written`, and how many were skipped, by reason.
-
-    Raises:
-        MsdeError: the data set is missing or damaged, or the file's name is not that of an SD file.
-    """
-    if not output.name.endswith((".sdf", ".sdf.gz")):
-        raise MsdeError(f"--output {output} should end in .sdf or .sdf.gz")
-    if limit is not None and limit < 1:
-        raise MsdeError("--limit must be at least 1")
-    if not output.parent.is_dir():
-        raise MsdeError(f"--output {output}: its folder does not exist")
-    silence_rdkit()
-    dataset = ShardDataset(root)
-    labels = [label["name"] for label in dataset.manifest["labels"]]
-    counts: collections.Counter[str] = collections.Counter()
-    skipped: list[str] = []
-
-    def write(temporary: Path) -> None:
-        counts.clear()
-        skipped.clear()
-        records = itertools.islice(_records(dataset), limit)
-        total = min(len(dataset), limit or len(dataset))
-        with _open(temporary, is_compressed=output.suffix == ".gz") as file:
-            shown = tqdm(records, total=total, unit=" molecules", disable=None)
-            for number, record in enumerate(shown, start=1):
-                try:
-                    text = "".join(sdf_records(record, labels))
-                except MoleculeError as error:
-                    counts[str(error)] += 1
-                    one = {"number": number, "name": record.name, "reason": str(error)}
-                    skipped.append(json.dumps(one) + "\n")
-                    continue
-                file.write(text.encode())
-                counts["written"] += 1
-
-    with disk_full_as_error(output, sum(shard["bytes"] for shard in dataset.manifest["shards"])):
-        write_atomically(output, write)
-        beside = skipped_path(output)
-        if skipped:
-            write_atomically(beside, lambda path: path.write_text("".join(skipped)))
-        else:
-            beside.unlink(missing_ok=True)
-    return counts
-
-
-def skipped_path(output: Path) -> Path:
-    """Return where the molecules are listed that an SD file does not hold."""
-    return output.with_name(f"{output.name}.skipped.jsonl")
-
-
-def _open(path: Path, is_compressed: bool) -> IO[bytes]:
-    # Without name and time in the header the bytes depend on the data alone.
-    return gzip.GzipFile(path, "wb", 6, mtime=0) if is_compressed else open(path, "wb")
-
-
-def _records(dataset: ShardDataset) -> Iterator[MoleculeRecord]:
-    for columns in dataset.blocks():
-        for place in range(len(columns)):
-            yield columns.record(place)
-
-
-def sdf_records(record: MoleculeRecord, labels: list[str]) -> Iterator[str]:
-    """Yield the record of each conformer of a molecule.
-
-    Raises:
-        MoleculeError: the molecule cannot be rebuilt.
-    """
-    mol = mol_from_record(record)
-    title = " ".join(record.name.split())
-    # A blank before it is no part of the name; without it the record would end here.
-    mol.SetProp("_Name", f" {title}" if title.startswith("$$$$") else title)
-    if record.origin & Origin.NO_GEOMETRY:
-        rdDepictor.Compute2DCoords(mol)
-        Chem.WedgeMolBonds(mol, mol.GetConformer())
-    properties = "".join(
-        f">  <{' '.join(name.split())}>\n{float(value)!r}\n\n"
-        for name, value in zip(labels, record.y, strict=True)
-        if not np.isnan(value)
-    )
-    is_large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > MAX_V2000
-    for conformer in mol.GetConformers():
-        block = Chem.MolToMolBlock(mol, confId=conformer.GetId(), forceV3000=is_large)
-        if not record.origin & Origin.NO_GEOMETRY:
-            block = _without_crossed_bonds(block, mol)
-        yield f"{block}{properties}$$$$\n"
-
-
-def _without_crossed_bonds(block: str, mol: Chem.Mol) -> str:
-    """Remove the mark `either` from double bonds whose stereochemistry the positions give."""
-    lines = block.split("\n")
-    is_large = lines[3].endswith("V3000")
-    first = lines.index("M  V30 BEGIN BOND") + 1 if is_large else 4 + mol.GetNumAtoms()
-    for bond in mol.GetBonds():
-        line = lines[at := first + bond.GetIdx()]
-        if bond.GetStereo() == Chem.BondStereo.STEREOANY:
-            continue
-        if is_large:
-            lines[at] = line.removesuffix(" CFG=2") if line.split()[3] == "2" else line
-        elif line[6:12] == "  2  3":
-            lines[at] = f"{line[:9]}  0{line[12:]}"
-    return "\n".join(lines)
+__getattr__ = names_of(f"{__package__}.sets.exporting", "export", "sdf_records")
 
 
 def main() -> None:
@@ -149,6 +27,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE")
     parser.add_argument("--limit", type=int, metavar="N", help="write only the first N molecules")
     arguments = parser.parse_args()
+    check_data_set(arguments.root)
+    from .sets.exporting import export, skipped_path
+
     counts = export(**vars(arguments))
     print(f"{arguments.output}: {counts.pop('written', 0)} molecules")
     for reason, count in counts.most_common(10):

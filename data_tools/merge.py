@@ -8,117 +8,14 @@ data set does not have are missing for its molecules.
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from msde.cli import OneLineParser, report_errors
-from msde.data.codec import MoleculeColumns
-from msde.data.shards import ShardDataset, repeated_ids
-from msde.errors import MsdeError
 
-from .pipeline.packing import prepare_output, write_data_set
+from .inputs import check_data_set
+from .lazy import names_of
 
-SUMMED = ("counts", "rejects_by_reason", "notes_by_reason")
-
-
-def merge(
-    roots: Sequence[Path], output: Path, labels: str = "same", skip_duplicates: bool = False
-) -> int:
-    """Write the molecules of all `roots` to `output` and return how many there are.
-
-    Args:
-        labels: `same` if they must agree, `union` to take all.
-        skip_duplicates: of molecules with the same id keep the first; else they are an error.
-
-    Raises:
-        MsdeError: data sets are missing, damaged or do not fit, or the output is taken.
-    """
-    datasets = [ShardDataset(root) for root in roots]
-    merged = _merged_labels(datasets, labels)
-    units = {d.manifest["forces_unit"] for d in datasets} - {None}
-    if len(units) > 1:
-        raise MsdeError(f"forces are in {' and '.join(sorted(units))}; data sets must agree")
-    keep = _places_to_keep(datasets, skip_duplicates)
-    prepare_output(output, roots)
-    sources = [{"digest": d.digest, **d.manifest.get("source", {})} for d in datasets]
-    facts = {
-        "labels": merged,
-        "forces_unit": next(iter(units), None),
-        "fields": _fields(datasets),
-        "source": {"merged": sources},
-        **{table: _sum(datasets, table) for table in SUMMED},
-    }
-    return write_data_set(output, _molecules(datasets, merged, keep), facts, roots)
-
-
-def _fields(datasets: Sequence[ShardDataset]) -> dict[str, Any]:
-    """Return which fields were read and which were not, in any of the data sets."""
-    known = [d.manifest["fields"] for d in datasets if "fields" in d.manifest]
-    taken = {tuple(pair): None for fields in known for pair in fields["taken"]}
-    left_out = {name: why for fields in known for name, why in fields["left_out"].items()}
-    return {"taken": list(taken), "left_out": left_out}
-
-
-def _sum(datasets: Sequence[ShardDataset], table: str) -> dict[str, int]:
-    sums: collections.Counter[str] = collections.Counter()
-    for dataset in datasets:
-        sums.update(dataset.manifest.get(table, {}))
-    return dict(sorted(sums.items()))
-
-
-def _merged_labels(datasets: Sequence[ShardDataset], labels: str) -> list[dict[str, str]]:
-    merged: dict[str, dict[str, str]] = {}
-    names = [{label["name"] for label in d.manifest["labels"]} for d in datasets]
-    for dataset in datasets:
-        for label in dataset.manifest["labels"]:
-            known = merged.setdefault(label["name"], label)
-            if known["unit"] != label["unit"]:
-                raise MsdeError(
-                    f"label {label['name']} is in '{known['unit']}', but in '{label['unit']}' in "
-                    f"{dataset.root}; convert one of them anew in the other's unit"
-                )
-    if labels == "same":
-        for dataset, there in zip(datasets, names, strict=True):
-            if there != names[0]:
-                odd = ", ".join(sorted(there ^ names[0])[:5])
-                raise MsdeError(
-                    f"{dataset.root} and {datasets[0].root} differ in their labels ({odd}); give "
-                    "--labels union to take all, missing where a data set lacks them"
-                )
-    return list(merged.values())
-
-
-def _places_to_keep(datasets: Sequence[ShardDataset], skip: bool) -> np.ndarray:
-    """Return which molecules to keep, of all data sets one after another, (total,) bool."""
-    uid = np.concatenate([d.index(b)["uid"] for d in datasets for b in range(d.num_blocks)])
-    keep = np.zeros(len(uid), bool)
-    keep[np.unique(uid, return_index=True)[1]] = True  # the first of each
-    if not (keep.all() or skip):
-        raise MsdeError(f"{repeated_ids(uid)}; give --skip-duplicates to keep the first of each")
-    return keep
-
-
-def _molecules(
-    datasets: Sequence[ShardDataset], labels: list[dict[str, str]], keep: np.ndarray
-) -> Iterator[MoleculeColumns]:
-    """Yield the blocks of all data sets with the merged labels."""
-    position = {label["name"]: column for column, label in enumerate(labels)}
-    first = 0
-    for dataset in datasets:
-        target = [position[label["name"]] for label in dataset.manifest["labels"]]
-        for block in dataset.blocks():
-            kept = np.flatnonzero(keep[first : first + len(block)])
-            first += len(block)
-            y = np.full((len(block), len(labels)), np.nan)
-            y[:, target] = block.y
-            block = dataclasses.replace(block, y=y)
-            if len(kept):
-                yield block if len(kept) == len(block) else block.take(kept)
+__getattr__ = names_of(f"{__package__}.sets.merging", "merge")
 
 
 def main() -> None:
@@ -134,6 +31,10 @@ def main() -> None:
     )
     parser.add_argument("--skip-duplicates", action="store_true", help="keep the first of each id")
     arguments = parser.parse_args()
+    for root in arguments.roots:
+        check_data_set(root)
+    from .sets.merging import merge
+
     count = merge(**vars(arguments))
     print(f"{arguments.output}: {count} molecules of {len(arguments.roots)} data sets")
 

@@ -8,41 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
-from msde.data.shards import ShardDataset
-from msde.errors import MsdeError
 
-from .pipeline.packing import prepare_output, write_data_set
-from .pipeline.parts import SHARD_MOLECULES
+from .inputs import check_data_set
+from .lazy import names_of
 
-# Entries of a manifest that do not depend on how it is cut.
-KEPT = (
-    "labels",
-    "forces_unit",
-    "fields",
-    "source",
-    "counts",
-    "rejects_by_reason",
-    "notes_by_reason",
-)
-
-
-def reshard(
-    root: Path,
-    output: Path,
-    shard_molecules: int = SHARD_MOLECULES,
-    block_molecules: int | None = None,
-) -> int:
-    """Write the molecules of `root` to `output` and return how many there are.
-
-    Raises:
-        MsdeError: the data set is missing or damaged, or the output is taken.
-    """
-    if shard_molecules < 1 or (block_molecules is not None and block_molecules < 1):
-        raise MsdeError("--shard-molecules and --block-molecules must be at least 1")
-    dataset = ShardDataset(root)
-    prepare_output(output, [root])
-    facts = {name: dataset.manifest[name] for name in KEPT if name in dataset.manifest}
-    return write_data_set(output, dataset.blocks(), facts, [root], shard_molecules, block_molecules)
+__getattr__ = names_of(f"{__package__}.sets.resharding", "reshard")
 
 
 def main() -> None:
@@ -50,10 +20,15 @@ def main() -> None:
     parser = OneLineParser(prog="data_tools.reshard", description=__doc__)
     parser.add_argument("root", type=Path, metavar="DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--shard-molecules", type=int, default=SHARD_MOLECULES, metavar="N")
+    parser.add_argument("--shard-molecules", type=int, metavar="N", help="default: as for convert")
     parser.add_argument("--block-molecules", type=int, metavar="N", help="default: as for convert")
     arguments = parser.parse_args()
-    count = reshard(**vars(arguments))
+    check_data_set(arguments.root)
+    from msde.data.shards import ShardDataset
+
+    from .sets.resharding import reshard
+
+    count = reshard(**{name: v for name, v in vars(arguments).items() if v is not None})
     shards = len(ShardDataset(arguments.output).manifest["shards"])
     print(f"{arguments.output}: {count} molecules in {shards} shards")
 

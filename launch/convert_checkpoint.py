@@ -23,7 +23,10 @@ def main() -> None:
     undetermined = "settings that the tensors do not determine; all of them are printed"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=undetermined)
     arguments = parser.parse_intermixed_args()
-    # torch takes seconds to import, and --help does not need it.
+    given = arguments.from_published or arguments.to_published
+    if not given.exists():
+        raise MsdeError(f"{given} cannot be read: there is no such file or folder")
+    # torch takes seconds to import, and neither --help nor a wrong path needs it.
     from msde.checkpoints.published_files import from_published, to_published
 
     if arguments.from_published is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from msde.errors import MsdeError
 from msde.files import disk_full_as_error, write_atomically
 
-from .pipeline.summary import Statistics
+from ..pipeline.summary import Statistics
 
 BLUE, INK = "#3b6ea8", "#333a44"
 # A hue for each of the most common kinds of bonds, distinguishable with colour blindness.
