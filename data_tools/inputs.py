@@ -57,13 +57,17 @@ def _files_of(folder: Path) -> list[Path]:
     from .reading import recognise  # with all that readers import
 
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_visible(path)]
-    known = [path for path in files if recognise(path) is not None]
-    others = len(files) - len(known)
+    known: list[Path] = []
+    others: list[Path] = []
+    for path in files:
+        (others if recognise(path) is None else known).append(path)
     if not known:
         raise MsdeError(f"{folder} holds no file of a known format ({', '.join(FORMATS)})")
     if others:
-        left = next(path for path in files if path not in known)
-        log.info(f"{folder}: {others} of {len(files)} files are of no known format, as {left.name}")
+        log.info(
+            f"{folder}: {len(others)} of {len(files)} files are of no known format, "
+            f"as {others[0].name}"
+        )
     return known
 
 
