@@ -16,30 +16,24 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from msde.cli import OneLineParser, report_errors
 from msde.errors import MsdeError
 
 from .inputs import check_inputs, expand_inputs
+from .lazy import names_of
 from .options import Options, add_reader_options, reader_options
 
 COMMON = 5  # reasons of rejects that are printed
+
+__getattr__ = names_of(f"{__package__}.pipeline.conversion", "convert")
 
 
 class Stopped(MsdeError):
     """The conversion was stopped by a signal."""
 
     exit_code = 128 + signal.SIGTERM
-
-
-def __getattr__(name: str) -> Any:
-    """Import `convert` when it is asked for, so that --help does not wait for its libraries."""
-    if name == "convert":
-        from .pipeline.conversion import convert
-
-        return convert
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _parse_arguments() -> argparse.Namespace:

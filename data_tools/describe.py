@@ -38,13 +38,14 @@ def main() -> None:
     if arguments.output and arguments.output.suffix != ".png":
         raise MsdeError(f"--output {arguments.output} should end in .png")
     check_data_set(arguments.root)
-    from .pipeline.summary import statistics
     from .sets.description import describe, summary
-    from .sets.figure import draw
 
     if arguments.json:
         print(json.dumps(summary(arguments.root), indent=1))
         return
+    from .pipeline.summary import statistics
+    from .sets.figure import draw
+
     stats = statistics(arguments.root)
     print("\n".join(describe(stats)))
     if arguments.output:

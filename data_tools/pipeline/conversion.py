@@ -54,7 +54,7 @@ def convert(
     listed in `rejects.jsonl` with the reason, unusual ones that are kept in `notes.jsonl`.
 
     Args:
-        inputs: files, folders, patterns or `@FILE`, see `reading.expand_inputs`.
+        inputs: files, folders, patterns or `@FILE`, see `inputs.expand_inputs`.
         format: one of readers.FORMATS; `auto` asks the readers.
         executor: where to convert, an executor or the name of one: `local` (as None, with
             `processes`), `dask:ADDRESS` or `mpi`.
