@@ -21,6 +21,10 @@ _LINES = {
     "a bond": re.compile(r"[ \d]{9}"),
     "a property or M  END": re.compile(r"\S"),
 }
+_MIXTURES = {
+    Chem.StereoGroupType.STEREO_AND: "a mixture of both stereoisomers (racemic)",
+    Chem.StereoGroupType.STEREO_OR: "one of two stereoisomers, unknown which (relative)",
+}
 _SYMBOLS = {(1, 2): "D", (1, 3): "T"}  # by atomic number and isotope
 _REMOVED = "_hydrogenIsotopes"  # the property with the hydrogen isotopes that were removed
 _NUM_REMOVED = "_numHydrogenIsotopes"
@@ -101,15 +105,12 @@ def smiles_syntax(smiles: str) -> str:
 
 def stereo_note(mol: Chem.Mol) -> str:
     """Return what the enhanced stereo of a molecule says that its one drawing does not, or ""."""
-    kinds = {
-        Chem.StereoGroupType.STEREO_AND: "a mixture of both stereoisomers (racemic)",
-        Chem.StereoGroupType.STEREO_OR: "one of two stereoisomers, unknown which (relative)",
-    }
     groups = [(g.GetGroupType(), g.GetAtoms()) for g in mol.GetStereoGroups()]
     return "; ".join(
-        f"{kinds[kind]} at atom {', '.join(str(atom.GetIdx()) for atom in atoms)}: read as drawn"
+        f"{_MIXTURES[kind]} at atom {', '.join(str(atom.GetIdx()) for atom in atoms)}: "
+        "read as drawn"
         for kind, atoms in groups
-        if kind in kinds and len(atoms)
+        if kind in _MIXTURES and len(atoms)
     )
 
 

@@ -13,7 +13,7 @@ from rdkit.Chem import rdCIPLabeler
 
 from msde.chem.conformers import embed_conformer
 from msde.chem.features import features_from_mol
-from msde.chem.parsing import mol_from_smiles, remove_hydrogens
+from msde.chem.parsing import mol_from_smiles, remove_hydrogens, stereo_note
 from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, CIP_LABELS, MoleculeError
 
 CIP_ITERATIONS = 1_250_000  # recommended by RDKit: takes less than a second
@@ -161,7 +161,7 @@ def record_from(
 
     Conformers of the molecule (of CXSMILES, too) are used; without any, RDKit embeds one, seeded
     by the canonical SMILES. With `keep_hydrogens`, implied hydrogens are added. `notes` gets a line
-    for each part of the molecule that the record cannot hold.
+    for each part of the molecule that the record cannot hold, its enhanced stereo among them.
 
     Raises:
         MoleculeError: the molecule cannot be parsed or embedded; the message is the reason.
@@ -174,6 +174,7 @@ def record_from(
     else:
         kinds = "a SMILES string, an RDKit Mol or a PyTorch Geometric Data"
         raise TypeError(f"a molecule is of type {type(molecule).__name__}, expected {kinds}")
+    stereo = stereo_note(mol if isinstance(molecule, str) else molecule)
     has_geometry = any(c.Is3D() for c in mol.GetConformers())
     if keep_hydrogens:
         mol = Chem.AddHs(mol, addCoords=has_geometry)
@@ -183,4 +184,7 @@ def record_from(
     name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
     if not topology_only and not has_geometry:
         mol = embed_conformer(mol, uid, keep_hydrogens)
-    return record_from_mol(mol, uid, name, topology_only, notes=notes)
+    record = record_from_mol(mol, uid, name, topology_only, notes=notes)
+    if notes is not None and stereo:
+        notes.append(stereo)
+    return record

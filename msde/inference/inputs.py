@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from msde.chem.parsing import is_missing, mol_from_smiles, stereo_note
+from msde.chem.parsing import is_missing
 from msde.chem.record import MoleculeRecord, outside_vocabulary, record_from
 from msde.chem.vocabulary import MoleculeError
 from msde.data.codec import MoleculeColumns, columns_from_records
@@ -79,7 +79,7 @@ class MoleculeList:
             unusual += ["chirality, since its data lack cip"] * bool(is_tagged)
         if unusual:
             notes.append(f"not seen by the model: {', '.join(unusual)}")
-        notes += [*remarks, *filter(None, [_stereo_note(molecule)])]
+        notes += remarks
         if notes:
             chunk.notes[place] = "; ".join(notes)
         return record
@@ -101,13 +101,6 @@ class MoleculeList:
             raise
         except Exception as error:  # libraries fail on molecules in many ways
             return None, " ".join(str(error).split())[:200]
-
-
-def _stereo_note(molecule: Any) -> str:
-    """Return the note on the enhanced stereo of a molecule that could be read, or ""."""
-    if isinstance(molecule, str):
-        return stereo_note(mol_from_smiles(molecule)) if "|" in molecule else ""
-    return stereo_note(molecule) if hasattr(molecule, "GetStereoGroups") else ""
 
 
 class ShardFolder:
