@@ -7,6 +7,7 @@ MANIFEST.json       sizes and hashes of both, checked whenever one is read
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Iterable
@@ -73,18 +74,19 @@ def read_state(folder: Path) -> dict[str, Tensor]:
         raise MsdeError(f"{path} cannot be read: {error}") from error
 
 
-_warned: set[Path] = set()
-
-
 def _check(path: Path) -> None:
     """Check a file that MANIFEST names; say once of a folder that it has none."""
-    if not check_file(path) and path.exists() and path.parent not in _warned:
-        _warned.add(path.parent)
-        log.warning(
-            "%s has no %s, as folders that earlier releases wrote: its files cannot be checked",
-            path.parent,
-            MANIFEST,
-        )
+    if not check_file(path) and path.exists():
+        _warn_unsealed(path.parent)
+
+
+@functools.cache
+def _warn_unsealed(folder: Path) -> None:
+    log.warning(
+        "%s has no %s, as folders that earlier releases wrote: its files cannot be checked",
+        folder,
+        MANIFEST,
+    )
 
 
 def find_weights(folder: Path) -> Path:

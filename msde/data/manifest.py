@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -152,14 +153,10 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
     return manifest
 
 
-_warned: set[str] = set()
-
-
+@functools.cache
 def _warn_unsealed(path: str) -> None:
-    if path not in _warned:
-        _warned.add(path)
-        log.warning(
-            "%s was written by an earlier release, without a digest of its own: labels, units and "
-            "counts in it cannot be checked; data_tools.reshard writes it anew",
-            path,
-        )
+    log.warning(
+        "%s was written by an earlier release, without a digest of its own: labels, units and "
+        "counts in it cannot be checked; data_tools.reshard writes it anew",
+        path,
+    )
