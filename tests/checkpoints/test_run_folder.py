@@ -1,4 +1,4 @@
-"""The files of a run's folder that are read again: a flipped bit in any of them is told."""
+"""A flipped bit in a file of a run's folder that is read again: an error or a warning names it."""
 
 import logging
 import random

@@ -1,4 +1,4 @@
-"""The manifest of a data set: what changed in it, or in a file that it names, is told."""
+"""The manifest of a data set: a change in it, or in a file that it lists, is an error."""
 
 import json
 import shutil
