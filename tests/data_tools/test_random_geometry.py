@@ -8,6 +8,7 @@ from rdkit import Chem
 
 from fixtures.data_sets import molecules
 from fixtures.readers import ALL_HYDROGENS, SMILES, embedded, numbers, positions
+from fixtures.seeds import seeds
 from msde.chem.parsing import MISSING
 from msde.chem.rebuild import mol_from_record
 from msde.data.shards import read_manifest
@@ -140,23 +141,11 @@ def check_xyz(seed, folder):
             assert np.abs(record.forces[0] - forces).max() < 1e-6
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", seeds(15, 135))
 def test_sd_files_agree_with_rdkit(tmp_path, seed):
     check_sdf(seed, tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", seeds(15, 125))
 def test_xyz_files_agree_with_ase(tmp_path, seed):
-    check_xyz(seed, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(15, 135))
-def test_more_sd_files_agree_with_rdkit(tmp_path, seed):
-    check_sdf(seed, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(15, 125))
-def test_more_xyz_files_agree_with_ase(tmp_path, seed):
     check_xyz(seed, tmp_path)

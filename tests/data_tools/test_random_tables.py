@@ -12,6 +12,7 @@ from rdkit import Chem
 from fixtures.data_sets import molecules
 from fixtures.formats import FLAT
 from fixtures.molecules import NCI, SMILES
+from fixtures.seeds import seeds
 from msde.chem.parsing import MISSING
 from msde.chem.rebuild import mol_from_record
 from msde.data.shards import read_manifest
@@ -150,12 +151,6 @@ def check(seed, folder):
         assert all(json.loads(line)["reason"] for line in file)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", seeds(30, 300))
 def test_tables_agree_with_pandas(tmp_path, seed):
-    check(seed, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(30, 300))
-def test_more_tables_agree_with_pandas(tmp_path, seed):
     check(seed, tmp_path)
