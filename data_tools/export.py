@@ -3,9 +3,9 @@
 python -m data_tools.export DIR --output FILE.sdf[.gz] [--limit N]
 
 Molecules without geometry are drawn in 2D, so that stereochemistry is kept; `data_tools.convert
---conformers 0` reads them back. Omitted are names of more than one line and molecules with
+--conformers 0` reads them back. Line ends in names become blanks. Omitted are molecules with
 something that the vocabularies lack: bonds that are none of single, double, triple and aromatic,
-charges beyond -5 to 5. Such molecules are listed in FILE.skipped.jsonl, each with its reason.
+charges beyond -5 to 5. They are listed in FILE.skipped.jsonl, each with its reason.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class Reader(BaseReader):
         keep = self.options.keep_hydrogens, self.options.keep_radicals
         y: tuple[float, ...] = ()
         if record.labels:
-            found = properties(record.blocks[0].text)
-            y = labels_from([found.get(label.name, "") for label in record.labels], record.labels)
+            texts = _label_texts(record.blocks[0], record.labels)
+            y = labels_from(texts, record.labels)
         notes = (GUESSED,) if any(block.is_guessed for block in record.blocks) else ()
         if len(record.blocks) == 1:
             return Parsed(mol_from_block(record.blocks[0].text, *keep), y, notes=notes)
@@ -89,7 +89,16 @@ class Reader(BaseReader):
             raise MoleculeError(failed[0][1])
         mol, dropped = merge_conformers(mols, lines)
         dropped += tuple((line, f"conformer: {reason}") for line, reason in failed)
+        if record.labels and any(
+            _label_texts(block, record.labels) != texts for block in record.blocks[1:]
+        ):
+            notes += ("labels of its conformers differ: those of the first are kept",)
         return Parsed(mol, y, dropped=tuple(sorted(dropped)), notes=notes)
+
+
+def _label_texts(block: Block, labels: tuple[Label, ...]) -> list[str]:
+    found = properties(block.text)
+    return [found.get(label.name, "") for label in labels]
 
 
 def _groups(found: Iterator[Block], together: bool) -> Iterator[list[Block]]:

@@ -19,7 +19,7 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
-from ..parsing.files import UTF_8, encoding_of, open_text
+from ..parsing.files import UTF_8, encoding_of, has_suffix, open_text
 from ..parsing.tables import is_table, layout, read_table
 
 HEADER = (1, "smiles")  # line and first word of a header
@@ -29,10 +29,10 @@ class Reader(BaseReader):
     suffixes = (".smi", ".smiles", ".ism", ".txt", ".csv", ".tsv", ".tab")
 
     def recognises(self, path: Path) -> bool:
-        """Return whether the suffix fits and the file is a table or begins with a SMILES."""
+        """Return whether the suffix fits; text of any kind (.txt) has to begin with a SMILES."""
         if not super().recognises(path):
             return False
-        if is_table(path):
+        if not has_suffix(path, (".txt",)):
             return True
         smiles, _ = _smiles_and_name(self._first_line(path))
         with rdBase.BlockLogs():

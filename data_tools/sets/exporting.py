@@ -9,7 +9,8 @@ import collections
 import gzip
 import itertools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -20,13 +21,14 @@ from tqdm import tqdm
 
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_from_record
-from msde.chem.record import MoleculeRecord, Origin
+from msde.chem.record import MoleculeRecord, Origin, outside_vocabulary
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.files import disk_full_as_error, write_atomically
 
 MAX_V2000 = 999  # atoms and bonds that the older format can count
+LINE_ENDS = re.compile(r"[\r\n\0]+")  # and the byte that marks a file as binary
 
 
 def export(root: Path, output: Path, limit: int | None = None) -> collections.Counter[str]:
@@ -46,7 +48,7 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
         raise MsdeError(f"--output {output}: its folder does not exist")
     silence_rdkit()
     dataset = ShardDataset(root)
-    labels = [label["name"] for label in dataset.manifest["labels"]]
+    labels = _property_names(label["name"] for label in dataset.manifest["labels"])
     counts: collections.Counter[str] = collections.Counter()
     skipped: list[str] = []
 
@@ -62,7 +64,8 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
                     text = "".join(sdf_records(record, labels))
                 except MoleculeError as error:
                     counts[str(error)] += 1
-                    one = {"number": number, "name": record.name, "reason": str(error)}
+                    reason = ", ".join([str(error), *outside_vocabulary(record)])
+                    one = {"number": number, "name": record.name, "reason": reason}
                     skipped.append(json.dumps(one) + "\n")
                     continue
                 file.write(text.encode())
@@ -83,6 +86,15 @@ def skipped_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.skipped.jsonl")
 
 
+def _property_names(labels: Iterable[str]) -> list[str]:
+    """Return names of labels as properties: without line ends, none empty, all different."""
+    names: list[str] = []
+    for place, label in enumerate(labels, start=1):
+        name = LINE_ENDS.sub(" ", label).strip() or f"label {place}"
+        names.append(f"{name} ({place})" if name in names else name)
+    return names
+
+
 def _open(path: Path, is_compressed: bool) -> IO[bytes]:
     # Without name and time in the header the bytes depend on the data alone.
     return gzip.GzipFile(path, "wb", 6, mtime=0) if is_compressed else open(path, "wb")
@@ -101,14 +113,16 @@ def sdf_records(record: MoleculeRecord, labels: list[str]) -> Iterator[str]:
         MoleculeError: the molecule cannot be rebuilt.
     """
     mol = mol_from_record(record)
-    title = " ".join(record.name.split())
+    title = LINE_ENDS.sub(" ", record.name)
     # A blank before it is no part of the name; without it the record would end here.
     mol.SetProp("_Name", f" {title}" if title.startswith("$$$$") else title)
     if record.origin & Origin.NO_GEOMETRY:
         rdDepictor.Compute2DCoords(mol)
         Chem.WedgeMolBonds(mol, mol.GetConformer())
+        # Ranks of atoms, without which RDKit marks double bonds as `either` that have no E and Z.
+        Chem.AssignStereochemistry(mol, force=True, flagPossibleStereoCenters=True)
     properties = "".join(
-        f">  <{' '.join(name.split())}>\n{float(value)!r}\n\n"
+        f">  <{name}>\n{float(value)!r}\n\n"
         for name, value in zip(labels, record.y, strict=True)
         if not np.isnan(value)
     )

@@ -109,3 +109,14 @@ def test_stereo_comes_from_coordinates(tmp_path):
     path.write_text("".join(sd_record(embedded(smiles)) for smiles in SMILES))
     _, parsed, _ = convert(path)
     assert [smiles_of(one) for one in parsed.values()] == [Chem.CanonSmiles(s) for s in SMILES]
+
+
+def test_labels_that_differ_between_conformers_have_a_note(tmp_path):
+    mol = embedded("CCO", 2)
+    mols = [Chem.Mol(mol, confId=conformer.GetId()) for conformer in mol.GetConformers()]
+    for energies, notes in (((1, 1), ()), ((1, 2), ("labels of its conformers differ",))):
+        text = "".join(sd_record(m, "a", E=e) for m, e in zip(mols, energies, strict=True))
+        (tmp_path / "m.sdf").write_text(text)
+        parsed = convert(tmp_path / "m.sdf", Options(group_conformers=True))[1][1]
+        assert parsed.mol.GetNumConformers() == 2 and parsed.y == (1,)
+        assert tuple(note.partition(":")[0] for note in parsed.notes) == notes

@@ -77,3 +77,12 @@ def test_a_molecule_too_large_to_embed_is_rejected(tmp_path):
     path = tmp_path / "a.smi"
     path.write_text("C" * 1100 + "\n")
     assert convert(path, Options(max_atoms=2000))[2] == {"more than 1024 atoms": 1}
+
+
+def test_a_first_smiles_that_is_broken_is_one_reject_and_no_other_format(tmp_path):
+    path = tmp_path / "a.smi"
+    path.write_text("C1CC a\nCCO b\n")
+    assert recognised(path) == "smiles"
+    assert convert(path, Options(conformers=0))[2] == {"cannot be parsed": 1}
+    (tmp_path / "a.txt").write_text("Dear colleague,\nCCO\n")
+    assert recognised(tmp_path / "a.txt") is None
