@@ -75,7 +75,8 @@ def embed_file(
         arrays |= {"name": np.array(read.names), "line": np.array(read.lines), "y": read.y}
         found = model.encode(read.mols, view, level, keep_hydrogens)
         for number, note in read.notes.items():
-            found.notes[number] = "; ".join(filter(None, (note, found.notes.get(number))))
+            parts = [*note.split("; "), *found.notes.get(number, note).split("; ")]
+            found.notes[number] = "; ".join(dict.fromkeys(parts))  # each once
     size = len(arrays["y"])
     arrays["reason"] = np.array([found.reasons.get(number, "") for number in range(size)])
     arrays |= {"label_names": np.array([name for name, _ in labels], str)}

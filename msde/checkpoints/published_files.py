@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,49 @@ from safetensors.torch import save_file
 
 from msde.checkpoints import published
 from msde.checkpoints.weights import CONFIG, MODEL, read_config, read_state, save_weights, seal
+from msde.checkpoints.wrapped import unwrap
 from msde.config import leaves
-from msde.errors import MsdeError
+from msde.errors import DataDamaged, MsdeError
 from msde.files import check_file, write_atomically
 
 KEPT = "published.safetensors"  # tensors of the published file that our model does not use
 
 
-def read_published(path: Path) -> dict[str, dict[str, Any]]:
+def read_published(path: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Read a published checkpoint; only tensors are unpickled.
 
+    Returns:
+        The state dicts of its parts, and what was taken off: see `wrapped`.
+
     Raises:
-        MsdeError: the file cannot be read, or is not a dict of dicts of tensors.
+        MsdeError: the file cannot be read, is damaged, or is not a dict of dicts of tensors.
     """
     try:
+        if zipfile.is_zipfile(path):  # torch does not compare its checksums
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
+            if damaged:
+                raise DataDamaged(f"{path} is damaged (CRC32 of {damaged!r} differs)")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MsdeError(f"{path} cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except DataDamaged:
+        raise
+    except Exception as error:  # damaged archives and pickles fail in many ways
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MsdeError(f"{path} is not a checkpoint of tensors alone: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise MsdeError(f"{path} holds {type(checkpoint).__name__}, expected a dict of state dicts")
+    try:
+        checkpoint, lines = unwrap(checkpoint)
+    except MsdeError as error:
+        raise MsdeError(f"{path}: {error}") from None
     for name, state in checkpoint.items():
         if not isinstance(state, dict) or not all(
             isinstance(t, torch.Tensor) for t in state.values()
         ):
             raise MsdeError(f"{path}: {name} is not a dict of tensors")
-    return checkpoint
+    return checkpoint, lines
 
 
 def from_published(path: Path, output: Path, overrides: list[str]) -> str:
@@ -55,7 +70,8 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise MsdeError(f"--output {output} is not an empty folder; choose another one")
-    state, config, kept, notes = published.import_checkpoint(read_published(path), overrides)
+    checkpoint, unwrapped = read_published(path)
+    state, config, kept, notes = published.import_checkpoint(checkpoint, overrides)
     try:
         save_weights(state, config, output)
     except OSError as error:
@@ -67,6 +83,7 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
     lines = [
         f"{output}: {len(state)} tensors, hidden {model.hidden_dim}, {model.encoder_3d}, "
         f"{model.conformer.edges}",
+        *unwrapped,
         "set by you or published defaults, since the tensors do not tell:",
         *(f"  {key}={values[key]}" for key in published.UNDETERMINED),
     ]

@@ -126,6 +126,11 @@ def load_weights(folder: Path | str) -> MoleculeSDE:
         MsdeError: the weights or their configuration cannot be read.
     """
     folder = find_weights(Path(folder))
+    if folder.is_file():
+        raise MsdeError(
+            f"{folder} is a file, expected a folder of weights; if it is a published checkpoint, "
+            "convert it with launch/convert_checkpoint.py --from-published"
+        )
     model = MoleculeSDE.from_seed(read_config(folder))  # leaves torch's generator alone
     fill(model, folder)
     return model.eval()

@@ -7,8 +7,10 @@ import pytest
 
 from fixtures.data_sets import write_data_set
 from msde.data import manifest
+from msde.data.shards import LISTS
 from msde.data_tools.convert import convert
 from msde.data_tools.merge import merge
+from msde.data_tools.reshard import reshard
 from msde.data_tools.verify import verify
 from msde.errors import DataDamaged, MsdeError
 from msde.files import sealed
@@ -117,3 +119,25 @@ def test_the_digest_of_a_data_set_is_that_of_its_shards(converted):
     """Checkpoints keep it, so it must not change with the rest of the manifest."""
     values = json.loads((converted / "manifest.json").read_text())
     assert values["digest"] == manifest.digest_of(values["shards"])
+
+
+def test_resharding_a_data_set_of_an_earlier_release_writes_its_manifest_anew(
+    converted, tmp_path, caplog
+):
+    data = shutil.copytree(converted, tmp_path / "data")
+    values = json.loads((data / "manifest.json").read_text())
+    del values["sha256"], values["lists"]
+    (data / "manifest.json").write_text(json.dumps(values, indent=1) + "\n")
+    reshard(data, tmp_path / "anew")
+    caplog.clear()
+    anew = manifest.read_manifest(tmp_path / "anew")
+    assert anew["digest"] == values["digest"] and set(anew["lists"]) == set(LISTS)
+    assert problems(tmp_path / "anew") == [] and not caplog.messages
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '{"format": []}', "\0"])
+def test_other_texts_are_one_line(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(MsdeError, match=r"manifest\.json") as error:
+        manifest.read_manifest(tmp_path)
+    assert "\n" not in str(error.value)

@@ -72,3 +72,9 @@ def test_shards_have_ids_and_labels(run, table, tmp_path):
     found = np.load(tmp_path / "h.npz")
     assert len(found["uid"]) == 2 and found["h_2d"].shape[0] == 2
     assert np.array_equal(found["y"][:, 0], [-0.5, np.nan], equal_nan=True)
+
+
+def test_a_note_of_the_reader_and_of_the_model_is_printed_once(run, tmp_path, capsys):
+    (tmp_path / "m.csv").write_text("smiles\nC[C@H](F)Cl |&1:1|\n")
+    embed_file(run, tmp_path / "m.csv", tmp_path / "h.npz", view="2d")
+    assert capsys.readouterr().err.count("racemic") == 1

@@ -47,3 +47,38 @@ def test_tensorboard_shows_each_step_once(tmp_path):
     assert [event.step for event in events.Scalars(held_out)] == [3, 4]
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in metrics if held_out in row] == [3, 4]
+
+
+def test_damaged_lines_are_left_out_with_one_line_and_mended_by_a_resumed_run(tmp_path, caplog):
+    monitor = Monitor(tmp_path, first_step=0, total_steps=4)
+    for step in (1, 2, 3):
+        monitor.scalars(step, rows(step, 1.0))
+    monitor.event(2, "step skipped", {"reason": "NaN"})
+    monitor.close()
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    end = whole.index(b"\n", whole.index(b"\n") + 1)
+    for at in range(whole.index(b"\n") + 1, end + 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        caplog.clear()
+        kept = [row["step"] for row in read_metrics(path)]
+        assert kept == ([1] if at == end else [1, 3])
+        (line,) = caplog.messages
+        assert f"{path}: " in line and "the first is line 2" in line
+    events = tmp_path / "events.jsonl"
+    events.write_text(events.read_text().replace("NaN", "nan"))
+    Monitor(tmp_path, first_step=3, total_steps=4).close()
+    assert events.read_text() == ""
+    caplog.clear()
+    assert read_metrics(path) and read_metrics(events) == [] and not caplog.messages
+
+
+def test_files_of_earlier_releases_go_on(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss/total": 2.5}\n{"step": 2, "loss/total": NaN}\n')
+    monitor = Monitor(tmp_path, first_step=2, total_steps=4)
+    monitor.scalars(3, {"loss/total": 1.5})
+    monitor.close()
+    found = read_metrics(path)
+    assert [row["step"] for row in found] == [1, 2, 3] and found[0]["loss/total"] == 2.5
+    assert not caplog.messages
