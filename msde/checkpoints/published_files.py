@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,111 @@ from msde.errors import MsdeError
 from msde.files import check_file, write_atomically
 
 KEPT = "published.safetensors"  # tensors of the published file that our model does not use
+# The published parts, and a tensor that each alone has, whatever its sizes.
+PARTS = {
+    "model_2D": "gnns.0.eps",
+    "model_3D": "embedding.weight",
+    "SDE_2Dto3D_model": "node_emb.layers.0.weight",
+    "SDE_3Dto2D_model": "embedding_3D.weight",
+}
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state")  # names of dicts around them
+MAX_WRAPPERS = 2  # one in the other
+PARALLEL = "module."
+SHOWN = 3  # names in an error
 
 
-def read_published(path: Path) -> dict[str, dict[str, Any]]:
+def read_published(path: Path) -> tuple[dict[str, published.State], list[str]]:
     """Read a published checkpoint; only tensors are unpickled.
 
+    The four state dicts may lie in another dict, of their own or of the whole, as training loops
+    save them; their names may start with `module.`, as those of models that were trained in
+    parallel, or with the names of the parts.
+
+    Returns:
+        The state dicts, and the names of what else is in the file.
+
     Raises:
-        MsdeError: the file cannot be read, or is not a dict of dicts of tensors.
+        MsdeError: the file cannot be read, or does not hold the state dicts.
     """
+    checkpoint, left_out = _unwrapped(_load(path))
+    if checkpoint and _is_state(checkpoint):
+        checkpoint = _split(path, _without_module(checkpoint))
+    parts: dict[str, published.State] = {}
+    for name, value in checkpoint.items():
+        state, others = _unwrapped(value) if isinstance(value, dict) else (value, [])
+        if isinstance(state, dict) and _is_state(state):
+            parts[name] = _without_module(state)
+            left_out += [f"{name}.{other}" for other in others]
+        elif name in PARTS:
+            raise MsdeError(f"{path}: {name} is not a dict of tensors")
+        else:
+            left_out.append(str(name))
+    if not parts.keys() & set(PARTS):
+        raise MsdeError(f"{path} holds {_listed(checkpoint)}; expected {', '.join(PARTS)}")
+    return parts, left_out
+
+
+def _load(path: Path) -> dict[Any, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MsdeError(f"{path} cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # the unpickler fails on bytes of other kinds in many ways
+        objects = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = "torch.save has not written it, or it is damaged"
+        if objects:
+            reason = f"it holds objects of {objects[1]}; save the state dicts without them"
         raise MsdeError(f"{path} is not a checkpoint of tensors alone: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise MsdeError(f"{path} holds {type(checkpoint).__name__}, expected a dict of state dicts")
-    for name, state in checkpoint.items():
-        if not isinstance(state, dict) or not all(
-            isinstance(t, torch.Tensor) for t in state.values()
-        ):
-            raise MsdeError(f"{path}: {name} is not a dict of tensors")
     return checkpoint
+
+
+def _is_state(value: dict[Any, Any]) -> bool:
+    return all(isinstance(tensor, torch.Tensor) for tensor in value.values())
+
+
+def _unwrapped(checkpoint: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """Return the dict inside the dicts of a training loop, and the names of what lies beside."""
+    left_out: list[str] = []
+    for _ in range(MAX_WRAPPERS):
+        key = next((key for key in WRAPPERS if isinstance(checkpoint.get(key), dict)), None)
+        if key is None:
+            break
+        left_out += [str(other) for other in checkpoint if other != key]
+        checkpoint = checkpoint[key]
+    return checkpoint, left_out
+
+
+def _without_module(state: published.State) -> published.State:
+    while state and all(name.startswith(PARALLEL) for name in state):
+        state = {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()}
+    return state
+
+
+def _split(path: Path, state: published.State) -> dict[str, published.State]:
+    """Divide one state dict whose names start with those of the parts.
+
+    Raises:
+        MsdeError: it is a part alone, or of another network.
+    """
+    if not all(name.partition(".")[0] in PARTS for name in state):
+        part = next((part for part, name in PARTS.items() if name in state), None)
+        found = f"{part} alone" if part else f"tensors of another network, {_listed(state)}"
+        raise MsdeError(
+            f"{path} holds {found}; expected the state dicts of all parts, {', '.join(PARTS)}"
+        )
+    parts: dict[str, published.State] = {}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return parts
+
+
+def _listed(names: Iterable[Any]) -> str:
+    names = list(map(str, names))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more if names else "nothing"
 
 
 def from_published(path: Path, output: Path, overrides: list[str]) -> str:
@@ -55,7 +138,8 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise MsdeError(f"--output {output} is not an empty folder; choose another one")
-    state, config, kept, notes = published.import_checkpoint(read_published(path), overrides)
+    checkpoint, left_out = read_published(path)
+    state, config, kept, notes = published.import_checkpoint(checkpoint, overrides)
     try:
         save_weights(state, config, output)
     except OSError as error:
@@ -67,6 +151,7 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
     lines = [
         f"{output}: {len(state)} tensors, hidden {model.hidden_dim}, {model.encoder_3d}, "
         f"{model.conformer.edges}",
+        *([f"left out of {path}: {', '.join(left_out)}"] if left_out else []),
         "set by you or published defaults, since the tensors do not tell:",
         *(f"  {key}={values[key]}" for key in published.UNDETERMINED),
     ]

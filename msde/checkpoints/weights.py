@@ -55,6 +55,11 @@ def read_config(folder: Path) -> Config:
     Raises:
         MsdeError: the file cannot be read, or is not as it was written.
     """
+    if folder.is_file():
+        raise MsdeError(
+            f"{folder} is a file, expected a folder of weights or a run; of a published checkpoint "
+            "'python -m msde.launch.convert_checkpoint --from-published' makes one"
+        )
     _check(folder / CONFIG)
     return from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
 
