@@ -97,8 +97,8 @@ def find_weights(folder: Path) -> Path:
 
     Of a run these are the best ones, or those of its newest checkpoint.
     """
-    newest = sorted((folder / "checkpoints").glob("step-*"))[-1:]
-    candidates = [folder, folder / "best", *newest]
+    newest_first = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
+    candidates = [folder, folder / "best", *newest_first]
     return next((path for path in candidates if (path / MODEL).exists()), folder)
 
 
