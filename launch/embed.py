@@ -3,9 +3,9 @@
 python launch/embed.py --checkpoint DIR --input FILE --output FILE.npz
 
 The output has a row for each molecule of the input, in its order. An .npz holds h_2d and h_3d (NaN
-where there is no vector), name and line (of shards uid), reason (why there is no vector, or empty), y
+where there is no vector), name and line (of shards uid), reason (empty for vectors), y
 with label_names and label_units, and with --level node ptr: molecule i has rows ptr[i]:ptr[i + 1].
-A .csv has the columns name, line (or uid), reason, the labels, h_2d_0, h_2d_1, ...; see docs/models.md.
+A .csv has the columns name, line (or uid), reason, the labels, h_2d_0, h_2d_1, ....
 """
 
 from __future__ import annotations
