@@ -33,6 +33,7 @@ from msde.inference.pretrained import Embeddings, Level, View, load
 from .options import AUTO, Options
 from .reading import read_molecules
 
+ROWS = 1024  # of a table that are written together
 SHOWN = 10  # molecules of each kind whose reasons or notes are printed
 
 
@@ -63,10 +64,9 @@ def embed_file(
     arrays: dict[str, np.ndarray] = {}
     if input.is_dir():
         dataset = ShardDataset(input)
-        blocks = list(dataset.blocks())
         labels = [(label["name"], label["unit"]) for label in dataset.manifest["labels"]]
-        arrays["uid"] = np.concatenate([block.uid for block in blocks])
-        arrays["y"] = np.concatenate([block.y for block in blocks])
+        uid, y = zip(*((block.uid, block.y) for block in dataset.blocks()), strict=True)
+        arrays |= {"uid": np.concatenate(uid), "y": np.concatenate(y)}
         found = model.encode(input, view, level, keep_hydrogens)
     else:
         options = replace(options, keep_hydrogens=keep_hydrogens)
@@ -107,16 +107,21 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _write_table(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    texts = {name: arrays[name] for name in ("name", "line", "uid", "reason") if name in arrays}
-    numbers = dict(zip(arrays["label_names"], arrays["y"].T, strict=True))
-    for view in (name for name in arrays if name.startswith("h_")):
-        numbers |= {f"{view}_{place}": column for place, column in enumerate(arrays[view].T)}
+    texts = [name for name in ("name", "line", "uid", "reason") if name in arrays]
+    views = [name for name in arrays if name.startswith("h_")]
+    places = [f"{view}_{place}" for view in views for place in range(arrays[view].shape[1])]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*texts, *numbers])
-        for row in range(len(arrays["reason"])):
-            known = ["" if np.isnan(column[row]) else column[row] for column in numbers.values()]
-            writer.writerow([*(column[row] for column in texts.values()), *known])
+        writer.writerow([*texts, *arrays["label_names"], *places])
+        for first in range(0, len(arrays["reason"]), ROWS):
+            part = {name: arrays[name][first : first + ROWS] for name in (*texts, "y", *views)}
+            numbers = (_cells(part[name]) for name in ("y", *views))
+            writer.writerows(np.column_stack([*(part[name] for name in texts), *numbers]).tolist())
+
+
+def _cells(numbers: np.ndarray) -> np.ndarray:
+    """Return the shortest text of each number, nothing for NaN."""
+    return np.where(np.isnan(numbers), "", numbers.astype(str))
 
 
 def _print_notes(found: Embeddings) -> None:

@@ -2,8 +2,10 @@
 
 python launch/embed.py --checkpoint DIR --input FILE --output FILE.npz
 
-The output has a row for each molecule of the input: vectors, name, line, labels and, where there is
-no vector, the reason. docs/models.md lists the arrays of an .npz and the columns of a .csv.
+The output has a row for each molecule of the input, in its order. An .npz holds h_2d and h_3d (NaN
+where there is no vector), name and line (of shards uid), reason (empty for vectors), y
+with label_names and label_units, and with --level node ptr: molecule i has rows ptr[i]:ptr[i + 1].
+A .csv has the columns name, line (or uid), reason, the labels, h_2d_0, h_2d_1, ....
 """
 
 from __future__ import annotations

@@ -41,8 +41,7 @@ def records(path: Path) -> Iterator[tuple[int, bytes]]:
         MsdeError: it is no LMDB file, or its keys are not numbers.
     """
     with _open(path) as (environment, transaction):
-        left = environment.stat()["entries"]
-        left -= sum(transaction.get(key) is not None for key in RESERVED)
+        left = environment.stat()["entries"] - _reserved(transaction)
         for number in range(SPREAD * left + 2):
             value = transaction.get(str(number).encode())
             if value is not None:
@@ -51,6 +50,16 @@ def records(path: Path) -> Iterator[tuple[int, bytes]]:
             if not left:
                 return
         raise MsdeError(f"{path}: {left} of its keys are not numbers that count molecules")
+
+
+def count_records(path: Path) -> int:
+    """Return how many molecules there are."""
+    with _open(path) as (environment, transaction):
+        return environment.stat()["entries"] - _reserved(transaction)
+
+
+def _reserved(transaction: lmdb.Transaction) -> int:
+    return sum(transaction.get(key) is not None for key in RESERVED)
 
 
 def metadata(path: Path, key: bytes) -> bytes | None:

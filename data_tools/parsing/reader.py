@@ -43,6 +43,10 @@ class BaseReader(abc.ABC):
         """Return the facts of one file."""
         return Facts()
 
+    def count(self, path: Path) -> int | None:
+        """Return how many molecules `scan` yields, where that is known before they are read."""
+        return None
+
     @abc.abstractmethod
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield line, name, payload and labels of each molecule, as fast as possible."""

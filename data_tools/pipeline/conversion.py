@@ -77,10 +77,10 @@ def convert(
     workers = open_workers(executor or "local", processes)
     with open_parts(output, _job(inputs, task, facts, limit)) as parts:
         if not parts.is_complete:
-            if parts.finished:
-                done = parts.total("counts")["read"]
+            if done := parts.total("counts").get("read", 0):
                 log.info(f"going on: {done:,} molecules in {len(parts.finished)} shards are done")
-            with workers as opened, contextlib.closing(Progress()) as progress:
+            bar = Progress(_count(inputs, reader, limit), done)
+            with workers as opened, contextlib.closing(bar) as progress:
                 chunks = parts.unfinished(raws)
                 for size, reasons in parts.write(converted(chunks, task, opened)):
                     progress.add(size, reasons)
@@ -127,6 +127,15 @@ def _read(inputs: list[Path], reader: BaseReader, limit: int | None) -> Iterator
     if first is None:
         raise MsdeError(f"no molecules in {', '.join(map(str, inputs))}")
     return itertools.chain([first], raws)
+
+
+def _count(inputs: list[Path], reader: BaseReader, limit: int | None) -> int | None:
+    """Return how many molecules there are to read, if all files tell."""
+    counts = [reader.count(path) for path in inputs]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return None
+    return sum(known) if limit is None else min(limit, sum(known))
 
 
 def _job(inputs: list[Path], task: Task, facts: Facts, limit: int | None) -> dict[str, Any]:

@@ -16,11 +16,16 @@ log = logging.getLogger(__name__)
 class Progress:
     """Counts molecules and rejects by reason, and shows both with the rate."""
 
-    def __init__(self) -> None:
-        """Start the clock."""
-        self.read = 0
+    def __init__(self, total: int | None = None, done: int = 0) -> None:
+        """Start the clock.
+
+        Args:
+            total: how many molecules there are, if that is known.
+            done: how many an earlier conversion has done.
+        """
+        self.read, self._total, self._done = 0, total, done
         self.rejects: collections.Counter[str] = collections.Counter()
-        self._bar = tqdm(unit=" molecules", disable=None)
+        self._bar = tqdm(total=total, initial=done, unit=" molecules", disable=None)
         self._began = self._said = time.monotonic()
 
     def close(self) -> None:
@@ -38,7 +43,9 @@ class Progress:
         if self._bar.disable and now - self._said >= SECONDS:
             self._said = now
             rate = self.read / (now - self._began)
-            log.info(f"{self.read:,} molecules, {rate:,.0f}/s{self._rejects('; rejected: ')}")
+            of_all = "" if self._total is None else f" of {self._total:,}"
+            said = f"{self._done + self.read:,}{of_all} molecules, {rate:,.0f}/s"
+            log.info(said + self._rejects("; rejected: "))
 
     def _rejects(self, before: str = "rejected: ") -> str:
         said = ", ".join(f"{count:,} {kind}" for kind, count in self.rejects.most_common(3))

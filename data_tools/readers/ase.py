@@ -96,6 +96,13 @@ class Reader(BaseReader):
     def file_facts(self, path: Path) -> Facts:
         return self._survey(path)[0]
 
+    def count(self, path: Path) -> int | None:
+        try:
+            with closing(_open(path)) as database:
+                return database.execute("SELECT count(*) FROM systems").fetchone()[0]
+        except sqlite3.Error:  # `scan` names it
+            return None
+
     def scan(self, path: Path) -> Iterator[Scanned]:
         fields = self._survey(path)[1]
         for number, row in _rows(path):

@@ -22,7 +22,7 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
-from ..parsing.databases import first_records, metadata, peek, records
+from ..parsing.databases import count_records, first_records, metadata, peek, records
 from ..parsing.files import source_name
 from ..parsing.labels import (
     choose_labels,
@@ -73,15 +73,20 @@ class Reader(BaseReader):
     def file_facts(self, path: Path) -> Facts:
         return self._survey(path)[0]
 
+    def count(self, path: Path) -> int:
+        return count_records(path) - len(self._gone(path))
+
     def scan(self, path: Path) -> Iterator[Scanned]:
         is_pickle = self.is_pickle(source_name(path))
-        fields = self._survey(path)[1]
-        deleted = None if is_pickle else metadata(path, b"deleted_ids")
-        gone = _deleted(path, deleted) if deleted else set()
+        fields, gone = self._survey(path)[1], self._gone(path)
         for number, value in records(path):
             if number not in gone:
                 line = number + int(is_pickle)  # the rows of ASE count from 1
                 yield line, "", (value, fields), ()
+
+    def _gone(self, path: Path) -> set[int]:
+        deleted = None if self.is_pickle(source_name(path)) else metadata(path, b"deleted_ids")
+        return _deleted(path, deleted) if deleted else set()
 
     def build(self, raw: RawMolecule) -> Parsed:
         value, fields = raw.payload

@@ -69,6 +69,16 @@ class Reader(BaseReader):
     def file_facts(self, path: Path) -> Facts:
         return self._load(path).facts
 
+    def count(self, path: Path) -> int:
+        """Return the number of frames, of which the array's header tells."""
+        with zipfile.ZipFile(path) as archive:
+            files = {name.removesuffix(".npy").lower(): name for name in archive.namelist()}
+            name = next(files[name] for name in files if name in POSITIONS)
+            with archive.open(name) as file:
+                is_first = np.lib.format.read_magic(file) == (1, 0)
+                header = "read_array_header_1_0" if is_first else "read_array_header_2_0"
+                return getattr(np.lib.format, header)(file)[0][0]
+
     def scan(self, path: Path) -> Iterator[Scanned]:
         trajectory = self._load(path)
         bonds = self._bonds(path, trajectory)

@@ -25,7 +25,7 @@ from ..parsing.chemistry import (
     set_conformers,
     without_drawings,
 )
-from ..parsing.databases import first_records, peek, records
+from ..parsing.databases import count_records, first_records, peek, records
 from ..parsing.labels import all_or_none, is_missing, scale, value_of
 from ..parsing.pickles import load_dict
 from ..parsing.reader import malformed_as_error
@@ -52,6 +52,9 @@ class Reader(BaseReader):
 
     def file_facts(self, path: Path) -> Facts:
         return self._survey(path)[0]
+
+    def count(self, path: Path) -> int:
+        return count_records(path)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         _, labels, factors = self._survey(path)

@@ -280,9 +280,10 @@ def import_checkpoint(
         if key not in UNDETERMINED:
             raise MsdeError(f"{key} is not an option here; options are {', '.join(UNDETERMINED)}")
     config = make_config("paper", overrides=overrides)
-    for name in set(PARTS.values()) ^ set(checkpoint):
-        what = "is missing" if name in PARTS.values() else "is not known"
-        raise MsdeError(f"{name} {what}; expected {', '.join(PARTS.values())}")
+    for name in [*PARTS.values(), *checkpoint]:
+        if name not in checkpoint or name not in PARTS.values():
+            what = "is missing" if name not in checkpoint else "is not known"
+            raise MsdeError(f"{name} {what}; expected {', '.join(PARTS.values())}")
     published = {part: dict(checkpoint[theirs]) for part, theirs in PARTS.items()}
     for part, theirs in PARTS.items():
         try:

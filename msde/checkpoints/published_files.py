@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,49 +11,12 @@ from safetensors.torch import save_file
 
 from msde.checkpoints import published
 from msde.checkpoints.weights import CONFIG, MODEL, read_config, read_state, save_weights, seal
-from msde.checkpoints.wrapped import unwrap
+from msde.checkpoints.wrapped import read_published
 from msde.config import leaves
-from msde.errors import DataDamaged, MsdeError
+from msde.errors import MsdeError
 from msde.files import check_file, write_atomically
 
 KEPT = "published.safetensors"  # tensors of the published file that our model does not use
-
-
-def read_published(path: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Read a published checkpoint; only tensors are unpickled.
-
-    Returns:
-        The state dicts of its parts, and what was taken off: see `wrapped`.
-
-    Raises:
-        MsdeError: the file cannot be read, is damaged, or is not a dict of dicts of tensors.
-    """
-    try:
-        if zipfile.is_zipfile(path):  # torch does not compare its checksums
-            with zipfile.ZipFile(path) as file:
-                damaged = file.testzip()
-            if damaged:
-                raise DataDamaged(f"{path} is damaged (CRC32 of {damaged!r} differs)")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise MsdeError(f"{path} cannot be read: {error.strerror}") from error
-    except DataDamaged:
-        raise
-    except Exception as error:  # damaged archives and pickles fail in many ways
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MsdeError(f"{path} is not a checkpoint of tensors alone: {reason}") from error
-    if not isinstance(checkpoint, dict):
-        raise MsdeError(f"{path} holds {type(checkpoint).__name__}, expected a dict of state dicts")
-    try:
-        checkpoint, lines = unwrap(checkpoint)
-    except MsdeError as error:
-        raise MsdeError(f"{path}: {error}") from None
-    for name, state in checkpoint.items():
-        if not isinstance(state, dict) or not all(
-            isinstance(t, torch.Tensor) for t in state.values()
-        ):
-            raise MsdeError(f"{path}: {name} is not a dict of tensors")
-    return checkpoint, lines
 
 
 def from_published(path: Path, output: Path, overrides: list[str]) -> str:
@@ -70,7 +31,7 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise MsdeError(f"--output {output} is not an empty folder; choose another one")
-    checkpoint, unwrapped = read_published(path)
+    checkpoint, left_out = read_published(path)
     state, config, kept, notes = published.import_checkpoint(checkpoint, overrides)
     try:
         save_weights(state, config, output)
@@ -83,7 +44,7 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
     lines = [
         f"{output}: {len(state)} tensors, hidden {model.hidden_dim}, {model.encoder_3d}, "
         f"{model.conformer.edges}",
-        *unwrapped,
+        *([f"left out of {path}: {', '.join(left_out)}"] if left_out else []),
         "set by you or published defaults, since the tensors do not tell:",
         *(f"  {key}={values[key]}" for key in published.UNDETERMINED),
     ]

@@ -56,6 +56,11 @@ def read_config(folder: Path) -> Config:
     Raises:
         MsdeError: the file cannot be read, or is not as it was written.
     """
+    if folder.is_file():
+        raise MsdeError(
+            f"{folder} is a file, expected a folder of weights or a run; of a published checkpoint "
+            "'python -m msde.launch.convert_checkpoint --from-published' makes one"
+        )
     _check(folder / CONFIG)
     return from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
 
@@ -94,8 +99,8 @@ def find_weights(folder: Path) -> Path:
 
     Of a run these are the best ones, or those of its newest checkpoint.
     """
-    newest = sorted((folder / "checkpoints").glob("step-*"))[-1:]
-    candidates = [folder, folder / "best", *newest]
+    newest_first = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
+    candidates = [folder, folder / "best", *newest_first]
     return next((path for path in candidates if (path / MODEL).exists()), folder)
 
 
@@ -126,11 +131,6 @@ def load_weights(folder: Path | str) -> MoleculeSDE:
         MsdeError: the weights or their configuration cannot be read.
     """
     folder = find_weights(Path(folder))
-    if folder.is_file():
-        raise MsdeError(
-            f"{folder} is a file, expected a folder of weights; if it is a published checkpoint, "
-            "convert it with launch/convert_checkpoint.py --from-published"
-        )
     model = MoleculeSDE.from_seed(read_config(folder))  # leaves torch's generator alone
     fill(model, folder)
     return model.eval()

@@ -1,77 +1,127 @@
-"""State dicts as training scripts wrap them: below a key, with prefixes, or one part alone."""
+"""State dicts of published checkpoints as training loops save them: in dicts, with prefixes."""
 
 from __future__ import annotations
 
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
-from msde.checkpoints import published
-from msde.errors import MsdeError
+from msde.checkpoints.published import State
+from msde.errors import DataDamaged, MsdeError
 
-PARTS = tuple(published.PARTS.values())
-# Keys under which scripts save a model beside the state of the optimizer, the epoch, ...
-WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network")
-PREFIX = "module."  # of torch's DistributedDataParallel and DataParallel
-# A tensor that only this part of the published model has.
-MARKERS = {
-    "atom_encoder.atom_embedding_list.0.weight": "model_2D",
-    "distance_expansion.offset": "model_3D",
-    "filter_net.weight": "model_3D",
-    "node_emb.layers.0.weight": "SDE_2Dto3D_model",
-    "embedding_3D.weight": "SDE_3Dto2D_model",
+# The published parts, and a tensor that each alone has, whatever its sizes.
+PARTS = {
+    "model_2D": "gnns.0.eps",
+    "model_3D": "embedding.weight",
+    "SDE_2Dto3D_model": "node_emb.layers.0.weight",
+    "SDE_3Dto2D_model": "embedding_3D.weight",
 }
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state")  # names of dicts around them
+MAX_WRAPPERS = 2  # one in the other
+PARALLEL = "module."
+SHOWN = 3  # names in an error
 
 
-def unwrap(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the state dicts of a checkpoint's parts, and what was taken off, a line each.
+def read_published(path: Path) -> tuple[dict[str, State], list[str]]:
+    """Read a published checkpoint; only tensors are unpickled.
+
+    The four state dicts may lie in another dict, of their own or of the whole, as training loops
+    save them; their names may start with `module.`, as those of models that were trained in
+    parallel, or with the names of the parts.
+
+    Returns:
+        The state dicts, and the names of what else is in the file.
 
     Raises:
-        MsdeError: it is another model, or only a part of one.
+        MsdeError: the file cannot be read, or does not hold the state dicts.
     """
-    lines = []
-    while not checkpoint.keys() & set(PARTS):
-        key = next((k for k in WRAPPERS if isinstance(checkpoint.get(k), dict)), None)
+    checkpoint, left_out = _unwrapped(_load(path))
+    if checkpoint and _is_state(checkpoint):
+        checkpoint = _split(path, _without_module(checkpoint))
+    parts: dict[str, State] = {}
+    for name, value in checkpoint.items():
+        state, others = _unwrapped(value) if isinstance(value, dict) else (value, [])
+        if isinstance(state, dict) and _is_state(state):
+            parts[name] = _without_module(state)
+            left_out += [f"{name}.{other}" for other in others]
+        elif name in PARTS:
+            raise MsdeError(f"{path}: {name} is not a dict of tensors")
+        else:
+            left_out.append(str(name))
+    if not parts.keys() & set(PARTS):
+        raise MsdeError(f"{path} holds {_listed(checkpoint)}; expected {', '.join(PARTS)}")
+    return parts, left_out
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    try:
+        if zipfile.is_zipfile(path):  # torch does not compare its checksums
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
+            if damaged:
+                raise DataDamaged(f"{path} is damaged (CRC32 of {damaged!r} differs)")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MsdeError(f"{path} cannot be read: {error.strerror}") from error
+    except DataDamaged:
+        raise
+    except Exception as error:  # the unpickler fails on bytes of other kinds in many ways
+        objects = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = "torch.save has not written it, or it is damaged"
+        if objects:
+            reason = f"it holds objects of {objects[1]}; save the state dicts without them"
+        raise MsdeError(f"{path} is not a checkpoint of tensors alone: {reason}") from error
+    if not isinstance(checkpoint, dict):
+        raise MsdeError(f"{path} holds {type(checkpoint).__name__}, expected a dict of state dicts")
+    return checkpoint
+
+
+def _is_state(value: dict[Any, Any]) -> bool:
+    return all(isinstance(tensor, torch.Tensor) for tensor in value.values())
+
+
+def _unwrapped(checkpoint: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """Return the dict inside the dicts of a training loop, and the names of what lies beside."""
+    left_out: list[str] = []
+    for _ in range(MAX_WRAPPERS):
+        key = next((key for key in WRAPPERS if isinstance(checkpoint.get(key), dict)), None)
         if key is None:
             break
-        others = ", ".join(sorted(map(str, checkpoint.keys() - {key})))
-        lines.append(f"read from {key!r}{f', without {others}' if others else ''}")
+        left_out += [str(other) for other in checkpoint if other != key]
         checkpoint = checkpoint[key]
-    is_prefixed = False
-    if checkpoint and all(str(name).startswith(PREFIX) for name in checkpoint):
-        checkpoint, is_prefixed = _without_prefix(checkpoint), True
-    tensors = {name: t for name, t in checkpoint.items() if isinstance(t, Tensor)}
-    if tensors and len(tensors) == len(checkpoint):
-        checkpoint = _grouped(tensors)
-    for part, state in checkpoint.items():
-        if isinstance(state, dict) and state and all(str(n).startswith(PREFIX) for n in state):
-            checkpoint, is_prefixed = checkpoint | {part: _without_prefix(state)}, True
-    if is_prefixed:
-        lines.append(f"names of tensors without {PREFIX!r}")
-    return checkpoint, lines
+    return checkpoint, left_out
 
 
-def _without_prefix(state: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(PREFIX): value for name, value in state.items()}
+def _without_module(state: State) -> State:
+    while state and all(name.startswith(PARALLEL) for name in state):
+        state = {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()}
+    return state
 
 
-def _grouped(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the tensors of one state dict for all parts as one state dict for each."""
-    parts: dict[str, Any] = {}
-    for name, tensor in tensors.items():
+def _split(path: Path, state: State) -> dict[str, State]:
+    """Divide one state dict whose names start with those of the parts.
+
+    Raises:
+        MsdeError: it is a part alone, or of another network.
+    """
+    if not all(name.partition(".")[0] in PARTS for name in state):
+        part = next((part for part, name in PARTS.items() if name in state), None)
+        found = f"{part} alone" if part else f"tensors of another network, {_listed(state)}"
+        raise MsdeError(
+            f"{path} holds {found}; expected the state dicts of all parts, {', '.join(PARTS)}"
+        )
+    parts: dict[str, State] = {}
+    for name, tensor in state.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
-    if parts.keys() & set(PARTS):
-        return parts
-    alone = next((part for name, part in MARKERS.items() if name in tensors), None)
-    if alone:
-        others = ", ".join(part for part in PARTS if part != alone)
-        raise MsdeError(
-            f"it holds {alone} alone, without {others}; give the file that holds the complete model"
-        )
-    if "encoder_2d" in parts:
-        raise MsdeError("it holds a model of this project; give the folder it came from instead")
-    raise MsdeError(
-        f"it holds the tensors of another model, {next(iter(tensors))} for example; "
-        f"expected state dicts of {', '.join(PARTS)}"
-    )
+    return parts
+
+
+def _listed(names: Iterable[Any]) -> str:
+    names = list(map(str, names))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more if names else "nothing"

@@ -1,6 +1,5 @@
 """Published checkpoints to ours and back; the one under tests/parity is of the published code."""
 
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from fixtures.models import make_small
 from fixtures.parity import DIR, TOLERANCE, arrays
 from fixtures.paths import LAUNCH
 from msde.checkpoints import published
-from msde.checkpoints.published_files import read_published
 from msde.errors import MsdeError
 from msde.launch import convert_checkpoint
 
@@ -233,73 +231,3 @@ def test_half_precision_comes_back_as_it_was(tmp_path, monkeypatch):
     convert_here(monkeypatch, "--from-published", tmp_path / "half.pth", "--output", folder)
     convert_here(monkeypatch, "--to-published", folder, "--output", back)
     assert_same(read(back), checkpoint)
-
-
-def wrapped(checkpoint, how):
-    """A checkpoint as other scripts save it."""
-    prefixed = {
-        part: {f"module.{name}": tensor for name, tensor in state.items()}
-        for part, state in checkpoint.items()
-    }
-    flat = {f"{p}.{name}": tensor for p, s in checkpoint.items() for name, tensor in s.items()}
-    return {
-        "module": prefixed,
-        "flat": flat,
-        "flat module": {f"module.{name}": tensor for name, tensor in flat.items()},
-        "lightning": {"state_dict": flat, "epoch": 3, "optimizer_states": [{}]},
-        "model": {"model": prefixed, "optimizer": {"lr": 0.1}},
-        "model_state_dict": {"model_state_dict": checkpoint},
-    }[how]
-
-
-HOW = ["module", "flat", "flat module", "lightning", "model", "model_state_dict"]
-
-
-@pytest.mark.parametrize("how", HOW)
-def test_wrapped_checkpoints_give_the_same_weights(tmp_path, monkeypatch, capsys, how):
-    torch.save(wrapped(read(FILES[0]), how), tmp_path / "wrapped.pth")
-    for source, folder in ((FILES[0], "plain"), (tmp_path / "wrapped.pth", "wrapped")):
-        convert_here(monkeypatch, "--from-published", source, "--output", tmp_path / folder)
-    same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "wrapped")]
-    assert same[0] == same[1]
-    printed = capsys.readouterr().out
-    assert ("names of tensors without 'module.'" in printed) == ("mod" in how and "_" not in how)
-    assert ("read from" in printed) == (how in ("lightning", "model", "model_state_dict"))
-
-
-@pytest.mark.parametrize("part", ["model_2D", "model_3D", "SDE_2Dto3D_model", "SDE_3Dto2D_model"])
-def test_a_part_alone_is_recognised(tmp_path, monkeypatch, part):
-    for number, path in enumerate(FILES):
-        torch.save({"model": read(path)[part]}, tmp_path / f"{number}.pth")
-        out = ["--output", tmp_path / "out"]
-        line = error_of(monkeypatch, "--from-published", tmp_path / f"{number}.pth", *out)
-        assert f"it holds {part} alone, without" in line
-
-
-def test_other_models_and_files_are_one_line(tmp_path, monkeypatch):
-    out = ["--output", tmp_path / "out"]
-    for state, message in [
-        (make_small("paper").state_dict(), "a model of this project"),
-        ({"conv1.weight": torch.zeros(3)}, "the tensors of another model, conv1.weight"),
-        ({}, "is missing"),
-    ]:
-        torch.save(state, tmp_path / "other.pth")
-        assert message in error_of(monkeypatch, "--from-published", tmp_path / "other.pth", *out)
-    with pytest.raises(MsdeError, match="is a file, expected a folder of weights"):
-        msde.load(FILES[0])
-
-
-def test_flipped_bits_are_named_or_change_nothing(tmp_path):
-    whole, path = FILES[0].read_bytes(), tmp_path / "flipped.pth"
-    expected, _ = read_published(FILES[0])
-    rng, named = random.Random(0), 0
-    for at in [len(whole) // 2, *(rng.randrange(len(whole)) for _ in range(100))]:
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        try:
-            found, _ = read_published(path)
-        except MsdeError as error:
-            assert str(path) in str(error) and "\n" not in str(error)
-            named += 1
-        else:  # a bit between the entries of the archive
-            assert_same(found, expected)
-    assert named > 50

@@ -1,12 +1,13 @@
 """Embeddings of files: a row for each molecule of the input, with name, labels and reason."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
 
 from fixtures.models import make_small
-from msde.checkpoints.weights import save_weights
+from msde.checkpoints.weights import find_weights, save_weights
 from msde.data_tools.convert import convert
 from msde.data_tools.embedding import embed_file
 from msde.data_tools.options import Options
@@ -78,3 +79,32 @@ def test_a_note_of_the_reader_and_of_the_model_is_printed_once(run, tmp_path, ca
     (tmp_path / "m.csv").write_text("smiles\nC[C@H](F)Cl |&1:1|\n")
     embed_file(run, tmp_path / "m.csv", tmp_path / "h.npz", view="2d")
     assert capsys.readouterr().err.count("racemic") == 1
+
+
+def test_tables_are_written_in_parts_and_numbers_come_back(run, tmp_path, monkeypatch):
+    source = tmp_path / "t.csv"
+    source.write_text("smiles,name,h_2d_0\n" + "CCO,a,1\nC,,0.1\nx,c,\n" * 3)
+    embed_file(run, source, tmp_path / "h.npz")
+    monkeypatch.setattr("msde.data_tools.embedding.ROWS", 2)
+    embed_file(run, source, tmp_path / "h.csv")
+    found = np.load(tmp_path / "h.npz")
+    with open(tmp_path / "h.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    width = found["h_2d"].shape[1]
+    assert header[:5] == ["name", "line", "reason", "h_2d_0", "h_2d_0"]  # a label, then a vector
+    assert len(rows) == 9 and {len(row) for row in rows} == {4 + 2 * width}
+    read = np.array([[float(cell or "nan") for cell in row[3:]] for row in rows])
+    expected = np.column_stack([found["y"], found["h_2d"], found["h_3d"]])
+    assert np.array_equal(read.astype(np.float32), expected.astype(np.float32), equal_nan=True)
+
+
+def test_a_run_stands_for_its_best_weights_or_its_newest_checkpoint(run, tmp_path):
+    for name in ("step-000000002", "step-000000010", "step-000000030"):
+        (tmp_path / "run/checkpoints" / name).mkdir(parents=True)
+    steps = tmp_path / "run/checkpoints"
+    for step in ("step-000000002", "step-000000010"):
+        shutil.copytree(run / "best", steps / step, dirs_exist_ok=True)
+    assert find_weights(tmp_path / "run") == steps / "step-000000010"
+    shutil.copytree(run / "best", tmp_path / "run/best")
+    assert find_weights(tmp_path / "run") == tmp_path / "run/best"
+    assert find_weights(steps / "step-000000002") == steps / "step-000000002"
