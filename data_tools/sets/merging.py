@@ -32,21 +32,31 @@ def merge(
         MsdeError: data sets are missing, damaged or do not fit, or the output is taken.
     """
     datasets = [ShardDataset(root) for root in roots]
-    merged = _merged_labels(datasets, labels)
+    merged = merged_labels(datasets, labels)
+    keep = _places_to_keep(datasets, skip_duplicates)
+    facts = facts_of(datasets, merged)
+    prepare_output(output, roots)
+    return write_data_set(output, merged_blocks(datasets, merged, keep), facts, roots)
+
+
+def facts_of(datasets: Sequence[ShardDataset], labels: list[dict[str, str]]) -> dict[str, Any]:
+    """Return what the manifest of all data sets together says of them.
+
+    Raises:
+        MsdeError: their forces are in different units.
+    """
     units = {d.manifest["forces_unit"] for d in datasets} - {None}
     if len(units) > 1:
         raise MsdeError(f"forces are in {' and '.join(sorted(units))}; data sets must agree")
-    keep = _places_to_keep(datasets, skip_duplicates)
-    prepare_output(output, roots)
-    sources = [{"digest": d.digest, **d.manifest.get("source", {})} for d in datasets]
-    facts = {
-        "labels": merged,
+    return {
+        "labels": labels,
         "forces_unit": next(iter(units), None),
         "fields": _fields(datasets),
-        "source": {"merged": sources},
+        "source": {
+            "merged": [{"digest": d.digest, **d.manifest.get("source", {})} for d in datasets]
+        },
         **{table: _sum(datasets, table) for table in SUMMED},
     }
-    return write_data_set(output, _molecules(datasets, merged, keep), facts, roots)
 
 
 def _fields(datasets: Sequence[ShardDataset]) -> dict[str, Any]:
@@ -64,7 +74,12 @@ def _sum(datasets: Sequence[ShardDataset], table: str) -> dict[str, int]:
     return dict(sorted(sums.items()))
 
 
-def _merged_labels(datasets: Sequence[ShardDataset], labels: str) -> list[dict[str, str]]:
+def merged_labels(datasets: Sequence[ShardDataset], labels: str) -> list[dict[str, str]]:
+    """Return the labels of all data sets, each once; `labels` is as in `merge`.
+
+    Raises:
+        MsdeError: they do not fit.
+    """
     merged: dict[str, dict[str, str]] = {}
     names = [{label["name"] for label in d.manifest["labels"]} for d in datasets]
     for dataset in datasets:
@@ -96,7 +111,7 @@ def _places_to_keep(datasets: Sequence[ShardDataset], skip: bool) -> np.ndarray:
     return keep
 
 
-def _molecules(
+def merged_blocks(
     datasets: Sequence[ShardDataset], labels: list[dict[str, str]], keep: np.ndarray
 ) -> Iterator[MoleculeColumns]:
     """Yield the blocks of all data sets with the merged labels."""

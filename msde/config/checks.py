@@ -90,6 +90,14 @@ def _relations(config: Config) -> dict[str, bool]:
         "model.conformer.num_heads must divide model.conformer.hidden_dim": (
             model.conformer.hidden_dim % model.conformer.num_heads == 0
         ),
+        "model.conformer.edges=all_pairs needs positions=centred, time_dim above 0, input_spread "
+        "and dropout=0": model.conformer.edges != "all_pairs"
+        or (
+            model.conformer.positions == "centred"
+            and model.conformer.time_dim > 0
+            and model.conformer.input_spread is not None
+            and model.conformer.dropout == 0
+        ),
         "model.topology.num_heads must divide model.topology.attention_dim and node_dim": (
             model.topology.attention_dim % model.topology.num_heads == 0
             and model.topology.node_dim % model.topology.num_heads == 0

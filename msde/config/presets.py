@@ -63,9 +63,29 @@ XL: dict[str, Any] = {
     }
 }
 
+# 2D -> 3D alone, to generate conformers. GIN does not tell mirror images apart: the score network
+# does, and mirrored labels then give the mirrored conformer.
+CONFORMERS: dict[str, Any] = {
+    "model": {
+        "hidden_dim": 128,
+        "gin": {"chirality": "unsigned"},
+        "conformer": {
+            "edges": "all_pairs",
+            "hidden_dim": 128,
+            "num_blocks": 5,
+            "dropout": 0.0,
+            "sde": {"sigma_min": 0.02, "sigma_max": 10.0},
+        },
+    },
+    "loss": {"coefficient_contrastive": 0.0, "coefficient_3d_to_2d": 0.0},
+    "optim": {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 200},
+    "run": {"ema_decay": 0.999},
+}
+
 PRESETS: dict[str, list[dict[str, Any]]] = {
     "paper": [],
     "base": [CORRECTED, BASE],
     "large": [CORRECTED, LARGE],
     "xl": [CORRECTED, XL],
+    "conformers": [CORRECTED, CONFORMERS],
 }

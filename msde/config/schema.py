@@ -54,8 +54,8 @@ class GINConfig:
     # How an atom's representation is made of the outputs of all layers.
     readout: Literal["last", "concat", "max", "sum"] = "last"
     # Chirality feature. `tag` is RDKit's tag, which depends on the order of the atoms; `cip` is the
-    # CIP label R, S, r or s.
-    chirality: Literal["tag", "cip"] = "tag"
+    # CIP label R, S, r or s; `unsigned` is whether there is a label, the same for mirror images.
+    chirality: Literal["tag", "cip", "unsigned"] = "tag"
 
 
 @dataclass
@@ -110,8 +110,10 @@ class ConformerScoreConfig:
 
     sde: SDEConfig = field(default_factory=SDEConfig)
     # Edge features. `frame` adds those of the edge frames to those of the topology (01 in the
-    # published code); `frame_distance` also weighs the latter by the distance (02).
-    edges: Literal["frame", "frame_distance"] = "frame_distance"
+    # published code); `frame_distance` also weighs the latter by the distance (02). `all_pairs` is
+    # another network, to generate conformers with: it needs `centred` positions, `time_dim` and
+    # `input_spread`, and has no dropout.
+    edges: Literal["frame", "frame_distance", "all_pairs"] = "frame_distance"
     # Where positions and noise live. `centred`: the mean over each molecule's atoms is zero.
     positions: Literal["absolute", "centred"] = "absolute"
     # Fourier features of the time, an even number. 0: the network does not see the time.
@@ -120,13 +122,13 @@ class ConformerScoreConfig:
     input_spread: float | None = None
     # Width of node and edge features.
     hidden_dim: int = 32
-    # Hidden units of the equivariant readout.
+    # Hidden units of the equivariant readout; in `all_pairs`, of the MLP of each edge.
     basis_dim: int = 128
     # Attention heads; their number divides `hidden_dim`.
     num_heads: int = 8
     # Blocks of attention layers, each with an equivariant readout.
     num_blocks: int = 2
-    # Attention layers of a block.
+    # Attention layers of a block; `all_pairs` has one.
     num_layers: int = 2
     # Dropout of attention weights and in the feed-forward networks.
     dropout: float = 0.1

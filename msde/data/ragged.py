@@ -42,3 +42,22 @@ def complete_pairs(atoms: Tensor, num_atoms: int, num_pairs: int) -> Tensor:
     torch.arange(num_pairs, out=pairs[1])
     pairs[1] -= repeat(before - at - 1, later, num_pairs)
     return pairs
+
+
+def complete_edges(atoms: Tensor, num_atoms: int, num_edges: int) -> Tensor:
+    """Return all directed edges between atoms of the same molecule, (2, num_edges).
+
+    Row 0 is the source; they are sorted by target and then source.
+
+    Args:
+        atoms: (num_graphs,) number of atoms of each molecule.
+        num_atoms: total of all molecules, and so `num_edges`.
+    """
+    others = repeat(atoms - 1, atoms, num_atoms)  # (num_atoms,) edges into each atom
+    at = torch.arange(num_atoms, device=atoms.device)
+    first = repeat(atoms.cumsum(0) - atoms, atoms, num_atoms)  # of the atom's molecule
+    target = numbers(others, num_edges)
+    source = torch.arange(num_edges, device=atoms.device)
+    source -= repeat(others.cumsum(0) - others - first, others, num_edges)
+    source += source >= repeat(at, others, num_edges)  # an atom has no edge to itself
+    return torch.stack([source, target])

@@ -16,7 +16,7 @@ from msde.model.denoising import adjacency_loss, atom_type_loss, position_loss
 from msde.model.encoders import ENCODERS_3D, GIN
 from msde.model.layers import Linear, at_least_float32
 from msde.model.noise import TIMES, Noise
-from msde.model.score import ConformerScore, TopologyScore
+from msde.model.score import TopologyScore, make_conformer_score
 from msde.model.sde import SDE, perturb
 from msde.ops import normals
 from msde.philox import Stream
@@ -38,7 +38,7 @@ class MoleculeSDE(nn.Module):
         dim = model.hidden_dim
         self.encoder_2d = GIN(dim, model.gin)
         self.encoder_3d = ENCODERS_3D[model.encoder_3d](dim, getattr(model, model.encoder_3d))
-        self.score_2d_to_3d = ConformerScore(self.encoder_2d.output_dim, model.conformer)
+        self.score_2d_to_3d = make_conformer_score(self.encoder_2d.output_dim, model.conformer)
         self.score_3d_to_2d = TopologyScore(dim, model.topology)
         # The contrastive objective compares the two views, so they need one width.
         self.projection_2d: nn.Linear | None = None
@@ -106,7 +106,8 @@ class MoleculeSDE(nn.Module):
         score, t = self.score_2d_to_3d, noise.t_2d_to_3d
         pos_t = perturb(score.sde, batch.pos, t[batch.batch], noise.pos)  # (num_atoms, 3)
         noise_pred = score(pos_t, t, h_2d, batch)  # (num_atoms, 3)
-        loss = position_loss(noise_pred, noise.pos, batch)  # (num_graphs,)
+        target = score.target(pos_t, t, noise.pos, batch)  # (num_atoms, 3)
+        loss = score.weigh(position_loss(noise_pred, target, batch), t)  # (num_graphs,)
         return batch.valid(loss * self._anneal(score.sde, t))
 
     def loss_3d_to_2d(
@@ -156,13 +157,22 @@ class MoleculeSDE(nn.Module):
         return terms["total"].mean() * batch.weight, detached
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
-        """Return the terms that `forward` names, to be differentiated, in the order of TERMS."""
+        """Return the terms that `forward` names, to be differentiated, in the order of TERMS.
+
+        A term whose coefficient is zero is not computed: it is zero.
+        """
         weights = self.config.loss
+        zero = torch.zeros(batch.num_graphs - batch.num_padding, device=batch.pos.device)
+        contrastive = accuracy = to_3d = of_types = of_adj = zero
         h_2d = self.encoder_2d(batch)  # (num_atoms, encoder_2d.output_dim)
-        h_3d = self.encoder_3d(batch)  # (num_atoms, hidden_dim)
-        contrastive, accuracy = self.contrastive(h_2d, h_3d, batch, noise)
-        to_3d = self.loss_2d_to_3d(h_2d, batch, noise)
-        of_types, of_adj = self.loss_3d_to_2d(h_3d, batch, noise)
+        if weights.coefficient_contrastive or weights.coefficient_3d_to_2d:
+            h_3d = self.encoder_3d(batch)  # (num_atoms, hidden_dim)
+        if weights.coefficient_contrastive:
+            contrastive, accuracy = self.contrastive(h_2d, h_3d, batch, noise)
+        if weights.coefficient_2d_to_3d:
+            to_3d = self.loss_2d_to_3d(h_2d, batch, noise)
+        if weights.coefficient_3d_to_2d:
+            of_types, of_adj = self.loss_3d_to_2d(h_3d, batch, noise)
         to_2d = (of_types + of_adj) / 2
         total = (
             weights.coefficient_contrastive * contrastive

@@ -77,7 +77,7 @@ class GIN(Encoder):
     def __init__(self, hidden_dim: int, config: GINConfig) -> None:
         """Build `config.num_layers` layers of width `hidden_dim`."""
         super().__init__()
-        self.cip = config.chirality == "cip"
+        self.chirality = config.chirality
         self.over_layers = config.readout
         concatenated = config.num_layers + 1 if config.readout == "concat" else 1
         self.output_dim = hidden_dim * concatenated
@@ -95,8 +95,9 @@ class GIN(Encoder):
         bonds, order = sort_edges(batch.edge_index, batch.ptr, batch.num_atoms)
         bond_codes = group_codes(bond_code.index_select(0, order), math.prod(BOND_SIZES))
         x, num_valid = batch.x, batch.num_valid_atoms  # (num_atoms, 9) and ()
-        if self.cip:
-            x = torch.cat([x[:, :1], batch.cip.unsqueeze(-1), x[:, 2:]], dim=-1)  # (num_atoms, 9)
+        if self.chirality != "tag":
+            label = batch.cip if self.chirality == "cip" else batch.cip.clamp(max=1)
+            x = torch.cat([x[:, :1], label.unsqueeze(-1), x[:, 2:]], dim=-1)  # (num_atoms, 9)
         h = [self.atom_embedding(x)]  # (num_atoms, hidden_dim) each
         for layer, norm in zip(self.layers, self.norms, strict=True):
             updated = layer(h[-1], bonds, bond_codes, num_valid)

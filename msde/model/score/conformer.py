@@ -230,6 +230,14 @@ class ConformerScore(nn.Module):
             return rows
         return geometry.centre(rows, batch.batch, batch.atoms_per_graph)
 
+    def target(self, pos_t: Tensor, t: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
+        """Return the noise to predict, (num_atoms, 3)."""
+        return noise
+
+    def weigh(self, loss: Tensor, t: Tensor) -> Tensor:
+        """Return the losses of the noise at times t, (num_graphs,), as they are."""
+        return loss
+
     def forward(self, pos_t: Tensor, t: Tensor, h_2d: Tensor, batch: MoleculeBatch) -> Tensor:
         """Predict the standard-normal noise in the positions, (num_atoms, 3).
 

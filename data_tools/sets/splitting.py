@@ -1,0 +1,77 @@
+"""A data set divided by scaffold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from msde.chem.rebuild import mol_from_record
+from msde.chem.scaffold import scaffold_of
+from msde.chem.vocabulary import MoleculeError
+from msde.data.codec import MoleculeColumns
+from msde.data.shards import ShardDataset
+from msde.errors import MsdeError
+
+from ..pipeline.packing import prepare_output, write_data_set
+from .merging import facts_of, merged_blocks, merged_labels
+
+PARTS = ("train", "test")
+
+
+def split(
+    roots: Sequence[Path], output: Path, fraction: float = 0.1, seed: int = 0
+) -> tuple[dict[str, int], int]:
+    """Write the molecules of `roots` to `output`/train and `output`/test, by scaffold.
+
+    A scaffold is in the test set if a hash of it and the seed is below `fraction`: more data do not
+    move a molecule from one part to the other. Molecules that RDKit cannot rebuild are in the
+    training set.
+
+    Returns:
+        How many molecules each part has, and how many of them have no scaffold.
+
+    Raises:
+        MsdeError: data sets are missing, damaged or do not fit, or a part would be empty.
+    """
+    datasets = [ShardDataset(root) for root in roots]
+    labels = merged_labels(datasets, "union")
+    in_test, unknown = _in_test(datasets, fraction, seed)
+    if in_test.all() or not in_test.any():
+        raise MsdeError(
+            f"{int(in_test.sum())} of {len(in_test)} molecules would be in the test set; choose "
+            "another --fraction"
+        )
+    facts = facts_of(datasets, labels)
+    counts = {}
+    for part, keep in zip(PARTS, (~in_test, in_test), strict=True):
+        prepare_output(output / part, roots)
+        facts["source"]["split"] = {"part": part, "fraction": fraction, "seed": seed}
+        blocks = merged_blocks(datasets, labels, keep)
+        counts[part] = write_data_set(output / part, blocks, facts, roots)
+    return counts, unknown
+
+
+def _in_test(
+    datasets: Sequence[ShardDataset], fraction: float, seed: int
+) -> tuple[np.ndarray, int]:
+    """Return which molecules are held out, of all data sets one after another, (total,) bool."""
+    held_out, unknown = [], 0
+    for columns in _blocks(datasets):
+        for place in range(len(columns)):
+            try:
+                scaffold = scaffold_of(mol_from_record(columns.record(place)))
+            except MoleculeError:
+                held_out.append(False)
+                unknown += 1
+                continue
+            digest = hashlib.sha256(f"{seed}\0{scaffold}".encode()).digest()
+            held_out.append(int.from_bytes(digest[:8], "little") < fraction * 2**64)
+    return np.array(held_out), unknown
+
+
+def _blocks(datasets: Sequence[ShardDataset]) -> Iterator[MoleculeColumns]:
+    for dataset in datasets:
+        yield from dataset.blocks()

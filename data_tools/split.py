@@ -1,0 +1,40 @@
+"""Divide data sets into a training and a test set by Bemis-Murcko scaffold.
+
+python -m data_tools.split DIR... --output DIR [--fraction 0.1] [--seed 0]
+
+DIR/train and DIR/test are data sets. Molecules of one scaffold are in the same part, those without
+rings by their own SMILES.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msde.cli import OneLineParser, report_errors
+
+from .inputs import check_data_set
+from .lazy import names_of
+
+__getattr__ = names_of(f"{__package__}.sets.splitting", "split")
+
+
+def main() -> None:
+    """Parse the command line and split."""
+    parser = OneLineParser(prog="data_tools.split", description=__doc__)
+    parser.add_argument("roots", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--fraction", type=float, default=0.1, help="of scaffolds in the test set")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of scaffolds")
+    arguments = parser.parse_args()
+    for root in arguments.roots:
+        check_data_set(root)
+    from .sets.splitting import split
+
+    counts, unknown = split(**vars(arguments))
+    print(f"{arguments.output}: {counts['train']} molecules in train, {counts['test']} in test")
+    if unknown:
+        print(f"{unknown} molecules that RDKit cannot rebuild are in train")
+
+
+if __name__ == "__main__":
+    report_errors(main)

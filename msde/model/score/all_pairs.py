@@ -1,0 +1,282 @@
+"""2D -> 3D, variant `all_pairs`: the score network to generate conformers with.
+
+It differs from the published networks of `conformer.py`: edges join all atoms of a molecule and
+know the topology between them (hops, bond, cis or trans); the geometry is made again in each block;
+at a stereocentre the network sees the signed volume of the neighbours times the sign of the label.
+So mirrored positions with mirrored labels give the mirrored result exactly, and without labels both
+mirror images are equally likely. Inputs and outputs are preconditioned (Karras et al. 2022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from msde.config import ConformerScoreConfig
+from msde.data.batch import MoleculeBatch
+from msde.model import geometry
+from msde.model.layers import (
+    MLP,
+    CategoricalEmbedding,
+    Linear,
+    SplitLinear,
+    TimeEmbedding,
+    at_least_float32,
+    gaussians,
+    index_rows,
+)
+from msde.model.relations import RELATION_SIZES, Relations, relations
+from msde.model.rotations import average_over_rotations
+from msde.model.sde import make_sde, per_row
+from msde.ops import Edges, edge_attention, edge_mlp, segment_sum
+
+NUM_GAUSSIANS = 32
+MAX_LOG_DISTANCE = 2.7  # log(1 + d), d in A, of the last Gaussian
+RELATION_DIM = 32
+VOLUMES = (2.6, 10.0)  # A^3, scales of signed volumes; a carbon with three bonds of 1.5 A has 2.6
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network knows of the topology, the same at every step of a sampler."""
+
+    nodes: Tensor  # (num_atoms, hidden_dim)
+    relations: Relations
+    features: Tensor  # (num_edges, RELATION_DIM) of the relations
+
+
+class Stereocentres(nn.Module):
+    """Features of, and forces on, the stereocentres and their neighbours.
+
+    The signed volume V of the neighbours is a pseudo-scalar and its gradients are pseudo-vectors;
+    times the sign s of the label they are a scalar and vectors.
+    """
+
+    def __init__(self, hidden_dim: int) -> None:
+        """Map volumes to `hidden_dim`-vectors, and these to two coefficients."""
+        super().__init__()
+        self.features = Linear(len(VOLUMES), hidden_dim, bias=False)
+        self.coefficients = MLP([hidden_dim, hidden_dim, 2], "silu")
+        nn.init.zeros_(self.coefficients.layers[-1].weight)
+
+    def forward(self, n: Tensor, pos: Tensor, related: Relations) -> tuple[Tensor, Tensor]:
+        """Return the updated features, (num_atoms, hidden_dim), and moves, (num_atoms, 3), A.
+
+        Args:
+            n: (num_atoms, hidden_dim).
+            pos: (num_atoms, 3).
+        """
+        volume, gradients = signed_volumes(pos, related)
+        sv = related.sign.to(pos.dtype) * volume
+        scales = sv.new_tensor(VOLUMES)
+        n = n + self.features(torch.tanh(sv.unsqueeze(-1) / scales))
+        of_neighbours, of_centre = self.coefficients(n).unsqueeze(-1).unbind(1)  # (num_atoms, 1)
+        gradients = gradients * (related.sign.view(-1, 1, 1))
+        gradients = gradients / (1 + gradients.norm(dim=-1, keepdim=True))  # (num_atoms, 4, 3)
+        moves = gradients * of_neighbours.unsqueeze(1)
+        moves = segment_sum(moves.flatten(0, 1), related.neighbours.flatten(), len(pos))
+        return n, moves - of_centre * gradients.sum(1)
+
+
+def signed_volumes(pos: Tensor, related: Relations) -> tuple[Tensor, Tensor]:
+    """Return the signed volume of each atom's neighbours, and its gradients at them.
+
+    Of three neighbours it is det(r1, r2, r3) with r from the centre; of four a quarter of
+    det(r1 - r4, r2 - r4, r3 - r4), which is of about the same size. Positive is counterclockwise.
+
+    Returns:
+        (num_atoms,) in A^3 and (num_atoms, 4, 3) in A^2; without meaning at other atoms.
+    """
+    r = pos[related.neighbours] - pos.unsqueeze(1)  # (num_atoms, 4, 3)
+    four = related.has_four.view(-1, 1, 1)
+    origin = torch.where(four, r[:, 3:], torch.zeros_like(r[:, 3:]))  # (num_atoms, 1, 3)
+    a, b, c = (r[:, :3] - origin).unbind(1)
+    factor = torch.where(related.has_four, 0.25, 1.0).to(pos.dtype).unsqueeze(-1)
+    at_a, at_b, at_c = (
+        torch.linalg.cross(x, y) * factor for x, y in ((b, c), (c, a), (a, b))
+    )  # (num_atoms, 3)
+    at_last = -(at_a + at_b + at_c) * related.has_four.unsqueeze(-1)
+    return (a * at_a).sum(-1), torch.stack([at_a, at_b, at_c, at_last], 1)
+
+
+class PairFeatures(nn.Module):
+    """Features of all directed edges, from both atoms, their relation and their distance."""
+
+    def __init__(self, hidden_dim: int, basis_dim: int, output_dim: int) -> None:
+        """Make an MLP of `basis_dim` hidden units."""
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.nodes = SplitLinear(2 * hidden_dim, basis_dim)
+        hidden, output = (
+            nn.Linear(RELATION_DIM + NUM_GAUSSIANS, basis_dim, bias=False),
+            nn.Linear(basis_dim, output_dim),
+        )
+        # One op uses all of them, so this module holds them, not two layers of its own.
+        self.edge_weight = hidden.weight
+        self.output_weight, self.output_bias = output.weight, output.bias
+        with torch.no_grad():
+            self.output_weight[-1] *= 1e-2  # the column of moves: a network starts at rest
+            self.output_bias[-1] = 0
+
+    def forward(self, n: Tensor, edge_attr: Tensor, edges: Edges) -> Tensor:
+        """Map n, (num_atoms, hidden_dim), and edge_attr to (num_edges, output_dim)."""
+        n = self.norm(n)
+        a, b = self.nodes(n, n)
+        return edge_mlp(
+            a, b, self.output_weight, self.output_bias, edges, "silu", edge_attr, self.edge_weight
+        )
+
+
+class Moves(nn.Module):
+    """Moves of all atoms along their differences and at stereocentres, and features of edges."""
+
+    def __init__(self, config: ConformerScoreConfig, output_dim: int) -> None:
+        """Make edge features of width `output_dim`, which may be 0."""
+        super().__init__()
+        self.stereocentres = Stereocentres(config.hidden_dim)
+        self.pairs = PairFeatures(config.hidden_dim, config.basis_dim, output_dim + 1)
+
+    def forward(
+        self, n: Tensor, pos: Tensor, static: Tensor, related: Relations
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return updated n, moves, (num_atoms, 3), and edge features, (num_edges, output_dim).
+
+        Args:
+            n: (num_atoms, hidden_dim).
+            pos: (num_atoms, 3) A.
+            static: (num_edges, RELATION_DIM) features that all blocks share.
+        """
+        source, target = related.edges.index
+        n, moves = self.stereocentres(n, pos, related)
+        difference, near = differences(pos, related.edges)
+        e = self.pairs(n, torch.cat([static, near], dim=-1), related.edges)
+        moves = moves + segment_sum(difference * e[:, -1:], target, len(pos))
+        return n, moves, e[:, :-1].contiguous()
+
+
+def differences(pos: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+    """Return target minus source over 1 + distance, (num_edges, 3), and Gaussians of the distance.
+
+    The Gaussians, (num_edges, NUM_GAUSSIANS), are evenly spaced in log(1 + distance / A).
+    """
+    source, target = edges.index
+    difference = pos.index_select(0, target) - pos.index_select(0, source)
+    distance = (difference.square().sum(-1) + 1e-8).sqrt()  # differentiable at zero
+    centres = torch.linspace(0, MAX_LOG_DISTANCE, NUM_GAUSSIANS, device=pos.device)
+    return difference / (1 + distance).unsqueeze(-1), gaussians(torch.log1p(distance), centres)
+
+
+class PairBlock(nn.Module):
+    """Atoms move, then attend to all others with the features of the edges between them."""
+
+    def __init__(self, config: ConformerScoreConfig) -> None:
+        """Build one block of width `config.hidden_dim`."""
+        super().__init__()
+        dim = config.hidden_dim
+        self.num_heads = config.num_heads
+        self.moves = Moves(config, dim)
+        self.norm_attention = nn.LayerNorm(dim)
+        self.query, self.key, self.value = (Linear(dim, dim) for _ in range(3))
+        self.output = Linear(dim, dim)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.feed_forward = MLP([dim, 2 * dim, dim], "silu")
+
+    def forward(
+        self, n: Tensor, pos: Tensor, static: Tensor, related: Relations
+    ) -> tuple[Tensor, Tensor]:
+        """Return updated n, (num_atoms, hidden_dim), and moves, (num_atoms, 3); see `Moves`."""
+        n, moves, e = self.moves(n, pos, static, related)
+        m = self.norm_attention(n)
+        q, k, v = (at_least_float32(part(m)) for part in (self.query, self.key, self.value))
+        e = at_least_float32(e)
+        n = n + self.output(edge_attention(q, k, v, e, None, related.edges, self.num_heads))
+        return n + self.feed_forward(self.norm_feed_forward(n)), moves
+
+
+class AllPairsScore(nn.Module):
+    """The score network of positions given the topology, and its SDE."""
+
+    def __init__(self, input_dim: int, config: ConformerScoreConfig) -> None:
+        """Build the network for 2D representations of width `input_dim`."""
+        super().__init__()
+        dim = config.hidden_dim
+        self.sde = make_sde(config.sde)
+        self.spread = config.input_spread or 1.0  # A
+        self.node_embedding = MLP([input_dim, dim], "silu")
+        self.relation_embedding = CategoricalEmbedding(RELATION_SIZES, RELATION_DIM)
+        self.noised_distance = Linear(NUM_GAUSSIANS, RELATION_DIM)
+        self.time = TimeEmbedding(config.time_dim, dim)
+        self.blocks = nn.ModuleList(PairBlock(config) for _ in range(config.num_blocks))
+        self.last = Moves(config, 0)
+
+    def to_subspace(self, rows: Tensor, batch: MoleculeBatch) -> Tensor:
+        """Return positions or noise, (num_atoms, 3), with a mean of zero over each molecule."""
+        return geometry.centre(rows, batch.batch, batch.atoms_per_graph)
+
+    def condition(self, h_2d: Tensor, batch: MoleculeBatch) -> Condition:
+        """Return what the network knows of the topology; a sampler computes it once."""
+        related = relations(batch)
+        return Condition(self.node_embedding(h_2d), related, self.relation_embedding(related.codes))
+
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return alpha, std and (std / alpha / spread)^2 at times t, (num_graphs,) each."""
+        alpha, std = self.sde.marginal_prob(torch.ones_like(t), t)
+        return alpha, std, (std / (alpha * self.spread)).square()
+
+    def target(self, pos_t: Tensor, t: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
+        """Return the noise to predict, (num_atoms, 3): its mean over rotations of the molecule.
+
+        Args:
+            pos_t: (num_atoms, 3) the positions of the batch after `noise` at times t.
+        """
+        alpha, std, _ = self._levels(t)
+        pos = average_over_rotations(pos_t, batch.pos, alpha, std, batch.batch)
+        return (pos_t - per_row(alpha[batch.batch], pos) * pos) / per_row(std[batch.batch], pos)
+
+    def weigh(self, loss: Tensor, t: Tensor) -> Tensor:
+        """Return the losses of the noise, (num_graphs,), such that all times count alike.
+
+        They are those of the network's own output, whose target has one size at every t.
+        """
+        return loss * (1 + self._levels(t)[2])
+
+    def forward(
+        self,
+        pos_t: Tensor,
+        t: Tensor,
+        h_2d: Tensor,
+        batch: MoleculeBatch,
+        condition: Condition | None = None,
+    ) -> Tensor:
+        """Predict the standard-normal noise in the positions, (num_atoms, 3).
+
+        Args:
+            pos_t: (num_atoms, 3) noised positions, A.
+            t: (num_graphs,) times in (0, 1].
+            h_2d: (num_atoms, input_dim) representations of the topology.
+            condition: of `h_2d` and the batch, where it is known.
+        """
+        known = self.condition(h_2d, batch) if condition is None else condition
+        alpha, std, level = self._levels(t)
+
+        def rows(value: Tensor) -> Tensor:
+            return per_row(value[batch.batch], pos_t)
+
+        related = known.relations
+        pos_t = self.to_subspace(pos_t, batch)
+        pos = pos_t * rows(torch.rsqrt(1 + level) / alpha)  # as large as the data
+        kept = pos_t * rows(1 / (alpha * (1 + level)))  # c_skip x_t
+        c_out = rows((level / (1 + level)).sqrt())
+        _, near = differences(pos, related.edges)
+        static = known.features + self.noised_distance(near)  # (num_edges, RELATION_DIM)
+        n = known.nodes + index_rows(self.time(t), batch.batch)
+        moves = torch.zeros_like(pos)
+        for block in self.blocks:
+            n, more = block(n, pos, static, related)
+            moves = moves + more
+            pos = kept + c_out * moves  # the estimate of x_0 so far
+        moves = moves + self.last(n, pos, static, related)[1]
+        pos_0 = self.to_subspace(kept + c_out * moves, batch)
+        return (pos_t - rows(alpha) * pos_0) / rows(std)
