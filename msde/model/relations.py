@@ -129,6 +129,7 @@ def _cis_trans(
     axis = batch.pos[j] - batch.pos[i]
     a = torch.linalg.cross(batch.pos[first] - batch.pos[i], axis)
     b = torch.linalg.cross(batch.pos[last] - batch.pos[j], axis)
-    kind = torch.where((a * b).sum(-1) > 0, 1, 2)
+    side = (a * b).sum(-1)
+    kind = (side > 0).long() + 2 * (side < 0)  # neither without positions
     kind = kind * (is_quadruple & labelled.view(-1, 1, 1))
     return (first.flatten(), last.flatten()), kind.flatten()

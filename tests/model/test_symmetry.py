@@ -171,9 +171,43 @@ def test_the_published_conformer_score_is_not_invariant_under_translation(molecu
     assert (moved - predicted).abs().max() > 0.05 * predicted.abs().max()
 
 
-def test_reflection_flips_exactly_the_pseudo_vector_part(model, molecules, dtype):
+MIRROR = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
+
+
+def flipped_labels(batch):
+    """The same molecules with mirrored stereocentres."""
+    flipped = torch.tensor([0, 2, 1, 3, 4])  # of the tags CW and CCW, and of the labels R and S
+    x = batch.x.clone()
+    x[:, 1] = flipped[x[:, 1]]
+    return dataclasses.replace(batch, x=x, cip=flipped[batch.cip])
+
+
+def test_mirrored_labels_mirror_the_prediction_of_all_pairs(molecules, dtype):
+    model = make_small("base, all pairs").to(dtype)
+    for name, p in model.named_parameters():  # so that stereocentres move atoms, too
+        if name.endswith("coefficients.layers.1.weight"):
+            torch.nn.init.normal_(p, std=0.3)
+    mirror, flipped = MIRROR.to(dtype), flipped_labels(molecules)
+    assert (flipped.x != molecules.x).any()
+    noise, h = draw(model, molecules, dtype), model.encoder_2d(molecules)
+    assert torch.equal(model.encoder_2d(flipped), h)
+    pos_t = noised(model, molecules, noise)
+    predicted = predict_positions(model, pos_t, noise, h, molecules)
+    assert_close(predict_positions(model, pos_t @ mirror, noise, h, flipped), predicted @ mirror)
+    without = predict_positions(model, pos_t @ mirror, noise, h, molecules) @ mirror
+    labelled = molecules.batch[flipped.x[:, 1] != molecules.x[:, 1]].unique()
+    for graph in range(molecules.num_graphs):
+        of_graph = molecules.batch == graph
+        difference = (without - predicted)[of_graph].abs().max()
+        scale = predicted[of_graph].abs().max()
+        assert (difference > 1e-3 * scale) == (graph in labelled), graph
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "pairs" not in kind])
+def test_reflection_flips_exactly_the_pseudo_vector_part(kind, molecules, dtype):
     """f = v + p, with p the part along e2 = x_i x x_j: then f(Mx) = M (v(x) - p(x))."""
-    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=dtype))
+    model = make_small(kind).to(dtype)
+    mirror = MIRROR.to(dtype)
     noise, h = draw(model, molecules, dtype), model.encoder_2d(molecules)
     pos_t = noised(model, molecules, noise)
     whole = predict_positions(model, pos_t, noise, h, molecules)

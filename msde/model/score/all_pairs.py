@@ -35,6 +35,7 @@ from msde.ops import Edges, edge_attention, edge_mlp, segment_sum
 NUM_GAUSSIANS = 32
 MAX_LOG_DISTANCE = 2.7  # log(1 + d), d in A, of the last Gaussian
 RELATION_DIM = 32
+EPSILON = 1e-8  # A^2, added below roots, which are not differentiable at zero
 VOLUMES = (2.6, 10.0)  # A^3, scales of signed volumes; a carbon with three bonds of 1.5 A has 2.6
 
 
@@ -74,7 +75,8 @@ class Stereocentres(nn.Module):
         n = n + self.features(torch.tanh(sv.unsqueeze(-1) / scales))
         of_neighbours, of_centre = self.coefficients(n).unsqueeze(-1).unbind(1)  # (num_atoms, 1)
         gradients = gradients * (related.sign.view(-1, 1, 1))
-        gradients = gradients / (1 + gradients.norm(dim=-1, keepdim=True))  # (num_atoms, 4, 3)
+        size = (gradients.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+        gradients = gradients / (1 + size)  # (num_atoms, 4, 3)
         moves = gradients * of_neighbours.unsqueeze(1)
         moves = segment_sum(moves.flatten(0, 1), related.neighbours.flatten(), len(pos))
         return n, moves - of_centre * gradients.sum(1)
@@ -163,7 +165,7 @@ def differences(pos: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
     """
     source, target = edges.index
     difference = pos.index_select(0, target) - pos.index_select(0, source)
-    distance = (difference.square().sum(-1) + 1e-8).sqrt()  # differentiable at zero
+    distance = (difference.square().sum(-1) + EPSILON).sqrt()
     centres = torch.linspace(0, MAX_LOG_DISTANCE, NUM_GAUSSIANS, device=pos.device)
     return difference / (1 + distance).unsqueeze(-1), gaussians(torch.log1p(distance), centres)
 
@@ -225,6 +227,7 @@ class AllPairsScore(nn.Module):
         alpha, std = self.sde.marginal_prob(torch.ones_like(t), t)
         return alpha, std, (std / (alpha * self.spread)).square()
 
+    @torch.no_grad()
     def target(self, pos_t: Tensor, t: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
         """Return the noise to predict, (num_atoms, 3): its mean over rotations of the molecule.
 

@@ -1,0 +1,173 @@
+"""Generated conformers against reference conformers: RMSD, coverage, stereochemistry, geometry.
+
+Protocol: heavy atoms only; the RMSD of two conformers is the least one over rotations, translations
+and the symmetries of the molecule (`rdMolAlign.GetBestRMS`, as in Ganea et al. 2021 and Jing et al.
+2022). Of K generated conformers and the references of one molecule,
+
+    MAT-R = mean over references of min over generated of RMSD, in A,
+    COV-R(d) = share of references for which that minimum is below d,
+
+averaged over molecules. A molecule without any generated conformer counts zero in COV-R and is left
+out of MAT-R; its number is told. RMSD is blind to chirality where molecules are flexible, so
+stereochemistry is counted apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import rdCIPLabeler, rdMolAlign, rdMolTransforms
+
+MAX_MATCHES = 2000  # symmetries that are tried
+THRESHOLDS = np.arange(0, 2.501, 0.125)  # A
+
+
+def rmsd_matrix(generated: Chem.Mol, references: Chem.Mol) -> np.ndarray:
+    """Return the RMSD of all pairs of conformers, (num_references, num_generated), A.
+
+    Both have the same heavy atoms in the same order. Conformers that are not finite are at infinity.
+    """
+    generated, references = Chem.RemoveHs(generated), Chem.RemoveHs(references)
+    out = np.full((references.GetNumConformers(), generated.GetNumConformers()), np.inf)
+    for column, conformer in enumerate(generated.GetConformers()):
+        if not np.isfinite(conformer.GetPositions()).all():
+            continue
+        for row, reference in enumerate(references.GetConformers()):
+            out[row, column] = rdMolAlign.GetBestRMS(
+                generated, references, conformer.GetId(), reference.GetId(), maxMatches=MAX_MATCHES
+            )
+    return out
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """MAT-R of each molecule, (num_molecules,) A, NaN without samples; COV-R at THRESHOLDS."""
+
+    matching: np.ndarray
+    coverage: np.ndarray  # (num_molecules, len(THRESHOLDS))
+
+    @property
+    def num_failed(self) -> int:
+        """Number of molecules without any generated conformer."""
+        return int(np.isnan(self.matching).sum())
+
+
+def coverage(matrices: Sequence[np.ndarray | None], num: int | None = None) -> Coverage:
+    """Return MAT-R and COV-R of molecules from their `rmsd_matrix`.
+
+    Args:
+        num: take the first of the generated conformers; None: all.
+    """
+    matching = np.full(len(matrices), np.nan)
+    covered = np.zeros((len(matrices), len(THRESHOLDS)))
+    for place, matrix in enumerate(matrices):
+        if matrix is None or matrix[:, :num].size == 0:
+            continue
+        nearest = matrix[:, :num].min(axis=1)  # (num_references,)
+        matching[place] = nearest.mean()
+        covered[place] = (nearest[:, None] < THRESHOLDS).mean(axis=0)
+    return Coverage(matching, covered)
+
+
+@dataclass(frozen=True)
+class StereoCount:
+    """How many labelled stereocentres and double bonds have the right label."""
+
+    centres_right: int = 0
+    centres: int = 0
+    bonds_right: int = 0
+    bonds: int = 0
+
+    def __add__(self, other: StereoCount) -> StereoCount:
+        return StereoCount(
+            self.centres_right + other.centres_right,
+            self.centres + other.centres,
+            self.bonds_right + other.bonds_right,
+            self.bonds + other.bonds,
+        )
+
+    @property
+    def is_right(self) -> bool:
+        """Whether no label is wrong."""
+        return self.centres_right == self.centres and self.bonds_right == self.bonds
+
+
+def stereo_of(mol: Chem.Mol) -> tuple[dict[int, str], dict[tuple[int, int], str]]:
+    """Return the CIP labels of a molecule's atoms, and of its double bonds by their atoms."""
+    mol = Chem.Mol(mol)
+    rdCIPLabeler.AssignCIPLabels(mol)
+    atoms = {a.GetIdx(): a.GetProp("_CIPCode") for a in mol.GetAtoms() if a.HasProp("_CIPCode")}
+    bonds = {
+        (b.GetBeginAtomIdx(), b.GetEndAtomIdx()): b.GetProp("_CIPCode")
+        for b in mol.GetBonds()
+        if b.HasProp("_CIPCode")
+    }
+    return atoms, bonds
+
+
+def stereo_of_conformer(
+    mol: Chem.Mol, conformer: int
+) -> tuple[dict[int, str], dict[tuple[int, int], str]]:
+    """Return the labels that the positions of one conformer have, whatever the molecule's own."""
+    copy = Chem.Mol(mol, confId=conformer)
+    Chem.RemoveStereochemistry(copy)
+    # New labels need the conformer in three dimensions and no 2D marks.
+    Chem.AssignStereochemistryFrom3D(copy, copy.GetConformer().GetId(), replaceExistingTags=True)
+    return stereo_of(copy)
+
+
+def count_stereo(mol: Chem.Mol, conformer: int) -> StereoCount:
+    """Compare the labels of a molecule with those of one of its conformers."""
+    atoms, bonds = stereo_of(mol)
+    of_atoms, of_bonds = stereo_of_conformer(mol, conformer)
+    return StereoCount(
+        sum(of_atoms.get(atom) == label for atom, label in atoms.items()),
+        len(atoms),
+        sum(of_bonds.get(ends) == label for ends, label in bonds.items()),
+        len(bonds),
+    )
+
+
+def internal_coordinates(mol: Chem.Mol, conformer: int) -> dict[str, np.ndarray]:
+    """Return bond `lengths` in A, and bond `angles` and proper `torsions` in degrees.
+
+    They are of heavy atoms, in an order that depends on the topology alone; a torsion is given for
+    each bond that is in no ring, of the first neighbour on each side.
+    """
+    pos = mol.GetConformer(conformer)
+    lengths = [
+        rdMolTransforms.GetBondLength(pos, b.GetBeginAtomIdx(), b.GetEndAtomIdx())
+        for b in mol.GetBonds()
+    ]
+    angles, torsions = [], []
+    for atom in mol.GetAtoms():
+        around = sorted(n.GetIdx() for n in atom.GetNeighbors())
+        for place, i in enumerate(around):
+            for k in around[place + 1 :]:
+                angles.append(rdMolTransforms.GetAngleDeg(pos, i, atom.GetIdx(), k))
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        ends = []
+        for atom, other in ((i, j), (j, i)):
+            around = [n.GetIdx() for n in mol.GetAtomWithIdx(atom).GetNeighbors()]
+            ends.append(min((n for n in around if n != other), default=None))
+        if not bond.IsInRing() and None not in ends:
+            torsions.append(rdMolTransforms.GetDihedralDeg(pos, ends[0], i, j, ends[1]))
+    return {
+        name: np.array(v)
+        for name, v in zip(
+            ("lengths", "angles", "torsions"), (lengths, angles, torsions), strict=True
+        )
+    }
+
+
+def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Return the mean of differences and its 95 % interval by 10,000 bootstrap samples."""
+    differences = differences[np.isfinite(differences)]
+    rng = np.random.default_rng(seed)
+    means = rng.choice(differences, (10_000, len(differences))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(differences.mean()), float(low), float(high)

@@ -1,0 +1,228 @@
+"""Conformers of molecules: noise, or conformers by distance geometry, refined by a score network.
+
+Molecules are sampled without hydrogens, as the network is trained, and their hydrogens are placed
+by RDKit on the finished positions. Every number is a function of the seed, the molecule and the
+number of its sample: neither batch-mates nor the size of a batch matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rdkit import Chem
+from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
+from torch import Tensor
+
+from msde.chem.parsing import mol_from_smiles, remove_hydrogens
+from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
+from msde.chem.vocabulary import MoleculeError
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.model import MoleculeSDE
+from msde.model.score import AllPairsScore
+from msde.model.sde import score_from_noise
+from msde.ops import normals
+from msde.philox import Key, Stream
+from msde.sampling.samplers import SAMPLERS, denoise, karras_times
+
+MAX_ATOMS = 200  # without hydrogens; memory and time grow with the pairs of atoms
+BATCH_EDGES = 60_000  # directed edges between all atoms, of the molecules sampled together
+SAMPLE_STEP = 0x9E3779B97F4A7C15  # between the ids that key the noise of a molecule's samples
+
+
+@dataclass(frozen=True)
+class ConformerOptions:
+    """How conformers are sampled."""
+
+    num: int = 10  # conformers of each molecule
+    start: str = "etkdg"  # or `noise`
+    std: float = 0.7  # A, of the noise that is added to conformers of ETKDG
+    steps: int = 20
+    sampler: str = "dpm_solver"
+    seed: int = 0
+    relax: bool = False  # by MMFF94, with hydrogens
+    last_std: float = 0.03  # A, of the noise before the last step
+
+
+@dataclass
+class Sampled:
+    """The conformers of one molecule, or the reason why there are none."""
+
+    mol: Chem.Mol | None  # with hydrogens and one conformer for each sample
+    reason: str = ""
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclass
+class _Task:
+    """A molecule to sample."""
+
+    mol: Chem.Mol  # without hydrogens
+    record: MoleculeRecord
+    starts: np.ndarray | None  # (num, num_atoms, 3) conformers of ETKDG, A; None: noise
+    notes: list[str]
+
+
+def sample_conformers(
+    model: MoleculeSDE, molecules: Sequence[str | Chem.Mol], options: ConformerOptions
+) -> Iterator[Sampled]:
+    """Yield the conformers of each molecule, in order.
+
+    Args:
+        molecules: SMILES or RDKit molecules, whose own conformers are not used.
+    """
+    results = [_task(molecule, options) for molecule in molecules]
+    tasks = [task for task in results if isinstance(task, _Task)]
+    positions: dict[tuple[int, int], np.ndarray] = {}  # of task and number of the sample
+    for part in _parts(tasks, options.num):
+        pos = _sample(model, [(tasks[k], number) for k, number in part], options)
+        positions |= dict(zip(part, pos, strict=True))
+    numbers = iter(range(len(tasks)))
+    for result in results:
+        if isinstance(result, _Task):
+            k = next(numbers)
+            samples = [positions.pop((k, number)) for number in range(options.num)]
+            yield _finish(result, samples, options)
+        else:
+            yield result
+
+
+def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sampled:
+    """Return a molecule made ready, or the reason why it cannot be sampled."""
+    notes: list[str] = []
+    try:
+        if isinstance(molecule, str):
+            mol = mol_from_smiles(molecule)
+        else:
+            mol = remove_hydrogens(Chem.Mol(molecule))
+        mol.RemoveAllConformers()
+        if mol.GetNumAtoms() > MAX_ATOMS:
+            raise MoleculeError(f"{mol.GetNumAtoms()} heavy atoms, more than {MAX_ATOMS}")
+        if len(Chem.GetMolFrags(mol)) > 1:
+            raise MoleculeError("several fragments; give each alone")
+        uid = molecule_uid("", Chem.MolToSmiles(Chem.Mol(mol)))
+        record = record_from_mol(mol, uid, topology_only=True, notes=notes)
+        # A drawing fulfils E and Z labels, which the network reads from positions.
+        drawing = Chem.Mol(mol)
+        rdDepictor.Compute2DCoords(drawing)
+        flat = drawing.GetConformer().GetPositions().astype("<f4")
+        record = dataclasses.replace(record, pos=flat[None])
+        starts = _starts(mol, uid, options, notes) if options.start == "etkdg" else None
+    except (MoleculeError, RuntimeError) as error:
+        return Sampled(None, " ".join(str(error).split())[:200])
+    return _Task(mol, record, starts, notes)
+
+
+def _starts(
+    mol: Chem.Mol, uid: int, options: ConformerOptions, notes: list[str]
+) -> np.ndarray | None:
+    """Return conformers by ETKDGv3, (num, num_atoms, 3) A, or None: it finds none."""
+    full = Chem.AddHs(mol)
+    parameters = rdDistGeom.ETKDGv3()
+    parameters.randomSeed = (uid ^ options.seed) & 0x7FFFFFFF
+    parameters.maxIterations = 20
+    ids = list(rdDistGeom.EmbedMultipleConfs(full, options.num, parameters))
+    if not ids:
+        parameters.useRandomCoords = True
+        ids = list(rdDistGeom.EmbedMultipleConfs(full, options.num, parameters))
+    if not ids:
+        notes.append("ETKDG finds no conformer: sampled from noise")
+        return None
+    if len(ids) < options.num:
+        notes.append(f"ETKDG finds {len(ids)} of {options.num} conformers: some start twice")
+    heavy = mol.GetNumAtoms()  # AddHs appends hydrogens
+    found = np.stack([full.GetConformer(i).GetPositions()[:heavy] for i in ids])
+    return found[np.arange(options.num) % len(ids)].astype("<f4")
+
+
+def _parts(tasks: list[_Task], num: int) -> Iterator[list[tuple[int, int]]]:
+    """Cut the samples, (task, number) each, into batches of one start and of limited edges."""
+
+    def kind(k: int) -> tuple[bool, int]:
+        return tasks[k].starts is None, len(tasks[k].record.z)
+
+    order = sorted(range(len(tasks)), key=kind)
+    for _, group in itertools.groupby(order, key=lambda k: kind(k)[0]):
+        part: list[tuple[int, int]] = []
+        edges = 0
+        for k, number in itertools.product(group, range(num)):
+            more = kind(k)[1] ** 2
+            if part and edges + more > BATCH_EDGES:
+                yield part
+                part, edges = [], 0
+            part.append((k, number))
+            edges += more
+        yield part
+
+
+@torch.inference_mode()
+def _sample(
+    model: MoleculeSDE, rows: list[tuple[_Task, int]], options: ConformerOptions
+) -> list[np.ndarray]:
+    """Return the positions of samples, (num_atoms, 3) A each."""
+    device = next(model.parameters()).device
+    columns = columns_from_records([task.record for task, _ in rows])
+    batch = MoleculeBatch.from_columns(columns).to(device)
+    sample = torch.tensor([number for _, number in rows], device=device)
+    uid = batch.uid + sample * (SAMPLE_STEP - 2**64)
+    network = model.score_2d_to_3d
+    sde = network.sde
+
+    def noise(draw: int) -> Tensor:
+        key = Key(options.seed, draw)
+        z = normals(key, Stream.SAMPLING_NOISE, uid[batch.batch], batch.atom_in_graph, 3)
+        return network.to_subspace(z, batch)
+
+    score = score_function(model, batch)
+    if rows[0][0].starts is None:
+        times = karras_times(sde, options.steps, last=options.last_std)
+        pos = sde.prior_sampling(noise(0))
+    else:
+        times = karras_times(sde, options.steps, first=options.std, last=options.last_std)
+        starts = [task.starts[number] for task, number in rows if task.starts is not None]
+        pos = network.to_subspace(torch.from_numpy(np.concatenate(starts)).to(device), batch)
+        alpha, std = sde.marginal_prob(torch.ones_like(times[:1]), times[:1])
+        pos = alpha * pos + std * noise(0)
+    pos = SAMPLERS[options.sampler](
+        score, sde, pos, times, noise=lambda draw: noise(draw + 1), batch=batch.batch
+    )
+    pos = denoise(score, sde, pos, times[-1])
+    return [part.cpu().numpy() for part in pos.split(batch.atoms_per_graph.tolist())]
+
+
+def score_function(model: MoleculeSDE, batch: MoleculeBatch) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the score of positions of a batch at a time, as samplers call it."""
+    network = model.score_2d_to_3d
+    h_2d = model.encoder_2d(batch)
+    known = {}
+    if isinstance(network, AllPairsScore):
+        known["condition"] = network.condition(h_2d, batch)
+
+    def score(pos: Tensor, t: Tensor) -> Tensor:
+        times = t.to(pos.dtype).expand(batch.num_graphs)
+        noise_pred = network(pos, times, h_2d, batch, **known)
+        std = network.sde.marginal_prob(times, times)[1]
+        return score_from_noise(noise_pred, std[batch.batch])
+
+    return score
+
+
+def _finish(task: _Task, positions: list[np.ndarray], options: ConformerOptions) -> Sampled:
+    """Return a molecule with its samples as conformers, with hydrogens, relaxed if asked for."""
+    mol = Chem.Mol(task.mol)
+    for pos in positions:
+        conformer = Chem.Conformer(len(pos))
+        conformer.SetPositions(pos.astype(np.float64))
+        mol.AddConformer(conformer, assignId=True)
+    mol = Chem.AddHs(mol, addCoords=True)
+    if options.relax:
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+            rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=1, maxIters=200)
+        else:
+            task.notes.append("not relaxed: MMFF94 lacks parameters")
+    return Sampled(mol, notes=task.notes)
