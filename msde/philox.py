@@ -38,7 +38,6 @@ class Stream(enum.IntEnum):
     NEGATIVES_OF_3D = 11
     MASKING = 12
     MIXTURE = 13
-    SAMPLING_NOISE = 14
 
 
 class Key(NamedTuple):

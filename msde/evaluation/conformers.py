@@ -28,7 +28,8 @@ THRESHOLDS = np.arange(0, 2.501, 0.125)  # A
 def rmsd_matrix(generated: Chem.Mol, references: Chem.Mol) -> np.ndarray:
     """Return the RMSD of all pairs of conformers, (num_references, num_generated), A.
 
-    Both have the same heavy atoms in the same order. Conformers that are not finite are at infinity.
+    Both have the same heavy atoms in the same order. The RMSD of positions that are not finite is
+    infinite.
     """
     generated, references = Chem.RemoveHs(generated), Chem.RemoveHs(references)
     out = np.full((references.GetNumConformers(), generated.GetNumConformers()), np.inf)
@@ -80,6 +81,7 @@ class StereoCount:
     centres: int = 0
     bonds_right: int = 0
     bonds: int = 0
+    differences: str = ""  # the labels that are wrong, in words
 
     def __add__(self, other: StereoCount) -> StereoCount:
         return StereoCount(
@@ -87,6 +89,7 @@ class StereoCount:
             self.centres + other.centres,
             self.bonds_right + other.bonds_right,
             self.bonds + other.bonds,
+            "; ".join(filter(None, (self.differences, other.differences))),
         )
 
     @property
@@ -121,14 +124,16 @@ def stereo_of_conformer(
 
 def count_stereo(mol: Chem.Mol, conformer: int) -> StereoCount:
     """Compare the labels of a molecule with those of one of its conformers."""
-    atoms, bonds = stereo_of(mol)
-    of_atoms, of_bonds = stereo_of_conformer(mol, conformer)
-    return StereoCount(
-        sum(of_atoms.get(atom) == label for atom, label in atoms.items()),
-        len(atoms),
-        sum(of_bonds.get(ends) == label for ends, label in bonds.items()),
-        len(bonds),
-    )
+    expected, found = stereo_of(mol), stereo_of_conformer(mol, conformer)
+    wrong = []
+    right = [0, 0]
+    for kind, name in enumerate(("atom", "bond")):
+        for place, label in expected[kind].items():
+            other = found[kind].get(place)
+            right[kind] += other == label
+            if other != label:
+                wrong.append(f"{name} {place} is {other or 'without label'}, not {label}")
+    return StereoCount(right[0], len(expected[0]), right[1], len(expected[1]), "; ".join(wrong))
 
 
 def internal_coordinates(mol: Chem.Mol, conformer: int) -> dict[str, np.ndarray]:

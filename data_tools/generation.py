@@ -1,0 +1,142 @@
+"""Conformers of the molecules in a file or a data set, as an SD file.
+
+Each record is a conformer: the title is the molecule's name, the properties are
+
+    sample               its number within the molecule, from 1
+    stereo               `right`, or which labels of the input the positions do not fulfil
+    note                 what is unusual, where anything is
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from rdkit import Chem
+from tqdm import tqdm
+
+from msde.chem.parsing import silence_rdkit
+from msde.chem.rebuild import mol_from_record
+from msde.chem.vocabulary import MoleculeError
+from msde.data.shards import ShardDataset
+from msde.errors import MsdeError
+from msde.evaluation.conformers import StereoCount, count_stereo
+from msde.files import write_atomically
+from msde.inference.pretrained import load
+from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
+
+from .options import AUTO, Options
+from .reading import read_molecules
+from .sets.exporting import LINE_ENDS
+
+SHOWN = 10  # molecules whose reasons are printed
+CHUNK = 256  # molecules that are sampled together
+
+
+def conformers_of_file(
+    checkpoint: Path,
+    input: Path,
+    output: Path,
+    sampling: ConformerOptions,
+    format: str = AUTO,
+    options: Options = Options(),  # noqa: B008
+) -> None:
+    """Sample conformers of molecules, write them and print a summary.
+
+    Args:
+        checkpoint: a folder of weights, or a run: then its best weights.
+        input: a file of molecules, or a folder of shards.
+        output: .sdf or .sdf.gz.
+
+    Raises:
+        MsdeError: the input or the model cannot be read, or the output cannot be written.
+    """
+    if not output.name.endswith((".sdf", ".sdf.gz")):
+        raise MsdeError(f"--output {output} should end in .sdf or .sdf.gz")
+    if not os.access(output.parent, os.W_OK):
+        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
+    silence_rdkit()
+    model = load(checkpoint)
+    molecules, names = _molecules(input, format, options)
+    failed: list[str] = []
+    total = StereoCount()
+
+    def write(path: Path) -> None:
+        nonlocal total
+        with _open(path, output) as file, tqdm(total=len(names), disable=None) as bar:
+            for first in range(0, len(names), CHUNK):
+                part = molecules[first : first + CHUNK]
+                for name, found in zip(
+                    names[first:], _sampled(model.model, part, sampling), strict=False
+                ):
+                    bar.update()
+                    if found.mol is None:
+                        failed.append(f"{name or 'a molecule without name'}: {found.reason}")
+                        continue
+                    for text, counted in _records(name, found):
+                        file.write(text.encode())
+                        total += counted
+
+    write_atomically(output, write)
+    for line in failed[:SHOWN]:
+        sys.stderr.write(f"no conformers of {line}\n")
+    if len(failed) > SHOWN:
+        sys.stderr.write(f"... and of {len(failed) - SHOWN} more\n")
+    done = len(names) - len(failed)
+    print(f"{output}: {sampling.num} conformers each of {done} of {len(names)} molecules")
+    print(
+        f"stereochemistry of the input: {total.centres_right} of {total.centres} centres and "
+        f"{total.bonds_right} of {total.bonds} double bonds are right"
+    )
+
+
+def _molecules(
+    path: Path, format: str, options: Options
+) -> tuple[list[Chem.Mol | MoleculeError], list[str]]:
+    """Return the molecules of a file or a data set, and their names."""
+    if not path.is_dir():
+        read = read_molecules(path, replace(options, keep_hydrogens=True), format)
+        return read.mols, read.names
+    mols: list[Chem.Mol | MoleculeError] = []
+    names = []
+    for columns in ShardDataset(path).blocks():
+        for place in range(len(columns)):
+            record = columns.record(place)
+            names.append(record.name)
+            try:
+                mols.append(mol_from_record(record))
+            except MoleculeError as error:
+                mols.append(error)
+    return mols, names
+
+
+def _sampled(model: Any, molecules: list[Any], sampling: ConformerOptions) -> Iterator[Sampled]:
+    """Yield the conformers of molecules in order, with the reason of those that were not read."""
+    readable = [mol for mol in molecules if not isinstance(mol, MoleculeError)]
+    found = sample_conformers(model, readable, sampling)
+    for mol in molecules:
+        yield Sampled(None, str(mol)) if isinstance(mol, MoleculeError) else next(found)
+
+
+def _records(name: str, found: Sampled) -> Iterator[tuple[str, StereoCount]]:
+    """Yield the record of each conformer, and its count of labels."""
+    mol = found.mol
+    assert mol is not None
+    mol.SetProp("_Name", LINE_ENDS.sub(" ", name))
+    note = f">  <note>\n{'; '.join(found.notes)}\n\n" if found.notes else ""
+    for number, conformer in enumerate(mol.GetConformers(), start=1):
+        counted = count_stereo(mol, conformer.GetId())
+        stereo = "right" if counted.is_right else counted.differences
+        block = Chem.MolToMolBlock(mol, confId=conformer.GetId())
+        text = f"{block}>  <sample>\n{number}\n\n>  <stereo>\n{stereo}\n\n{note}$$$$\n"
+        yield text, counted
+
+
+def _open(path: Path, output: Path) -> IO[bytes]:
+    # Without name and time in the header the bytes depend on the data alone.
+    return gzip.GzipFile(path, "wb", 6, mtime=0) if output.suffix == ".gz" else open(path, "wb")

@@ -1,1 +1,0 @@
-"""Samples of molecules from score networks."""
