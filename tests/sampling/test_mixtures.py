@@ -33,7 +33,7 @@ def references():
     return [(sample, mean_distance(sample, sample)) for sample in samples]
 
 
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ["VE", "VP", pytest.param("sub-VP", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_are_those_of_their_own_mixture(name, kind, references):
     """By the energy distance (Szekely & Rizzo 2013), and by the weights of the components."""

@@ -157,7 +157,10 @@ def test_every_sampler_is_compared_with_a_recursion():
 def test_mean_and_variance_follow_the_recursion_of_the_sampler(name, kind, spread, steps):
     prior = Schedule(kind).prior_std
     options = {"tolerance": 1e-9} if name == "adaptive" else {}
-    for times in (karras_times(SDES[kind], steps), uniform_times(steps, last=0.01)):
+    grids = [karras_times(SDES[kind], steps), uniform_times(steps, last=0.01)]
+    if name == "adaptive":  # looks at the ends only
+        grids = grids[:1]
+    for times in grids:
         found = response(SAMPLERS[name], kind, spread, times, DRAWS[name](steps), **options)
         mean, variance = moments(found, 0.0, prior**2)
         expected = Recursion(kind, spread, times).moments(name, 0.0, prior**2)
