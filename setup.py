@@ -42,6 +42,7 @@ setup(
         "lmdb>=1.4",
         "numpy>=1.26",
         "tensorboard>=2.15",
+        "torchdiffeq>=0.2.4",
         "safetensors>=0.4",
         "tqdm>=4.60",
         "fsspec",

@@ -38,6 +38,7 @@ class Stream(enum.IntEnum):
     NEGATIVES_OF_3D = 11
     MASKING = 12
     MIXTURE = 13
+    SAMPLING = 14
 
 
 class Key(NamedTuple):

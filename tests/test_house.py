@@ -16,7 +16,7 @@ LAYERS = [
     {"chem", "cluster"},
     {"data"},
     {"model", "monitor"},
-    {"checkpoints"},
+    {"checkpoints", "sampling"},
     {"training", "inference"},
     {"sklearn", "__init__"},
     {"data_tools"},
@@ -29,6 +29,7 @@ PLACES = {
     "lmdb": {"data", "data_tools"},
     "deepspeed": {"training", "checkpoints", "model"},
     "sklearn": {"sklearn"},
+    "torchdiffeq": {"sampling"},
 }
 FILES = {
     path: path.relative_to(ROOT).with_suffix("").parts

@@ -37,6 +37,13 @@ class SDE(abc.ABC):
     def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return f(t) and g(t), (rows,) each."""
 
+    @abc.abstractmethod
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """Return the time at which std / alpha has this value, any shape, in the unit of x.
+
+        The ratio grows with t; values outside its range on [0, 1] give times outside [0, 1].
+        """
+
     def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean, (rows, ...), and the standard deviation, (rows,), of x_t if x_0 = x."""
         alpha, std = self._kernel(t)
@@ -71,6 +78,10 @@ class VESDE(SDE):
         ratio = self.sigma_max / self.sigma_min
         return torch.zeros_like(t), sigma * math.sqrt(2 * math.log(ratio))
 
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """Return the time of sigma; see `SDE`."""
+        return torch.log(ratio / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+
 
 class VPSDE(SDE):
     """Variance preserving (Song et al. 2021, eq. 11): f = -beta(t)/2 and g = scale sqrt(beta(t)).
@@ -95,6 +106,15 @@ class VPSDE(SDE):
         beta = self.beta_min + t * (self.beta_max - self.beta_min)  # (rows,)
         return -0.5 * beta, self.prior_std * torch.sqrt(beta)
 
+    def _time_of_alpha(self, minus_log: Tensor) -> Tensor:
+        """Return the time at which -log alpha, quadratic in t, has this value."""
+        root = torch.sqrt(0.25 * self.beta_min**2 + (self.beta_max - self.beta_min) * minus_log)
+        return 2 * minus_log / (0.5 * self.beta_min + root)
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """Return the time at which sqrt(1 / alpha^2 - 1) is ratio / prior_std; see `SDE`."""
+        return self._time_of_alpha(0.5 * torch.log1p((ratio / self.prior_std).square()))
+
 
 class SubVPSDE(VPSDE):
     """Sub-variance preserving (Song et al. 2021, eq. 12): the drift of VPSDE with less noise."""
@@ -106,6 +126,10 @@ class SubVPSDE(VPSDE):
     def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         f, g = super()._coefficients(t)
         return f, g * torch.sqrt(-torch.expm1(4 * self._log_alpha(t)))
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """Return the time at which 1 / alpha - alpha is ratio / prior_std; see `SDE`."""
+        return self._time_of_alpha(torch.asinh(0.5 * ratio / self.prior_std))
 
 
 # The name in the configuration, and the SDE with its range.

@@ -129,6 +129,14 @@ def test_the_reverse_process_of_a_gaussian_recovers_it(sde, layout):
     assert abs(x.std() / math.hypot(0.5, left_over) - 1) < error + 0.02
 
 
+@pytest.mark.parametrize("sde", RANGES.values(), ids=RANGES)
+def test_the_ratio_of_std_and_alpha_gives_the_time_back(sde):
+    t = torch.cat([torch.logspace(-6, -1, 20), torch.linspace(0.1, 1, 50)]).double()
+    alpha, std = sde.marginal_prob(torch.ones_like(t), t)
+    assert torch.allclose(sde.time_of(std / alpha), t, rtol=1e-9, atol=1e-14)
+    assert torch.allclose(sde.time_of((std / alpha).float()), t.float(), rtol=1e-3, atol=1e-5)
+
+
 def test_prior_samples_have_the_standard_deviation_of_the_prior():
     noise = torch.randn(100)
     assert torch.equal(VESDE(0.1, 10).prior_sampling(noise), 10 * noise)
