@@ -29,7 +29,7 @@ def main() -> None:
     add("--start", choices=("etkdg", "noise"), default="etkdg", help="what is refined")
     add("--std", type=float, default=0.7, help="A of noise that is added to ETKDG's conformers")
     add("--steps", type=int, default=20, help="of the sampler")
-    add("--sampler", default="dpm_solver", help="see msde.sampling.samplers.SAMPLERS")
+    add("--sampler", default="dpm_solver_2m", help="see msde.sampling.samplers.SAMPLERS")
     add("--seed", type=int, default=0)
     add("--relax", action="store_true", help="relax the conformers by MMFF94 afterwards")
     add_reader_options(conformers)

@@ -14,6 +14,7 @@ stereochemistry is counted apart.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,26 +99,19 @@ class StereoCount:
         return self.centres_right == self.centres and self.bonds_right == self.bonds
 
 
-def stereo_of(mol: Chem.Mol) -> tuple[dict[int, str], dict[tuple[int, int], str]]:
-    """Return the CIP labels of a molecule's atoms, and of its double bonds by their atoms."""
+def stereo_of(mol: Chem.Mol) -> dict[str, str]:
+    """Return the CIP labels of a molecule's atoms and double bonds, by their names in words."""
     mol = Chem.Mol(mol)
     rdCIPLabeler.AssignCIPLabels(mol)
-    atoms = {a.GetIdx(): a.GetProp("_CIPCode") for a in mol.GetAtoms() if a.HasProp("_CIPCode")}
-    bonds = {
-        (b.GetBeginAtomIdx(), b.GetEndAtomIdx()): b.GetProp("_CIPCode")
-        for b in mol.GetBonds()
-        if b.HasProp("_CIPCode")
-    }
-    return atoms, bonds
+    parts = [(f"atom {a.GetIdx()}", a) for a in mol.GetAtoms()]
+    parts += [(f"bond {b.GetBeginAtomIdx()}-{b.GetEndAtomIdx()}", b) for b in mol.GetBonds()]
+    return {name: part.GetProp("_CIPCode") for name, part in parts if part.HasProp("_CIPCode")}
 
 
-def stereo_of_conformer(
-    mol: Chem.Mol, conformer: int
-) -> tuple[dict[int, str], dict[tuple[int, int], str]]:
+def stereo_of_conformer(mol: Chem.Mol, conformer: int) -> dict[str, str]:
     """Return the labels that the positions of one conformer have, whatever the molecule's own."""
     copy = Chem.Mol(mol, confId=conformer)
     Chem.RemoveStereochemistry(copy)
-    # New labels need the conformer in three dimensions and no 2D marks.
     Chem.AssignStereochemistryFrom3D(copy, copy.GetConformer().GetId(), replaceExistingTags=True)
     return stereo_of(copy)
 
@@ -125,15 +119,17 @@ def stereo_of_conformer(
 def count_stereo(mol: Chem.Mol, conformer: int) -> StereoCount:
     """Compare the labels of a molecule with those of one of its conformers."""
     expected, found = stereo_of(mol), stereo_of_conformer(mol, conformer)
-    wrong = []
-    right = [0, 0]
-    for kind, name in enumerate(("atom", "bond")):
-        for place, label in expected[kind].items():
-            other = found[kind].get(place)
-            right[kind] += other == label
-            if other != label:
-                wrong.append(f"{name} {place} is {other or 'without label'}, not {label}")
-    return StereoCount(right[0], len(expected[0]), right[1], len(expected[1]), "; ".join(wrong))
+    wrong = {place: label for place, label in expected.items() if found.get(place) != label}
+    centres = sum(place.startswith("atom") for place in expected)
+    wrong_centres = sum(place.startswith("atom") for place in wrong)
+    bonds, wrong_bonds = len(expected) - centres, len(wrong) - wrong_centres
+    texts = [
+        f"{place} is {found.get(place) or 'without label'}, not {label}"
+        for place, label in wrong.items()
+    ]
+    return StereoCount(
+        centres - wrong_centres, centres, bonds - wrong_bonds, bonds, "; ".join(texts)
+    )
 
 
 def internal_coordinates(mol: Chem.Mol, conformer: int) -> dict[str, np.ndarray]:
@@ -147,25 +143,22 @@ def internal_coordinates(mol: Chem.Mol, conformer: int) -> dict[str, np.ndarray]
         rdMolTransforms.GetBondLength(pos, b.GetBeginAtomIdx(), b.GetEndAtomIdx())
         for b in mol.GetBonds()
     ]
-    angles, torsions = [], []
-    for atom in mol.GetAtoms():
-        around = sorted(n.GetIdx() for n in atom.GetNeighbors())
-        for place, i in enumerate(around):
-            for k in around[place + 1 :]:
-                angles.append(rdMolTransforms.GetAngleDeg(pos, i, atom.GetIdx(), k))
+    around = [sorted(n.GetIdx() for n in atom.GetNeighbors()) for atom in mol.GetAtoms()]
+    angles = [
+        rdMolTransforms.GetAngleDeg(pos, i, centre, k)
+        for centre, neighbours in enumerate(around)
+        for i, k in itertools.combinations(neighbours, 2)
+    ]
+    torsions = []
     for bond in mol.GetBonds():
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        ends = []
-        for atom, other in ((i, j), (j, i)):
-            around = [n.GetIdx() for n in mol.GetAtomWithIdx(atom).GetNeighbors()]
-            ends.append(min((n for n in around if n != other), default=None))
-        if not bond.IsInRing() and None not in ends:
-            torsions.append(rdMolTransforms.GetDihedralDeg(pos, ends[0], i, j, ends[1]))
+        first, last = ([n for n in around[a] if n != b] for a, b in ((i, j), (j, i)))
+        if first and last and not bond.IsInRing():
+            torsions.append(rdMolTransforms.GetDihedralDeg(pos, first[0], i, j, last[0]))
     return {
-        name: np.array(v)
-        for name, v in zip(
-            ("lengths", "angles", "torsions"), (lengths, angles, torsions), strict=True
-        )
+        "lengths": np.array(lengths),
+        "angles": np.array(angles),
+        "torsions": np.array(torsions),
     }
 
 

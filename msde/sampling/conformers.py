@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +26,15 @@ from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.model import MoleculeSDE
 from msde.model.score import AllPairsScore
-from msde.model.sde import score_from_noise
-from msde.ops import normals
-from msde.philox import Key, Stream
-from msde.sampling.samplers import SAMPLERS, denoise, karras_times
+from msde.model.sde import perturb, score_from_noise
+from msde.sampling.noise import keyed_noise
+from msde.sampling.samplers import SAMPLERS, denoise
+from msde.sampling.schedule import karras_times
 
 MAX_ATOMS = 200  # without hydrogens; memory and time grow with the pairs of atoms
+LAST_STD = 0.03  # A, of the noise before the step to x_0; nothing finer is learnt
 BATCH_EDGES = 60_000  # directed edges between all atoms, of the molecules sampled together
-SAMPLE_STEP = 0x9E3779B97F4A7C15  # between the ids that key the noise of a molecule's samples
+ITEMS_OF_SAMPLE = 2**16  # between the items that key the noise of a molecule's samples
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,9 @@ class ConformerOptions:
     start: str = "etkdg"  # or `noise`
     std: float = 0.7  # A, of the noise that is added to conformers of ETKDG
     steps: int = 20
-    sampler: str = "dpm_solver"
+    sampler: str = "dpm_solver_2m"
     seed: int = 0
     relax: bool = False  # by MMFF94, with hydrogens
-    last_std: float = 0.03  # A, of the noise before the last step
 
 
 @dataclass
@@ -102,9 +103,9 @@ def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sample
             mol = remove_hydrogens(Chem.Mol(molecule))
         mol.RemoveAllConformers()
         if mol.GetNumAtoms() > MAX_ATOMS:
-            raise MoleculeError(f"{mol.GetNumAtoms()} heavy atoms, more than {MAX_ATOMS}")
-        if len(Chem.GetMolFrags(mol)) > 1:
-            raise MoleculeError("several fragments; give each alone")
+            raise MoleculeError(f"{mol.GetNumAtoms()} heavy atoms, at most {MAX_ATOMS} are sampled")
+        if (fragments := len(Chem.GetMolFrags(mol))) != 1:
+            raise MoleculeError(f"{fragments} fragments; give each alone")
         uid = molecule_uid("", Chem.MolToSmiles(Chem.Mol(mol)))
         record = record_from_mol(mol, uid, topology_only=True, notes=notes)
         # A drawing fulfils E and Z labels, which the network reads from positions.
@@ -118,18 +119,24 @@ def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sample
     return _Task(mol, record, starts, notes)
 
 
+def embed(mol: Chem.Mol, num: int, seed: int) -> list[int]:
+    """Give a molecule with hydrogens up to `num` conformers by ETKDGv3; return their ids."""
+    parameters: Any = rdDistGeom.ETKDGv3()  # its stubs have wrong types
+    parameters.randomSeed = seed
+    parameters.maxIterations = 20
+    ids = list(rdDistGeom.EmbedMultipleConfs(mol, num, parameters))
+    if not ids:
+        parameters.useRandomCoords = True
+        ids = list(rdDistGeom.EmbedMultipleConfs(mol, num, parameters))
+    return ids
+
+
 def _starts(
     mol: Chem.Mol, uid: int, options: ConformerOptions, notes: list[str]
 ) -> np.ndarray | None:
     """Return conformers by ETKDGv3, (num, num_atoms, 3) A, or None: it finds none."""
     full = Chem.AddHs(mol)
-    parameters = rdDistGeom.ETKDGv3()
-    parameters.randomSeed = (uid ^ options.seed) & 0x7FFFFFFF
-    parameters.maxIterations = 20
-    ids = list(rdDistGeom.EmbedMultipleConfs(full, options.num, parameters))
-    if not ids:
-        parameters.useRandomCoords = True
-        ids = list(rdDistGeom.EmbedMultipleConfs(full, options.num, parameters))
+    ids = embed(full, options.num, (uid ^ options.seed) & 0x7FFFFFFF)
     if not ids:
         notes.append("ETKDG finds no conformer: sampled from noise")
         return None
@@ -168,26 +175,24 @@ def _sample(
     device = next(model.parameters()).device
     columns = columns_from_records([task.record for task, _ in rows])
     batch = MoleculeBatch.from_columns(columns).to(device)
-    sample = torch.tensor([number for _, number in rows], device=device)
-    uid = batch.uid + sample * (SAMPLE_STEP - 2**64)
+    numbers = torch.tensor([number for _, number in rows], device=device)[batch.batch]
+    item = batch.atom_in_graph + ITEMS_OF_SAMPLE * numbers  # (num_atoms,)
+    draws = keyed_noise(options.seed, batch.uid[batch.batch], item, 3)
     network = model.score_2d_to_3d
     sde = network.sde
 
     def noise(draw: int) -> Tensor:
-        key = Key(options.seed, draw)
-        z = normals(key, Stream.SAMPLING_NOISE, uid[batch.batch], batch.atom_in_graph, 3)
-        return network.to_subspace(z, batch)
+        return network.to_subspace(draws(draw), batch)
 
-    score = score_function(model, batch)
-    if rows[0][0].starts is None:
-        times = karras_times(sde, options.steps, last=options.last_std)
-        pos = sde.prior_sampling(noise(0))
-    else:
-        times = karras_times(sde, options.steps, first=options.std, last=options.last_std)
-        starts = [task.starts[number] for task, number in rows if task.starts is not None]
+    first, last = sde.time_of(torch.tensor([options.std, LAST_STD])).clamp(1e-3, 1.0).tolist()
+    starts = [task.starts[number] for task, number in rows if task.starts is not None]
+    pos = torch.zeros_like(batch.pos)
+    if starts:
         pos = network.to_subspace(torch.from_numpy(np.concatenate(starts)).to(device), batch)
-        alpha, std = sde.marginal_prob(torch.ones_like(times[:1]), times[:1])
-        pos = alpha * pos + std * noise(0)
+    times = karras_times(sde, options.steps, first=first if starts else 1.0, last=last)
+    t = times[:1].to(pos).expand(len(pos))
+    pos = perturb(sde, pos, t, noise(0)) if starts else sde.prior_sampling(noise(0))
+    score = score_function(model, batch)
     pos = SAMPLERS[options.sampler](
         score, sde, pos, times, noise=lambda draw: noise(draw + 1), batch=batch.batch
     )
@@ -204,7 +209,7 @@ def score_function(model: MoleculeSDE, batch: MoleculeBatch) -> Callable[[Tensor
         known["condition"] = network.condition(h_2d, batch)
 
     def score(pos: Tensor, t: Tensor) -> Tensor:
-        times = t.to(pos.dtype).expand(batch.num_graphs)
+        times = t.to(pos).expand(batch.num_graphs)
         noise_pred = network(pos, times, h_2d, batch, **known)
         std = network.sde.marginal_prob(times, times)[1]
         return score_from_noise(noise_pred, std[batch.batch])

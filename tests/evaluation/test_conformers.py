@@ -1,0 +1,111 @@
+"""Measures of conformers, against molecules whose answer is known."""
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+from rdkit.Geometry import Point3D
+
+from msde.evaluation.conformers import (
+    THRESHOLDS,
+    count_stereo,
+    coverage,
+    internal_coordinates,
+    paired_interval,
+    rmsd_matrix,
+)
+
+
+def embedded(smiles, num=1, hydrogens=False):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    rdDistGeom.EmbedMultipleConfs(mol, num, randomSeed=1)
+    return mol if hydrogens else Chem.RemoveHs(mol)
+
+
+def mirrored(mol):
+    """The same molecule with labels as they were and mirrored positions."""
+    copy = Chem.Mol(mol)
+    for conformer in copy.GetConformers():
+        for atom, (x, y, z) in enumerate(conformer.GetPositions()):
+            conformer.SetAtomPosition(atom, Point3D(-x, y, z))
+    return copy
+
+
+def test_rmsd_is_blind_to_motion_symmetry_and_hydrogens():
+    mol = embedded("Cc1ccccc1", hydrogens=True)
+    moved = Chem.Mol(mol)
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    turn *= np.linalg.det(turn)
+    order = [0, 1, 6, 5, 4, 3, 2]  # the ring in the other direction
+    pos = mol.GetConformer().GetPositions()
+    moved.GetConformer().SetPositions(
+        np.concatenate([pos[order], pos[7:]]) @ turn + [1.0, 2.0, 3.0]
+    )
+    assert rmsd_matrix(moved, mol).shape == (1, 1)
+    assert rmsd_matrix(moved, mol)[0, 0] < 1e-4
+    assert rmsd_matrix(embedded("Cc1ccccc1"), mol)[0, 0] < 0.1
+
+
+def test_rmsd_of_a_known_displacement():
+    mol = embedded("C#C")
+    longer = Chem.Mol(mol)
+    first, last = mol.GetConformer().GetPositions()
+    unit = (last - first) / np.linalg.norm(last - first)
+    longer.GetConformer().SetPositions(np.array([first - 0.3 * unit, last + 0.3 * unit]))
+    assert rmsd_matrix(longer, mol)[0, 0] == pytest.approx(0.3, abs=1e-6)
+
+
+def test_positions_that_are_not_finite_match_nothing():
+    mol = embedded("CCO")
+    broken = Chem.Mol(mol)
+    broken.GetConformer().SetAtomPosition(0, Point3D(float("nan"), 0, 0))
+    assert rmsd_matrix(broken, mol)[0, 0] == np.inf
+
+
+def test_coverage_and_matching_of_a_matrix():
+    matrix = np.array([[0.3, 0.9], [2.0, 0.6]])  # two references, two samples
+    found = coverage([matrix, None])
+    assert found.matching[0] == pytest.approx(0.45) and np.isnan(found.matching[1])
+    assert found.num_failed == 1
+    assert found.coverage[0, THRESHOLDS == 0.5] == 0.5
+    assert (found.coverage[1] == 0).all()
+    assert coverage([matrix], num=1).matching[0] == pytest.approx(1.15)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "centres"), [("C[C@H](F)Cl", 1), ("C[C@@H](F)[C@H](O)N", 2), ("C[S@](=O)CC", 1)]
+)
+def test_mirrored_positions_have_wrong_centres(smiles, centres):
+    mol = embedded(smiles)
+    right, wrong = count_stereo(mol, 0), count_stereo(mirrored(mol), 0)
+    assert (right.centres_right, right.centres) == (centres, centres) and right.is_right
+    assert (wrong.centres_right, wrong.centres) == (0, centres) and not wrong.is_right
+    assert wrong.differences.count("atom") == centres
+    assert "right" not in (right + wrong).differences and (right + wrong).centres == 2 * centres
+
+
+def test_double_bonds_are_counted_apart_and_survive_mirrors():
+    trans, cis = embedded("C/C=C/C"), embedded("C/C=C\\C")
+    swapped = Chem.Mol(trans)
+    swapped.GetConformer().SetPositions(cis.GetConformer().GetPositions())
+    assert count_stereo(mirrored(trans), 0).bonds_right == 1
+    wrong = count_stereo(swapped, 0)
+    assert (wrong.bonds_right, wrong.bonds, wrong.centres) == (0, 1, 0)
+    assert wrong.differences == "bond 1-2 is Z, not E"
+
+
+def test_internal_coordinates_do_not_depend_on_the_conformer_s_place():
+    mol = embedded("CC(C)CO")
+    found = internal_coordinates(mol, 0)
+    assert {name: len(v) for name, v in found.items()} == {"lengths": 4, "angles": 4, "torsions": 1}
+    other = internal_coordinates(mirrored(mol), 0)
+    for name, sign in (("lengths", 1), ("angles", 1), ("torsions", -1)):
+        assert np.allclose(other[name], sign * found[name], atol=1e-6)
+
+
+def test_the_interval_of_paired_differences():
+    rng = np.random.default_rng(0)
+    mean, low, high = paired_interval(rng.normal(0.5, 1, 400))
+    assert low < 0.5 < high and high - low == pytest.approx(4 * 1 / 20, rel=0.15)
+    assert low < mean < high
+    assert paired_interval(np.array([1.0, np.nan, 1.0])) == (1, 1, 1)

@@ -1,0 +1,92 @@
+"""Sampled conformers: symmetry, independence, repetition, stereochemistry and bad input."""
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from fixtures.conformers import sampling_model
+from msde.sampling.conformers import ConformerOptions, sample_conformers
+from msde.sampling.samplers import SAMPLERS
+
+SMILES = ["C[C@H](F)Cl", "CC(=O)Oc1ccccc1C(=O)O", "C/C=C/C", "N[C@@H](C)C(=O)O", "CCO"]
+NOISE = ConformerOptions(num=2, start="noise", steps=6)
+ETKDG = ConformerOptions(num=2, steps=6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sampling_model()
+
+
+def heavy(sampled):
+    """The positions without hydrogens of all conformers, (num, num_atoms, 3)."""
+    mol = Chem.RemoveHs(sampled.mol)
+    return np.stack([c.GetPositions() for c in mol.GetConformers()])
+
+
+@pytest.mark.parametrize("options", [NOISE, ETKDG], ids=["noise", "etkdg"])
+def test_a_sample_depends_on_neither_batch_mates_nor_their_number(model, options):
+    together = list(sample_conformers(model, SMILES, options))
+    for smiles, found in zip(SMILES, together, strict=True):
+        alone = next(sample_conformers(model, [smiles], options))
+        assert np.abs(heavy(alone) - heavy(found)).max() < 1e-4
+
+
+@pytest.mark.parametrize("options", [NOISE, ETKDG], ids=["noise", "etkdg"])
+def test_a_seed_repeats_all_samples_to_the_bit(model, options):
+    first, second = (list(sample_conformers(model, SMILES, options)) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(heavy(a), heavy(b))
+    other = ConformerOptions(**{**vars(options), "seed": 1})
+    third = next(sample_conformers(model, SMILES, other))
+    assert np.abs(heavy(third) - heavy(first[0])).max() > 1e-2
+
+
+def test_samples_of_a_molecule_differ(model):
+    a, b = heavy(next(sample_conformers(model, SMILES[1:2], NOISE)))
+    assert np.abs(a - b).max() > 0.1
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_works_with_the_network(model, sampler):
+    options = ConformerOptions(num=1, start="noise", steps=4, sampler=sampler)
+    found = next(sample_conformers(model, ["C[C@H](F)Cl"], options))
+    assert np.isfinite(heavy(found)).all()
+
+
+def test_hydrogens_are_added_and_names_of_atoms_keep_their_order(model):
+    found = next(sample_conformers(model, ["C[C@H](F)Cl"], NOISE))
+    assert [a.GetSymbol() for a in found.mol.GetAtoms()][:4] == ["C", "C", "F", "Cl"]
+    assert found.mol.GetNumAtoms() == 8 and found.mol.GetNumConformers() == 2
+    assert Chem.MolToSmiles(Chem.RemoveHs(found.mol)) == Chem.CanonSmiles("C[C@H](F)Cl")
+
+
+def test_conformers_of_the_input_are_not_used(model):
+    plain = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
+    with_conformer = next(sample_conformers(model, [plain], ETKDG)).mol
+    again = next(sample_conformers(model, [with_conformer], ETKDG))
+    first = next(sample_conformers(model, [plain], ETKDG))
+    assert np.array_equal(heavy(again), heavy(first))
+
+
+@pytest.mark.parametrize(
+    ("smiles", "reason"),
+    [
+        ("xx", "cannot be parsed"),
+        ("", "no SMILES"),
+        ("[Na+].[Cl-]", "2 fragments"),
+        ("C" * 201, "201 heavy atoms, at most 200"),
+        ("C(C)(C)(C)(C)C", "valence"),
+    ],
+)
+def test_bad_molecules_have_one_line_and_the_others_are_done(model, smiles, reason):
+    first, bad, last = sample_conformers(model, ["CCO", smiles, "CCN"], NOISE)
+    assert bad.mol is None and reason in bad.reason and "\n" not in bad.reason
+    assert first.mol.GetNumConformers() == last.mol.GetNumConformers() == 2
+
+
+def test_a_molecule_that_etkdg_cannot_embed_starts_from_noise(model, monkeypatch):
+    monkeypatch.setattr("msde.sampling.conformers.embed", lambda *_: [])
+    found = next(sample_conformers(model, ["CCO"], ETKDG))
+    assert found.mol.GetNumConformers() == 2
+    assert found.notes == ["ETKDG finds no conformer: sampled from noise"]
