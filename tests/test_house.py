@@ -16,7 +16,7 @@ LAYERS = [
     {"chem", "cluster"},
     {"data"},
     {"model", "monitor"},
-    {"checkpoints", "sampling"},
+    {"checkpoints", "sampling", "evaluation"},
     {"training", "inference"},
     {"sklearn", "__init__"},
     {"data_tools"},
@@ -25,7 +25,7 @@ LAYERS = [
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Each heavy dependency has its place.
 PLACES = {
-    "rdkit": {"chem", "data_tools"},
+    "rdkit": {"chem", "sampling", "evaluation", "data_tools"},
     "lmdb": {"data", "data_tools"},
     "deepspeed": {"training", "checkpoints", "model"},
     "sklearn": {"sklearn"},
