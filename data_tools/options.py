@@ -33,7 +33,7 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class Options:
-    """Choices of the user; a reader ignores those that do not concern its format."""
+    """Choices of the user; a format refuses those of SPECIAL that it cannot follow."""
 
     keep_hydrogens: bool | None = None  # None: the default of the format
     conformers: int = 1  # to make for molecules without geometry; 0: topology only
@@ -49,6 +49,14 @@ class Options:
     group_conformers: bool = False  # neighbours with the same title are one molecule
     keep_radicals: bool = False  # of formats in which they are mostly mistakes
     trust_pickle: bool = False
+
+    def refuse(self, names: Collection[str], where: str) -> None:
+        """Raise an MsdeError if the user gave one of the options `names`, of no use `where`."""
+        for name in names:
+            if getattr(self, name) not in (getattr(Options, name), None, (), 0):
+                raise MsdeError(
+                    f"--{name.replace('_', '-')} is of no use for {where}; leave it out"
+                )
 
     def hydrogens(self, default: bool) -> bool:
         """Return whether to keep hydrogens, given the default of the format."""
@@ -67,6 +75,12 @@ class Options:
             Label(text) if text in names or not name else Label(name.strip(), unit.strip())
             for text, (name, _, unit) in zip(self.label_columns, parts, strict=True)
         )
+
+
+# What only some formats can follow.
+GEOMETRY = ("energy_key", "forces_key", "charge")
+TABLE = ("smiles_column", "name_column", "delimiter", "encoding")
+SPECIAL = (*GEOMETRY, *TABLE, "conformers", "group_conformers")
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,12 @@ class Record:
 
 class Reader(BaseReader):
     suffixes = (".sdf", ".sd", ".mol")
+    follows = ("encoding", "group_conformers")
 
-    def file_facts(self, path: Path) -> Facts:
+    def survey(self, path: Path) -> tuple[Facts, tuple[Label, ...]]:
         texts: dict[str, str] = {}  # the first value of each property that is no number, or ""
         with open_bytes(path) as file:
-            for block in itertools.islice(records(file, path), SAMPLE):
+            for block in itertools.islice(records(file, path, self.options.encoding), SAMPLE):
                 for name, value in properties(block.text).items():
                     texts[name] = texts.get(name) or (value if not is_number(value) else "")
         labels = choose_labels(path, self.options, texts, lambda name: not texts[name], "property")
@@ -60,12 +61,14 @@ class Reader(BaseReader):
             for name, text in texts.items()
             if name in others
         )
-        return Facts(labels, taken=taken, left_out=left_out)
+        return Facts(labels, taken=taken, left_out=left_out), labels
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        labels = self.file_facts(path).labels
+        labels = self.survey(path)[1]
         with open_bytes(path) as file:
-            for group in _groups(records(file, path), self.options.group_conformers):
+            for group in _groups(
+                records(file, path, self.options.encoding), self.options.group_conformers
+            ):
                 yield group[0].line, group[0].title, Record(tuple(group), labels), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
