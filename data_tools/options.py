@@ -71,10 +71,15 @@ class Options:
         if self.label_columns is None:
             return None
         parts = (column.rpartition("=") for column in self.label_columns)
-        return tuple(
+        chosen = tuple(
             Label(text) if text in names or not name else Label(name.strip(), unit.strip())
             for text, (name, _, unit) in zip(self.label_columns, parts, strict=True)
         )
+        found = [label.name for label in chosen]
+        twice = next((name for name in found if found.count(name) > 1), None)
+        if twice is not None:
+            raise MsdeError(f"label {twice!r} is chosen twice; choose it once")
+        return chosen
 
 
 # What only some formats can follow.

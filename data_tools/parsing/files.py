@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import contextlib
 import csv
@@ -15,19 +16,21 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import IO, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 
 from msde.errors import MsdeError
 
 from ..names import ARCHIVES, source_name
+from . import kinds
 
 CHUNK = 1 << 20  # bytes that are decoded at a time
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UTF_8 = "utf-8-sig"  # with or without a byte order mark
 WINDOWS = "cp1252"  # of text that is not Unicode, unless the user names another encoding
 
 
 def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a file's name, without .gz and in lower case, ends in one of `suffixes`."""
+    """Return whether a file's name, in lower case and not compressed, ends in a suffix."""
     return source_name(path).lower().endswith(suffixes)
 
 
@@ -47,13 +50,13 @@ def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of bytes, decompressed if it is named .gz; of an archive its only file.
+    """Open a file of bytes, decompressed if it is named so; of an archive its only file.
 
     Raises:
         MsdeError: the archive holds no file, or more than one.
     """
     if not is_archive(path):
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        with OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
             yield file
         return
     with contextlib.closing(members(path)) as inside:
@@ -93,7 +96,7 @@ def encoding_of(path: Path) -> str:
 @functools.lru_cache
 def _encoding(path: Path, changed: int) -> str:
     with open_bytes(path) as file:
-        chunk = file.read(CHUNK)
+        head = chunk = file.read(CHUNK)
         wide = _wide_encoding(chunk)
         if wide and "\0" not in chunk.decode(wide, "ignore"):
             return wide
@@ -101,8 +104,8 @@ def _encoding(path: Path, changed: int) -> str:
         while decoders:
             if b"\0" in chunk:
                 raise MsdeError(
-                    f"{path} is binary, expected text; if it is text, name its encoding, as "
-                    "--encoding utf-32"
+                    f"{path} is {kinds.kind_of(head)}, expected text; export it as text, or if it "
+                    "is, name its encoding, as --encoding utf-32"
                 )
             for name, decoder in list(decoders.items()):
                 try:

@@ -15,7 +15,8 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from ..options import SPECIAL
-from .files import has_suffix, source_name, unreadable_as_error
+from .files import has_suffix, open_bytes, source_name, unreadable_as_error
+from .kinds import HEAD, is_pickle, kind_of
 from .types import Facts, Options, Parsed, RawMolecule, Scanned
 
 
@@ -48,6 +49,11 @@ class BaseReader(abc.ABC):
     def is_pickle(self, name: str) -> bool:
         """Return whether a file of this name holds pickles, without opening it."""
         return False
+
+    def pickled(self, path: Path) -> bytes:
+        """Return the first bytes of the first pickle of a file."""
+        with open_bytes(path) as file:
+            return file.read(HEAD)
 
     def survey(self, path: Path) -> tuple[Facts, Any]:
         """Return the facts of one file, and what else `scan` asks of it; found only once."""
@@ -120,12 +126,17 @@ class BaseReader(abc.ABC):
         """Refuse pickles unless the user trusts them: loading one can run any code.
 
         Raises:
-            MsdeError: one of the files is a pickle and the options do not trust pickles.
+            MsdeError: one of the files is a pickle, or should be one, and the options do not trust
+                pickles.
         """
         if self.options.trust_pickle:
             return
         for path in paths:
             if self.is_pickle(source_name(path)):
+                with unreadable_as_error(path):
+                    head = self.pickled(path)
+                if not is_pickle(head):
+                    raise MsdeError(f"{path} holds no pickle: what it holds is {kind_of(head)}")
                 raise _untrusted(path)
 
 

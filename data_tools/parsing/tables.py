@@ -197,7 +197,8 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
             reason = "another column has this name"
         elif title.lower() in NUMBERING:
             reason = "numbers or names the rows"
-        left_out.append((title or f"column {place + 1}", reason or "not chosen"))
+        shown = title if title and names[title] == place else f"{title} (column {place + 1})"
+        left_out.append((shown.strip(), reason or "not chosen"))
     decimal_comma = any(columns.has_decimal_comma(place) for place in places)
     found = (name, labels, places, decimal_comma, tuple(left_out))
     return Layout(dialect, header, smiles, *found)

@@ -72,6 +72,9 @@ class Reader(BaseReader):
         """Return whether a file is no `.aselmdb`: all others are pickles."""
         return not name.lower().endswith(".aselmdb")
 
+    def pickled(self, path: Path) -> bytes:
+        return next(records(path), (0, b""))[1]
+
     def count(self, path: Path) -> int:
         return count_records(path) - len(self._gone(path))
 

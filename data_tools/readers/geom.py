@@ -34,6 +34,7 @@ from ..parsing.chemistry import (
     remove_hydrogens,
 )
 from ..parsing.files import has_suffix, import_optional, members, open_bytes, source_name
+from ..parsing.kinds import HEAD
 from ..parsing.labels import conversions, require_name, scale, with_units
 from ..parsing.perception import bonds_of_smiles, connect
 from ..parsing.pickles import load_dict
@@ -77,6 +78,12 @@ class Reader(BaseReader):
 
     def is_pickle(self, name: str) -> bool:
         return name.lower().endswith((*PICKLES, ARCHIVE))
+
+    def pickled(self, path: Path) -> bytes:
+        if not source_name(path).endswith(ARCHIVE):
+            return super().pickled(path)
+        inside = members(path)
+        return next((file.read(HEAD) for name, file in inside if name.endswith(PICKLES)), b"")
 
     def survey(self, path: Path) -> tuple[Facts, None]:
         labels, _ = self._labels(path)

@@ -51,7 +51,7 @@ class Reader(BaseReader):
         texts: dict[str, str] = {}  # the first value of each property that is no number, or ""
         with open_bytes(path) as file:
             for block in itertools.islice(records(file, path, self.options.encoding), SAMPLE):
-                for name, value in properties(block.text).items():
+                for name, (value, *_) in properties(block.text).items():
                     texts[name] = texts.get(name) or (value if not is_number(value) else "")
         labels = choose_labels(path, self.options, texts, lambda name: not texts[name], "property")
         taken = (("name", "title"), *(("label", label.name) for label in labels))
@@ -75,10 +75,11 @@ class Reader(BaseReader):
         record = raw.payload
         keep = self.options.keep_hydrogens, self.options.keep_radicals
         y: tuple[float, ...] = ()
-        if record.labels:
-            texts = _label_texts(record.blocks[0], record.labels)
-            y = labels_from(texts, record.labels)
         notes = (GUESSED,) if any(block.is_guessed for block in record.blocks) else ()
+        if record.labels:
+            texts, repeated = _label_texts(record.blocks[0], record.labels)
+            y = labels_from(texts, record.labels)
+            notes += tuple(f"property {name}, of which the first is kept" for name in repeated)
         if len(record.blocks) == 1:
             return Parsed(mol_from_block(record.blocks[0].text, *keep), y, notes=notes)
         mols, lines, failed = [], [], []
@@ -93,15 +94,18 @@ class Reader(BaseReader):
         mol, dropped = merge_conformers(mols, lines)
         dropped += tuple((line, f"conformer: {reason}") for line, reason in failed)
         if record.labels and any(
-            _label_texts(block, record.labels) != texts for block in record.blocks[1:]
+            _label_texts(block, record.labels)[0] != texts for block in record.blocks[1:]
         ):
             notes += ("labels of its conformers differ: those of the first are kept",)
         return Parsed(mol, y, dropped=tuple(sorted(dropped)), notes=notes)
 
 
-def _label_texts(block: Block, labels: tuple[Label, ...]) -> list[str]:
+def _label_texts(block: Block, labels: tuple[Label, ...]) -> tuple[list[str], list[str]]:
+    """Return the texts of labels, and what stands there several times."""
     found = properties(block.text)
-    return [found.get(label.name, "") for label in labels]
+    values = {label.name: found.get(label.name, [""]) for label in labels}
+    repeated = [f"{n} stands there {len(v)} times" for n, v in values.items() if len(v) > 1]
+    return [first for first, *_ in values.values()], repeated
 
 
 def _groups(found: Iterator[Block], together: bool) -> Iterator[list[Block]]:

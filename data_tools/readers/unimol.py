@@ -50,6 +50,9 @@ class Reader(BaseReader):
     def is_pickle(self, name: str) -> bool:
         return True
 
+    def pickled(self, path: Path) -> bytes:
+        return next(records(path), (0, b""))[1]
+
     def count(self, path: Path) -> int:
         return count_records(path)
 

@@ -112,7 +112,8 @@ def test_columns_that_are_not_read_are_listed_with_the_reason(tmp_path):
     left_out = dict(facts.left_out)
     assert facts.labels == () and ("name", "id") in facts.taken
     assert left_out["remark"].startswith("text in 1 of 2 rows, as 'good'")
-    assert left_out["IC50"] == "another column has this name"
+    assert left_out["IC50"].startswith("text in 1 of 2 rows, as '>100'")
+    assert left_out["IC50 (column 5)"] == "another column has this name"
     assert left_out["idx"] == "numbers or names the rows" and "smiles_2" in left_out
     text = ("IC50", "text in 1 of 2 rows, as '>100' in row 2")
     assert text in facts.left_out
@@ -158,3 +159,20 @@ def test_a_byte_order_mark_is_no_part_of_a_title(tmp_path):
     path = tmp_path / "t.smi"
     path.write_bytes(codecs.BOM_UTF8 + b"CCO ethanol\n")
     assert [raw.payload for raw in get_reader("smiles").read(path)] == ["CCO"]
+
+
+def test_columns_of_one_name_are_all_listed(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("smiles,x,x,x,,\nCCO,1,2,3,,5\n")
+    facts = get_reader("smiles", FLAT).facts([path])
+    assert facts.taken[1] == ("label", "x") and facts.left_out == (
+        ("x (column 3)", "another column has this name"),
+        ("x (column 4)", "another column has this name"),
+        ("(column 5)", "numbers or names the rows"),
+        ("(column 6)", "another column has this name"),
+    )
+
+
+def test_a_label_is_chosen_once():
+    with pytest.raises(MsdeError, match="label 'x' is chosen twice"):
+        Options(label_columns=("x=eV", "y", "x")).chosen_labels()

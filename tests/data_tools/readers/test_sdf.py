@@ -120,3 +120,13 @@ def test_labels_that_differ_between_conformers_have_a_note(tmp_path):
         parsed = convert(tmp_path / "m.sdf", Options(group_conformers=True))[1][1]
         assert parsed.mol.GetNumConformers() == 2 and parsed.y == (1,)
         assert tuple(note.partition(":")[0] for note in parsed.notes) == notes
+
+
+def test_a_property_that_stands_twice_in_a_record_has_a_note(tmp_path):
+    once, twice = sd_record(embedded("CO"), gap=1), sd_record(embedded("CO"), gap=2)
+    twice = twice.replace("$$$$", "> <gap>\n3\n\n$$$$")
+    (tmp_path / "m.sdf").write_text(once + twice)
+    parsed = list(convert(tmp_path / "m.sdf")[1].values())
+    assert [one.y for one in parsed] == [(1,), (2,)]
+    note = "property gap stands there 2 times, of which the first is kept"
+    assert [one.notes for one in parsed] == [(), (note,)]
