@@ -75,17 +75,6 @@ def _is_visible(path: Path) -> bool:
     return not path.name.startswith(".") and path.name != "lock.mdb"
 
 
-def check_data_set(root: Path) -> None:
-    """Raise an MsdeError if a path is not the folder of a data set."""
-    if not root.is_dir():
-        raise MsdeError(f"{root} is no folder of shards, as 'python -m data_tools.convert' makes")
-    if not (root / "manifest.json").exists():
-        raise MsdeError(
-            f"{root} holds no finished data set (no manifest.json); make one with "
-            "'python -m data_tools.convert INPUT --output DIR'"
-        )
-
-
 def check_inputs(inputs: Sequence[Path]) -> None:
     """Raise an MsdeError if an input is not a file, has to be unpacked, or shares its name."""
     for path in inputs:
