@@ -142,15 +142,17 @@ def _block(line: int, piece: bytes) -> Block:
 def properties(block: str) -> dict[str, list[str]]:
     """Return the values of a record's properties by name; those of several lines hold line feeds.
 
-    A property is a line `> <NAME>`, then its value, which ends at a blank line. One that stands
-    there several times has as many values.
+    A property is a line `> <NAME>` (or `> DT12`, of a number), then its value, which ends at a
+    blank line. One that stands there several times has as many values.
     """
     found: dict[str, list[str]] = {}
     lines = iter(block.partition("M  END")[2].replace("\r", "").split("\n"))
     for line in lines:
-        if line.startswith(">") and (named := PROPERTY.search(line)):
+        if line.startswith(">") and line[1:].strip():
+            named = PROPERTY.search(line)
             value = itertools.takewhile(str.strip, lines)
-            found.setdefault(named[1], []).append("\n".join(value).strip())
+            name = named[1] if named else line[1:].strip()
+            found.setdefault(name, []).append("\n".join(value).strip())
     return found
 
 

@@ -28,7 +28,15 @@ from msde.chem.vocabulary import MoleculeError
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import merge_conformers
 from ..parsing.files import open_bytes
-from ..parsing.labels import choose_labels, is_number, labels_from
+from ..parsing.labels import (
+    choose_labels,
+    conversions,
+    is_number,
+    labels_from,
+    scale,
+    units_in,
+    with_units,
+)
 from ..parsing.sd_files import Block, count_atoms, mol_from_block, properties, records
 
 SAMPLE = 1000  # records that decide which properties are labels
@@ -41,19 +49,22 @@ class Record:
 
     blocks: tuple[Block, ...]
     labels: tuple[Label, ...]
+    factors: tuple[float, ...]  # see labels.with_units
 
 
 class Reader(BaseReader):
     suffixes = (".sdf", ".sd", ".mol")
     follows = ("encoding", "group_conformers")
 
-    def survey(self, path: Path) -> tuple[Facts, tuple[Label, ...]]:
+    def survey(self, path: Path) -> tuple[Facts, tuple[tuple[Label, ...], tuple[float, ...]]]:
         texts: dict[str, str] = {}  # the first value of each property that is no number, or ""
         with open_bytes(path) as file:
             for block in itertools.islice(records(file, path, self.options.encoding), SAMPLE):
                 for name, (value, *_) in properties(block.text).items():
                     texts[name] = texts.get(name) or (value if not is_number(value) else "")
         labels = choose_labels(path, self.options, texts, lambda name: not texts[name], "property")
+        units = units_in(texts)
+        labels, factors = with_units(path, labels, units)
         taken = (("name", "title"), *(("label", label.name) for label in labels))
         others = texts.keys() - {label.name for label in labels}
         left_out = tuple(
@@ -61,15 +72,16 @@ class Reader(BaseReader):
             for name, text in texts.items()
             if name in others
         )
-        return Facts(labels, taken=taken, left_out=left_out), labels
+        notes = conversions(labels, units)
+        return Facts(labels, notes=notes, taken=taken, left_out=left_out), (labels, factors)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        labels = self.survey(path)[1]
+        labels, factors = self.survey(path)[1]
         with open_bytes(path) as file:
             for group in _groups(
                 records(file, path, self.options.encoding), self.options.group_conformers
             ):
-                yield group[0].line, group[0].title, Record(tuple(group), labels), ()
+                yield group[0].line, group[0].title, Record(tuple(group), labels, factors), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
         record = raw.payload
@@ -78,7 +90,7 @@ class Reader(BaseReader):
         notes = (GUESSED,) if any(block.is_guessed for block in record.blocks) else ()
         if record.labels:
             texts, repeated = _label_texts(record.blocks[0], record.labels)
-            y = labels_from(texts, record.labels)
+            y = scale(labels_from(texts, record.labels), record.factors)
             notes += tuple(f"property {name}, of which the first is kept" for name in repeated)
         if len(record.blocks) == 1:
             return Parsed(mol_from_block(record.blocks[0].text, *keep), y, notes=notes)

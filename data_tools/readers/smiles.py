@@ -52,9 +52,15 @@ class Reader(BaseReader):
             raise MsdeError(
                 f"{path} begins with a number, as XYZ files do, expected a SMILES; try --format xyz"
             )
+        words = self._first_line(path).split()
+        left_out: tuple[tuple[str, str], ...] = ()
+        if words and words[0].lower() == HEADER[1] and len(words) > 2:
+            reason = "what follows the SMILES is the name; name a table .tsv"
+            left_out = tuple((word, reason) for word in words[2:])
         encoding = self.options.encoding or encoding_of(path)
         said = () if encoding == UTF_8 else (("encoding", encoding),)
-        return Facts(taken=(("SMILES", "before white space"), ("name", "after it"), *said)), None
+        taken = (("SMILES", "before white space"), ("name", "after it"), *said)
+        return Facts(taken=taken, left_out=left_out), None
 
     def _first_line(self, path: Path) -> str:
         with open_text(path, self.options.encoding) as file:
