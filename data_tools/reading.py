@@ -46,8 +46,8 @@ def choose_format(inputs: Sequence[Path]) -> str:
             with open(path, "rb") as file:
                 kind = kind_of(file.read(HEAD))
             raise MsdeError(
-                f"{path} looks like no known format, it is {kind}; give --format ({known}), or "
-                "export it as one of these"
+                f"{path} looks like no known format, it is {kind}; give --format ({known}), "
+                "or unpack or export it as one of these"
             )
         if found and format != found[0]:
             raise MsdeError(

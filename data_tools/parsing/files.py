@@ -48,6 +48,21 @@ def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 yield member.name, stream
 
 
+class _Forward(io.RawIOBase):
+    """A file in an archive that is streamed: it cannot be asked whether it goes back."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._stream.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """Open a file of bytes, decompressed if it is named so; of an archive its only file.
@@ -63,7 +78,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         first = next(inside, None)
         if first is None:
             raise MsdeError(f"archive {path} holds no file")
-        yield first[1]
+        yield io.BufferedReader(_Forward(first[1]))  # type: ignore[arg-type]
         second = next(inside, None)
         if second is not None:
             raise MsdeError(

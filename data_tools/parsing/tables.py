@@ -63,6 +63,7 @@ class Dialect:
     encoding: str
     delimiter: str
     start: int = 0  # rows before the first: a line `sep=`, or comments
+    comments: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,17 @@ def dialect_of(path: Path, options: Options) -> Dialect:
     with open_text(path, encoding) as file:
         lines = list(itertools.islice(file, CUT_SAMPLE))
     named = SEPARATOR_LINE.fullmatch(lines[0].strip("\r\n")) if lines else None
-    start = 1 if named else len(list(itertools.takewhile(COMMENT.match, lines)))
+    before = lines[:1] if named else list(itertools.takewhile(COMMENT.match, lines))
+    rest = len(before), sum(line.startswith("#") for line in before)
     usual = SUFFIXES.get(source_name(path).lower().rpartition(".")[2], ",")
     if options.delimiter:
-        return Dialect(encoding, options.delimiter, start)
+        return Dialect(encoding, options.delimiter, *rest)
     if named:
-        return Dialect(encoding, named[1], start)
+        return Dialect(encoding, named[1], *rest)
     # In case of a tie the delimiter that the name of the file promises.
     order = [usual, *(each for each in DELIMITERS if each != usual)]
-    return Dialect(encoding, max(order, key=functools.partial(_evenness, lines[start:])), start)
+    body = lines[len(before) :]
+    return Dialect(encoding, max(order, key=functools.partial(_evenness, body)), *rest)
 
 
 def _evenness(lines: Sequence[str], delimiter: str) -> tuple[float, bool]:
@@ -212,7 +215,7 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
         *conversions(labels, units),
         *(f"{title} is missing in all of the first {len(body)} rows" for title in empty),
     )
-    left_out = [(f"the first {dialect.start} lines", "before the table")] if dialect.start else []
+    left_out = [("comments", f"{dialect.comments} before the table")] if dialect.comments else []
     for place, title in enumerate(titles):
         if place in {*taken, *places}:
             continue

@@ -5,11 +5,13 @@ Pickles that were changed are never loaded.
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import random
 import re
 import shutil
+import tarfile
 
 import pytest
 
@@ -204,12 +206,21 @@ def test_bytes_that_were_changed_anywhere_are_one_line(files, tmp_path, name):
         said_of(path, DAMAGED[name])
 
 
-@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz"])
+def packed(path, ending):
+    """Return the bytes of a file, compressed, or in an archive of its own."""
+    if ending != ".tar.gz":
+        return {".gz": gzip, ".bz2": bz2, ".xz": lzma}[ending].compress(path.read_bytes())
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        archive.add(path, path.name)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".tar.gz"])
 @pytest.mark.parametrize("name", FORMAT_OF)
 def test_compressed_files_are_read_or_have_to_be_unpacked(files, tmp_path, ending, name):
-    packed = {".gz": gzip, ".bz2": bz2, ".xz": lzma}[ending].compress(files[0][name].read_bytes())
     path, options = tmp_path / (name + ending), Options(conformers=0, trust_pickle=True)
-    path.write_bytes(packed)
+    path.write_bytes(packed(files[0][name], ending))
     for beside in files[1]:
         shutil.copy(beside, tmp_path)
     if name.endswith((".db", ".npz", ".lmdb", ".aselmdb", ".pt")):

@@ -191,7 +191,7 @@ def test_comments_before_the_header_are_none_of_the_table(tmp_path, header):
     text = f"# made by me\n# on monday, \n\n{header}\nCCO,1.5\nCC,2.5\n"
     facts, found = read_as(tmp_path, text)
     assert found == [("CCO", (1.5,)), ("CC", (2.5,))]
-    assert ("the first 3 lines", "before the table") in facts.left_out
+    assert facts.left_out == (("comments", "2 before the table"),)
 
 
 def test_rows_that_are_wider_than_the_first_have_their_columns_listed(tmp_path):
