@@ -16,9 +16,9 @@ import json
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
+from msde.data.manifest import check_present
 from msde.errors import MsdeError
 
-from .inputs import check_data_set
 from .lazy import names_of
 
 __getattr__ = names_of(f"{__package__}.sets.description", "describe", "summary")
@@ -37,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.output and arguments.output.suffix != ".png":
         raise MsdeError(f"--output {arguments.output} should end in .png")
-    check_data_set(arguments.root)
+    check_present(arguments.root)
     from .sets.description import describe, summary
 
     if arguments.json:

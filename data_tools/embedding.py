@@ -30,7 +30,7 @@ from msde.errors import MsdeError
 from msde.files import write_atomically
 from msde.inference.pretrained import Embeddings, Level, View, load
 
-from .options import AUTO, Options
+from .options import AUTO, SPECIAL, Options
 from .reading import read_molecules
 
 ROWS = 1024  # of a table that are written together
@@ -63,6 +63,7 @@ def embed_file(
     keep_hydrogens = bool(options.keep_hydrogens)
     arrays: dict[str, np.ndarray] = {}
     if input.is_dir():
+        options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
         dataset = ShardDataset(input)
         labels = [(label["name"], label["unit"]) for label in dataset.manifest["labels"]]
         uid, y = zip(*((block.uid, block.y) for block in dataset.blocks()), strict=True)

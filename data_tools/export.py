@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
+from msde.data.manifest import check_present
 
-from .inputs import check_data_set
 from .lazy import names_of
 
 __getattr__ = names_of(f"{__package__}.sets.exporting", "export", "sdf_records")
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE")
     parser.add_argument("--limit", type=int, metavar="N", help="write only the first N molecules")
     arguments = parser.parse_args()
-    check_data_set(arguments.root)
+    check_present(arguments.root)
     from .sets.exporting import export, skipped_path
 
     counts = export(**vars(arguments))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msde.errors import MsdeError
 
-from .names import LMDB_FILE, source_name
+from .names import LMDB_FILE, check_unpacked, source_name
 from .options import FORMATS
 
 log = logging.getLogger(__name__)
@@ -75,22 +75,12 @@ def _is_visible(path: Path) -> bool:
     return not path.name.startswith(".") and path.name != "lock.mdb"
 
 
-def check_data_set(root: Path) -> None:
-    """Raise an MsdeError if a path is not the folder of a data set."""
-    if not root.is_dir():
-        raise MsdeError(f"{root} is no folder of shards, as 'python -m data_tools.convert' makes")
-    if not (root / "manifest.json").exists():
-        raise MsdeError(
-            f"{root} holds no finished data set (no manifest.json); make one with "
-            "'python -m data_tools.convert INPUT --output DIR'"
-        )
-
-
 def check_inputs(inputs: Sequence[Path]) -> None:
-    """Raise an MsdeError if an input is not a file, or two have the same name."""
+    """Raise an MsdeError if an input is not a file, has to be unpacked, or shares its name."""
     for path in inputs:
         if not path.is_file():
             raise MsdeError(f"input {path} is not a file")
+        check_unpacked(path)
     names = collections.Counter(source_name(path) for path in inputs)
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice:

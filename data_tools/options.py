@@ -33,7 +33,7 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class Options:
-    """Choices of the user; a reader ignores those that do not concern its format."""
+    """Choices of the user; a format refuses those of SPECIAL that it cannot follow."""
 
     keep_hydrogens: bool | None = None  # None: the default of the format
     conformers: int = 1  # to make for molecules without geometry; 0: topology only
@@ -50,6 +50,14 @@ class Options:
     keep_radicals: bool = False  # of formats in which they are mostly mistakes
     trust_pickle: bool = False
 
+    def refuse(self, names: Collection[str], where: str) -> None:
+        """Raise an MsdeError if the user gave one of the options `names`, of no use `where`."""
+        for name in names:
+            if getattr(self, name) not in (getattr(Options, name), None, (), 0):
+                raise MsdeError(
+                    f"--{name.replace('_', '-')} is of no use for {where}; leave it out"
+                )
+
     def hydrogens(self, default: bool) -> bool:
         """Return whether to keep hydrogens, given the default of the format."""
         return default if self.keep_hydrogens is None else self.keep_hydrogens
@@ -63,10 +71,21 @@ class Options:
         if self.label_columns is None:
             return None
         parts = (column.rpartition("=") for column in self.label_columns)
-        return tuple(
+        chosen = tuple(
             Label(text) if text in names or not name else Label(name.strip(), unit.strip())
             for text, (name, _, unit) in zip(self.label_columns, parts, strict=True)
         )
+        found = [label.name for label in chosen]
+        twice = next((name for name in found if found.count(name) > 1), None)
+        if twice is not None:
+            raise MsdeError(f"label {twice!r} is chosen twice; choose it once")
+        return chosen
+
+
+# What only some formats can follow.
+GEOMETRY = ("energy_key", "forces_key", "charge")
+TABLE = ("smiles_column", "name_column", "delimiter", "encoding")
+SPECIAL = (*GEOMETRY, *TABLE, "conformers", "group_conformers")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from msde.chem.record import MAX_ATOMS
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from .names import check_unpacked
 from .options import AUTO, FORMATS, Label, Options
 from .parsing.files import unreadable_as_error
+from .parsing.kinds import HEAD, kind_of
 from .readers import get_reader
 
 
@@ -41,7 +43,12 @@ def choose_format(inputs: Sequence[Path]) -> str:
         format = recognise(path)
         if format is None:
             known = ", ".join(FORMATS)
-            raise MsdeError(f"{path} looks like no known format; give --format ({known})")
+            with open(path, "rb") as file:
+                kind = kind_of(file.read(HEAD))
+            raise MsdeError(
+                f"{path} looks like no known format, it is {kind}; give --format ({known}), "
+                "or unpack or export it as one of these"
+            )
         if found and format != found[0]:
             raise MsdeError(
                 f"{inputs[0]} looks like {found[0]}, {path} like {format}; convert them one by one "
@@ -74,6 +81,7 @@ def read_molecules(path: Path, options: Options, format: str = AUTO) -> Molecule
     """
     if not path.is_file():
         raise MsdeError(f"input {path} cannot be read: it is neither a file nor a folder of shards")
+    check_unpacked(path)
     format = choose_format([path]) if format == AUTO else format
     options = replace(options, conformers=0, keep_radicals=True, max_atoms=MAX_ATOMS)
     reader = get_reader(format, options)

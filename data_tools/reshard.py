@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
+from msde.data.manifest import check_present
 
-from .inputs import check_data_set
 from .lazy import names_of
 
 __getattr__ = names_of(f"{__package__}.sets.resharding", "reshard")
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--shard-molecules", type=int, metavar="N", help="default: as for convert")
     parser.add_argument("--block-molecules", type=int, metavar="N", help="default: as for convert")
     arguments = parser.parse_args()
-    check_data_set(arguments.root)
+    check_present(arguments.root)
     from msde.data.shards import ShardDataset
 
     from .sets.resharding import reshard

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
+from msde.data.manifest import check_present
 from msde.errors import DataDamaged
 
-from .inputs import check_data_set
 from .lazy import names_of
 from .runs import is_run
 
@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     a_run = is_run(arguments.root)
     if not a_run:
-        check_data_set(arguments.root)
+        check_present(arguments.root)
     from msde.data.manifest import read_manifest
 
     from .sets.verification import verify

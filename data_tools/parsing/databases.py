@@ -16,8 +16,9 @@ import lmdb
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from . import kinds
+
 RESERVED = (b"length", b"nextid", b"deleted_ids", b"metadata")  # keys that are no molecules
-MAGIC_AT, MAGIC = 16, b"\xde\xc0\xef\xbe"  # in the first page, where files are little-endian
 SMALLEST = 10  # bytes that a record takes at least
 PROBE = """
 import lmdb, sys
@@ -100,8 +101,9 @@ def _open(path: Path) -> Iterator[tuple[lmdb.Environment, lmdb.Transaction]]:
     if not path.is_file():
         raise MsdeError(f"{path} is not a file")
     with open(path, "rb") as file:
-        if file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] != MAGIC:
-            raise MsdeError(f"{path} cannot be read as LMDB: it is a file of another kind")
+        head = file.read(kinds.HEAD)
+    if kinds.kind_of(head) != "an LMDB database":
+        raise MsdeError(f"{path} cannot be read as LMDB: it is {kinds.kind_of(head)}")
     stat = path.stat()
     _check_pages(path, stat.st_size, stat.st_mtime_ns)
     try:

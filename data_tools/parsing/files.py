@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import contextlib
 import csv
@@ -15,19 +16,21 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import IO, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 
 from msde.errors import MsdeError
 
 from ..names import ARCHIVES, source_name
+from . import kinds
 
 CHUNK = 1 << 20  # bytes that are decoded at a time
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UTF_8 = "utf-8-sig"  # with or without a byte order mark
 WINDOWS = "cp1252"  # of text that is not Unicode, unless the user names another encoding
 
 
 def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a file's name, without .gz and in lower case, ends in one of `suffixes`."""
+    """Return whether a file's name, in lower case and not compressed, ends in a suffix."""
     return source_name(path).lower().endswith(suffixes)
 
 
@@ -45,22 +48,37 @@ def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 yield member.name, stream
 
 
+class _Forward(io.RawIOBase):
+    """A file in an archive that is streamed: it cannot be asked whether it goes back."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._stream.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of bytes, decompressed if it is named .gz; of an archive its only file.
+    """Open a file of bytes, decompressed if it is named so; of an archive its only file.
 
     Raises:
         MsdeError: the archive holds no file, or more than one.
     """
     if not is_archive(path):
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        with OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
             yield file
         return
     with contextlib.closing(members(path)) as inside:
         first = next(inside, None)
         if first is None:
             raise MsdeError(f"archive {path} holds no file")
-        yield first[1]
+        yield io.BufferedReader(_Forward(first[1]))  # type: ignore[arg-type]
         second = next(inside, None)
         if second is not None:
             raise MsdeError(
@@ -93,7 +111,7 @@ def encoding_of(path: Path) -> str:
 @functools.lru_cache
 def _encoding(path: Path, changed: int) -> str:
     with open_bytes(path) as file:
-        chunk = file.read(CHUNK)
+        head = chunk = file.read(CHUNK)
         wide = _wide_encoding(chunk)
         if wide and "\0" not in chunk.decode(wide, "ignore"):
             return wide
@@ -101,8 +119,8 @@ def _encoding(path: Path, changed: int) -> str:
         while decoders:
             if b"\0" in chunk:
                 raise MsdeError(
-                    f"{path} is binary, expected text; if it is text, name its encoding, as "
-                    "--encoding utf-32"
+                    f"{path} is {kinds.kind_of(head)}, expected text; export it as text, or if it "
+                    "is, name its encoding, as --encoding utf-32"
                 )
             for name, decoder in list(decoders.items()):
                 try:

@@ -102,7 +102,8 @@ def read_comment(comment: str) -> Comment:
     pairs = {key: value.strip("\"'{}[]").strip() for key, value in PAIR.findall(comment)}
     if pairs:
         named = next((key for key in pairs if key.lower() == "properties"), None)
-        return Comment(pairs, pairs.pop(named) if named else PLAIN)
+        text = " ".join(PAIR.sub(" ", comment).split())
+        return Comment(pairs, pairs.pop(named) if named else PLAIN, text=text)
     if found := ENERGY_AND_FORCES.fullmatch(comment):
         return Comment({"energy": found[1]}, forces=found[2])
     if found := GDB.fullmatch(comment):

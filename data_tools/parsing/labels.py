@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from .types import Label, Options, Scanned
-from .units import factor
+from .units import factor, parse
 
+MINUS = "\N{MINUS SIGN}"  # as word processors write it
+EXACT = 2**53  # above it not every whole number is a number of 64 bits
+IN_BRACKETS = re.compile(r".+[\[(]([^\[\]()]+)[\])]")  # a name and its unit
 NOT_CHOSEN = "not among the labels that were chosen"
 
 
@@ -26,9 +30,12 @@ def number(text: str, decimal_comma: bool = False) -> float:
         return math.nan
     if decimal_comma and "." in text and "," in text:
         raise ValueError(f"{text} has both a point and a comma")
-    value = float(text.replace(",", ".") if decimal_comma else text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is not finite")
+    plain = text.replace(",", ".") if decimal_comma else text
+    value = float(plain if plain.isascii() else plain.replace(MINUS, "-"))
+    if not math.isfinite(value) or "_" in text:
+        raise ValueError(f"{text} is no finite number")
+    if abs(value) >= EXACT and text.strip().lstrip("+-").isdecimal() and int(text) != int(value):
+        raise ValueError(f"{text} has more digits than a label holds")
     return value
 
 
@@ -140,7 +147,9 @@ def value_of(value: Any) -> float:
     """
     if value is None or isinstance(value, (str, bytes)):
         return number("" if value is None else str(value))
-    return float(value) if math.isnan(value) else number(repr(float(value)))
+    if math.isnan(value):
+        return float(value)
+    return number(str(value) if type(value) is int else repr(float(value)))
 
 
 def is_missing(value: Any) -> bool:
@@ -204,6 +213,13 @@ def all_or_none(
             f"{path} has labels {', '.join(names) or 'none'}, and only all or none can be chosen"
         )
     return with_units(path, chosen, units_of(labels))
+
+
+def units_in(names: Iterable[str]) -> dict[str, str]:
+    """Return the units that names state in brackets, as `gap [eV]`, by name."""
+    found = {name: IN_BRACKETS.fullmatch(name) for name in names}
+    stated = {name: match[1].strip() for name, match in found.items() if match}
+    return {name: unit for name, unit in stated.items() if parse(unit) is not None}
 
 
 def units_of(labels: tuple[Label, ...]) -> dict[str, str]:

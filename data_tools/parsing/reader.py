@@ -5,15 +5,18 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from msde.chem.parsing import forget_isotopes
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from .files import has_suffix, source_name, unreadable_as_error
+from ..options import SPECIAL
+from .files import has_suffix, open_bytes, source_name, unreadable_as_error
+from .kinds import HEAD, is_pickle, kind_of
 from .types import Facts, Options, Parsed, RawMolecule, Scanned
 
 
@@ -25,11 +28,19 @@ class BaseReader(abc.ABC):
 
     keep_hydrogens: ClassVar[bool] = False  # the default of the format
     suffixes: ClassVar[tuple[str, ...]] = ()  # in lower case, without .gz
+    follows: ClassVar[tuple[str, ...]] = ()  # which of the options SPECIAL
 
     def __init__(self, options: Options) -> None:
-        """Keep the options; the default for hydrogens becomes the format's."""
+        """Keep the options; the default for hydrogens becomes the format's.
+
+        Raises:
+            MsdeError: the format cannot follow one of the options.
+        """
+        name = type(self).__module__.rpartition(".")[2]
+        options.refuse([o for o in SPECIAL if o not in self.follows], f"--format {name}")
         keep = options.hydrogens(self.keep_hydrogens)
         self.options = dataclasses.replace(options, keep_hydrogens=keep)
+        self.survey = functools.cache(self.survey)  # type: ignore[method-assign]
 
     def recognises(self, path: Path) -> bool:
         """Return whether a file looks like this format, for `--format auto`; by its suffix."""
@@ -39,9 +50,14 @@ class BaseReader(abc.ABC):
         """Return whether a file of this name holds pickles, without opening it."""
         return False
 
-    def file_facts(self, path: Path) -> Facts:
-        """Return the facts of one file."""
-        return Facts()
+    def pickled(self, path: Path) -> bytes:
+        """Return the first bytes of the first pickle of a file."""
+        with open_bytes(path) as file:
+            return file.read(HEAD)
+
+    def survey(self, path: Path) -> tuple[Facts, Any]:
+        """Return the facts of one file, and what else `scan` asks of it; found only once."""
+        return Facts(), None
 
     def count(self, path: Path) -> int | None:
         """Return how many molecules `scan` yields, where that is known before they are read."""
@@ -70,7 +86,7 @@ class BaseReader(abc.ABC):
         every = []
         for path in paths:
             with unreadable_as_error(path):
-                every.append(self.file_facts(path))
+                every.append(self.survey(path)[0])
         for path, found in zip(paths[1:], every[1:], strict=True):
             _check_same(paths[0], every[0], path, found)
         return dataclasses.replace(
@@ -110,12 +126,17 @@ class BaseReader(abc.ABC):
         """Refuse pickles unless the user trusts them: loading one can run any code.
 
         Raises:
-            MsdeError: one of the files is a pickle and the options do not trust pickles.
+            MsdeError: one of the files is a pickle, or should be one, and the options do not trust
+                pickles.
         """
         if self.options.trust_pickle:
             return
         for path in paths:
             if self.is_pickle(source_name(path)):
+                with unreadable_as_error(path):
+                    head = self.pickled(path)
+                if not is_pickle(head):
+                    raise MsdeError(f"{path} holds no pickle: what it holds is {kind_of(head)}")
                 raise _untrusted(path)
 
 

@@ -22,7 +22,7 @@ from .chemistry import check_complete, check_radicals
 from .files import WINDOWS, has_suffix, open_bytes
 from .labels import labels_from
 from .reader import BaseReader
-from .tables import dialect_of, header_of, rows
+from .tables import dialect_of, rows
 from .types import Facts, Scanned, attempt
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -44,15 +44,18 @@ class Block(NamedTuple):
         return self.text.partition("\n")[0].strip()
 
 
-def records(file: BinaryIO, path: Path) -> Iterator[Block]:
+def records(file: BinaryIO, path: Path, encoding: str | None = None) -> Iterator[Block]:
     """Yield each record; memory holds one chunk at a time.
+
+    Args:
+        encoding: None: UTF-16 by its mark, else UTF-8, else, record by record, Windows-1252.
 
     Raises:
         MsdeError: a record does not end, or the file is binary.
     """
     line = 1
     rest = b"\n"  # so that the first record follows a separator's line, too
-    for chunk in _chunks(file):
+    for chunk in _chunks(file, encoding):
         if b"\0" in chunk:
             raise MsdeError(f"{path} is binary, expected the text of an SD file")
         # A separator may lie across two chunks: the last piece waits for the next.
@@ -66,17 +69,17 @@ def records(file: BinaryIO, path: Path) -> Iterator[Block]:
         yield _block(line, rest)
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, named: str | None) -> Iterator[bytes]:
     """Yield the bytes of a file as UTF-8 without byte order mark, lines ending in line feeds."""
     head = file.peek(CHUNK)  # type: ignore[attr-defined]
     if head.startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
-    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if is_wide or (b"\r" in head and b"\n" not in head):
-        encoding = "utf-16" if is_wide else "latin-1"
-        text = io.TextIOWrapper(file, encoding)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        named = named or "utf-16"
+    if named or (b"\r" in head and b"\n" not in head):
+        text = io.TextIOWrapper(file, named or "latin-1")
         for part in iter(functools.partial(text.read, CHUNK), ""):
-            yield part.encode("utf-8" if is_wide else encoding)
+            yield part.encode("utf-8" if named else "latin-1")
         text.detach()
         return
     yield from iter(functools.partial(file.read, CHUNK), b"")
@@ -136,17 +139,20 @@ def _block(line: int, piece: bytes) -> Block:
         raise
 
 
-def properties(block: str) -> dict[str, str]:
+def properties(block: str) -> dict[str, list[str]]:
     """Return the values of a record's properties by name; those of several lines hold line feeds.
 
-    A property is a line `> <NAME>`, then its value, which ends at a blank line.
+    A property is a line `> <NAME>` (or `> DT12`, of a number), then its value, which ends at a
+    blank line. One that stands there several times has as many values.
     """
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     lines = iter(block.partition("M  END")[2].replace("\r", "").split("\n"))
     for line in lines:
-        if line.startswith(">") and (named := PROPERTY.search(line)):
+        if line.startswith(">") and line[1:].strip():
+            named = PROPERTY.search(line)
             value = itertools.takewhile(str.strip, lines)
-            found.setdefault(named[1], "\n".join(value).strip())
+            name = named[1] if named else line[1:].strip()
+            found.setdefault(name, []).append("\n".join(value).strip())
     return found
 
 
@@ -157,6 +163,7 @@ class SDFWithTable(BaseReader):
     """
 
     suffixes = (".sdf",)
+    follows = ("delimiter", "encoding")
 
     def table_names(self, path: Path) -> Sequence[str]:
         """Return where the table of an SD file may lie, relative to its folder."""
@@ -205,9 +212,9 @@ class SDFWithTable(BaseReader):
         if not has_suffix(path, self.suffixes):
             return
         table = self.table(path)
-        labels = self.file_facts(path).labels
-        dialect = dialect_of(table, self.options)
-        header, body = header_of(table), itertools.islice(rows(table, dialect), 1, None)
+        labels = self.survey(path)[0].labels
+        body = rows(table, dialect_of(table, self.options))
+        header = next(body)[1]
         places = [header.index(label.name) for label in labels]
 
         def joined(block: Block, cells: list[str]) -> tuple[Any, tuple[float, ...]]:
@@ -217,6 +224,6 @@ class SDFWithTable(BaseReader):
             return payload, labels_from([cells[place] for place in places], labels)
 
         with open_bytes(path) as file:
-            for block in records(file, path):
+            for block in records(file, path, self.options.encoding):
                 cells = next(body, (0, []))[1]
                 yield block.line, self.name_of(block, cells), *attempt(joined, block, cells)

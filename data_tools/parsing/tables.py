@@ -23,21 +23,36 @@ from pathlib import Path
 
 from rdkit import Chem, rdBase
 
+from msde.chem.parsing import is_missing
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from .files import UTF_8, encoding_of, open_text, source_name
-from .labels import choose_labels, is_number, labels_from, require_name
+from .labels import (
+    choose_labels,
+    conversions,
+    is_number,
+    labels_from,
+    require_name,
+    scale,
+    units_in,
+    with_units,
+)
 from .types import Facts, Label, Options, Scanned, attempt
 
-NAME_COLUMNS = ("name", "title", "mol_id", "molecule_id", "id", "compound id", "cid", "iupac")
-NUMBERING = {"", "idx", "index", "num", "no", "row", "unnamed: 0", *NAME_COLUMNS}
+NAME_COLUMNS = ("name", "title", "mol id", "molecule id", "id", "compound id", "cid", "iupac")
+NUMBERING = {"idx", "index", "num", "no", "row", "unnamed: 0", *NAME_COLUMNS}
+LAST_WORDS = {"id", "cid", "idx", "index"}  # of the names of columns that number something
 SUFFIXES = {"csv": ",", "tsv": "\t", "tab": "\t"}  # the delimiters that names promise
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+NO_HEADER = "the table has no header that names it"
 SAMPLE = 1000  # rows that decide which columns are labels
 SMILES_SAMPLE = 20  # rows that decide which column holds SMILES
 CUT_SAMPLE = 50  # rows that decide which delimiter it is
 SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # the first line of a table of Excel
+# A line before the header is a comment, unless it is the header itself, as `#smiles,gap`.
+COMMENT = re.compile(r"#(?!(.*[,;\t|])?\s*\w*smiles\s*([,;\t|]|$))|\s*$", re.IGNORECASE)
+THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")  # or three decimals
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 
 
@@ -47,7 +62,8 @@ class Dialect:
 
     encoding: str
     delimiter: str
-    start: int = 0  # rows before the first, a line `sep=`
+    start: int = 0  # rows before the first: a line `sep=`, or comments
+    comments: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +76,10 @@ class Layout:
     name: int | None
     labels: tuple[Label, ...]
     places: tuple[int, ...]  # the columns of the labels
+    factors: tuple[float, ...]  # of the labels, see labels.with_units
     decimal_comma: bool
     left_out: tuple[tuple[str, str], ...]  # columns that are not read, and why
+    notes: tuple[str, ...]
 
     def title(self, place: int) -> str:
         """Return the name of a column, or its number, from 1."""
@@ -79,7 +97,7 @@ class Layout:
         taken.append(("delimiter", DELIMITERS.get(self.dialect.delimiter, self.dialect.delimiter)))
         if self.decimal_comma:
             taken.append(("decimal sign", "comma"))
-        return Facts(self.labels, taken=tuple(taken), left_out=self.left_out)
+        return Facts(self.labels, None, self.notes, tuple(taken), self.left_out)
 
 
 def is_table(path: Path) -> bool:
@@ -97,15 +115,17 @@ def dialect_of(path: Path, options: Options) -> Dialect:
     with open_text(path, encoding) as file:
         lines = list(itertools.islice(file, CUT_SAMPLE))
     named = SEPARATOR_LINE.fullmatch(lines[0].strip("\r\n")) if lines else None
-    start = int(named is not None)
+    before = lines[:1] if named else list(itertools.takewhile(COMMENT.match, lines))
+    rest = len(before), sum(line.startswith("#") for line in before)
     usual = SUFFIXES.get(source_name(path).lower().rpartition(".")[2], ",")
     if options.delimiter:
-        return Dialect(encoding, options.delimiter, start)
+        return Dialect(encoding, options.delimiter, *rest)
     if named:
-        return Dialect(encoding, named[1], start)
+        return Dialect(encoding, named[1], *rest)
     # In case of a tie the delimiter that the name of the file promises.
     order = [usual, *(each for each in DELIMITERS if each != usual)]
-    return Dialect(encoding, max(order, key=functools.partial(_evenness, lines)))
+    body = lines[len(before) :]
+    return Dialect(encoding, max(order, key=functools.partial(_evenness, body)), *rest)
 
 
 def _evenness(lines: Sequence[str], delimiter: str) -> tuple[float, bool]:
@@ -165,7 +185,7 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
     else:
         header, smiles = tuple(sample[0]) if sample else (), 0
     body = sample[1:] if header else sample
-    titles = header or tuple(str(place + 1) for place in range(len(sample[0]) if sample else 0))
+    titles = header or tuple(str(p + 1) for p in range(max(map(len, sample), default=0)))
     names: dict[str, int] = {}
     for place, title in enumerate(titles):
         names.setdefault(title, place)
@@ -174,49 +194,73 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
         require_name(path, "column", options.name_column, names)
         name = names[options.name_column]
     elif header and has_smiles:
-        lower = [title.lower() for title in titles]
-        name = next((lower.index(known) for known in NAME_COLUMNS if known in lower), None)
+        plain = [_plain(title) for title in titles]
+        name = next((plain.index(known) for known in NAME_COLUMNS if known in plain), None)
 
-    columns = _Columns(body, dialect.delimiter != ",")
+    columns = _Columns(body, dialect.delimiter)
     taken = {smiles, name}
     why_not = {
-        title: columns.why_no_label(place) if header else "the table has no header that names it"
+        title: _why_not(title) or (columns.why_no_label(place) if header else NO_HEADER)
         for title, place in names.items()
-        if place not in taken and title.lower() not in NUMBERING
+        if place not in taken
     }
     labels = choose_labels(
         path, options, names, lambda title: why_not.get(title, "not a label") is None, "column"
     )
     places = tuple(names[label.name] for label in labels)
-    left_out = []
+    units = units_in(titles)
+    labels, factors = with_units(path, labels, units)
+    empty = [titles[place] for place in places if columns.is_empty(place)]
+    notes = (
+        *conversions(labels, units),
+        *(f"{title} is missing in all of the first {len(body)} rows" for title in empty),
+    )
+    left_out = [("comments", f"{dialect.comments} before the table")] if dialect.comments else []
     for place, title in enumerate(titles):
         if place in {*taken, *places}:
             continue
-        reason = why_not.get(title)
-        if names[title] != place:
-            reason = "another column has this name"
-        elif title.lower() in NUMBERING:
-            reason = "numbers or names the rows"
-        left_out.append((title or f"column {place + 1}", reason or "not chosen"))
+        is_first = names[title] == place
+        reason = why_not.get(title) if is_first else "another column has this name"
+        shown = title if title and is_first else f"{title} (column {place + 1})".strip()
+        left_out.append((shown, reason or "not chosen"))
     decimal_comma = any(columns.has_decimal_comma(place) for place in places)
-    found = (name, labels, places, decimal_comma, tuple(left_out))
+    found = (name, labels, places, factors, decimal_comma, tuple(left_out), notes)
     return Layout(dialect, header, smiles, *found)
+
+
+def _plain(title: str) -> str:
+    return re.sub(r"[\s_-]+", " ", title.lower()).strip()
+
+
+def _why_not(title: str) -> str | None:
+    """Return why a column is no label by its name alone, or None."""
+    plain = _plain(title)
+    if plain in NUMBERING or plain.rpartition(" ")[2] in LAST_WORDS:
+        return "numbers or names the rows"
+    return None if title else "it has no name"
 
 
 class _Columns:
     """The first rows of a table, by column."""
 
-    def __init__(self, body: list[list[str]], may_have_commas: bool) -> None:
-        self._body, self._may_have_commas = body, may_have_commas
+    def __init__(self, body: list[list[str]], delimiter: str) -> None:
+        self._body, self._delimiter = body, delimiter
 
     def _cells(self, place: int) -> list[tuple[int, str]]:
         return [(n, cells[place]) for n, cells in enumerate(self._body, 1) if place < len(cells)]
 
     def has_decimal_comma(self, place: int) -> bool:
-        """Return whether the numbers of a column have decimal commas."""
-        return self._may_have_commas and any(
-            DECIMAL_COMMA.fullmatch(cell) for _, cell in self._cells(place)
-        )
+        """Return whether the numbers of a column have decimal commas.
+
+        1,234 may be a thousand, but not in a table with semicolons, which exist for decimal commas.
+        """
+        found = [cell for _, cell in self._cells(place) if DECIMAL_COMMA.fullmatch(cell)]
+        is_clear = self._delimiter == ";" or not all(map(THOUSANDS.fullmatch, found))
+        return self._delimiter != "," and bool(found) and is_clear
+
+    def is_empty(self, place: int) -> bool:
+        """Return whether no cell of a column holds a value."""
+        return all(is_missing(cell) for _, cell in self._cells(place))
 
     def why_no_label(self, place: int) -> str | None:
         """Return why a column is no label, or None: all of its cells are numbers or missing."""
@@ -246,7 +290,8 @@ def _smiles_and_labels(cells: list[str], found: Layout) -> tuple[str, tuple[floa
             "the delimiter"
         )
     texts = [cells[place] for place in found.places]
-    return cells[found.smiles], labels_from(texts, found.labels, found.decimal_comma)
+    y = labels_from(texts, found.labels, found.decimal_comma)
+    return cells[found.smiles], scale(y, found.factors)
 
 
 def _find_smiles(
@@ -284,6 +329,7 @@ def _find_smiles(
 def _named_smiles(first: Sequence[str]) -> int | None:
     exact = [place for place, name in enumerate(first) if name.lower() == "smiles"]
     loose = [place for place, name in enumerate(first) if "smiles" in name.lower()]
+    loose.sort(key=lambda place: "isomeric" not in first[place].lower())
     return next(iter(exact + loose), None)
 
 

@@ -3,11 +3,12 @@
 To add a format, MOL2 for example, write one file and one line:
 
 - `readers/mol2.py` with a class `Reader(BaseReader)` that sets `suffixes` (or overrides
-  `recognises`), `keep_hydrogens` if its molecules keep their hydrogens by default, and defines
+  `recognises`), `keep_hydrogens` if its molecules keep their hydrogens by default, `follows` if it
+  can follow options that only some can, and defines
 
       scan(path)        yields line, name, payload and labels of each molecule, unparsed
       build(raw)        turns one, a RawMolecule, into a Parsed molecule, in a worker process
-      file_facts(path)  labels, units and notes of the file, where it has any
+      survey(path)      labels, units and notes of the file, and what else `scan` asks of it
       is_pickle(name)   where its files can be pickles, which need --trust-pickle
 
 - its name in FORMATS of `data_tools.options`, before formats that would recognise its files, too.

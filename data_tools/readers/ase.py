@@ -26,6 +26,7 @@ import numpy as np
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..options import GEOMETRY
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, attempt
 from ..parsing.files import import_optional
 from ..parsing.labels import (
@@ -80,6 +81,7 @@ class Fields:
 
 class Reader(BaseReader):
     keep_hydrogens = True
+    follows = GEOMETRY
 
     def recognises(self, path: Path) -> bool:
         """Return whether the first bytes are SQLite's and there is a table `systems`."""
@@ -93,9 +95,6 @@ class Reader(BaseReader):
         except sqlite3.Error:
             return False
 
-    def file_facts(self, path: Path) -> Facts:
-        return self._survey(path)[0]
-
     def count(self, path: Path) -> int | None:
         try:
             with closing(_open(path)) as database:
@@ -104,7 +103,7 @@ class Reader(BaseReader):
             return None
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        fields = self._survey(path)[1]
+        fields = self.survey(path)[1]
         for number, row in _rows(path):
             yield number, "", *attempt(self._system_and_labels, row, fields)
 
@@ -136,7 +135,7 @@ class Reader(BaseReader):
         notes = (NO_FORCES,) if found and forces is None else ()
         return (system, notes), scale(tuple(y), fields.factors)
 
-    def _survey(self, path: Path) -> tuple[Facts, Fields]:
+    def survey(self, path: Path) -> tuple[Facts, Fields]:
         """Return what the first rows and the metadata show of a file."""
         sample = [row for _, row in itertools.islice(_rows(path), SAMPLE) if isinstance(row, Row)]
         distance, units = _units(path, sample)

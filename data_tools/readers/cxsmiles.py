@@ -14,14 +14,17 @@ from msde.chem.parsing import mol_from_smiles
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..options import TABLE
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import assign_stereo, implied_hydrogens, remove_hydrogens
-from ..parsing.tables import dialect_of, is_table, layout, read_table, rows
+from ..parsing.tables import Layout, dialect_of, is_table, layout, read_table, rows
 
 GEOMETRY = re.compile(r"\|\([^,;]+,[^,;]+,[^,;)]+")  # begins 3D coordinates of a CXSMILES
 
 
 class Reader(BaseReader):
+    follows = TABLE
+
     def recognises(self, path: Path) -> bool:
         """Return whether all of the first rows of a table hold 3D coordinates."""
         if not is_table(path):
@@ -29,11 +32,12 @@ class Reader(BaseReader):
         first = list(islice(rows(path, dialect_of(path, self.options)), 1, 6))
         return bool(first) and all(any(map(GEOMETRY.search, cells)) for _, cells in first)
 
-    def file_facts(self, path: Path) -> Facts:
-        return layout(path, self.options).facts
+    def survey(self, path: Path) -> tuple[Facts, Layout]:
+        found = layout(path, self.options)
+        return found.facts, found
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        found = layout(path, self.options)
+        found = self.survey(path)[1]
         if not found.header:
             raise MsdeError(f"{path} has no header that names a column of SMILES")
         return read_table(path, found)

@@ -21,6 +21,7 @@ import numpy as np
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..options import GEOMETRY
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
 from ..parsing.databases import count_records, first_records, metadata, peek, records
 from ..parsing.files import source_name
@@ -58,6 +59,7 @@ class Fields:
 
 class Reader(BaseReader):
     keep_hydrogens = True
+    follows = GEOMETRY
     suffixes = (".aselmdb", ".lmdb")
 
     def recognises(self, path: Path) -> bool:
@@ -70,15 +72,15 @@ class Reader(BaseReader):
         """Return whether a file is no `.aselmdb`: all others are pickles."""
         return not name.lower().endswith(".aselmdb")
 
-    def file_facts(self, path: Path) -> Facts:
-        return self._survey(path)[0]
+    def pickled(self, path: Path) -> bytes:
+        return next(records(path), (0, b""))[1]
 
     def count(self, path: Path) -> int:
         return count_records(path) - len(self._gone(path))
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         is_pickle = self.is_pickle(source_name(path))
-        fields, gone = self._survey(path)[1], self._gone(path)
+        fields, gone = self.survey(path)[1], self._gone(path)
         for number, value in records(path):
             if number not in gone:
                 line = number + int(is_pickle)  # the rows of ASE count from 1
@@ -106,7 +108,7 @@ class Reader(BaseReader):
         notes = (NO_FORCES,) if fields.quantities.forces and forces is None else ()
         return parse_system(system, self.options, scale(y, fields.factors), notes)
 
-    def _survey(self, path: Path) -> tuple[Facts, Fields]:
+    def survey(self, path: Path) -> tuple[Facts, Fields]:
         """Return what the first records show of a file."""
         sample = first_records(
             path, functools.partial(_decode, self.is_pickle(source_name(path))), SAMPLE

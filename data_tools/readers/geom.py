@@ -12,6 +12,7 @@ records do not hold energies and weights of single conformers.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -32,8 +33,9 @@ from ..parsing.chemistry import (
     merge_conformers,
     remove_hydrogens,
 )
-from ..parsing.files import import_optional, members, open_bytes, source_name
-from ..parsing.labels import conversions, scale, with_units
+from ..parsing.files import has_suffix, import_optional, members, open_bytes, source_name
+from ..parsing.kinds import HEAD
+from ..parsing.labels import conversions, require_name, scale, with_units
 from ..parsing.perception import bonds_of_smiles, connect
 from ..parsing.pickles import load_dict
 from ..parsing.reader import malformed_as_error
@@ -49,6 +51,7 @@ UNITS = {
     "uniqueconfs": "",
 }
 NOTE = "energies and Boltzmann weights of single conformers are not kept"
+SAMPLE = 20  # molecules that decide which labels there are
 PICKLES = (".pickle", ".pkl")
 ARCHIVE = ".tar"  # ends the names of archives of many files, see files.source_name
 
@@ -76,10 +79,21 @@ class Reader(BaseReader):
     def is_pickle(self, name: str) -> bool:
         return name.lower().endswith((*PICKLES, ARCHIVE))
 
-    def file_facts(self, path: Path) -> Facts:
+    def pickled(self, path: Path) -> bytes:
+        if not source_name(path).endswith(ARCHIVE):
+            return super().pickled(path)
+        inside = members(path)
+        return next((file.read(HEAD) for name, file in inside if name.endswith(PICKLES)), b"")
+
+    def survey(self, path: Path) -> tuple[Facts, None]:
         labels, _ = self._labels(path)
+        if self.options.label_columns and has_suffix(path, (".msgpack",)):
+            names = {key for _, known in itertools.islice(_entries(path), SAMPLE) for key in known}
+            for label in labels:
+                require_name(path, "label", label.name, names)
         notes = (NOTE, *conversions(labels, UNITS))
-        return Facts(labels, notes=notes, taken=tuple(("label", label.name) for label in labels))
+        taken = tuple(("label", label.name) for label in labels)
+        return Facts(labels, notes=notes, taken=taken), None
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         if source_name(path).endswith(ARCHIVE):
@@ -95,6 +109,7 @@ class Reader(BaseReader):
             yield number, smiles, ensemble, scale(y, factors)
 
     def build(self, raw: RawMolecule) -> Parsed:
+        notes: tuple[str, ...] = ()
         if isinstance(raw.payload, Ensemble):
             y = raw.y
             mol, dropped = _from_positions(raw.payload)
@@ -103,11 +118,13 @@ class Reader(BaseReader):
             labels, factors = self._labels(Path(raw.source))
             y = scale(_values(known, labels), factors)
             mol, dropped = _from_mols(known)
+            if self.options.label_columns:
+                notes = tuple(f"no label {x.name}" for x in labels if x.name not in known)
         if not self.options.keep_radicals:
             check_radicals(mol)
         if not self.options.keep_hydrogens:
             mol, _ = remove_hydrogens(mol)
-        return Parsed(mol, y, dropped=dropped)
+        return Parsed(mol, y, dropped=dropped, notes=notes)
 
     def _labels(self, path: Path) -> tuple[tuple[Label, ...], tuple[float, ...]]:
         """Return the labels, and the factors to their units."""

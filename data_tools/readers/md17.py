@@ -20,6 +20,7 @@ import numpy as np
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..options import GEOMETRY
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import check_radicals
 from ..parsing.graphs import is_zip
@@ -53,6 +54,7 @@ class Trajectory:
 
 class Reader(BaseReader):
     keep_hydrogens = True
+    follows = GEOMETRY
     suffixes = (".npz",)
 
     def recognises(self, path: Path) -> bool:
@@ -66,8 +68,8 @@ class Reader(BaseReader):
             return False
         return bool(inside & {*NUMBERS}) and bool(inside & {*POSITIONS})
 
-    def file_facts(self, path: Path) -> Facts:
-        return self._load(path).facts
+    def survey(self, path: Path) -> tuple[Facts, None]:
+        return self._load(path).facts, None
 
     def count(self, path: Path) -> int:
         """Return the number of frames, of which the array's header tells."""

@@ -15,7 +15,7 @@ from msde.errors import MsdeError
 from ..parsing import Facts, Options, Scanned
 from ..parsing.files import has_suffix, source_name
 from ..parsing.labels import conversions, scaled, with_units
-from ..parsing.tables import header_of, layout, read_table
+from ..parsing.tables import Layout, header_of, layout, read_table
 from . import smiles
 from .qm9 import UNITS as QM9_UNITS
 
@@ -69,18 +69,18 @@ class Reader(smiles.Reader):
         header = set(header_of(path, self.options))
         return table.smiles in header and (table.labels is None or bool(header & {*table.labels}))
 
-    def file_facts(self, path: Path) -> Facts:
-        facts, table = layout(path, self._with_columns(path)).facts, _table(path)
+    def survey(self, path: Path) -> tuple[Facts, tuple[Layout, tuple[float, ...]]]:
+        found, table = layout(path, self._with_columns(path)), _table(path)
         header = header_of(path, self.options)
         absent = ", ".join(name for name in table.labels or () if name not in header)
         notes = (f"{path.name} lacks columns of its data set: {absent}",) if absent else ()
         units = dict(table.units)
-        labels, _ = with_units(path, facts.labels, units)
-        return replace(facts, labels=labels, notes=(*notes, *conversions(labels, units)))
+        labels, factors = with_units(path, found.labels, units)
+        notes += conversions(labels, units)
+        return replace(found.facts, labels=labels, notes=notes), (found, factors)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        found = layout(path, self._with_columns(path))
-        _, factors = with_units(path, found.facts.labels, dict(_table(path).units))
+        found, factors = self.survey(path)[1]
         return scaled(read_table(path, found), factors)
 
     def _with_columns(self, path: Path) -> Options:

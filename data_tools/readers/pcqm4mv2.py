@@ -42,31 +42,34 @@ class Reader(SDFWithTable):
     def table_names(self, path: Path) -> Sequence[str]:
         return [f"{place}{name}" for place in PLACES for name in ("data.csv.gz", "data.csv")]
 
-    def file_facts(self, path: Path) -> Facts:
+    def survey(self, path: Path) -> tuple[Facts, tuple[float, ...] | None]:
+        """Return the facts, and the factors of labels; None: there is no table."""
         if self.find_table(path) is None and not self.options.label_columns:
             note = (
                 f"data.csv.gz is not beside {path.name}: no labels, and no check of bonds by SMILES"
             )
-            return Facts(notes=(note,))
+            return Facts(notes=(note,)), None
         table = self.table(path)
-        header = header_of(table)
+        header = header_of(table, self.options)
         if header != COLUMNS:
             raise MsdeError(f"{table} has columns {header}, expected {COLUMNS}")
-        labels, _ = all_or_none(path, LABELS, self.options)
+        labels, factors = all_or_none(path, LABELS, self.options)
         taken = (("name", "idx"), *(("label", label.name) for label in labels))
-        return Facts(labels, notes=conversions(labels, units_of(LABELS)), taken=taken)
+        return Facts(labels, notes=conversions(labels, units_of(LABELS)), taken=taken), factors
 
     def name_of(self, block: Block, cells: list[str]) -> str:
         return cells[0] if cells else ""
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each record with its row; without a table the payload lacks a SMILES."""
-        if self.find_table(path) or not has_suffix(path, self.suffixes):
-            _, factors = all_or_none(path, LABELS, self.options)
+        if not has_suffix(path, self.suffixes):
+            return
+        factors = self.survey(path)[1]
+        if factors is not None:
             yield from scaled(super().scan(path), factors)
             return
         with open_bytes(path) as file:
-            for block in records(file, path):
+            for block in records(file, path, self.options.encoding):
                 yield block.line, block.title, (block.text, None), ()
 
     def join(self, block: Block, cells: list[str]) -> tuple[str, str]:

@@ -14,6 +14,7 @@ Labels are `y` and energies; these and forces are known by their names (`parsing
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from msde.chem.record import Origin
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..options import GEOMETRY, Options
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, attempt
 from ..parsing.graphs import (
     Coding,
@@ -93,6 +95,7 @@ class Graph:
 
 class Reader(BaseReader):
     suffixes = (".pt", ".pth")
+    follows = (*GEOMETRY, "conformers")
 
     def recognises(self, path: Path) -> bool:
         """Return whether suffix and first bytes are those of torch.save; nothing is loaded."""
@@ -101,12 +104,13 @@ class Reader(BaseReader):
     def is_pickle(self, name: str) -> bool:
         return True
 
-    def file_facts(self, path: Path) -> Facts:
-        return self._survey(path, load_graphs(path))[0]
+    def __init__(self, options: Options) -> None:
+        """Keep the options, and later the graphs of the last file that was loaded."""
+        super().__init__(options)
+        self._load = functools.lru_cache(maxsize=1)(load_graphs)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        graphs = load_graphs(path)
-        fields = self._survey(path, graphs)[1]
+        graphs, fields = self._load(path), self.survey(path)[1]
         for index in range(len(graphs)):
             name, graph, y = "", *attempt(self._graph, graphs, index, fields)
             if isinstance(graph, tuple):
@@ -123,14 +127,17 @@ class Reader(BaseReader):
         parsed = parsed_geometry(mol, graph.position[None], self.options, raw.y, forces, origin)
         return dataclasses.replace(parsed, notes=graph.notes) if graph.notes else parsed
 
-    def _survey(self, path: Path, graphs: Sequence[dict[str, Any]]) -> tuple[Facts, Fields]:
+    def survey(self, path: Path) -> tuple[Facts, Fields]:
         """Return what the first graphs show of a file."""
+        graphs = self._load(path)
         if not len(graphs):
             raise MsdeError(f"no molecules in {path}")
         try:
             sample = list(graphs[:SAMPLE])
         except (IndexError, TypeError, ValueError) as error:
             raise MsdeError(f"{path}: slices and data do not fit: {error}") from error
+        if any(_position(one) is not None for one in sample):
+            self.options.refuse(["conformers"], f"{path}, which has geometry")
         first = sample[0]
         num_atoms = max((len(first[n]) for n in ("z", "x", *POSITIONS) if n in first), default=0)
         scalars = [n for n, v in first.items() if n != "y" and np.size(v) == 1 and _is_numeric(v)]

@@ -9,15 +9,16 @@ a note says that they are in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from msde.chem.vocabulary import MoleculeError
 
-from ..parsing import Facts, Options, Parsed, RawMolecule, Scanned
+from ..parsing import Facts, Parsed, RawMolecule, Scanned
 from ..parsing.files import has_suffix, source_name
 from ..parsing.labels import conversions, scaled, with_units
 from ..parsing.sd_files import Block, SDFWithTable, mol_from_block
-from ..parsing.tables import Layout, layout
+from ..parsing.tables import layout
 
 UNITS = {
     **dict.fromkeys(("A", "B", "C"), "GHz"),
@@ -42,9 +43,12 @@ class Reader(SDFWithTable):
     def table_names(self, path: Path) -> Sequence[str]:
         return f"{source_name(path)}.csv", f"{source_name(path)}.csv.gz"
 
-    def file_facts(self, path: Path) -> Facts:
-        found = self._layout(path)
-        labels, _ = with_units(path, found.labels, UNITS)
+    def survey(self, path: Path) -> tuple[Facts, tuple[float, ...]]:
+        """Return the facts, and the factors of labels."""
+        chosen = self.options.label_columns
+        options = replace(self.options, label_columns=tuple(UNITS) if chosen is None else chosen)
+        found = layout(self.table(path), options, has_smiles=False)
+        labels, factors = with_units(path, found.labels, UNITS)
         excluded = _excluded(path)
         if excluded is None:
             note = f"{EXCLUDED} is not beside the SD file: its {NUM_EXCLUDED} molecules are kept"
@@ -52,13 +56,7 @@ class Reader(SDFWithTable):
             note = f"{len(excluded)} molecules of {EXCLUDED} are rejected"
         taken = (("name", "title"), *(("label", label.name) for label in labels))
         notes = (note, *conversions(labels, UNITS))
-        return Facts(labels, notes=notes, taken=taken, left_out=found.left_out)
-
-    def _layout(self, path: Path) -> Layout:
-        chosen = self.options.label_columns
-        columns = tuple(UNITS) if chosen is None else chosen
-        options = Options(label_columns=columns, delimiter=self.options.delimiter)
-        return layout(self.table(path), options, has_smiles=False)
+        return Facts(labels, notes=notes, taken=taken, left_out=found.left_out), factors
 
     def name_of(self, block: Block, cells: list[str]) -> str:
         """Return the title of a record or, where it has none, `mol_id` of its row."""
@@ -74,8 +72,7 @@ class Reader(SDFWithTable):
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each record with its labels; uncharacterized ones are rejected."""
         excluded = _excluded(path) or frozenset()
-        has_table = has_suffix(path, self.suffixes)
-        factors = with_units(path, self._layout(path).labels, UNITS)[1] if has_table else ()
+        factors = self.survey(path)[1] if has_suffix(path, self.suffixes) else ()
         for line, name, *rest in scaled(super().scan(path), factors):
             if name in excluded:
                 rest = [MoleculeError(f"listed in {EXCLUDED}"), ()]

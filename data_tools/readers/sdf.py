@@ -28,7 +28,15 @@ from msde.chem.vocabulary import MoleculeError
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import merge_conformers
 from ..parsing.files import open_bytes
-from ..parsing.labels import choose_labels, is_number, labels_from
+from ..parsing.labels import (
+    choose_labels,
+    conversions,
+    is_number,
+    labels_from,
+    scale,
+    units_in,
+    with_units,
+)
 from ..parsing.sd_files import Block, count_atoms, mol_from_block, properties, records
 
 SAMPLE = 1000  # records that decide which properties are labels
@@ -41,18 +49,22 @@ class Record:
 
     blocks: tuple[Block, ...]
     labels: tuple[Label, ...]
+    factors: tuple[float, ...]  # see labels.with_units
 
 
 class Reader(BaseReader):
     suffixes = (".sdf", ".sd", ".mol")
+    follows = ("encoding", "group_conformers")
 
-    def file_facts(self, path: Path) -> Facts:
+    def survey(self, path: Path) -> tuple[Facts, tuple[tuple[Label, ...], tuple[float, ...]]]:
         texts: dict[str, str] = {}  # the first value of each property that is no number, or ""
         with open_bytes(path) as file:
-            for block in itertools.islice(records(file, path), SAMPLE):
-                for name, value in properties(block.text).items():
+            for block in itertools.islice(records(file, path, self.options.encoding), SAMPLE):
+                for name, (value, *_) in properties(block.text).items():
                     texts[name] = texts.get(name) or (value if not is_number(value) else "")
         labels = choose_labels(path, self.options, texts, lambda name: not texts[name], "property")
+        units = units_in(texts)
+        labels, factors = with_units(path, labels, units)
         taken = (("name", "title"), *(("label", label.name) for label in labels))
         others = texts.keys() - {label.name for label in labels}
         left_out = tuple(
@@ -60,22 +72,26 @@ class Reader(BaseReader):
             for name, text in texts.items()
             if name in others
         )
-        return Facts(labels, taken=taken, left_out=left_out)
+        notes = conversions(labels, units)
+        return Facts(labels, notes=notes, taken=taken, left_out=left_out), (labels, factors)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        labels = self.file_facts(path).labels
+        labels, factors = self.survey(path)[1]
         with open_bytes(path) as file:
-            for group in _groups(records(file, path), self.options.group_conformers):
-                yield group[0].line, group[0].title, Record(tuple(group), labels), ()
+            for group in _groups(
+                records(file, path, self.options.encoding), self.options.group_conformers
+            ):
+                yield group[0].line, group[0].title, Record(tuple(group), labels, factors), ()
 
     def build(self, raw: RawMolecule) -> Parsed:
         record = raw.payload
         keep = self.options.keep_hydrogens, self.options.keep_radicals
         y: tuple[float, ...] = ()
-        if record.labels:
-            texts = _label_texts(record.blocks[0], record.labels)
-            y = labels_from(texts, record.labels)
         notes = (GUESSED,) if any(block.is_guessed for block in record.blocks) else ()
+        if record.labels:
+            texts, repeated = _label_texts(record.blocks[0], record.labels)
+            y = scale(labels_from(texts, record.labels), record.factors)
+            notes += tuple(f"property {name}, of which the first is kept" for name in repeated)
         if len(record.blocks) == 1:
             return Parsed(mol_from_block(record.blocks[0].text, *keep), y, notes=notes)
         mols, lines, failed = [], [], []
@@ -90,15 +106,18 @@ class Reader(BaseReader):
         mol, dropped = merge_conformers(mols, lines)
         dropped += tuple((line, f"conformer: {reason}") for line, reason in failed)
         if record.labels and any(
-            _label_texts(block, record.labels) != texts for block in record.blocks[1:]
+            _label_texts(block, record.labels)[0] != texts for block in record.blocks[1:]
         ):
             notes += ("labels of its conformers differ: those of the first are kept",)
         return Parsed(mol, y, dropped=tuple(sorted(dropped)), notes=notes)
 
 
-def _label_texts(block: Block, labels: tuple[Label, ...]) -> list[str]:
+def _label_texts(block: Block, labels: tuple[Label, ...]) -> tuple[list[str], list[str]]:
+    """Return the texts of labels, and what stands there several times."""
     found = properties(block.text)
-    return [found.get(label.name, "") for label in labels]
+    values = {label.name: found.get(label.name, [""]) for label in labels}
+    repeated = [f"{n} stands there {len(v)} times" for n, v in values.items() if len(v) > 1]
+    return [first for first, *_ in values.values()], repeated
 
 
 def _groups(found: Iterator[Block], together: bool) -> Iterator[list[Block]]:

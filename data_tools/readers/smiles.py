@@ -18,15 +18,17 @@ from msde.chem.record import MAX_ATOMS, Origin, molecule_uid
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
+from ..options import TABLE
 from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
 from ..parsing.files import UTF_8, encoding_of, has_suffix, open_text
-from ..parsing.tables import is_table, layout, read_table
+from ..parsing.tables import Layout, is_table, layout, read_table
 
 HEADER = (1, "smiles")  # line and first word of a header
 
 
 class Reader(BaseReader):
     suffixes = (".smi", ".smiles", ".ism", ".txt", ".csv", ".tsv", ".tab")
+    follows = (*TABLE, "conformers")
 
     def recognises(self, path: Path) -> bool:
         """Return whether the suffix fits; text of any kind (.txt) has to begin with a SMILES."""
@@ -40,16 +42,25 @@ class Reader(BaseReader):
             mol = Chem.MolFromSmiles(word, sanitize=False)
         return mol is not None or smiles.lower() == "smiles"
 
-    def file_facts(self, path: Path) -> Facts:
+    def survey(self, path: Path) -> tuple[Facts, Layout | None]:
         if is_table(path):
-            return layout(path, self.options).facts
+            found = layout(path, self.options)
+            return found.facts, found
+        columns = ("smiles_column", "name_column", "label_columns", "delimiter")
+        self.options.refuse(columns, f"{path}, which is no table (.csv or .tsv)")
         if self._first_line(path).isdigit():
             raise MsdeError(
                 f"{path} begins with a number, as XYZ files do, expected a SMILES; try --format xyz"
             )
+        words = self._first_line(path).split()
+        left_out: tuple[tuple[str, str], ...] = ()
+        if words and words[0].lower() == HEADER[1] and len(words) > 2:
+            reason = "what follows the SMILES is the name; name a table .tsv"
+            left_out = tuple((word, reason) for word in words[2:])
         encoding = self.options.encoding or encoding_of(path)
         said = () if encoding == UTF_8 else (("encoding", encoding),)
-        return Facts(taken=(("SMILES", "before white space"), ("name", "after it"), *said))
+        taken = (("SMILES", "before white space"), ("name", "after it"), *said)
+        return Facts(taken=taken, left_out=left_out), None
 
     def _first_line(self, path: Path) -> str:
         with open_text(path, self.options.encoding) as file:
@@ -57,7 +68,7 @@ class Reader(BaseReader):
 
     def scan(self, path: Path) -> Iterator[Scanned]:
         if is_table(path):
-            yield from read_table(path, layout(path, self.options))
+            yield from read_table(path, self.survey(path)[1])
             return
         with open_text(path, self.options.encoding) as file:
             for number, line in enumerate(file, start=1):

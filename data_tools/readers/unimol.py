@@ -50,14 +50,14 @@ class Reader(BaseReader):
     def is_pickle(self, name: str) -> bool:
         return True
 
-    def file_facts(self, path: Path) -> Facts:
-        return self._survey(path)[0]
+    def pickled(self, path: Path) -> bytes:
+        return next(records(path), (0, b""))[1]
 
     def count(self, path: Path) -> int:
         return count_records(path)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
-        _, labels, factors = self._survey(path)
+        labels, factors = self.survey(path)[1]
         for number, value in records(path):
             yield number + 1, "", (value, labels, factors), ()
 
@@ -82,7 +82,7 @@ class Reader(BaseReader):
         set_conformers(mol, without_drawings(positions))
         return Parsed(mol if self.options.keep_hydrogens else remove_hydrogens(mol)[0], y)
 
-    def _survey(self, path: Path) -> tuple[Facts, tuple[Label, ...], tuple[float, ...]]:
+    def survey(self, path: Path) -> tuple[Facts, tuple[tuple[Label, ...], tuple[float, ...]]]:
         """Return what the first records show of a file: its labels and what is not read."""
         sample = first_records(path, load_dict, SAMPLE)
         count = max((np.size(entry["target"]) for entry in sample if _has_target(entry)), default=0)
@@ -95,7 +95,7 @@ class Reader(BaseReader):
                 "labels were not chosen" if count else f"missing in the first {SAMPLE} records"
             )
         fields = (("SMILES", "smi"), *(("label", label.name) for label in labels))
-        return Facts(labels, taken=fields, left_out=tuple(left.items())), labels, factors
+        return Facts(labels, taken=fields, left_out=tuple(left.items())), (labels, factors)
 
 
 def _has_target(entry: dict[str, Any]) -> bool:

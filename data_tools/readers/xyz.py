@@ -22,6 +22,7 @@ from pathlib import Path
 
 from msde.chem.vocabulary import MoleculeError
 
+from ..options import GEOMETRY
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.files import open_text
 from ..parsing.frames import (
@@ -42,6 +43,7 @@ from ..parsing.labels import (
     conversions,
     labels_from,
     left_out,
+    require_name,
     scale,
     survey,
     units_of,
@@ -61,6 +63,7 @@ from .qm9 import UNITS as QM9_UNITS
 SAMPLE = 100  # frames that decide which keys are labels
 CHARGE = ("charge", "total_charge")
 SETTINGS = ("spin", "multiplicity", "pbc", "lattice", "frame", "step", "id")
+KIND = "value in its comments named"
 PLAIN_FORCES = f"forces are read from {AFTER_POSITIONS}, which have no name"
 
 
@@ -85,6 +88,7 @@ class Frame:
 
 class Reader(BaseReader):
     keep_hydrogens = True
+    follows = (*GEOMETRY, "name_column", "encoding")
     suffixes = (".xyz", ".extxyz")
 
     def recognises(self, path: Path) -> bool:
@@ -94,12 +98,9 @@ class Reader(BaseReader):
         with open_text(path, self.options.encoding) as file:
             return file.readline().strip().isdecimal()
 
-    def file_facts(self, path: Path) -> Facts:
-        return self._survey(path)[0]
-
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each frame; its line is where it begins."""
-        fields = self._survey(path)[1]
+        fields = self.survey(path)[1]
         named = self.options.name_column
         for line, text, atoms in frames(path, self.options.encoding):
             name = ""
@@ -126,7 +127,7 @@ class Reader(BaseReader):
             notes.append(f"not read, as the first {SAMPLE} frames lack it: {', '.join(unknown)}")
         return parse_system(system, self.options, scale(y, fields.factors), tuple(notes))
 
-    def _survey(self, path: Path) -> tuple[Facts, Fields]:
+    def survey(self, path: Path) -> tuple[Facts, Fields]:
         """Return what the first frames show of a file."""
         sample = [
             (read_comment(text), len(atoms[0].split()) if atoms else 0)
@@ -134,6 +135,8 @@ class Reader(BaseReader):
         ]
         comments = [comment for comment, _ in sample]
         reasons = survey([comment.values for comment in comments])
+        if self.options.name_column is not None:
+            require_name(path, KIND, self.options.name_column, reasons)
         for name in reasons:
             if name.lower() in CHARGE + SETTINGS:
                 reasons[name] = "a setting, not a property"
@@ -141,8 +144,7 @@ class Reader(BaseReader):
         def is_label(name: str) -> bool:
             return not reasons[name]
 
-        kind = "value in its comments named"
-        labels = choose_labels(path, self.options, reasons, is_label, kind)
+        labels = choose_labels(path, self.options, reasons, is_label, KIND)
         is_gdb = any(comment.name for comment in comments)
         known = {name: QM9_UNITS[name] for name in GDB_VALUES} if is_gdb else {}
         labels, factors = with_units(path, labels, known)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from msde.checkpoints.snapshots import (
     folder_name,
     make_room,
+    newest_problem,
     newest_valid,
     publish,
     undo_if_disk_full,
@@ -178,12 +179,9 @@ def find(root: Path, resume: str) -> Checkpoint | None:
                 "with --resume auto"
             )
         found = newest_valid(root)
-        if found is None and resume == "required":
-            raise NoCheckpoint(f"{root} holds no valid checkpoint, and --resume required was given")
-        if found is None and present:
-            raise NoCheckpoint(
-                f"{root} holds checkpoints, but none is valid; move them away to start from step 0"
-            )
+        if found is None and (present or resume == "required"):
+            hint = "; move them away to start from step 0" if present else ""
+            raise NoCheckpoint(f"{root} holds no valid checkpoint{newest_problem(root)}{hint}")
         return Checkpoint(*found) if found else None
 
     return on_first_rank(choose)

@@ -123,6 +123,13 @@ def newest_valid(root: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def newest_problem(root: Path) -> str:
+    """Return what is wrong with the newest checkpoint, in brackets; "" if nothing or none is."""
+    newest = max(root.glob("step-*"), default=None)
+    problem = None if newest is None else _verify(newest)[0]
+    return f" ({newest.name}: {problem})" if newest and problem else ""
+
+
 def newest_manifest(root: Path) -> dict[str, Any]:
     """Return the newest undamaged manifest without verifying its files, or an empty one."""
     for folder in sorted(root.glob("step-*"), reverse=True):

@@ -97,10 +97,10 @@ def _warn_unsealed(folder: Path) -> None:
 def find_weights(folder: Path) -> Path:
     """Return the folder of the weights that a folder stands for.
 
-    Of a run these are the best ones, or those of its newest checkpoint.
+    Of a run these are the best ones, or those of its newest complete checkpoint.
     """
-    newest_first = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
-    candidates = [folder, folder / "best", *newest_first]
+    complete = sorted((folder / "checkpoints").glob(f"step-*/{MANIFEST}"), reverse=True)
+    candidates = [folder, folder / "best", *(path.parent for path in complete)]
     return next((path for path in candidates if (path / MODEL).exists()), folder)
 
 

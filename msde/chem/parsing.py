@@ -11,6 +11,7 @@ from msde.chem.vocabulary import MoleculeError
 
 # How tables write a value that is missing, in lower case; none of these is a SMILES.
 MISSING = {"", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null"}
+MISSING |= {"n.a.", "nd", "n.d.", "n/d", "missing", "#value!", "#div/0!"}
 
 _ISOTOPE = Chem.MolFromSmarts("[!0*]")
 _HYDROGEN_ISOTOPE = Chem.MolFromSmarts("[#1!0*]")
@@ -74,6 +75,8 @@ def mol_from_smiles(
 def _smiles_failure(core: str, extension: str) -> str:
     """Return why RDKit rejects a SMILES or its CXSMILES extension."""
     raw = Chem.MolFromSmiles(core, sanitize=False)
+    if raw is None and re.search("(?<!-)>", core):
+        return f"a reaction, expected a molecule: {core[:100]!r}"
     if raw is None:
         return f"cannot be parsed: {smiles_syntax(core)}"
     if not extension or Chem.DetectChemistryProblems(raw):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from msde.data import staging
 from msde.errors import DataDamaged, MsdeError
 from msde.files import unsealed
 
@@ -115,6 +114,30 @@ def digest_of(shards: Sequence[dict[str, Any]]) -> str:
     return hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()
 
 
+def root_and_weight(item: str | Path) -> tuple[str, float]:
+    """Return the folder or URL and the weight of DIR=WEIGHT."""
+    root, equals, weight = str(item).rpartition("=")
+    try:
+        return (root, float(weight)) if equals else (str(item), 1.0)
+    except ValueError:  # an equals sign in the name of the folder
+        return str(item), 1.0
+
+
+def check_present(root: Path | str) -> None:
+    """Raise an MsdeError if a path is not the folder of a data set; a URL is not checked."""
+    if "://" in str(root):
+        return
+    if not Path(root).is_dir():
+        found = "is a file" if Path(root).exists() else "does not exist"
+        raise MsdeError(f"data folder {root} {found}; make one with {CONVERT}")
+    if not (Path(root) / NAME).exists():
+        raise _unfinished(root)
+
+
+def _unfinished(root: Path | str) -> MsdeError:
+    return MsdeError(f"{root} holds no finished data set (no {NAME}); make one with {CONVERT}")
+
+
 def read_manifest(root: Path | str) -> dict[str, Any]:
     """Read and check the manifest of a data set in a folder or under a URL.
 
@@ -122,12 +145,13 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
         MsdeError: the folder is missing, empty, or of a format this release does not read.
         DataDamaged: the manifest is not as it was written.
     """
-    if "://" not in str(root) and not Path(root).is_dir():
-        raise MsdeError(f"data folder {root} does not exist; make one with {CONVERT}")
+    check_present(root)
+    from msde.data import staging  # takes half a second, with fsspec
+
     path = f"{root}/{NAME}"
     text = staging.read_text(str(root), NAME)
     if text is None:
-        raise MsdeError(f"{root} holds no finished data set (no {NAME}); make one with {CONVERT}")
+        raise _unfinished(root)
     try:
         manifest = json.loads(text)
     except ValueError as error:

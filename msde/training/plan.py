@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from msde.config import Config
+from msde.data.manifest import root_and_weight
 from msde.data.mixture import Mixture
 from msde.data.partition import Partition, SlotSize, held_out_molecules
 from msde.data.shards import ShardDataset
@@ -89,17 +90,9 @@ def open_data(data: Sequence[str | Path] | str | Path, stage_dir: str | None = N
         MsdeError: one of them cannot be used.
     """
     items = [data] if isinstance(data, (str, Path)) else data
-    roots, weights = zip(*map(_root_and_weight, items), strict=True)
+    roots, weights = zip(*map(root_and_weight, items), strict=True)
     stage = Path(stage_dir) if stage_dir else None
     return Mixture([ShardDataset(root, stage) for root in roots], weights)
-
-
-def _root_and_weight(item: str | Path) -> tuple[str, float]:
-    root, equals, weight = str(item).rpartition("=")
-    try:
-        return (root, float(weight)) if equals else (str(item), 1.0)
-    except ValueError:  # an equals sign in the name of the folder
-        return str(item), 1.0
 
 
 def make_plan(

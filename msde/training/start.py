@@ -1,6 +1,7 @@
 """From the options of a command to a run: every check that is cheap, then the training.
 
-DeepSpeed and the model are imported once the checks have passed: that takes seconds.
+Torch, DeepSpeed and the model are imported once the checks before them have passed: that takes
+seconds.
 """
 
 from __future__ import annotations
@@ -13,16 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from msde.checkpoints.snapshots import newest_manifest
-from msde.cluster import process, ranks
+from msde.cluster import ranks
 from msde.cluster.launcher import Launcher
 from msde.config import Config, deepspeed, make_config, to_dict
+from msde.data.manifest import check_present, root_and_weight
 from msde.errors import ErrorList
 from msde.files import check_file
-from msde.training.memory import state_memory
-from msde.training.plan import make_plan, open_data
 
 log = logging.getLogger("msde")
 
@@ -43,6 +41,18 @@ def resolve(
     return make_config(preset, file, overrides, over)
 
 
+def set_up_torch() -> bool:
+    """Import torch after what it reads is set, and return whether there is a GPU."""
+    import torch
+
+    from msde.cluster import process
+
+    process.prepare()
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    return on_gpu
+
+
 def check_data(data: Sequence[str], config: Config | None) -> None:
     """Check that there are data, before any model is built.
 
@@ -53,6 +63,13 @@ def check_data(data: Sequence[str], config: Config | None) -> None:
         MsdeError: a data set cannot be used; all of them are listed.
     """
     errors = ErrorList()
+    for item in data:
+        with errors.collect():
+            check_present(root_and_weight(item)[0])
+    errors.raise_if_any()
+    set_up_torch()
+    from msde.training.plan import open_data
+
     for item in data:
         if config is None and "://" in item:
             continue
@@ -72,7 +89,11 @@ def describe(
     config: Config, ds_config: dict[str, Any], data: Sequence[str], world_size: int
 ) -> str:
     """Return the resolved configuration and a description of the run with it, as text."""
+    import torch
+
     from msde.model import MoleculeSDE
+    from msde.training.memory import state_memory
+    from msde.training.plan import make_plan
 
     plan = make_plan(config, data, ds_config["train_batch_size"])
     with torch.device("meta"):
@@ -107,23 +128,25 @@ def start(
     Raises:
         MsdeError: an option or the data cannot be used; all that is wrong is listed.
     """
-    process.prepare()
-    rank, world_size, on_gpu = ranks.rank(), ranks.world_size(), torch.cuda.is_available()
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    rank, world_size = ranks.rank(), ranks.world_size()
     if save_every is not None:
         overrides = [*overrides, f"run.save_every={save_every}"]
-    ds_path = deepspeed_config or deepspeed.shipped_config("zero1" if on_gpu else "cpu_debug")
     errors, resolved = ErrorList(), None
     for given in filter(None, (config, deepspeed_config)):
         with errors.collect():
             check_file(given)  # of a run's folder
     with errors.collect():
         resolved = resolve(preset, config, overrides, init_from)
+    ds_path, slots = deepspeed_config or deepspeed.shipped_config("cpu_debug"), None
     with errors.collect():
-        ds_config = deepspeed.load(ds_path, world_size, earlier_slots(output, resume))
+        slots = earlier_slots(output, resume)
+        ds_config = deepspeed.load(ds_path, world_size, slots)
     with errors.collect():
         check_data(data, resolved)
     errors.raise_if_any()
+    if set_up_torch() and deepspeed_config is None:
+        ds_path = deepspeed.shipped_config("zero1")
+        ds_config = deepspeed.load(ds_path, world_size, slots)
     assert resolved is not None  # or there would have been an error
     deepspeed.check_together(resolved, ds_config)
     if dry_run:

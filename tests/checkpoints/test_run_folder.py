@@ -6,12 +6,13 @@ import shutil
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import msde
 from fixtures.models import make_small
-from msde.checkpoints import snapshots
-from msde.checkpoints.weights import save_weights, write_weights
-from msde.errors import MsdeError
+from msde.checkpoints import engine_state, snapshots
+from msde.checkpoints.weights import find_weights, save_weights, write_weights
+from msde.errors import MsdeError, NoCheckpoint
 from msde.files import check_file, hash_files
 from msde.monitor.writer import Monitor, read_metrics
 from msde.training.run import prepare_output
@@ -116,3 +117,26 @@ def test_a_resumed_run_keeps_no_damaged_row(run_folder, tmp_path, caplog):
     Monitor(tmp_path, first_step=6, total_steps=9).close()
     assert "line 4 (CRC32 differs)" in caplog.text and str(path) in caplog.text
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 5, 6]
+
+
+def test_a_checkpoint_without_manifest_is_not_taken(run_folder, tmp_path):
+    output = shutil.copytree(run_folder, tmp_path / "run")
+    shutil.rmtree(output / "best")
+    complete = output / "checkpoints/step-000000008"
+    unfinished = shutil.copytree(complete, output / "checkpoints/step-000000009")
+    assert find_weights(output) == unfinished
+    (unfinished / "MANIFEST.json").unlink()
+    assert find_weights(output) == complete
+
+
+@pytest.mark.parametrize("resume", ["auto", "required"])
+def test_the_damaged_file_of_the_only_checkpoint_is_named(run_folder, tmp_path, resume):
+    root = shutil.copytree(run_folder / "checkpoints", tmp_path / "checkpoints")
+    path = root / "step-000000008/optim_states.pt"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(NoCheckpoint, match="step-000000008: optim_states.pt is damaged"):
+            engine_state.find(root, resume)
+    finally:
+        dist.destroy_process_group()

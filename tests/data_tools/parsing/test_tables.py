@@ -112,7 +112,8 @@ def test_columns_that_are_not_read_are_listed_with_the_reason(tmp_path):
     left_out = dict(facts.left_out)
     assert facts.labels == () and ("name", "id") in facts.taken
     assert left_out["remark"].startswith("text in 1 of 2 rows, as 'good'")
-    assert left_out["IC50"] == "another column has this name"
+    assert left_out["IC50"].startswith("text in 1 of 2 rows, as '>100'")
+    assert left_out["IC50 (column 5)"] == "another column has this name"
     assert left_out["idx"] == "numbers or names the rows" and "smiles_2" in left_out
     text = ("IC50", "text in 1 of 2 rows, as '>100' in row 2")
     assert text in facts.left_out
@@ -158,3 +159,105 @@ def test_a_byte_order_mark_is_no_part_of_a_title(tmp_path):
     path = tmp_path / "t.smi"
     path.write_bytes(codecs.BOM_UTF8 + b"CCO ethanol\n")
     assert [raw.payload for raw in get_reader("smiles").read(path)] == ["CCO"]
+
+
+def test_columns_of_one_name_are_all_listed(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("smiles,x,x,x,,\nCCO,1,2,3,,5\n")
+    facts = get_reader("smiles", FLAT).facts([path])
+    assert facts.taken[1] == ("label", "x") and facts.left_out == (
+        ("x (column 3)", "another column has this name"),
+        ("x (column 4)", "another column has this name"),
+        ("(column 5)", "it has no name"),
+        ("(column 6)", "another column has this name"),
+    )
+
+
+def test_a_label_is_chosen_once():
+    with pytest.raises(MsdeError, match="label 'x' is chosen twice"):
+        Options(label_columns=("x=eV", "y", "x")).chosen_labels()
+
+
+def read_as(tmp_path, text, name="t.csv", **options):
+    """Return the facts of a table, and its payloads with labels."""
+    (tmp_path / name).write_text(text)
+    reader = get_reader("smiles", Options(conformers=0, **options))
+    facts = reader.facts([tmp_path / name])
+    return facts, [(raw.payload, raw.y) for raw in reader.read(tmp_path / name)]
+
+
+@pytest.mark.parametrize("header", ["smiles,gap", "#smiles,gap"])
+def test_comments_before_the_header_are_none_of_the_table(tmp_path, header):
+    text = f"# made by me\n# on monday, \n\n{header}\nCCO,1.5\nCC,2.5\n"
+    facts, found = read_as(tmp_path, text)
+    assert found == [("CCO", (1.5,)), ("CC", (2.5,))]
+    assert facts.left_out == (("comments", "2 before the table"),)
+
+
+def test_rows_that_are_wider_than_the_first_have_their_columns_listed(tmp_path):
+    facts, _ = read_as(tmp_path, "CCO\nCC,ethane,5\nC,methane,6\n")
+    assert [name for name, _ in facts.left_out] == ["3"] and ("name", "2") in facts.taken
+
+
+def test_units_in_the_names_of_columns_are_known(tmp_path):
+    text = "smiles,gap [eV],mu (D),IC50 (log)\nCCO,27.211386245988,2,3\n"
+    facts, found = read_as(tmp_path, text)
+    assert [label.unit for label in facts.labels] == ["eV", "D", ""]
+    facts, found = read_as(tmp_path, text, label_columns=("gap [eV]=Ha",))
+    assert facts.notes == ("gap [eV] is converted from eV to Ha",)
+    assert found[0][1] == pytest.approx((1.0,))
+    with pytest.raises(MsdeError, match=r"gap \[eV\] in eV, which cannot be converted to 'D'"):
+        read_as(tmp_path, text, label_columns=("gap [eV]=D",))
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["−1.5", "+2.5"], (-1.5, 2.5)),  # a minus sign that is no hyphen
+        (["n.d.", "missing", "1"], (np.nan, np.nan, 1)),
+        (["9007199254740993", "1"], None),  # it would become another number
+        (["9007199254740992", "1"], (2.0**53, 1)),
+        (["1_000", "2"], None),
+        (["1,234", "2,345"], None),  # thousands or decimals
+        (["1,234", "2,34"], (1.234, 2.34)),
+        (["95%", "5%"], None),
+        (["True", "False"], None),
+    ],
+)
+def test_numbers_are_those_that_are_written_or_text(tmp_path, cells, expected):
+    text = "smiles\tx\n" + "".join(f"CCO\t{cell}\n" for cell in cells)
+    facts, found = read_as(tmp_path, text, "t.tsv")
+    assert [name for name, _ in facts.left_out] == (["x"] if expected is None else [])
+    if expected is not None:
+        np.testing.assert_array_equal([y for _, (y,) in found], expected)
+
+
+def test_in_tables_with_semicolons_commas_are_decimal(tmp_path):
+    assert read_as(tmp_path, "smiles;x\nC;1,234\n")[1] == [("C", (1.234,))]
+
+
+def test_a_column_without_values_has_a_note(tmp_path):
+    facts, _ = read_as(tmp_path, "smiles,gap,mu\nCCO,,1\nCC,NA,2\n")
+    assert facts.notes == ("gap is missing in all of the first 2 rows",)
+
+
+def test_columns_that_number_are_no_labels(tmp_path):
+    text = "smiles,Compound_ID,target_id,gap\nCCO,1001,7,1.5\n"
+    facts, found = read_as(tmp_path, text)
+    assert ("name", "Compound_ID") in facts.taken and found == [("CCO", (1.5,))]
+    assert facts.left_out == (("target_id", "numbers or names the rows"),)
+
+
+def test_isomeric_smiles_are_read_before_others(tmp_path):
+    text = "CanonicalSMILES,IsomericSMILES\nCC(F)O,C[C@H](F)O\n"
+    assert read_as(tmp_path, text)[1] == [("C[C@H](F)O", ())]
+
+
+def test_further_columns_of_a_smi_file_are_said_to_be_in_the_name(tmp_path):
+    facts, _ = read_as(tmp_path, "smiles\tname\tgap\nCCO\tethanol\t1.5\n", "t.smi")
+    assert [name for name, _ in facts.left_out] == ["gap"]
+
+
+def test_reactions_are_named(tmp_path):
+    path = write(tmp_path / "t.csv", [("CCO>>CC=O", "a", "1"), ("[NH3]->[Cu]", "b", "1")])
+    assert convert(path, FLAT)[2] == {"a reaction, expected a molecule": 1}

@@ -120,3 +120,25 @@ def test_labels_that_differ_between_conformers_have_a_note(tmp_path):
         parsed = convert(tmp_path / "m.sdf", Options(group_conformers=True))[1][1]
         assert parsed.mol.GetNumConformers() == 2 and parsed.y == (1,)
         assert tuple(note.partition(":")[0] for note in parsed.notes) == notes
+
+
+def test_a_property_that_stands_twice_in_a_record_has_a_note(tmp_path):
+    once, twice = sd_record(embedded("CO"), gap=1), sd_record(embedded("CO"), gap=2)
+    twice = twice.replace("$$$$", "> <gap>\n3\n\n$$$$")
+    (tmp_path / "m.sdf").write_text(once + twice)
+    parsed = list(convert(tmp_path / "m.sdf")[1].values())
+    assert [one.y for one in parsed] == [(1,), (2,)]
+    note = "property gap stands there 2 times, of which the first is kept"
+    assert [one.notes for one in parsed] == [(), (note,)]
+
+
+def test_properties_by_number_are_read_and_units_in_names_are_known(tmp_path):
+    record = sd_record(embedded("CO"), **{"gap (eV)": 27.211386245988, "id": 2**53 + 1})
+    record = record.replace("$$$$", "> DT12\n2.5\n\n$$$$")
+    (tmp_path / "m.sdf").write_text(record)
+    facts, parsed, _ = convert(tmp_path / "m.sdf")
+    assert parsed[1].y == (27.211386245988, 2.5)
+    assert facts.labels == (Label("gap (eV)", "eV"), Label("DT12"))
+    assert facts.left_out == (("id", f"text, as '{2**53 + 1}'"),)
+    parsed = convert(tmp_path / "m.sdf", Options(label_columns=("gap (eV)=Ha",)))[1]
+    assert parsed[1].y == pytest.approx((1.0,))

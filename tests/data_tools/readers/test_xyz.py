@@ -284,3 +284,10 @@ def test_a_value_of_the_comment_can_be_the_name(tmp_path):
     path = written(tmp_path, xyz_frame(ETHANOL, "id=x7 energy=1.5"))
     (raw,) = get_reader("xyz", Options(name_column="id")).read(path)
     assert raw.name == "x7"
+
+
+def test_words_beside_pairs_of_a_comment_are_listed(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text("1\nÄthanol energy = -154.1 Ha\nHe 0 0 0\n")
+    facts = get_reader("xyz").facts([path])
+    assert facts.left_out == (("comment", "text, such as 'Äthanol Ha'"),)
