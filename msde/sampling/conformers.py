@@ -24,6 +24,7 @@ from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
 from msde.chem.vocabulary import MoleculeError
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
+from msde.errors import require
 from msde.model import MoleculeSDE
 from msde.model.score import AllPairsScore
 from msde.model.sde import perturb, score_from_noise
@@ -48,6 +49,22 @@ class ConformerOptions:
     sampler: str = "dpm_solver_2m"
     seed: int = 0
     relax: bool = False  # by MMFF94, with hydrogens
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            MsdeError: the rules that are broken.
+        """
+        require(
+            {
+                "num must be at least 1": self.num >= 1,
+                "steps must be at least 1": self.steps >= 1,
+                "std must be positive": self.std > 0,
+                "start must be etkdg or noise": self.start in ("etkdg", "noise"),
+                f"sampler must be one of {', '.join(SAMPLERS)}": self.sampler in SAMPLERS,
+            }
+        )
 
 
 @dataclass

@@ -13,7 +13,13 @@ from msde.training.memory import state_memory
 from msde.training.optimizer import parameter_groups
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
-SIZES = {"paper": (4.668591e6, 0), "base": (10e6, 0.1), "large": (100e6, 0.1), "xl": (1e9, 0.1)}
+SIZES = {
+    "paper": (4.668591e6, 0),
+    "base": (10e6, 0.1),
+    "large": (100e6, 0.1),
+    "xl": (1e9, 0.1),
+    "conformers": (2.4e6, 0.1),
+}
 
 
 def on_meta(preset):

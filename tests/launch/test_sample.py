@@ -1,0 +1,86 @@
+"""launch/sample.py: files in, SD files out."""
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from fixtures.conformers import sampling_model
+from msde.checkpoints.weights import save_weights
+
+ROOT = Path(__file__).parents[2]
+INPUT = "smiles,id\nC[C@H](F)Cl,one\nnonsense,two\nC/C=C\\C,three\n"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    model = sampling_model()
+    folder = tmp_path_factory.mktemp("weights") / "model"
+    save_weights(model.state_dict(), model.config, folder)
+    return folder
+
+
+def sample(*arguments):
+    command = [sys.executable, ROOT / "launch/sample.py", "conformers", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def records(path):
+    data = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+    supplier = Chem.SDMolSupplier()
+    supplier.SetData(data.decode(), removeHs=False)
+    return list(supplier)
+
+
+@pytest.mark.parametrize("start", ["noise", "etkdg"])
+def test_a_table_becomes_an_sd_file_and_bad_rows_are_told(checkpoint, start, tmp_path):
+    (tmp_path / "m.csv").write_text(INPUT)
+    done = sample(
+        "--checkpoint", checkpoint, "--input", tmp_path / "m.csv", "--output",
+        tmp_path / "m.sdf.gz", "--num", 2, "--steps", 4, "--start", start,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 conformers each of 2 of 3 molecules" in done.stdout
+    assert "no conformers of two: cannot be parsed" in done.stderr
+    found = records(tmp_path / "m.sdf.gz")
+    assert [mol.GetProp("_Name") for mol in found] == ["one", "one", "three", "three"]
+    assert [mol.GetProp("sample") for mol in found] == ["1", "2"] * 2
+    assert all(mol.HasProp("stereo") for mol in found)
+    assert all(np.isfinite(mol.GetConformer().GetPositions()).all() for mol in found)
+    assert Chem.MolToSmiles(Chem.RemoveHs(found[2]), isomericSmiles=False) == "CC=CC"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--input": "nowhere.csv"}, "nowhere.csv cannot be read: it does not exist"),
+        ({"--output": "m.xyz"}, "--output m.xyz should end in .sdf or .sdf.gz"),
+        ({"--sampler": "magic"}, "sampler must be one of euler_maruyama, "),
+        ({"--num": "0"}, "num must be at least 1"),
+        ({"--steps": "0"}, "steps must be at least 1"),
+        ({"--std": "-1"}, "std must be positive"),
+    ],
+)
+def test_wrong_arguments_are_one_line(checkpoint, change, message, tmp_path):
+    (tmp_path / "m.csv").write_text(INPUT)
+    arguments = {
+        "--checkpoint": checkpoint,
+        "--input": tmp_path / "m.csv",
+        "--output": tmp_path / "m.sdf",
+    } | change
+    done = sample(*(part for pair in arguments.items() for part in pair))
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_empty_file_is_one_line(checkpoint, tmp_path):
+    (tmp_path / "m.smi").write_text("")
+    done = sample(
+        "--checkpoint", checkpoint, "--input", tmp_path / "m.smi", "--output", tmp_path / "m.sdf"
+    )
+    assert done.returncode == 2 and "no molecules" in done.stderr
+    assert not (tmp_path / "m.sdf").exists()
