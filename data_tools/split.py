@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
+from msde.data.manifest import check_present
 
-from .inputs import check_data_set
 from .lazy import names_of
 
 __getattr__ = names_of(f"{__package__}.sets.splitting", "split")
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of scaffolds")
     arguments = parser.parse_args()
     for root in arguments.roots:
-        check_data_set(root)
+        check_present(root)
     from .sets.splitting import split
 
     counts, unknown = split(**vars(arguments))
