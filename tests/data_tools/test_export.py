@@ -77,9 +77,10 @@ def test_isotopes_and_hydrogens_that_stay_come_back(tmp_path, keep_hydrogens):
 
 def test_all_conformers_are_exported(tmp_path):
     (tmp_path / "m.smi").write_text("CCCCO butanol\n")
-    options = Options(conformers=3, keep_hydrogens=True, group_conformers=True)
+    options = Options(conformers=3, keep_hydrogens=True)
     convert([tmp_path / "m.smi"], tmp_path / "a", options=options)
     export(tmp_path / "a", tmp_path / "m.sdf.gz")
+    options = Options(group_conformers=True, keep_hydrogens=True)
     convert([tmp_path / "m.sdf.gz"], tmp_path / "b", options=options)
     (one,), (other,) = molecules(tmp_path / "a"), molecules(tmp_path / "b")
     assert len(one.pos) == 3

@@ -26,6 +26,7 @@ TOOLS = {
     "export": ["nowhere", "--output", "out.sdf"],
     "merge": ["nowhere", "--output", "out"],
     "reshard": ["nowhere", "--output", "out"],
+    "split": ["nowhere", "--output", "out"],
     "verify": ["nowhere"],
 }
 SCRIPTS = {
