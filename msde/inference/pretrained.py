@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +18,7 @@ from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
 from msde.inference.inputs import Chunk, batches, open_input
 from msde.model import MoleculeSDE
+from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
 
 log = logging.getLogger("msde")
 
@@ -111,6 +112,21 @@ class Pretrained:
             return h
         limits = enumerate(zip(found.ptr[:-1], found.ptr[1:], strict=True))
         return [None if m in found.reasons else h[a:b] for m, (a, b) in limits]
+
+    def conformers(
+        self, molecules: Iterable[Any], num: int = 10, **options: Any
+    ) -> Iterator[Sampled]:
+        """Yield conformers of each molecule, in order; one that cannot be sampled has its reason.
+
+        Args:
+            molecules: SMILES strings or RDKit Mols, whose own conformers are not used.
+            num: conformers of each molecule.
+            options: others of `msde.sampling.conformers.ConformerOptions`.
+
+        Raises:
+            MsdeError: an option has a wrong value.
+        """
+        return sample_conformers(self.model, list(molecules), ConformerOptions(num, **options))
 
     def encode(
         self,

@@ -5,6 +5,8 @@ import pytest
 from rdkit import Chem
 
 from fixtures.conformers import sampling_model
+from msde.errors import MsdeError
+from msde.inference.pretrained import Pretrained
 from msde.sampling.conformers import ConformerOptions, sample_conformers
 from msde.sampling.samplers import SAMPLERS
 
@@ -90,3 +92,12 @@ def test_a_molecule_that_etkdg_cannot_embed_starts_from_noise(model, monkeypatch
     found = next(sample_conformers(model, ["CCO"], ETKDG))
     assert found.mol.GetNumConformers() == 2
     assert found.notes == ["ETKDG finds no conformer: sampled from noise"]
+
+
+def test_a_loaded_model_samples_with_the_same_options(model):
+    expected = list(sample_conformers(model, SMILES[:2], NOISE))
+    found = list(Pretrained(model).conformers(SMILES[:2], num=2, start="noise", steps=6))
+    for a, b in zip(found, expected, strict=True):
+        assert np.array_equal(heavy(a), heavy(b))
+    with pytest.raises(MsdeError, match="num must be at least 1"):
+        Pretrained(model).conformers(["CCO"], num=0)

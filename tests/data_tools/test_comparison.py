@@ -1,0 +1,72 @@
+"""The comparison of conformers, on references whose answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from fixtures.conformers import sampling_model
+from msde.checkpoints.weights import save_weights
+from msde.data_tools.comparison import BASELINE, clustered_conformers, compare, rdkit_conformers
+from msde.data_tools.convert import convert
+from msde.errors import MsdeError
+from msde.evaluation.conformers import rmsd_matrix
+from msde.sampling.conformers import ConformerOptions
+
+SMILES = ["CCO", "C[C@H](F)Cl", "C/C=C\\C", "CC(=O)Oc1ccccc1C(=O)O"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    model = sampling_model()
+    folder = tmp_path_factory.mktemp("weights") / "model"
+    save_weights(model.state_dict(), model.config, folder)
+    return folder
+
+
+def shards(folder, conformers):
+    (folder / "m.smi").write_text("\n".join(SMILES) + "\n")
+    convert([folder / "m.smi"], folder / "data", "smiles", conformers=conformers)
+    return folder / "data"
+
+
+def test_every_method_has_a_row_for_each_count(weights, tmp_path):
+    references = shards(tmp_path, 1)
+    text = compare(
+        weights, references, tmp_path / "r.json", ConformerOptions(steps=3), counts=(1, 3)
+    )
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert [row["K"] for row in result["rows"]] == [1] * 5 + [3] * 5
+    by_name = {(row["method"], row["K"]): row for row in result["rows"]}
+    for method in ("ETKDGv3", BASELINE, "msde, from noise"):
+        more, fewer = by_name[method, 3], by_name[method, 1]
+        assert 0 < more["MAT-R"] <= fewer["MAT-R"]
+        assert np.all(np.diff(more["COV-R"]) >= 0)
+    assert by_name[BASELINE, 3]["minus baseline"] == [0, 0, 0]
+    # The references are themselves of ETKDG and MMFF, of rigid molecules, most of them.
+    assert by_name[BASELINE, 3]["sizes"]["1-8"]["MAT-R"] < 0.05
+    assert by_name["msde, from noise", 3]["MAT-R"] > by_name[BASELINE, 3]["MAT-R"]
+    methods = result["methods"]
+    assert methods[BASELINE]["centres"] == [3, 3] and methods[BASELINE]["bonds"] == [3, 3]
+    assert methods[BASELINE]["error of lengths"] < 0.01
+    assert text.count("\n| 3 |") == 5 and "4 references" in text
+
+
+def test_references_without_geometry_are_an_error(weights, tmp_path):
+    references = shards(tmp_path, 0)
+    with pytest.raises(MsdeError, match="holds no molecules with geometry"):
+        compare(weights, references, tmp_path / "r.json", ConformerOptions())
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_clusters_are_further_apart_than_plain_conformers():
+    mol = Chem.MolFromSmiles("CCCCCC")
+    plain, clustered = rdkit_conformers(mol, 5, 0, True), clustered_conformers(mol, 5, 0)
+    assert clustered.GetNumConformers() == plain.GetNumConformers() == 5
+
+    def nearest(found):
+        square = rmsd_matrix(found, found) + 10 * np.eye(5)
+        return square.min(axis=1).mean()
+
+    assert nearest(clustered) > nearest(plain)
