@@ -29,7 +29,8 @@ def rotation_mean(m: Tensor) -> Tensor:
     Args:
         m: (num, 3, 3).
     """
-    u, s, vt = torch.linalg.svd(m.double())
+    # The decomposition of numbers that are not finite would be an error.
+    u, s, vt = torch.linalg.svd(m.double().nan_to_num(0, 0, 0))
     signs = torch.ones_like(s)
     signs[:, 2] = torch.linalg.det(u) * torch.linalg.det(vt)
     s = s * signs  # (num, 3); the last may be negative

@@ -139,7 +139,7 @@ def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sample
 def embed(mol: Chem.Mol, num: int, seed: int) -> list[int]:
     """Give a molecule with hydrogens up to `num` conformers by ETKDGv3; return their ids."""
     parameters: Any = rdDistGeom.ETKDGv3()  # its stubs have wrong types
-    parameters.randomSeed = seed
+    parameters.randomSeed = max(1, seed)  # of 0 RDKit makes one conformer many times
     parameters.maxIterations = 20
     ids = list(rdDistGeom.EmbedMultipleConfs(mol, num, parameters))
     if not ids:

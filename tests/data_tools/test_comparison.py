@@ -10,6 +10,7 @@ from fixtures.conformers import sampling_model
 from msde.checkpoints.weights import save_weights
 from msde.data_tools.comparison import BASELINE, clustered_conformers, compare, rdkit_conformers
 from msde.data_tools.convert import convert
+from msde.data_tools.options import Options
 from msde.errors import MsdeError
 from msde.evaluation.conformers import rmsd_matrix
 from msde.sampling.conformers import ConformerOptions
@@ -27,7 +28,8 @@ def weights(tmp_path_factory):
 
 def shards(folder, conformers):
     (folder / "m.smi").write_text("\n".join(SMILES) + "\n")
-    convert([folder / "m.smi"], folder / "data", "smiles", conformers=conformers)
+    options = Options(conformers=conformers)
+    convert([folder / "m.smi"], folder / "data", "smiles", options=options)
     return folder / "data"
 
 

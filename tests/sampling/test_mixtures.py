@@ -34,7 +34,13 @@ def references():
 
 
 @pytest.mark.parametrize("kind", ["VE", "VP", pytest.param("sub-VP", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "annealed_langevin" else name
+        for name in SAMPLERS
+    ],
+)
 def test_samples_are_those_of_their_own_mixture(name, kind, references):
     """By the energy distance (Szekely & Rizzo 2013), and by the weights of the components."""
     sde, noise = SDES[kind], normals((ROWS, 2), seed=7)
