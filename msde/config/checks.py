@@ -87,6 +87,8 @@ def _relations(config: Config) -> dict[str, bool]:
         or not (
             run.activation_checkpointing or data.atoms_per_slot or config.loss.negatives == "ranks"
         ),
+        "run.cuda_graphs does not work with model.conformer.edges=all_pairs": not run.cuda_graphs
+        or model.conformer.edges != "all_pairs",
         "model.conformer.num_heads must divide model.conformer.hidden_dim": (
             model.conformer.hidden_dim % model.conformer.num_heads == 0
         ),

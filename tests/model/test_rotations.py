@@ -2,7 +2,9 @@
 
 import torch
 
-from msde.model.rotations import average_over_rotations, rotation_mean
+from msde.model.rotations import RotationMean
+
+rotation_mean = RotationMean()
 
 
 def rotations(count, seed=0):
@@ -46,8 +48,8 @@ def test_the_average_turns_with_the_noised_positions_and_ignores_how_the_clean_o
     pos_t = pos + 0.7 * torch.randn(9, 3, generator=generator, dtype=torch.float64)
     alpha, std = torch.tensor([1.0, 0.8]).double(), torch.tensor([0.7, 0.5]).double()
     turn, other = rotations(2)
-    mean = average_over_rotations(pos_t, pos, alpha, std, batch)
-    turned = average_over_rotations(pos_t @ turn.T, pos @ other.T, alpha, std, batch)
+    mean = rotation_mean.average(pos_t, pos, alpha, std, batch)
+    turned = rotation_mean.average(pos_t @ turn.T, pos @ other.T, alpha, std, batch)
     assert torch.allclose(turned, mean @ turn.T, atol=1e-10)
 
 
@@ -56,5 +58,5 @@ def test_without_noise_the_average_is_the_clean_positions():
     pos = torch.randn(5, 3, generator=generator, dtype=torch.float64)
     batch, one = torch.zeros(5, dtype=torch.int64), torch.ones(1).double()
     turn = rotations(1)[0]
-    mean = average_over_rotations(pos @ turn.T, pos, one, 1e-4 * one, batch)
+    mean = rotation_mean.average(pos @ turn.T, pos, one, 1e-4 * one, batch)
     assert torch.allclose(mean, pos @ turn.T, atol=1e-6)

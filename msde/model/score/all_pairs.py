@@ -28,7 +28,7 @@ from msde.model.layers import (
     index_rows,
 )
 from msde.model.relations import RELATION_SIZES, Relations, relations
-from msde.model.rotations import average_over_rotations
+from msde.model.rotations import RotationMean
 from msde.model.sde import make_sde, per_row
 from msde.ops import Edges, edge_attention, edge_mlp, segment_sum
 
@@ -71,8 +71,7 @@ class Stereocentres(nn.Module):
         """
         volume, gradients = signed_volumes(pos, related)
         sv = related.sign.to(pos.dtype) * volume
-        scales = sv.new_tensor(VOLUMES)
-        n = n + self.features(torch.tanh(sv.unsqueeze(-1) / scales))
+        n = n + self.features(torch.stack([torch.tanh(sv / scale) for scale in VOLUMES], -1))
         of_neighbours, of_centre = self.coefficients(n).unsqueeze(-1).unbind(1)  # (num_atoms, 1)
         gradients = gradients * (related.sign.view(-1, 1, 1))
         size = (gradients.square().sum(-1, keepdim=True) + EPSILON).sqrt()
@@ -212,6 +211,7 @@ class AllPairsScore(nn.Module):
         self.time = TimeEmbedding(config.time_dim, dim)
         self.blocks = nn.ModuleList(PairBlock(config) for _ in range(config.num_blocks))
         self.last = Moves(config, 0)
+        self.rotations = RotationMean()
 
     def to_subspace(self, rows: Tensor, batch: MoleculeBatch) -> Tensor:
         """Return positions or noise, (num_atoms, 3), with a mean of zero over each molecule."""
@@ -235,7 +235,7 @@ class AllPairsScore(nn.Module):
             pos_t: (num_atoms, 3) the positions of the batch after `noise` at times t.
         """
         alpha, std, _ = self._levels(t)
-        pos = average_over_rotations(pos_t, batch.pos, alpha, std, batch.batch)
+        pos = self.rotations.average(pos_t, batch.pos, alpha, std, batch.batch)
         return (pos_t - per_row(alpha[batch.batch], pos) * pos) / per_row(std[batch.batch], pos)
 
     def weigh(self, loss: Tensor, t: Tensor) -> Tensor:
