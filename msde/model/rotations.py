@@ -24,7 +24,8 @@ class RotationMean(nn.Module):
     """Means of rotations with the density exp(tr(m^T R)): the matrix Fisher distribution.
 
     With the singular values s of m, the mean has those d log c / d s_k, where c is its
-    normalisation (Lee 2018, arXiv:1710.03746, theorem 3.3). The decomposition makes a GPU's host wait.
+    normalisation (Lee 2018, arXiv:1710.03746, theorem 3.3). On a GPU the host waits for the
+    decomposition.
     """
 
     nodes: Tensor
