@@ -72,6 +72,7 @@ def convert(
     reader = get_reader(format, options)
     facts = reader.facts(inputs)
     report("\n".join(describe_fields(inputs, format, facts)))
+    total = _count(inputs, reader, limit)  # before a file is read, since LMDB opens it once only
     raws = _read(inputs, reader, limit)
     task = Task(format, options, len(facts.labels))
     workers = open_workers(executor or "local", processes)
@@ -79,7 +80,7 @@ def convert(
         if not parts.is_complete:
             if done := parts.total("counts").get("read", 0):
                 log.info(f"going on: {done:,} molecules in {len(parts.finished)} shards are done")
-            bar = Progress(_count(inputs, reader, limit), done)
+            bar = Progress(total, done)
             with workers as opened, contextlib.closing(bar) as progress:
                 chunks = parts.unfinished(raws)
                 for size, reasons in parts.write(converted(chunks, task, opened)):
