@@ -80,8 +80,7 @@ def convert(
         if not parts.is_complete:
             if done := parts.total("counts").get("read", 0):
                 log.info(f"going on: {done:,} molecules in {len(parts.finished)} shards are done")
-            bar = Progress(total, done)
-            with workers as opened, contextlib.closing(bar) as progress:
+            with workers as opened, contextlib.closing(Progress(total, done)) as progress:
                 chunks = parts.unfinished(raws)
                 for size, reasons in parts.write(converted(chunks, task, opened)):
                     progress.add(size, reasons)
