@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem import rdForceFieldHelpers
 from rdkit.ML.Cluster import Butina
 from tqdm import tqdm
 
+from msde.chem.conformers import embed, relax
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_from_record
 from msde.chem.vocabulary import MoleculeError
@@ -38,13 +38,13 @@ from msde.evaluation.conformers import (
     internal_coordinates,
     paired_interval,
     rmsd_matrix,
+    stereo_of,
 )
 from msde.files import write_atomically
 from msde.inference.pretrained import load
-from msde.sampling.conformers import ConformerOptions, embed, sample_conformers
+from msde.sampling.conformers import ConformerOptions, sample_conformers
 
 SIZES = ((1, 8), (9, 12), (13, 16), (17, 21), (22, 200))  # heavy atoms
-SHOWN_AT = (0.5, 0.75, 1.25)  # A, thresholds of COV-R in the table
 BASELINE = "ETKDGv3+MMFF"
 CLUSTERED = 4  # times as many conformers as are kept
 FIRST_CUTOFF = 1.5  # A, which is halved until there are enough clusters
@@ -103,7 +103,7 @@ def compare(
         "checkpoint": str(checkpoint.name),
         "references": {"molecules": len(mols), "not rebuilt": skipped},
         "sampling": vars(sampling),
-        "rows": [row for count in counts for row in _rows(outcomes, size, count, most)],
+        "rows": [row for count in counts for row in _rows(outcomes, size, count)],
         "methods": {
             name: {
                 "failed": coverage(o.matrices).num_failed,
@@ -123,27 +123,26 @@ def _references(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
     """Return the molecules of a data set with their conformers, and how many cannot be rebuilt."""
     mols: list[Chem.Mol] = []
     skipped = 0
-    for columns in ShardDataset(root).blocks():
-        for place in range(len(columns)):
-            try:
-                mols.append(mol_from_record(columns.record(place)))
-            except MoleculeError:
-                skipped += 1
+    for record in ShardDataset(root).records():
+        try:
+            mols.append(mol_from_record(record))
+        except MoleculeError:
+            skipped += 1
     if not mols or not mols[0].GetNumConformers():
         raise MsdeError(f"{root} holds no molecules with geometry to compare with")
     chosen = np.linspace(0, len(mols) - 1, min(limit or len(mols), len(mols))).round().astype(int)
     return [mols[place] for place in chosen], skipped
 
 
-def rdkit_conformers(mol: Chem.Mol, num: int, seed: int, relax: bool) -> Chem.Mol | None:
+def rdkit_conformers(mol: Chem.Mol, num: int, seed: int, is_relaxed: bool) -> Chem.Mol | None:
     """Return a molecule with hydrogens and up to `num` conformers by ETKDGv3, or None."""
     full = Chem.Mol(mol)
     full.RemoveAllConformers()
     full = Chem.AddHs(full)
     if not embed(full, num, seed):
         return None
-    if relax and rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
-        rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(full, numThreads=1, maxIters=200)
+    if is_relaxed:
+        relax(full)
     return full
 
 
@@ -183,8 +182,9 @@ def _outcome(
         heavy = Chem.RemoveHs(found)
         matrices.append(rmsd_matrix(heavy, mol))
         expected = internal_coordinates(mol, mol.GetConformer().GetId())
+        labels = stereo_of(heavy)
         for conformer in heavy.GetConformers():
-            counted = count_stereo(heavy, conformer.GetId())
+            counted = count_stereo(heavy, conformer.GetId(), labels)
             stereo += replace(counted, differences="")
             of_sample = internal_coordinates(heavy, conformer.GetId())
             for kind in ("lengths", "angles"):
@@ -194,9 +194,7 @@ def _outcome(
     return Outcome(matrices, stereo, errors, seconds)
 
 
-def _rows(
-    outcomes: dict[str, Outcome], size: np.ndarray, count: int, most: int
-) -> Iterator[dict[str, Any]]:
+def _rows(outcomes: dict[str, Outcome], size: np.ndarray, count: int) -> Iterator[dict[str, Any]]:
     """Yield the row of each method for the first `count` conformers."""
     found: dict[str, Coverage] = {n: coverage(o.matrices, count) for n, o in outcomes.items()}
     for name, measured in found.items():

@@ -9,13 +9,12 @@ Each record is a conformer: the title is the molecule's name, the properties are
 
 from __future__ import annotations
 
-import gzip
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rdkit import Chem
 from tqdm import tqdm
@@ -25,14 +24,14 @@ from msde.chem.rebuild import mol_from_record
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
-from msde.evaluation.conformers import StereoCount, count_stereo
+from msde.evaluation.conformers import StereoCount, count_stereo, stereo_of
 from msde.files import write_atomically
 from msde.inference.pretrained import load
 from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
 
 from .options import AUTO, Options
 from .reading import read_molecules
-from .sets.exporting import LINE_ENDS
+from .sets.exporting import check_sd_name, open_sd_file, set_title
 
 SHOWN = 10  # molecules whose reasons are printed
 CHUNK = 256  # molecules that are sampled together
@@ -56,8 +55,7 @@ def conformers_of_file(
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
-    if not output.name.endswith((".sdf", ".sdf.gz")):
-        raise MsdeError(f"--output {output} should end in .sdf or .sdf.gz")
+    check_sd_name(output)
     if not os.access(output.parent, os.W_OK):
         raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
     silence_rdkit()
@@ -68,7 +66,10 @@ def conformers_of_file(
 
     def write(path: Path) -> None:
         nonlocal total
-        with _open(path, output) as file, tqdm(total=len(names), disable=None) as bar:
+        with (
+            open_sd_file(path, is_compressed=output.suffix == ".gz") as file,
+            tqdm(total=len(names), disable=None) as bar,
+        ):
             for first in range(0, len(names), CHUNK):
                 part = molecules[first : first + CHUNK]
                 for name, found in zip(
@@ -104,14 +105,12 @@ def _molecules(
         return read.mols, read.names
     mols: list[Chem.Mol | MoleculeError] = []
     names = []
-    for columns in ShardDataset(path).blocks():
-        for place in range(len(columns)):
-            record = columns.record(place)
-            names.append(record.name)
-            try:
-                mols.append(mol_from_record(record))
-            except MoleculeError as error:
-                mols.append(error)
+    for record in ShardDataset(path).records():
+        names.append(record.name)
+        try:
+            mols.append(mol_from_record(record))
+        except MoleculeError as error:
+            mols.append(error)
     return mols, names
 
 
@@ -127,16 +126,12 @@ def _records(name: str, found: Sampled) -> Iterator[tuple[str, StereoCount]]:
     """Yield the record of each conformer, and its count of labels."""
     mol = found.mol
     assert mol is not None
-    mol.SetProp("_Name", LINE_ENDS.sub(" ", name))
+    set_title(mol, name)
+    expected = stereo_of(mol)
     note = f">  <note>\n{'; '.join(found.notes)}\n\n" if found.notes else ""
     for number, conformer in enumerate(mol.GetConformers(), start=1):
-        counted = count_stereo(mol, conformer.GetId())
+        counted = count_stereo(mol, conformer.GetId(), expected)
         stereo = "right" if counted.is_right else counted.differences
         block = Chem.MolToMolBlock(mol, confId=conformer.GetId())
         text = f"{block}>  <sample>\n{number}\n\n>  <stereo>\n{stereo}\n\n{note}$$$$\n"
         yield text, counted
-
-
-def _open(path: Path, output: Path) -> IO[bytes]:
-    # Without name and time in the header the bytes depend on the data alone.
-    return gzip.GzipFile(path, "wb", 6, mtime=0) if output.suffix == ".gz" else open(path, "wb")

@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from msde.cli import OneLineParser, report_errors
+from msde.cli import OneLineParser, check_exist, report_errors
 from msde.data_tools.options import add_reader_options, reader_options
-from msde.errors import MsdeError
 
 
 def main() -> None:
@@ -30,9 +29,7 @@ def main() -> None:
     add_reader_options(parser)
     arguments = parser.parse_args()
     options = reader_options(arguments)
-    for path in (arguments.checkpoint, arguments.input):
-        if not path.exists():
-            raise MsdeError(f"{path} cannot be read: it does not exist")
+    check_exist(arguments.checkpoint, arguments.input)
 
     from msde.cluster import process
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from msde.cli import OneLineParser, report_errors
+from msde.cli import OneLineParser, check_exist, report_errors
 from msde.data.manifest import check_present
-from msde.errors import MsdeError
 
 
 def main() -> None:
@@ -29,8 +28,7 @@ def main() -> None:
     add("--sampler", default="dpm_solver_2m", help="see msde.sampling.samplers.SAMPLERS")
     add("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    if not arguments.checkpoint.exists():
-        raise MsdeError(f"{arguments.checkpoint} cannot be read: it does not exist")
+    check_exist(arguments.checkpoint)
     check_present(arguments.references)
 
     from msde.cluster import process

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from msde.errors import MsdeError
@@ -18,6 +19,13 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise an error that `report_errors` prints."""
         raise MsdeError(f"{message}; see --help")
+
+
+def check_exist(*paths: Path) -> None:
+    """Raise an MsdeError that names the first path that does not exist."""
+    for path in paths:
+        if not path.exists():
+            raise MsdeError(f"{path} cannot be read: it does not exist")
 
 
 def report_errors(main: Callable[[], None]) -> None:

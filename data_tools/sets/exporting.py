@@ -40,8 +40,7 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
     Raises:
         MsdeError: the data set is missing or damaged, or the file's name is not that of an SD file.
     """
-    if not output.name.endswith((".sdf", ".sdf.gz")):
-        raise MsdeError(f"--output {output} should end in .sdf or .sdf.gz")
+    check_sd_name(output)
     if limit is not None and limit < 1:
         raise MsdeError("--limit must be at least 1")
     if not output.parent.is_dir():
@@ -55,9 +54,9 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
     def write(temporary: Path) -> None:
         counts.clear()
         skipped.clear()
-        records = itertools.islice(_records(dataset), limit)
+        records = itertools.islice(dataset.records(), limit)
         total = min(len(dataset), limit or len(dataset))
-        with _open(temporary, is_compressed=output.suffix == ".gz") as file:
+        with open_sd_file(temporary, is_compressed=output.suffix == ".gz") as file:
             shown = tqdm(records, total=total, unit=" molecules", disable=None)
             for number, record in enumerate(shown, start=1):
                 try:
@@ -95,15 +94,16 @@ def _property_names(labels: Iterable[str]) -> list[str]:
     return names
 
 
-def _open(path: Path, is_compressed: bool) -> IO[bytes]:
+def check_sd_name(output: Path) -> None:
+    """Raise an MsdeError unless the name is that of an SD file."""
+    if not output.name.endswith((".sdf", ".sdf.gz")):
+        raise MsdeError(f"--output {output} should end in .sdf or .sdf.gz")
+
+
+def open_sd_file(path: Path, is_compressed: bool) -> IO[bytes]:
+    """Open an SD file for writing."""
     # Without name and time in the header the bytes depend on the data alone.
     return gzip.GzipFile(path, "wb", 6, mtime=0) if is_compressed else open(path, "wb")
-
-
-def _records(dataset: ShardDataset) -> Iterator[MoleculeRecord]:
-    for columns in dataset.blocks():
-        for place in range(len(columns)):
-            yield columns.record(place)
 
 
 def sdf_records(record: MoleculeRecord, labels: list[str]) -> Iterator[str]:
@@ -113,9 +113,7 @@ def sdf_records(record: MoleculeRecord, labels: list[str]) -> Iterator[str]:
         MoleculeError: the molecule cannot be rebuilt.
     """
     mol = mol_from_record(record)
-    title = LINE_ENDS.sub(" ", record.name)
-    # A blank before it is no part of the name; without it the record would end here.
-    mol.SetProp("_Name", f" {title}" if title.startswith("$$$$") else title)
+    set_title(mol, record.name)
     if record.origin & Origin.NO_GEOMETRY:
         rdDepictor.Compute2DCoords(mol)
         Chem.WedgeMolBonds(mol, mol.GetConformer())
@@ -132,6 +130,13 @@ def sdf_records(record: MoleculeRecord, labels: list[str]) -> Iterator[str]:
         if not record.origin & Origin.NO_GEOMETRY:
             block = _without_crossed_bonds(block, mol)
         yield f"{block}{properties}$$$$\n"
+
+
+def set_title(mol: Chem.Mol, name: str) -> None:
+    """Set the title of a molecule's records to its name, on one line."""
+    title = LINE_ENDS.sub(" ", name)
+    # A blank before it is no part of the name; without it the record would end here.
+    mol.SetProp("_Name", f" {title}" if title.startswith("$$$$") else title)
 
 
 def _without_crossed_bonds(block: str, mol: Chem.Mol) -> str:

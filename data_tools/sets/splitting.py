@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from msde.chem.rebuild import mol_from_record
+from msde.chem.record import molecule_uid
 from msde.chem.scaffold import scaffold_of
 from msde.chem.vocabulary import MoleculeError
-from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 
@@ -31,7 +31,7 @@ def split(
     training set.
 
     Returns:
-        How many molecules each part has, and how many of them have no scaffold.
+        How many molecules each part has, and how many molecules RDKit cannot rebuild.
 
     Raises:
         MsdeError: data sets are missing, damaged or do not fit, or a part would be empty.
@@ -59,19 +59,13 @@ def _in_test(
 ) -> tuple[np.ndarray, int]:
     """Return which molecules are held out, of all data sets one after another, (total,) bool."""
     held_out, unknown = [], 0
-    for columns in _blocks(datasets):
-        for place in range(len(columns)):
-            try:
-                scaffold = scaffold_of(mol_from_record(columns.record(place)))
-            except MoleculeError:
-                held_out.append(False)
-                unknown += 1
-                continue
-            digest = hashlib.sha256(f"{seed}\0{scaffold}".encode()).digest()
-            held_out.append(int.from_bytes(digest[:8], "little") < fraction * 2**64)
+    for record in itertools.chain.from_iterable(dataset.records() for dataset in datasets):
+        try:
+            scaffold = scaffold_of(mol_from_record(record))
+        except MoleculeError:
+            held_out.append(False)
+            unknown += 1
+            continue
+        # Hashed as a uid is: 64 bits of the scaffold and the seed.
+        held_out.append(molecule_uid(str(seed), scaffold) < fraction * 2**64)
     return np.array(held_out), unknown
-
-
-def _blocks(datasets: Sequence[ShardDataset]) -> Iterator[MoleculeColumns]:
-    for dataset in datasets:
-        yield from dataset.blocks()

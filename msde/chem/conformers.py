@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
@@ -29,25 +31,39 @@ def embed_conformers(
     """
     try:
         full = Chem.AddHs(mol)
-        parameters = rdDistGeom.ETKDGv3()
-        parameters.randomSeed = seed & 0x7FFFFFFF
-        parameters.maxIterations = 20
-        if not len(rdDistGeom.EmbedMultipleConfs(full, count, parameters)):
-            parameters.useRandomCoords = True
-            if not len(rdDistGeom.EmbedMultipleConfs(full, count, parameters)):
-                raise MoleculeError("no conformer found")
+        if not embed(full, count, seed):
+            raise MoleculeError("no conformer found")
         _set_fragments_apart(full)
-        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
-            relaxed = Chem.Mol(full)  # a copy, since MMFF writes its own aromaticity into it
-            rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(relaxed, numThreads=1, maxIters=200)
-            for mine, its in zip(full.GetConformers(), relaxed.GetConformers(), strict=True):
-                mine.SetPositions(its.GetPositions())
+        relax(full)
         return full if keep_hydrogens else Chem.RemoveHs(full)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, MoleculeError):
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), "no message")
         raise MoleculeError(f"RDKit failed: {first.strip()}") from error
+
+
+def embed(mol: Chem.Mol, count: int, seed: int) -> list[int]:
+    """Give a molecule with hydrogens up to `count` conformers by ETKDGv3; return their ids."""
+    parameters: Any = rdDistGeom.ETKDGv3()  # its stubs have wrong types
+    parameters.randomSeed = max(1, seed & 0x7FFFFFFF)  # of 0 RDKit makes one conformer many times
+    parameters.maxIterations = 20
+    ids = list(rdDistGeom.EmbedMultipleConfs(mol, count, parameters))
+    if not ids:
+        parameters.useRandomCoords = True
+        ids = list(rdDistGeom.EmbedMultipleConfs(mol, count, parameters))
+    return ids
+
+
+def relax(mol: Chem.Mol) -> bool:
+    """Relax all conformers by MMFF94; return False, with nothing done, if it lacks parameters."""
+    if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+        return False
+    relaxed = Chem.Mol(mol)  # a copy, since MMFF writes its own aromaticity into it
+    rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(relaxed, numThreads=1, maxIters=200)
+    for mine, its in zip(mol.GetConformers(), relaxed.GetConformers(), strict=True):
+        mine.SetPositions(its.GetPositions())
+    return True
 
 
 def _set_fragments_apart(mol: Chem.Mol) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
-from msde.chem.record import Origin
+from msde.chem.record import MoleculeRecord, Origin
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.integrity import PAGE, check_shard, check_size
@@ -330,3 +330,8 @@ class ShardDataset:
     def blocks(self) -> Iterator[MoleculeColumns]:
         """Read all blocks in order."""
         return map(self.read_block, range(self.num_blocks))
+
+    def records(self) -> Iterator[MoleculeRecord]:
+        """Read all molecules in order, each as a record."""
+        for columns in self.blocks():
+            yield from map(columns.record, range(len(columns)))

@@ -7,9 +7,9 @@ and the symmetries of the molecule (`rdMolAlign.GetBestRMS`, as in Ganea et al. 
     MAT-R = mean over references of min over generated of RMSD, in A,
     COV-R(d) = share of references for which that minimum is below d,
 
-averaged over molecules. A molecule without any generated conformer counts zero in COV-R and is left
-out of MAT-R; its number is told. RMSD is blind to chirality where molecules are flexible, so
-stereochemistry is counted apart.
+averaged over molecules. A molecule without any generated conformer counts zero in COV-R and does
+not enter MAT-R; `Coverage.num_failed` counts such molecules. The RMSD of flexible molecules with
+wrong stereochemistry can be small, so stereochemistry is counted separately.
 """
 
 from __future__ import annotations
@@ -116,9 +116,16 @@ def stereo_of_conformer(mol: Chem.Mol, conformer: int) -> dict[str, str]:
     return stereo_of(copy)
 
 
-def count_stereo(mol: Chem.Mol, conformer: int) -> StereoCount:
-    """Compare the labels of a molecule with those of one of its conformers."""
-    expected, found = stereo_of(mol), stereo_of_conformer(mol, conformer)
+def count_stereo(
+    mol: Chem.Mol, conformer: int, expected: dict[str, str] | None = None
+) -> StereoCount:
+    """Compare the labels of a molecule with those of one of its conformers.
+
+    Args:
+        expected: `stereo_of` the molecule, where it is known.
+    """
+    expected = stereo_of(mol) if expected is None else expected
+    found = stereo_of_conformer(mol, conformer)
     wrong = {place: label for place, label in expected.items() if found.get(place) != label}
     centres = sum(place.startswith("atom") for place in expected)
     wrong_centres = sum(place.startswith("atom") for place in wrong)

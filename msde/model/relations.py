@@ -60,7 +60,7 @@ def relations(batch: MoleculeBatch) -> Relations:
 
     bonds = spread(batch.edge_index, batch.edge_attr[:, 0] + 1)
     neighbours, num_neighbours = _neighbours(batch)
-    quadruples, kinds = _cis_trans(batch, neighbours, num_neighbours)
+    quadruples, kinds = _cis_trans(batch, neighbours)
     at = place[edges.index[0]] * size + row[edges.index[1]]  # (num_edges,)
     sides = bonds.new_zeros(batch.num_graphs * size * size)
     first, last = quadruples
@@ -114,9 +114,7 @@ def _neighbours(batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
     return table[:, :NEIGHBOURS].contiguous(), counts
 
 
-def _cis_trans(
-    batch: MoleculeBatch, neighbours: Tensor, num_neighbours: Tensor
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
+def _cis_trans(batch: MoleculeBatch, neighbours: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Return the pairs of atoms across double bonds, and 1 for cis, 2 for trans, 0 for no label."""
     stereo = batch.edge_attr[:, 1]
     labelled = (stereo != _NO_STEREO) & (stereo != _ANY_STEREO)  # (num_bonds * 2,)

@@ -11,14 +11,14 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from rdkit import Chem
-from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
+from rdkit.Chem import rdDepictor
 from torch import Tensor
 
+from msde.chem.conformers import embed, relax
 from msde.chem.parsing import mol_from_smiles, remove_hydrogens
 from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
 from msde.chem.vocabulary import MoleculeError
@@ -136,24 +136,12 @@ def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sample
     return _Task(mol, record, starts, notes)
 
 
-def embed(mol: Chem.Mol, num: int, seed: int) -> list[int]:
-    """Give a molecule with hydrogens up to `num` conformers by ETKDGv3; return their ids."""
-    parameters: Any = rdDistGeom.ETKDGv3()  # its stubs have wrong types
-    parameters.randomSeed = max(1, seed)  # of 0 RDKit makes one conformer many times
-    parameters.maxIterations = 20
-    ids = list(rdDistGeom.EmbedMultipleConfs(mol, num, parameters))
-    if not ids:
-        parameters.useRandomCoords = True
-        ids = list(rdDistGeom.EmbedMultipleConfs(mol, num, parameters))
-    return ids
-
-
 def _starts(
     mol: Chem.Mol, uid: int, options: ConformerOptions, notes: list[str]
 ) -> np.ndarray | None:
     """Return conformers by ETKDGv3, (num, num_atoms, 3) A, or None: it finds none."""
     full = Chem.AddHs(mol)
-    ids = embed(full, options.num, (uid ^ options.seed) & 0x7FFFFFFF)
+    ids = embed(full, options.num, uid ^ options.seed)
     if not ids:
         notes.append("ETKDG finds no conformer: sampled from noise")
         return None
@@ -242,9 +230,6 @@ def _finish(task: _Task, positions: list[np.ndarray], options: ConformerOptions)
         conformer.SetPositions(pos.astype(np.float64))
         mol.AddConformer(conformer, assignId=True)
     mol = Chem.AddHs(mol, addCoords=True)
-    if options.relax:
-        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-            rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=1, maxIters=200)
-        else:
-            task.notes.append("not relaxed: MMFF94 lacks parameters")
+    if options.relax and not relax(mol):
+        task.notes.append("not relaxed: MMFF94 lacks parameters")
     return Sampled(mol, notes=task.notes)

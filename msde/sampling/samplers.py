@@ -49,14 +49,21 @@ def denoise(score: Score, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
     return (x + std.square() * score(x, t)) / alpha
 
 
+def _predict(
+    predictor: Predictor, score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise
+) -> Tensor:
+    """Step a predictor through all times; step k uses draw k."""
+    for k, (t, s) in enumerate(intervals(times)):
+        x = predictor(score, sde, x, t, s, noise(k))
+    return x
+
+
 @torch.no_grad()
 def euler_maruyama(
     score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
 ) -> Tensor:
     """Sample by Euler-Maruyama on the reverse SDE (Song et al. 2021, eq. 6); one draw a step."""
-    for k, (t, s) in enumerate(intervals(times)):
-        x = euler_maruyama_step(score, sde, x, t, s, noise(k))
-    return x
+    return _predict(euler_maruyama_step, score, sde, x, times, noise)
 
 
 @torch.no_grad()
@@ -64,9 +71,7 @@ def reverse_diffusion(
     score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
 ) -> Tensor:
     """Sample by reverse diffusion (Song et al. 2021, eq. 46); one draw a step."""
-    for k, (t, s) in enumerate(intervals(times)):
-        x = reverse_diffusion_step(score, sde, x, t, s, noise(k))
-    return x
+    return _predict(reverse_diffusion_step, score, sde, x, times, noise)
 
 
 @torch.no_grad()
@@ -74,9 +79,7 @@ def ancestral(
     score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
 ) -> Tensor:
     """Sample ancestrally, in the form for VE (Song et al. 2021, eq. 47); one draw a step."""
-    for k, (t, s) in enumerate(intervals(times)):
-        x = ancestral_step(score, sde, x, t, s, noise(k))
-    return x
+    return _predict(ancestral_step, score, sde, x, times, noise)
 
 
 @torch.no_grad()
@@ -84,9 +87,7 @@ def ancestral_vp(
     score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
 ) -> Tensor:
     """Sample ancestrally, in the form for VP (Song et al. 2021, eq. 4); one draw a step."""
-    for k, (t, s) in enumerate(intervals(times)):
-        x = ancestral_vp_step(score, sde, x, t, s, noise(k))
-    return x
+    return _predict(ancestral_vp_step, score, sde, x, times, noise)
 
 
 @torch.no_grad()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from fixtures.conformers import sampling_model
-from msde.checkpoints.weights import save_weights
+from fixtures.conformers import saved_model
 from msde.data_tools.comparison import BASELINE, clustered_conformers, compare, rdkit_conformers
 from msde.data_tools.convert import convert
 from msde.data_tools.options import Options
@@ -20,10 +19,7 @@ SMILES = ["CCO", "C[C@H](F)Cl", "C/C=C\\C", "CC(=O)Oc1ccccc1C(=O)O"]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    model = sampling_model()
-    folder = tmp_path_factory.mktemp("weights") / "model"
-    save_weights(model.state_dict(), model.config, folder)
-    return folder
+    return saved_model(tmp_path_factory)
 
 
 def shards(folder, conformers):

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from fixtures.conformers import sampling_model
-from msde.checkpoints.weights import save_weights
+from fixtures.conformers import saved_model
 from msde.cli import report_errors
 from msde.data_tools.generation import conformers_of_file
 from msde.errors import MsdeError
@@ -23,10 +22,7 @@ INPUT = "smiles,id\nC[C@H](F)Cl,one\nnonsense,two\nC/C=C\\C,three\n"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    model = sampling_model()
-    folder = tmp_path_factory.mktemp("weights") / "model"
-    save_weights(model.state_dict(), model.config, folder)
-    return folder
+    return saved_model(tmp_path_factory)
 
 
 def sample(*arguments):

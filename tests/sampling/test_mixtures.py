@@ -1,4 +1,4 @@
-"""Three mixtures of Gaussians in two dimensions are told apart by every sampler."""
+"""Each sampler reproduces each of three 2D Gaussian mixtures, and none of the other two."""
 
 import pytest
 import torch
