@@ -55,7 +55,12 @@ class Comment:
     properties: str = PLAIN
     forces: str = ""  # as JSON
     name: str = ""
-    text: str = ""  # what has no key
+    line: str = ""
+
+    @property
+    def text(self) -> str:
+        """What has no key."""
+        return " ".join(PAIR.sub(" ", self.line).split())
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,7 @@ def read_comment(comment: str) -> Comment:
     pairs = {key: value.strip("\"'{}[]").strip() for key, value in PAIR.findall(comment)}
     if pairs:
         named = next((key for key in pairs if key.lower() == "properties"), None)
-        text = " ".join(PAIR.sub(" ", comment).split())
-        return Comment(pairs, pairs.pop(named) if named else PLAIN, text=text)
+        return Comment(pairs, pairs.pop(named) if named else PLAIN, line=comment)
     if found := ENERGY_AND_FORCES.fullmatch(comment):
         return Comment({"energy": found[1]}, forces=found[2])
     if found := GDB.fullmatch(comment):
@@ -111,7 +115,7 @@ def read_comment(comment: str) -> Comment:
         return Comment(dict(zip(GDB_VALUES, values, strict=True)), name=f"gdb_{found[1]}")
     if re.fullmatch(NUMBER, comment) and not comment.lstrip("+-").isdigit():
         return Comment({"energy": comment})
-    return Comment(dict(ENERGY.findall(comment) + CHARGE.findall(comment)), text=comment)
+    return Comment(dict(ENERGY.findall(comment) + CHARGE.findall(comment)), line=comment)
 
 
 def value_in(values: Mapping[str, str], *names: str) -> str | None:
@@ -152,10 +156,8 @@ def read_atoms(comment: Comment, lines: tuple[str, ...], first: int, forces: str
     if species is None or place is None:
         raise MoleculeError(f"cannot be parsed: Properties={comment.properties[:60]} lacks "
                             "species:S:1 or pos:R:3")  # fmt: skip
-    elements = [
-        _element(row[columns[species].start] if row else "", first + number)
-        for number, row in enumerate(cells)
-    ]
+    symbol = columns[species].start
+    elements = [_element(row[symbol] if row else "", first + i) for i, row in enumerate(cells)]
     found = None
     if forces == IN_COMMENT and comment.forces:
         found = _array_in_comment(comment.forces, len(cells))

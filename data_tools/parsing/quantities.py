@@ -105,7 +105,7 @@ def charge_of(values: Mapping[str, Any], names: Collection[str], otherwise: floa
     """
     value = next((v for k, v in values.items() if k.lower() in names and v is not None), otherwise)
     try:
-        charge = float(np.reshape(value, ()))
+        charge = float(value if isinstance(value, int | float | str) else np.reshape(value, ()))
         if charge == round(charge):
             return round(charge)
     except (TypeError, ValueError, OverflowError):
