@@ -64,6 +64,7 @@ setup(
             "triton>=3.2; platform_system == 'Linux'",
         ],
         "plot": ["matplotlib>=3.8"],
+        "evaluate": ["posebusters>=0.4"],
         "dask": ["distributed>=2024.1"],
         "mpi": ["mpi4py>=4"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "matplotlib>=3.8"],

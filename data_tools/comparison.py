@@ -40,9 +40,13 @@ from msde.evaluation.conformers import (
     rmsd_matrix,
     stereo_of,
 )
+from msde.evaluation.plausibility import plausible
 from msde.files import write_atomically
 from msde.inference.pretrained import load
+from msde.model import MoleculeSDE
 from msde.sampling.conformers import ConformerOptions, sample_conformers
+
+from .pictures import draw_samples
 
 SIZES = ((1, 8), (9, 12), (13, 16), (17, 21), (22, 200))  # heavy atoms
 BASELINE = "ETKDGv3+MMFF"
@@ -56,7 +60,7 @@ class Outcome:
 
     matrices: list[np.ndarray | None]
     stereo: StereoCount
-    errors: dict[str, float]  # mean differences of internal coordinates
+    errors: dict[str, float]  # mean differences of internal coordinates; the share `plausible`
     seconds: float
 
 
@@ -67,6 +71,8 @@ def compare(
     sampling: ConformerOptions,
     limit: int | None = None,
     counts: Sequence[int] = (1, 10),
+    pictures: Path | None = None,
+    posebusters: bool = False,
 ) -> str:
     """Compare methods, write the JSON file and return the table in Markdown.
 
@@ -75,6 +81,8 @@ def compare(
         sampling: its `num` and `start` are chosen here.
         limit: take this many references, spread evenly over the data set.
         counts: conformers K of each molecule; each method makes the most and the first K count.
+        pictures: a folder for the PNG files of `pictures`.
+        posebusters: count the first samples that pass its checks; a molecule without one does not.
 
     Raises:
         MsdeError: the references or the model cannot be read.
@@ -83,21 +91,11 @@ def compare(
     model = load(checkpoint).model
     mols, skipped = _references(references, limit)
     most = max(counts)
+    if pictures is not None:
+        draw_samples(model, mols, pictures, replace(sampling, num=most))
 
-    def ours(start: str) -> Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]]:
-        options = replace(sampling, num=most, start=start)
-        return lambda mols: (found.mol for found in sample_conformers(model, mols, options))
-
-    methods = {
-        "ETKDGv3": lambda mols: (rdkit_conformers(m, most, sampling.seed, False) for m in mols),
-        BASELINE: lambda mols: (rdkit_conformers(m, most, sampling.seed, True) for m in mols),
-        f"{BASELINE}, clustered": lambda mols: (
-            clustered_conformers(m, most, sampling.seed) for m in mols
-        ),
-        "msde, from ETKDG": ours("etkdg"),
-        "msde, from noise": ours("noise"),
-    }
-    outcomes = {name: _outcome(name, method, mols) for name, method in methods.items()}
+    methods = _methods(model, replace(sampling, num=most))
+    outcomes = {n: _outcome(n, method, mols, posebusters) for n, method in methods.items()}
     size = np.array([mol.GetNumHeavyAtoms() for mol in mols])
     result: dict[str, Any] = {
         "checkpoint": str(checkpoint.name),
@@ -117,6 +115,25 @@ def compare(
     }
     write_atomically(output, lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
     return table(result)
+
+
+def _methods(
+    model: MoleculeSDE, sampling: ConformerOptions
+) -> dict[str, Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]]]:
+    """Return what makes conformers of molecules, by the names of the table."""
+    num, seed = sampling.num, sampling.seed
+
+    def ours(start: str) -> Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]]:
+        options = replace(sampling, start=start)
+        return lambda mols: (found.mol for found in sample_conformers(model, mols, options))
+
+    return {
+        "ETKDGv3": lambda mols: (rdkit_conformers(m, num, seed, False) for m in mols),
+        BASELINE: lambda mols: (rdkit_conformers(m, num, seed, True) for m in mols),
+        f"{BASELINE}, clustered": lambda mols: (clustered_conformers(m, num, seed) for m in mols),
+        "msde, from ETKDG": ours("etkdg"),
+        "msde, from noise": ours("noise"),
+    }
 
 
 def _references(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
@@ -166,7 +183,10 @@ def clustered_conformers(mol: Chem.Mol, num: int, seed: int) -> Chem.Mol | None:
 
 
 def _outcome(
-    name: str, method: Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]], mols: list[Chem.Mol]
+    name: str,
+    method: Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]],
+    mols: list[Chem.Mol],
+    posebusters: bool,
 ) -> Outcome:
     """Run one method on all references and measure what it made."""
     begin = time.perf_counter()
@@ -191,6 +211,8 @@ def _outcome(
                 error = np.abs(of_sample[kind] - expected[kind])
                 differences.setdefault(kind, []).extend(error.tolist())
     errors = {f"error of {kind}": float(np.mean(e)) for kind, e in differences.items()}
+    if posebusters:
+        errors["plausible"] = sum(plausible([mol for mol in made if mol is not None])) / len(made)
     return Outcome(matrices, stereo, errors, seconds)
 
 
@@ -222,7 +244,7 @@ def table(result: dict[str, Any]) -> str:
     """Return the result of `compare` as a table in Markdown."""
     sizes = list(result["rows"][0]["sizes"])
     head = ["K", "method", "MAT-R, A", f"minus {BASELINE}", *(f"{s} atoms" for s in sizes)]
-    head += ["centres", "E/Z", "bonds, A", "angles, deg", "conformers/s"]
+    head += ["centres", "E/Z", "bonds, A", "angles, deg", "plausible", "conformers/s"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in result["rows"]:
         of_method = result["methods"][row["method"]]
@@ -235,6 +257,7 @@ def table(result: dict[str, Any]) -> str:
             *(f"{row['sizes'][s]['MAT-R']:.3f}" for s in sizes), centres, bonds,
             f"{of_method.get('error of lengths', np.nan):.4f}",
             f"{of_method.get('error of angles', np.nan):.2f}",
+            f"{of_method['plausible']:.1%}" if "plausible" in of_method else "not counted",
             f"{of_method['conformers/s']:.1f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")

@@ -27,6 +27,8 @@ def main() -> None:
     add("--steps", type=int, default=20, help="of the sampler")
     add("--sampler", default="dpm_solver_2m", help="see msde.sampling.samplers.SAMPLERS")
     add("--seed", type=int, default=0)
+    add("--pictures", type=Path, metavar="DIR", help="draw PNG files there")
+    add("--posebusters", action="store_true", help="share of first samples that pass its checks")
     arguments = parser.parse_args()
     check_exist(arguments.checkpoint)
     check_present(arguments.references)
@@ -39,7 +41,7 @@ def main() -> None:
 
     names = ("std", "steps", "sampler", "seed")
     sampling = ConformerOptions(**{name: getattr(arguments, name) for name in names})
-    names = ("checkpoint", "references", "output", "limit", "counts")
+    names = ("checkpoint", "references", "output", "limit", "counts", "pictures", "posebusters")
     print(compare(**{name: getattr(arguments, name) for name in names}, sampling=sampling))
 
 

@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from msde.errors import MsdeError
-from msde.files import disk_full_as_error, write_atomically
+from msde.monitor.pictures import BLUE, INK, new_figure, save_figure
 
 from ..pipeline.summary import Statistics
 
-BLUE, INK = "#3b6ea8", "#333a44"
 # A hue for each of the most common kinds of bonds, distinguishable with colour blindness.
 HUES = ("#3b6ea8", "#d1762b", "#4f9d69", "#b3446c", "#7b6cb0", "#8a8f98")
 PANELS = 9  # at most; labels take what the others leave
-ROOM = 1 << 20  # bytes of a picture, at most
 
 
 def draw(stats: Statistics, title: str, output: Path) -> None:
@@ -25,19 +22,16 @@ def draw(stats: Statistics, title: str, output: Path) -> None:
     Raises:
         MsdeError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MsdeError("--output needs matplotlib: pip install 'msde[plot]'") from error
     painters = [_draw_atoms, _draw_elements]
     if len(stats.distances):
         painters += [_draw_bonds, _draw_distances]
     labels = stats.manifest["labels"][: PANELS - len(painters)]
     columns = 3
     rows = -(-(len(painters) + len(labels)) // columns)
+    figure = new_figure(11, 2.9 * rows + 0.5)
+    import matplotlib
+
     with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": INK, "text.color": INK}):
-        figure = Figure(figsize=(11, 2.9 * rows + 0.5), layout="constrained", dpi=150)
         axes = figure.subplots(rows, columns).ravel()
         for axis, paint in zip(axes, painters, strict=False):
             paint(axis, stats)
@@ -48,8 +42,7 @@ def draw(stats: Statistics, title: str, output: Path) -> None:
             axis.set_axis_off()
         of_all = f" ({stats.sampled:,} sampled)" if stats.sampled < _total(stats) else ""
         figure.suptitle(f"{title}: {_total(stats):,} molecules{of_all}", fontweight="bold")
-        with disk_full_as_error(output, ROOM):
-            write_atomically(output, lambda path: figure.savefig(path, format="png"))
+        save_figure(figure, output)
 
 
 def _total(stats: Statistics) -> int:

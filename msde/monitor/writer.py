@@ -10,13 +10,16 @@ import resource
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from msde.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger("msde")
 
@@ -90,6 +93,10 @@ class Monitor:
     def text(self, name: str, value: Any) -> None:
         """Show a JSON value as text in TensorBoard."""
         self._tensorboard.add_text(name, f"```\n{json.dumps(value, indent=2)}\n```")
+
+    def picture(self, step: int, name: str, figure: Figure) -> None:
+        """Show a picture in TensorBoard."""
+        self._tensorboard.add_figure(name, figure, step)
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -33,6 +33,7 @@ from msde.sampling.samplers import SAMPLERS, denoise
 from msde.sampling.schedule import karras_times
 
 MAX_ATOMS = 200  # without hydrogens; memory and time grow with the pairs of atoms
+FIRST_TIME = 1e-3  # the least time at which a score is asked for
 LAST_STD = 0.03  # A, of the noise before the step to x_0; nothing finer is learnt
 BATCH_EDGES = 60_000  # directed edges between all atoms, of the molecules sampled together
 ITEMS_OF_SAMPLE = 2**16  # between the items that key the noise of a molecule's samples
@@ -172,7 +173,6 @@ def _parts(tasks: list[_Task], num: int) -> Iterator[list[tuple[int, int]]]:
         yield part
 
 
-@torch.inference_mode()
 def _sample(
     model: MoleculeSDE, rows: list[tuple[_Task, int]], options: ConformerOptions
 ) -> list[np.ndarray]:
@@ -180,8 +180,30 @@ def _sample(
     device = next(model.parameters()).device
     columns = columns_from_records([task.record for task, _ in rows])
     batch = MoleculeBatch.from_columns(columns).to(device)
-    numbers = torch.tensor([number for _, number in rows], device=device)[batch.batch]
-    item = batch.atom_in_graph + ITEMS_OF_SAMPLE * numbers  # (num_atoms,)
+    starts = [task.starts[number] for task, number in rows if task.starts is not None]
+    begin = torch.from_numpy(np.concatenate(starts)).to(device) if starts else None
+    numbers = torch.tensor([number for _, number in rows], device=device)
+    pos = sample_batch(model, batch, numbers, begin, options)
+    return [part.cpu().numpy() for part in pos.split(batch.atoms_per_graph.tolist())]
+
+
+@torch.no_grad()
+def sample_batch(
+    model: MoleculeSDE,
+    batch: MoleculeBatch,
+    numbers: Tensor,
+    starts: Tensor | None,
+    options: ConformerOptions,
+    observe: Callable[[Tensor, Tensor], None] = lambda pos, t: None,
+) -> Tensor:
+    """Return one sample of each molecule of a batch, (num_atoms, 3) A.
+
+    Args:
+        numbers: (num_graphs,) numbers of the samples, which key their noise.
+        starts: (num_atoms, 3) A, conformers to add noise to; None: samples start from noise.
+        observe: called with the positions and the time whenever the network sees them.
+    """
+    item = batch.atom_in_graph + ITEMS_OF_SAMPLE * numbers[batch.batch]  # (num_atoms,)
     draws = keyed_noise(options.seed, batch.uid[batch.batch], item, 3)
     network = model.score_2d_to_3d
     sde = network.sde
@@ -189,20 +211,23 @@ def _sample(
     def noise(draw: int) -> Tensor:
         return network.to_subspace(draws(draw), batch)
 
-    first, last = sde.time_of(torch.tensor([options.std, LAST_STD])).clamp(1e-3, 1.0).tolist()
-    starts = [task.starts[number] for task, number in rows if task.starts is not None]
-    pos = torch.zeros_like(batch.pos)
-    if starts:
-        pos = network.to_subspace(torch.from_numpy(np.concatenate(starts)).to(device), batch)
-    times = karras_times(sde, options.steps, first=first if starts else 1.0, last=last)
-    t = times[:1].to(pos).expand(len(pos))
-    pos = perturb(sde, pos, t, noise(0)) if starts else sde.prior_sampling(noise(0))
-    score = score_function(model, batch)
+    first, last = sde.time_of(torch.tensor([options.std, LAST_STD])).clamp(FIRST_TIME, 1.0).tolist()
+    times = karras_times(sde, options.steps, first=1.0 if starts is None else first, last=last)
+    if starts is None:
+        pos = sde.prior_sampling(noise(0))
+    else:
+        pos = network.to_subspace(starts, batch)
+        pos = perturb(sde, pos, times[:1].to(pos).expand(len(pos)), noise(0))
+    network_score = score_function(model, batch)
+
+    def score(pos: Tensor, t: Tensor) -> Tensor:
+        observe(pos, t)
+        return network_score(pos, t)
+
     pos = SAMPLERS[options.sampler](
         score, sde, pos, times, noise=lambda draw: noise(draw + 1), batch=batch.batch
     )
-    pos = denoise(score, sde, pos, times[-1])
-    return [part.cpu().numpy() for part in pos.split(batch.atoms_per_graph.tolist())]
+    return denoise(score, sde, pos, times[-1])
 
 
 def score_function(model: MoleculeSDE, batch: MoleculeBatch) -> Callable[[Tensor, Tensor], Tensor]:

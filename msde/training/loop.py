@@ -20,6 +20,7 @@ from msde.training.metrics import Interval
 from msde.training.optimizer import learning_rate_factor, parameter_groups, set_hyper_parameters
 from msde.training.plan import RunPlan, make_plan
 from msde.training.run import Run, open_monitor, prepare_output
+from msde.training.samples import sampled_conformers
 from msde.training.state import RunState
 from msde.training.step_guard import StepGuard
 from msde.training.validation import Validator
@@ -101,9 +102,11 @@ def build_run(
     validator = Validator(plan, rank, world_size) if len(plan.validation) else None
     monitor = open_monitor(output, config, ds_config, plan, state) if rank == 0 else None
     counter = FlopsCounter(world_size, deepspeed.in_bfloat16(ds_config))
+    samples = sampled_conformers(config, plan)
     run = Run(
-        config, plan, output, stop, watchdog, engine, ema, state, guard, validator, counter, monitor
-    )
+        config, plan, output, stop, watchdog, engine, ema, state, guard, validator, samples,
+        counter, monitor,
+    )  # fmt: skip
     limit_waiting(config.run.comm_timeout)
     watchdog.progress()
     return run

@@ -29,6 +29,7 @@ from msde.philox import Stream, seed_for
 from msde.training.memory import explain_out_of_memory
 from msde.training.metrics import Interval, TermSums, named_scalars
 from msde.training.plan import RunPlan
+from msde.training.samples import SampledConformers
 from msde.training.state import RunState
 from msde.training.step_guard import StepGuard
 from msde.training.validation import Validator
@@ -87,6 +88,7 @@ class Run:
     state: RunState
     guard: StepGuard
     validator: Validator | None
+    samples: SampledConformers | None
     counter: FlopsCounter
     monitor: Monitor | None  # of the first rank
     checkpoint_time: dict[str, float] = field(default_factory=dict)  # of the newest checkpoint
@@ -164,6 +166,10 @@ class Run:
             if self.state.step and terms["total"] < self.state.best_validation:
                 self.state.best_validation = terms["total"]
                 engine_state.export_weights(self.engine.module, self.config, self.output / "best")
+            if self.samples is not None and self.state.step:
+                picture = self.samples(self.engine)
+                if self.monitor is not None and picture is not None:
+                    self.monitor.picture(self.state.step, "samples/2d_to_3d", picture)
         return False
 
     def _agree_to_go_on(self) -> bool:

@@ -10,8 +10,10 @@ from fixtures.conformers import saved_model
 from msde.data_tools.comparison import BASELINE, clustered_conformers, compare, rdkit_conformers
 from msde.data_tools.convert import convert
 from msde.data_tools.options import Options
+from msde.data_tools.pictures import denoising_errors
 from msde.errors import MsdeError
 from msde.evaluation.conformers import rmsd_matrix
+from msde.inference.pretrained import load
 from msde.sampling.conformers import ConformerOptions
 
 SMILES = ["CCO", "C[C@H](F)Cl", "C/C=C\\C", "CC(=O)Oc1ccccc1C(=O)O"]
@@ -32,8 +34,11 @@ def shards(folder, conformers):
 def test_every_method_has_a_row_for_each_count(weights, tmp_path):
     references = shards(tmp_path, 1)
     text = compare(
-        weights, references, tmp_path / "r.json", ConformerOptions(steps=3), counts=(1, 3)
-    )
+        weights, references, tmp_path / "r.json", ConformerOptions(steps=3), counts=(1, 3),
+        pictures=tmp_path / "pictures",
+    )  # fmt: skip
+    drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert drawn == ["conformers.png", "errors.png", "film.png"]
     result = json.loads((tmp_path / "r.json").read_text())
     assert [row["K"] for row in result["rows"]] == [1] * 5 + [3] * 5
     by_name = {(row["method"], row["K"]): row for row in result["rows"]}
@@ -56,6 +61,14 @@ def test_references_without_geometry_are_an_error(weights, tmp_path):
     with pytest.raises(MsdeError, match="holds no molecules with geometry"):
         compare(weights, references, tmp_path / "r.json", ConformerOptions())
     assert not (tmp_path / "r.json").exists()
+
+
+def test_noise_is_measured_in_angstrom(weights):
+    mols = [Chem.RemoveHs(rdkit_conformers(Chem.MolFromSmiles(s), 1, 0, True)) for s in SMILES]
+    stds, noised, denoised = denoising_errors(load(weights).model, mols, seed=0)
+    centred = 1 - len(mols) / sum(mol.GetNumAtoms() for mol in mols)  # no noise of the centre
+    assert np.allclose(noised, stds * np.sqrt(3 * centred), rtol=0.3)
+    assert np.all(denoised[-4:] < noised[-4:])  # at large noise any guess of finite size is better
 
 
 def test_clusters_are_further_apart_than_plain_conformers():

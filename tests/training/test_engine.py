@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fixtures.launching import ENVIRONMENT, OVERRIDES, PAPER, ds_config, launch, run, run_two_ranks
 from fixtures.paths import PARITY, PRETRAIN, ROOT
@@ -196,7 +197,10 @@ def test_without_a_launcher(shard_dir, tmp_path):
     assert all(name in row for row in trained for name in names)
     assert all(row["throughput/molecules_per_s"] > 0 for row in trained)
     assert [r["step"] for r in rows if "loss/validation/total" in r] == [0, 2, 4, 5]
-    assert (output / "config.json").exists() and list((output / "tensorboard").iterdir())
+    assert (output / "config.json").exists()
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    assert [image.step for image in events.Images("samples/2d_to_3d")] == [2, 4, 5]
     for folder in (output / "best", output / "checkpoints/step-000000005"):
         model = weights.load_weights(folder)
         assert model.config.model.hidden_dim == 64

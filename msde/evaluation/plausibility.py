@@ -1,0 +1,27 @@
+"""Whether conformers are physically plausible, by PoseBusters (Buttenschoen et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rdkit import Chem
+
+from msde.errors import MsdeError
+
+
+def plausible(mols: Sequence[Chem.Mol]) -> list[bool]:
+    """Return whether the first conformer of each molecule, with hydrogens, passes all checks.
+
+    They are the checks of a molecule alone: bond lengths and angles, clashes, flat rings and double
+    bonds, and an energy near that of other conformers.
+
+    Raises:
+        MsdeError: posebusters is not installed.
+    """
+    try:
+        from posebusters import PoseBusters
+    except ImportError as error:
+        raise MsdeError("--posebusters needs it: pip install 'msde[evaluate]'") from error
+    first = [Chem.Mol(mol, confId=mol.GetConformers()[0].GetId()) for mol in mols]
+    table = PoseBusters(config="mol").bust(first)
+    return table.all(axis=1).tolist()
