@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from fixtures.commands import run_here
 from fixtures.molecules import NCI
 from msde.chem.conformers import embed_conformer
 from msde.chem.record import Origin
@@ -37,8 +38,7 @@ if __name__ == "__main__":
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "msde.data_tools.convert", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_here("msde.data_tools.convert", *arguments)
 
 
 def start(*arguments):

@@ -1,5 +1,4 @@
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -12,9 +11,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import msde
+from fixtures.commands import run_here
 from fixtures.models import make_small
 from fixtures.molecules import SMILES, make_record
-from fixtures.paths import LAUNCH
 from msde.checkpoints.weights import save_weights
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
@@ -22,8 +21,6 @@ from msde.errors import MsdeError
 from msde.inference.pretrained import Pretrained
 from msde.launch import embed as embed_command
 from msde.sklearn import MoleculeEmbedding
-
-EMBED = LAUNCH / "embed.py"
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +260,7 @@ def test_damaged_weights_are_named(folder, tmp_path):
 
 
 def run_embed(*arguments):
-    command = [sys.executable, str(EMBED), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_here("msde.launch.embed", *arguments)
 
 
 def test_the_command_on_files_and_shards(folder, model, shard_dir, tmp_path):

@@ -4,8 +4,14 @@ import json
 
 import pytest
 
+from fixtures.commands import run_here
 from fixtures.jobs import Job
-from fixtures.launching import ENVIRONMENT, PAPER, launch
+from fixtures.launching import PAPER, launch
+
+
+def refused_or_described(*arguments):
+    """Start as far as the checks before the training go."""
+    return run_here("msde.launch.pretrain", *arguments)
 
 
 def assert_one_line(result, message):
@@ -16,7 +22,7 @@ def assert_one_line(result, message):
 
 
 def test_no_arguments_name_the_shortest_command():
-    result = launch(ranks=0)
+    result = refused_or_described()
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "deepspeed launch/pretrain.py --data DIR --output DIR" in result.stderr
@@ -28,8 +34,8 @@ def test_only_one_rank_reports_an_error():
 
 
 def test_a_process_of_several_without_a_rank_is_refused(monkeypatch, shard_dir, tmp_path):
-    monkeypatch.setitem(ENVIRONMENT, "SLURM_STEP_NUM_TASKS", "8")
-    result = launch("--data", shard_dir, "--output", tmp_path / "run", ranks=0)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    result = refused_or_described("--data", shard_dir, "--output", tmp_path / "run")
     assert_one_line(result, "SLURM_STEP_NUM_TASKS is 8 but RANK is not set")
 
 
@@ -51,7 +57,7 @@ def test_an_output_that_cannot_be_made_is_named(shard_dir, tmp_path):
 
 
 def test_help():
-    result = launch("--help", ranks=0)
+    result = refused_or_described("--help")
     assert result.returncode == 0
     options = "--data --deepspeed_config --resume --dry-run --save-every --profile"
     for option in options.split():
@@ -59,8 +65,10 @@ def test_help():
 
 
 def test_a_dry_run_describes_the_run(shard_dir, tmp_path):
-    result = launch("--data", shard_dir, "--output", tmp_path / "run", "--dry-run",
-                    "--preset=paper", "data.molecules_per_step=32", ranks=0)  # fmt: skip
+    result = refused_or_described(
+        "--data", shard_dir, "--output", tmp_path / "run", "--dry-run",
+        "--preset=paper", "data.molecules_per_step=32",
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "4,668,591 parameters" in result.stdout
     assert "1 slots of at most 32 molecules, 29.4 on average" in result.stdout
@@ -70,9 +78,9 @@ def test_a_dry_run_describes_the_run(shard_dir, tmp_path):
 
 def test_remote_data_need_a_folder_for_copies(shard_dir, tmp_path):
     arguments = ["--data", f"file://{shard_dir}", "--output", tmp_path / "run", "--dry-run"]
-    result = launch(*arguments, f"data.stage_dir={tmp_path / 'copies'}", ranks=0)
+    result = refused_or_described(*arguments, f"data.stage_dir={tmp_path / 'copies'}")
     assert result.returncode == 0, result.stderr
-    assert_one_line(launch(*arguments, ranks=0), "data.stage_dir=")
+    assert_one_line(refused_or_described(*arguments), "data.stage_dir=")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +114,7 @@ def test_mistakes_get_one_line_and_write_nothing(shard_dir, tmp_path, arguments,
     arguments = [names.get(argument, argument) for argument in arguments]
     if "--data" not in arguments:
         arguments += ["--data", shard_dir]
-    result = launch(*arguments, "--output", tmp_path / "run", ranks=0)
+    result = refused_or_described(*arguments, "--output", tmp_path / "run")
     if message == "no valid checkpoint":
         assert result.returncode == 3
         assert message in result.stderr and "Traceback" not in result.stderr

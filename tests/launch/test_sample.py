@@ -1,14 +1,12 @@
 """launch/sample.py: files in, SD files out."""
 
 import gzip
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rdkit import Chem
 
+from fixtures.commands import run_here
 from fixtures.conformers import saved_model
 from msde.cli import report_errors
 from msde.data_tools.generation import conformers_of_file
@@ -16,7 +14,6 @@ from msde.errors import MsdeError
 from msde.launch.sample import main
 from msde.sampling.conformers import ConformerOptions
 
-ROOT = Path(__file__).parents[2]
 INPUT = "smiles,id\nC[C@H](F)Cl,one\nnonsense,two\nC/C=C\\C,three\n"
 
 
@@ -26,8 +23,7 @@ def checkpoint(tmp_path_factory):
 
 
 def sample(*arguments):
-    command = [sys.executable, ROOT / "launch/sample.py", "conformers", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return run_here("msde.launch.sample", "conformers", *arguments)
 
 
 def records(path):
