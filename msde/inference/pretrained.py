@@ -18,7 +18,12 @@ from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
 from msde.inference.inputs import Chunk, batches, open_input
 from msde.model import MoleculeSDE
-from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
+from msde.sampling.conformers import (
+    ConformerOptions,
+    Sampled,
+    log_likelihoods,
+    sample_conformers,
+)
 
 log = logging.getLogger("msde")
 
@@ -127,6 +132,14 @@ class Pretrained:
             MsdeError: an option has a wrong value.
         """
         return sample_conformers(self.model, list(molecules), ConformerOptions(num, **options))
+
+    def log_likelihood(self, molecules: Iterable[Any], **options: Any) -> np.ndarray:
+        """Return the log-likelihood of RDKit molecules' first conformers, (num_molecules,) nats.
+
+        Args:
+            options: those of `msde.sampling.conformers.log_likelihoods`.
+        """
+        return log_likelihoods(self.model, list(molecules), **options)
 
     def encode(
         self,

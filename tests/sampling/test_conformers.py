@@ -7,7 +7,7 @@ from rdkit import Chem
 from fixtures.conformers import sampling_model
 from msde.errors import MsdeError
 from msde.inference.pretrained import Pretrained
-from msde.sampling.conformers import ConformerOptions, sample_conformers
+from msde.sampling.conformers import ConformerOptions, log_likelihoods, sample_conformers
 from msde.sampling.samplers import SAMPLERS
 
 SMILES = ["C[C@H](F)Cl", "CC(=O)Oc1ccccc1C(=O)O", "C/C=C/C", "N[C@@H](C)C(=O)O", "CCO"]
@@ -101,3 +101,20 @@ def test_a_loaded_model_samples_with_the_same_options(model):
         assert np.array_equal(heavy(a), heavy(b))
     with pytest.raises(MsdeError, match="num must be at least 1"):
         Pretrained(model).conformers(["CCO"], num=0)
+
+
+def test_likelihoods_do_not_depend_on_place_and_batch_mates(model):
+    mols = [Chem.RemoveHs(next(sample_conformers(model, [s], ETKDG)).mol) for s in SMILES[:2]]
+    values = log_likelihoods(model, mols, steps=4)
+    assert np.isfinite(values).all() and values[0] != values[1]
+    moved = [Chem.Mol(mol) for mol in mols]
+    turned = Chem.Mol(mols[0])
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    for mol, matrix in [(m, np.eye(3)) for m in moved] + [(turned, turn * np.linalg.det(turn))]:
+        mol.GetConformer().SetPositions(mol.GetConformer().GetPositions() @ matrix + 2)
+    assert np.allclose(log_likelihoods(model, moved, steps=4), values, atol=1e-2)
+    assert np.array_equal(log_likelihoods(model, mols[1:], steps=4), values[1:])
+    # The probes of the divergence do not turn with the molecule: its estimate may.
+    seeds = [log_likelihoods(model, mols[:1], steps=4, seed=seed)[0] for seed in range(4)]
+    found = log_likelihoods(model, [turned], steps=4)[0]
+    assert abs(found - np.mean(seeds)) < 5 * np.std(seeds) + 0.05
