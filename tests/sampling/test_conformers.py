@@ -51,7 +51,7 @@ def test_samples_of_a_molecule_differ(model):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_works_with_the_network(model, sampler):
-    options = ConformerOptions(num=1, start="noise", steps=4, sampler=sampler)
+    options = ConformerOptions(num=1, start="noise", steps=2, num_probes=2, sampler=sampler)
     found = next(sample_conformers(model, ["C[C@H](F)Cl"], options))
     assert np.isfinite(heavy(found)).all()
 
@@ -104,17 +104,21 @@ def test_a_loaded_model_samples_with_the_same_options(model):
 
 
 def test_likelihoods_do_not_depend_on_place_and_batch_mates(model):
-    mols = [Chem.RemoveHs(next(sample_conformers(model, [s], ETKDG)).mol) for s in SMILES[:2]]
-    values = log_likelihoods(model, mols, steps=4)
+    mols = [
+        Chem.RemoveHs(next(sample_conformers(model, [s], ETKDG)).mol)
+        for s in ("C[C@H](F)Cl", "CCO")
+    ]
+    few = {"steps": 2, "num_probes": 2}
+    values = log_likelihoods(model, mols, **few)
     assert np.isfinite(values).all() and values[0] != values[1]
     moved = [Chem.Mol(mol) for mol in mols]
     turned = Chem.Mol(mols[0])
     turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
     for mol, matrix in [(m, np.eye(3)) for m in moved] + [(turned, turn * np.linalg.det(turn))]:
         mol.GetConformer().SetPositions(mol.GetConformer().GetPositions() @ matrix + 2)
-    assert np.allclose(log_likelihoods(model, moved, steps=4), values, atol=1e-2)
-    assert np.array_equal(log_likelihoods(model, mols[1:], steps=4), values[1:])
+    assert np.allclose(log_likelihoods(model, moved, **few), values, atol=1e-2)
+    assert np.array_equal(log_likelihoods(model, mols[1:], **few), values[1:])
     # The probes of the divergence do not turn with the molecule: its estimate may.
-    seeds = [log_likelihoods(model, mols[:1], steps=4, seed=seed)[0] for seed in range(4)]
-    found = log_likelihoods(model, [turned], steps=4)[0]
+    seeds = [log_likelihoods(model, mols[:1], **few, seed=seed)[0] for seed in range(4)]
+    found = log_likelihoods(model, [turned], **few)[0]
     assert abs(found - np.mean(seeds)) < 5 * np.std(seeds) + 0.05
