@@ -18,6 +18,7 @@ LAYERS = [
     {"model", "monitor"},
     {"checkpoints", "sampling", "evaluation"},
     {"training", "inference"},
+    {"downstream"},
     {"sklearn", "__init__"},
     {"data_tools"},
     {"launch"},
@@ -25,7 +26,7 @@ LAYERS = [
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Each heavy dependency has its place.
 PLACES = {
-    "rdkit": {"chem", "sampling", "evaluation", "data_tools"},
+    "rdkit": {"chem", "sampling", "evaluation", "downstream", "data_tools"},
     "lmdb": {"data", "data_tools"},
     "deepspeed": {"training", "checkpoints", "model"},
     "sklearn": {"sklearn"},
