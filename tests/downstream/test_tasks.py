@@ -17,8 +17,8 @@ def test_every_published_task_is_there_and_has_valid_settings():
 
 
 def test_an_unknown_task_names_the_nearest():
-    with pytest.raises(MsdeError, match="unknown task 'bppp'; did you mean 'bbbp'"):
-        get_task("bppp")
+    with pytest.raises(MsdeError, match="unknown task 'bbpb'; did you mean 'bbbp'"):
+        get_task("bbpb")
 
 
 def test_named_tasks_have_their_own_targets():
