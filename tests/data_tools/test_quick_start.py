@@ -31,6 +31,8 @@ TOOLS = {
 }
 SCRIPTS = {
     "embed": ["--checkpoint", ".", "--input", "nowhere.smi", "--output", "out.npz"],
+    "finetune": ["--task=esol", "--data=nowhere.csv", "--checkpoint=none", "--output=out"],
+    "predict": ["--model", ".", "--input", "nowhere.smi", "--output", "out.csv"],
     "pretrain": ["--data", "nowhere", "--output", "out"],
     "convert_checkpoint": ["--from-published", "nowhere.pth", "--output", "out"],
 }
