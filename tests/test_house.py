@@ -19,7 +19,7 @@ LAYERS = [
     {"checkpoints", "sampling", "evaluation"},
     {"training", "inference"},
     {"downstream"},
-    {"sklearn", "__init__"},
+    {"sklearn", "ase", "__init__"},
     {"data_tools"},
     {"launch"},
 ]
@@ -31,6 +31,7 @@ PLACES = {
     "deepspeed": {"training", "checkpoints", "model"},
     "sklearn": {"sklearn"},
     "torchdiffeq": {"sampling"},
+    "ase": {"ase", "data_tools"},
 }
 FILES = {
     path: path.relative_to(ROOT).with_suffix("").parts
