@@ -29,7 +29,7 @@ PLACES = {
     "rdkit": {"chem", "sampling", "evaluation", "downstream", "data_tools"},
     "lmdb": {"data", "data_tools"},
     "deepspeed": {"training", "checkpoints", "model"},
-    "sklearn": {"sklearn"},
+    "sklearn": {"sklearn", "downstream"},
     "torchdiffeq": {"sampling"},
     "ase": {"ase", "data_tools"},
 }

@@ -119,7 +119,7 @@ def fine_tune(
         folder = output / f"seed-{seed}"
         if not (folder / RESULTS).exists():
             _one_seed(job, folder, seed)
-    return _collect(job, output, seeds)
+    return collect(job, output, seeds)
 
 
 def _one_seed(job: Job, folder: Path, seed: int) -> None:
@@ -129,13 +129,13 @@ def _one_seed(job: Job, folder: Path, seed: int) -> None:
     trainer.run(folder)
     outcomes = {name: trainer.predict(places) for name, places in job.split.parts().items()
                 if name != "train"}  # fmt: skip
-    _write_predictions(job, folder / PREDICTIONS, {k: o.predictions for k, o in outcomes.items()})
+    write_predictions(job, folder / PREDICTIONS, {k: o.predictions for k, o in outcomes.items()})
     save_model(model, folder / "model")
     result: dict[str, Any] = {"seed": seed, "epochs": trainer.epoch, "best": trainer.best_epoch}
     for name, outcome in outcomes.items():
         result[name] = outcome.metrics
         result[f"{name}_per_target"] = dict(zip(job.data.targets, outcome.per_target, strict=True))
-    _write_json(folder / RESULTS, result)
+    write_json(folder / RESULTS, result)
     (folder / STATE).unlink(missing_ok=True)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in outcomes["test"].metrics.items())
     log.info("seed %d: test %s (best epoch %d of %d)", seed, shown, trainer.best_epoch,
@@ -149,7 +149,7 @@ def _device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def _collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
+def collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
     """Write the results of the seeds that are done."""
     paths = [output / f"seed-{seed}" / RESULTS for seed in range(seeds)]
     done = [json.loads(path.read_text()) for path in paths if path.exists()]
@@ -163,7 +163,7 @@ def _collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
         "best_epochs": [r["best"] for r in done],
         **job.values,
     }
-    _write_json(output / RESULTS, results)
+    write_json(output / RESULTS, results)
     return results
 
 
@@ -214,7 +214,7 @@ def _announce(job: Job) -> None:
         log.info("energies are centred at the training mean, %.3f", job.scaling.mean[0])
 
 
-def _write_predictions(job: Job, path: Path, predictions: dict[str, np.ndarray]) -> None:
+def write_predictions(job: Job, path: Path, predictions: dict[str, np.ndarray]) -> None:
     """Write a row for each molecule: name, line or id, part, and label and prediction."""
     names, data = job.data.names, job.data
     columns = [n for target in data.targets for n in (target, f"{target}_predicted")]
@@ -245,9 +245,10 @@ def _keep(path: Path, values: dict[str, Any]) -> None:
                 "--output, or give the same command"
             )
         return
-    _write_json(path, values)
+    write_json(path, values)
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write values as JSON, the file as a whole."""
     text = json.dumps(values, indent=1) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rdkit import Chem
 
+from msde.chem.parsing import silence_rdkit
+from msde.chem.rebuild import plain_mol
 from msde.chem.record import Origin
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
@@ -43,6 +46,11 @@ class TaskData:
             part.tobytes().decode()
             for part in np.split(self.columns.name, np.cumsum(self.columns.name_bytes)[:-1])
         ]
+
+    def mols(self) -> list[Chem.Mol | None]:
+        """Return the topologies, None where RDKit fails."""
+        silence_rdkit()
+        return [plain_mol(self.columns.record(place)) for place in range(len(self))]
 
     @property
     def has_geometry(self) -> bool:

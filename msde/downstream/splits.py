@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from msde.chem.parsing import silence_rdkit
-from msde.chem.rebuild import mol_from_record
-from msde.chem.vocabulary import MoleculeError
 from msde.downstream.labels import TaskData, listed
 from msde.downstream.settings import Settings
 from msde.errors import DataDamaged, MsdeError
@@ -117,16 +113,11 @@ def column_split(parts: Sequence[str]) -> Split:
 
 def scaffolds_of(data: TaskData, chirality: bool) -> list[str]:
     """Return the Bemis-Murcko scaffold of each molecule, "" where it has no ring."""
-    silence_rdkit()
     scaffolds, unknown = [], 0
-    for place in range(len(data)):
+    for mol in data.mols():
         try:
-            mol = mol_from_record(data.columns.record(place))
-            mol.RemoveAllConformers()
-            # Without a round trip the hydrogens of a removed side chain would leave radicals.
-            mol = Chem.RemoveHs(Chem.MolFromSmiles(Chem.MolToSmiles(mol)))
             found = MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=chirality)
-        except (MoleculeError, ValueError, RuntimeError):
+        except Exception:  # of a molecule that is None, too
             found, unknown = "", unknown + 1
         scaffolds.append(found)
     if unknown:
