@@ -13,6 +13,9 @@ DEMO := demo
 MOLECULES ?= 2000
 RANKS ?= $(shell $(BIN)/python -c 'import torch; print(torch.cuda.device_count() or 2)' 2>/dev/null || echo 2)
 STEPS ?= 250
+# 1,017 measured activities that come with RDKit (ChEMBL document CHEMBL2321810).
+ACTIVITIES = $(shell $(BIN)/python -c \
+    'from rdkit import RDConfig; print(RDConfig.RDContribDir)')/FreeWilson/data/CHEMBL2321810
 
 # The tests of `make test`; pyproject.toml makes them pytest's default, too.
 QUICK := not large and not data and not slow
@@ -51,7 +54,7 @@ docs: venv
 	$(BIN)/python -m msde.config.document --write
 
 demo: venv
-	rm -rf $(DEMO)/data $(DEMO)/run
+	rm -rf $(DEMO)/data $(DEMO)/run $(DEMO)/finetuned
 	$(BIN)/python -m data_tools.convert --format smiles \
 	    "$$($(BIN)/python -c 'from rdkit import RDConfig; print(RDConfig.RDDataDir)')/NCI/first_5K.smi" \
 	    --limit $(MOLECULES) --output $(DEMO)/data
@@ -63,6 +66,12 @@ demo: venv
 	    data.molecules_per_step=64 data.validation_fraction=0.05 \
 	    optim.lr=1e-3 optim.scale_encoder_3d=1 optim.scale_3d_to_2d=1 optim.schedule=cosine \
 	    run.steps=$(STEPS) run.validate_every=20 run.save_every=125
+	awk -F'[, ]' 'BEGIN {print "smiles,id,activity"} NR == FNR {found[$$1] = $$2; next} \
+	    $$2 in found {print $$1 "," $$2 "," found[$$2]}' \
+	    "$(ACTIVITIES)_act.csv" "$(ACTIVITIES).smi" > $(DEMO)/activities.csv
+	$(BIN)/deepspeed --num_accelerators 1 launch/finetune.py --task custom --targets activity \
+	    --data $(DEMO)/activities.csv --checkpoint $(DEMO)/run/best --output $(DEMO)/finetuned \
+	    epochs=15 lr=1e-3 batch_size=64 dropout=0.1
 
 clean:
-	rm -rf $(DEMO)/data $(DEMO)/run build dist *.egg-info
+	rm -rf $(DEMO)/data $(DEMO)/run $(DEMO)/finetuned build dist *.egg-info

@@ -49,6 +49,7 @@ setup(
     ],
     extras_require={
         "sklearn": ["scikit-learn>=1.4"],
+        "ase": ["ase>=3.24"],
         # Of the readers, GEOM's needs msgpack; databases of ASE, those of its newest version.
         "formats": ["ase>=3.24", "msgpack>=1.0"],
         "test": [

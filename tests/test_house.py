@@ -18,18 +18,20 @@ LAYERS = [
     {"model", "monitor"},
     {"checkpoints", "sampling", "evaluation"},
     {"training", "inference"},
-    {"sklearn", "__init__"},
+    {"downstream"},
+    {"sklearn", "ase", "__init__"},
     {"data_tools"},
     {"launch"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Each heavy dependency has its place.
 PLACES = {
-    "rdkit": {"chem", "sampling", "evaluation", "data_tools"},
+    "rdkit": {"chem", "sampling", "evaluation", "downstream", "data_tools"},
     "lmdb": {"data", "data_tools"},
     "deepspeed": {"training", "checkpoints", "model"},
-    "sklearn": {"sklearn"},
+    "sklearn": {"sklearn", "downstream"},
     "torchdiffeq": {"sampling"},
+    "ase": {"ase", "data_tools"},
 }
 FILES = {
     path: path.relative_to(ROOT).with_suffix("").parts

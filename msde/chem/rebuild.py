@@ -82,3 +82,17 @@ def _set_bond_stereo(mol: Chem.RWMol, stereo: dict[int, Chem.BondStereo]) -> Non
             bond.SetStereoAtoms(*highest)
         if len(highest) == 2 or kind == Chem.BondStereo.STEREOANY:
             bond.SetStereo(kind)
+
+
+def plain_mol(record: MoleculeRecord) -> Chem.Mol | None:
+    """Return the topology of a record as RDKit reads its SMILES, or None where RDKit fails.
+
+    Unlike that of `mol_from_record` its hydrogens are implied, so that one whose side chains are
+    removed has no radicals.
+    """
+    try:
+        mol = mol_from_record(record)
+        mol.RemoveAllConformers()
+        return Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol)))
+    except (MoleculeError, ValueError, RuntimeError):
+        return None

@@ -35,16 +35,12 @@ def make_config(
         raise MsdeError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
     config, errors = Config(), ErrorList()
     for layer in [*PRESETS[preset], over or {}]:
-        _apply(config, layer, f"preset {preset}")
+        apply_values(config, layer, f"preset {preset}")
     with errors.collect():
         if file is not None:
-            _apply(config, read_json(file), str(file))
-    for override in overrides:
-        with errors.collect():
-            key, equals, text = override.partition("=")
-            if not equals:
-                raise MsdeError(f"override {override!r} is not of the form key=value")
-            _set(config, key, _parse(text), "command line")
+            apply_values(config, read_json(file), str(file))
+    with errors.collect():
+        apply_overrides(config, overrides)
     with errors.collect():
         check(config)
     errors.raise_if_any()
@@ -59,7 +55,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(values: dict[str, Any], where: str = "stored configuration") -> Config:
     """Rebuild a configuration from what `to_dict` of this release or an earlier one returned."""
     config = Config()
-    _apply(config, values, where, stored=True)
+    apply_values(config, values, where, stored=True)
     check(config)
     return config
 
@@ -90,20 +86,44 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
-def _apply(
-    config: Config, values: dict[str, Any], where: str, prefix: str = "", stored: bool = False
+def apply_overrides(config: Any, overrides: Iterable[str]) -> None:
+    """Set values of a dataclass from texts key=value.
+
+    Raises:
+        MsdeError: an unknown key or a value of a wrong type; all mistakes are listed.
+    """
+    errors = ErrorList()
+    for override in overrides:
+        with errors.collect():
+            key, equals, text = override.partition("=")
+            if not equals:
+                raise MsdeError(f"override {override!r} is not of the form key=value")
+            _set(config, key, _parse(text), "command line")
+    errors.raise_if_any()
+
+
+def apply_values(
+    config: Any, values: dict[str, Any], where: str, prefix: str = "", stored: bool = False
 ) -> None:
+    """Set values of a tree of dataclasses from nested dictionaries; `where` is for messages.
+
+    Args:
+        stored: former names of keys are taken, too.
+
+    Raises:
+        MsdeError: an unknown key or a value of a wrong type; all mistakes are listed.
+    """
     errors = ErrorList()
     for key, value in values.items():
         with errors.collect():
             if isinstance(value, dict):
-                _apply(config, value, where, f"{prefix}{key}.", stored)
+                apply_values(config, value, where, f"{prefix}{key}.", stored)
             else:
                 _set(config, f"{prefix}{key}", value, where, stored)
     errors.raise_if_any()
 
 
-def _set(config: Config, key: str, value: Any, where: str, stored: bool = False) -> None:
+def _set(config: Any, key: str, value: Any, where: str, stored: bool = False) -> None:
     if stored:
         key = RENAMED.get(key, key)
     if key in RENAMED:

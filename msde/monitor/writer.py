@@ -65,8 +65,10 @@ class Monitor:
         self._draw(row)
         held_out = _is_validation(row)
         prefix = "loss/validation/" if held_out else "loss/"
-        known = (name for name in OBJECTIVES if prefix + name in values)
+        known = [name for name in OBJECTIVES if prefix + name in values]
         text = "  ".join(f"{name} {values[prefix + name]:.4f}" for name in known)
+        if not known:  # of a fine-tuning
+            text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if "throughput/molecules_per_s" in values:
             text += f"  {values['throughput/molecules_per_s']:.0f} molecules/s"
         if self._bar.disable:

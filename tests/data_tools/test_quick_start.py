@@ -31,6 +31,9 @@ TOOLS = {
 }
 SCRIPTS = {
     "embed": ["--checkpoint", ".", "--input", "nowhere.smi", "--output", "out.npz"],
+    "finetune": ["--task=esol", "--data=nowhere.csv", "--checkpoint=none", "--output=out"],
+    "predict": ["--model", ".", "--input", "nowhere.smi", "--output", "out.csv"],
+    "suite": ["--plan", "nowhere.json", "--data", ".", "--checkpoint", ".", "--output", "out"],
     "pretrain": ["--data", "nowhere", "--output", "out"],
     "convert_checkpoint": ["--from-published", "nowhere.pth", "--output", "out"],
 }

@@ -1,0 +1,234 @@
+"""Fine-tuning on files of molecules: read as `data_tools.convert` reads them, cached as shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from msde.chem.record import molecule_uid
+from msde.chem.vocabulary import MoleculeError
+from msde.data.manifest import NAME, read_manifest
+from msde.downstream.finetune import CONFIG, fine_tune, prepare
+from msde.downstream.settings import Settings, make_settings
+from msde.downstream.tasks import CUSTOM, Task, get_task
+from msde.errors import MsdeError
+from msde.files import write_atomically
+
+from .inputs import check_inputs, expand_inputs
+from .options import AUTO, Options
+from .parsing.files import source_name
+from .parsing.reader import BaseReader
+from .parsing.tables import dialect_of, header_of, is_table, rows
+from .pipeline.conversion import convert
+from .readers import get_reader
+from .reading import choose_format
+
+log = logging.getLogger("msde")
+
+SOURCE = "source.json"  # what the cached shards were made of
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A folder of shards, and what the file says of its molecules beside them."""
+
+    root: Path
+    lines: dict[int, int] = field(default_factory=dict)  # uid -> line in the file
+    words: dict[int, str] = field(default_factory=dict)  # uid -> cell of the split column
+
+
+def finetune_file(
+    task: str,
+    data: Path,
+    checkpoint: Path | None,
+    output: Path,
+    *,
+    seeds: int = 1,
+    targets: Sequence[str] | None = None,
+    metric: str | None = None,
+    overrides: Sequence[str] = (),
+    format: str = AUTO,
+    options: Options = Options(),  # noqa: B008
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict[str, Any]:
+    """Fine-tune on a file or a folder of shards, and return what `results.json` holds.
+
+    Raises:
+        MsdeError: the data, the checkpoint or a setting cannot be used.
+    """
+    if seeds < 1:
+        raise MsdeError(f"--seeds is {seeds}, expected at least 1")
+    chosen = get_task(task, targets, metric)
+    settings = make_settings(chosen, overrides)
+    output.mkdir(parents=True, exist_ok=True)
+    if rank:
+        _wait_for(output / CONFIG)
+    shards = task_shards(chosen, data, output / "data", settings, format, options)
+    job = prepare(chosen, shards.root, output, checkpoint, settings, shards.lines, shards.words)
+    return fine_tune(job, output, seeds, rank, world_size)
+
+
+def task_shards(
+    task: Task,
+    data: Path,
+    cache: Path,
+    settings: Settings,
+    format: str = AUTO,
+    options: Options = Options(),  # noqa: B008
+) -> Shards:
+    """Return the shards of a task's data, converted to `cache` unless they are there.
+
+    Raises:
+        MsdeError: a file cannot be read, a label is not there, or holds text.
+    """
+    if (data / NAME).exists():
+        return Shards(data, words=_words_of_shards(data, settings))
+    inputs = _files_of(task, data)
+    check_inputs(inputs)
+    format = choose_format(inputs) if format == AUTO else format
+    options = _with_labels(task, inputs, format, options)
+    # Positions are made only if an encoder looks at them; a reader's own stay.
+    is_made = "conformers" in get_reader(format).follows
+    options = replace(options, conformers=int(settings.view != "2d") if is_made else 1)
+    reader = get_reader(format, options)
+    lines = _lines(inputs, reader)
+    job = _job(inputs, format, options)
+    if not (cache / NAME).exists():
+        counts = convert(inputs, cache, format, options=options, report=log.info)
+        _write_job(cache, job)
+        reasons = read_manifest(cache)["rejects_by_reason"]
+        if reasons:
+            listed = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+            log.info("%d of %d molecules cannot be used: %s (%s)", counts["rejected"],
+                     counts["read"], listed[:300], cache / "rejects.jsonl")  # fmt: skip
+    elif not (cache / SOURCE).exists():
+        _write_job(cache, job)  # the conversion was stopped at its very end
+    elif json.loads((cache / SOURCE).read_text()) != job:
+        raise MsdeError(f"{cache} holds other data or options; choose another --output")
+    return Shards(cache, lines, _words_of_tables(inputs, options, settings))
+
+
+def _files_of(task: Task, data: Path) -> list[Path]:
+    """Return the files that --data names; of a folder those that are named like the task."""
+    if not data.exists():
+        raise MsdeError(f"--data {data} does not exist")
+    if data.is_dir() and task.name != CUSTOM:
+        files = [path for path in sorted(data.iterdir()) if path.is_file()]
+        named = [p for p in files if source_name(p).lower().partition(".")[0] == task.stem]
+        named = named or [p for p in files if task.stem in source_name(p).lower()]
+        if len(named) != 1:
+            found = ", ".join(p.name for p in named) or "none"
+            raise MsdeError(
+                f"{data} holds {len(named)} files named like {task.stem} ({found}), expected one; "
+                "give --data FILE"
+            )
+        return named
+    return expand_inputs([data])
+
+
+def _with_labels(task: Task, inputs: Sequence[Path], format: str, options: Options) -> Options:
+    """Choose the labels of a task, in its units where the file states its own.
+
+    Raises:
+        MsdeError: one is not there; those that are there are named.
+    """
+    if task.targets is None:
+        return options
+    facts = get_reader(format, options).facts(inputs)
+    units = {label.name: label.unit for label in facts.labels}
+    there = [*units, *(name for name, _ in facts.left_out)]
+    if is_table(inputs[0]):
+        there = [name for name in header_of(inputs[0], options) if name] or there
+    for name in task.targets:
+        if name not in there:
+            raise MsdeError(
+                f"{inputs[0]} has no label {name!r}, found {', '.join(there)[:300] or 'none'}"
+            )
+    names = []
+    for name in task.targets:
+        wanted = task.units.get(name, "")
+        if wanted and not units.get(name):
+            log.info("the unit of %s is not stated; it is taken as %s", name, wanted)
+        names.append(f"{name}={wanted}" if wanted else name)
+    return replace(options, label_columns=tuple(names))
+
+
+def _lines(inputs: Sequence[Path], reader: BaseReader) -> dict[int, int]:
+    """Return the line of each molecule by its uid; text among the labels is an error."""
+    lines: dict[int, int] = {}
+    for path in inputs:
+        for raw in reader.read(path):
+            lines[molecule_uid(raw.source, raw.line)] = raw.line
+            if isinstance(raw.payload, MoleculeError) and "is not a number" in str(raw.payload):
+                raise MsdeError(
+                    f"{path}, line {raw.line}: {raw.payload}; mend it, leave the cell empty, or "
+                    "choose other --targets"
+                )
+    return lines
+
+
+def _words_of_tables(
+    inputs: Sequence[Path], options: Options, settings: Settings
+) -> dict[int, str]:
+    """Return the cells of the split column by uid."""
+    column, words = settings.split_column, {}
+    if column is None:
+        return words
+    for path in inputs:
+        if not is_table(path):
+            raise MsdeError(f"{path} is no table; split=column needs one, or a folder of shards")
+        header = header_of(path, options)
+        if column not in header:
+            raise MsdeError(f"{path} has no column {column!r}, found {', '.join(header)[:300]}")
+        place = header.index(column)
+        for line, cells in rows(path, dialect_of(path, options)):
+            cell = cells[place] if place < len(cells) else ""
+            words[molecule_uid(source_name(path), line)] = cell
+    return words
+
+
+def _words_of_shards(root: Path, settings: Settings) -> dict[int, str]:
+    """Return the values of the label that divides a data set, by uid."""
+    from msde.data.shards import ShardDataset
+
+    column = settings.split_column
+    if column is None:
+        return {}
+    dataset = ShardDataset(root)
+    names = [label["name"] for label in dataset.manifest["labels"]]
+    if column not in names:
+        raise MsdeError(f"{root} has no label {column!r}, found {', '.join(names) or 'none'}")
+    place = names.index(column)
+    return {
+        int(uid): f"{value:g}"
+        for block in dataset.blocks()
+        for uid, value in zip(block.uid, block.y[:, place], strict=True)
+    }
+
+
+def _job(inputs: Sequence[Path], format: str, options: Options) -> dict[str, Any]:
+    stats = [(path, path.stat()) for path in inputs]
+    job = {
+        "inputs": [[source_name(p), stat.st_size, stat.st_mtime_ns] for p, stat in stats],
+        "format": format,
+        "options": dataclasses.asdict(options),
+    }
+    return json.loads(json.dumps(job))
+
+
+def _write_job(cache: Path, job: dict[str, Any]) -> None:
+    text = json.dumps(job, indent=1) + "\n"
+    write_atomically(cache / SOURCE, lambda path: path.write_text(text))
+
+
+def _wait_for(path: Path) -> None:
+    """Wait until the first rank has prepared the data; the launcher ends all ranks if it fails."""
+    while not path.exists():
+        time.sleep(0.2)

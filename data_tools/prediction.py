@@ -1,0 +1,96 @@
+"""Predictions of a fine-tuned model for the molecules of a file, as a table.
+
+There is a row for each molecule of the input, in its order, with the columns name and line (of
+shards uid), one for each target, of several models also NAME_std, and reason, which is empty where
+there is a prediction.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from msde.chem.parsing import silence_rdkit
+from msde.data.shards import ShardDataset
+from msde.downstream.prediction import FineTuned, Predictions
+from msde.errors import MsdeError
+from msde.files import write_atomically
+
+from .options import AUTO, SPECIAL, Options
+from .reading import read_molecules
+
+SHOWN = 10  # molecules whose reasons or notes are printed
+
+
+def predict_file(
+    model: Path,
+    input: Path,
+    output: Path,
+    format: str = AUTO,
+    options: Options = Options(),  # noqa: B008
+) -> None:
+    """Predict the molecules of a file or of shards, write the table and print a summary.
+
+    Args:
+        model: the folder of a fine-tuning, or of one of its models.
+
+    Raises:
+        MsdeError: the model or the input cannot be read, or the output cannot be written.
+    """
+    if output.suffix != ".csv":
+        raise MsdeError(f"--output {output} should end in .csv")
+    if not output.parent.is_dir():
+        raise MsdeError(f"--output {output}: its folder does not exist")
+    silence_rdkit()
+    tuned = FineTuned.load(model)
+    if input.is_dir():
+        options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
+        uids = np.concatenate([block.uid for block in ShardDataset(input).blocks()])
+        header, where = ["uid"], [[f"{int(uid):016x}"] for uid in uids]
+        found = tuned.predict(input)
+    else:
+        keep = tuned.facts.hydrogens if options.keep_hydrogens is None else options.keep_hydrogens
+        # Labels are not needed: a file of new molecules may hold anything in their place.
+        options = replace(options, keep_hydrogens=keep, label_columns=())
+        read = read_molecules(input, options, format)
+        header = ["name", "line"]
+        where = [[name, str(line)] for name, line in zip(read.names, read.lines, strict=True)]
+        found = tuned.predict(read.mols)
+    write_atomically(output, lambda path: _write(path, tuned, found, header, where))
+    _print(found)
+    models = len(tuned.models)
+    print(f"{output}: {len(where) - len(found.reasons)} of {len(where)} molecules, "
+          f"{models} model{'s' * (models > 1)}")  # fmt: skip
+    if tuned.facts.forces_unit is not None:
+        print("forces are not in the table; msde.ase.MSDECalculator gives them")
+
+
+def _write(
+    path: Path, tuned: FineTuned, found: Predictions, header: list[str], where: list[list[str]]
+) -> None:
+    targets, several = tuned.facts.targets, len(tuned.models) > 1
+    columns = [n for target in targets for n in (target, *[f"{target}_std"] * several)]
+    mean, std = found.mean, found.std
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, *columns, "reason"])
+        for row, place in enumerate(where):
+            numbers = [
+                number
+                for target in range(len(targets))
+                for number in (mean[row, target], *[std[row, target]] * several)
+            ]
+            cells = ["" if np.isnan(number) else f"{number:.7g}" for number in numbers]
+            writer.writerow([*place, *cells, found.reasons.get(row, "")])
+
+
+def _print(found: Predictions) -> None:
+    for kind, notes in (("not predicted", found.reasons), ("predicted, but", found.notes)):
+        for number, text in list(notes.items())[:SHOWN]:
+            sys.stderr.write(f"molecule {number} {kind}: {text}\n")
+        if len(notes) > SHOWN:
+            sys.stderr.write(f"... and {len(notes) - SHOWN} more\n")

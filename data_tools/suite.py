@@ -1,0 +1,116 @@
+"""A suite of fine-tunings on files: see `msde.downstream.suite` for the plan and the folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from msde.downstream.finetune import write_json
+from msde.downstream.labels import read_task_data
+from msde.downstream.overlap import overlapping, pretraining_blocks
+from msde.downstream.report import write_rows, write_tables
+from msde.downstream.settings import make_settings
+from msde.downstream.statistics import DRAWS
+from msde.downstream.suite import Design, Plan, Run, execute, read_plan
+from msde.errors import MsdeError
+
+from .finetuning import task_shards
+
+log = logging.getLogger("msde")
+
+
+def run_suite(
+    plan: Path,
+    data: Path,
+    checkpoint: Path,
+    output: Path,
+    pretraining: Sequence[Path] = (),
+    processes: int = 1,
+    draws: int = DRAWS,
+) -> None:
+    """Run what is not done of a plan; write each run's rows as they come, then the comparisons.
+
+    Args:
+        data: the folder that the plan's files lie in.
+        pretraining: folders of shards that the checkpoint was trained on, to count overlaps.
+        processes: runs at a time.
+        draws: of the bootstrap.
+
+    Raises:
+        MsdeError: the plan is wrong, `output` holds another plan, or a run fails.
+    """
+    read = read_plan(plan)
+    if processes < 1:
+        raise MsdeError(f"--processes is {processes}, expected at least 1")
+    output.mkdir(parents=True, exist_ok=True)
+    _keep_plan(plan, output / "plan.json")
+    shards = {design.name: _shards(design, data, output / "data") for design in read.designs}
+    overlaps = _overlaps(read, shards, output / "overlap.json", pretraining)
+    runs = list(read.runs())
+    arguments = [(r, shards[r.design.name], checkpoint, output / "runs", read.seeds) for r in runs]
+    if processes == 1:
+        for run, given in zip(runs, arguments, strict=True):
+            execute(*given)
+            _done(run, output, read)
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, initializer=_prepare) as pool:
+            futures = [pool.submit(execute, *given) for given in arguments]
+            for run, future in zip(runs, futures, strict=True):
+                future.result()
+                _done(run, output, read)
+    print(write_tables(output, read, overlaps, draws))
+
+
+def _prepare() -> None:
+    """Set up a worker: one thread each."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+def _done(run: Run, output: Path, plan: Plan) -> None:
+    log.info("done: %s", run.folder)
+    write_rows(output, plan)
+
+
+def _keep_plan(plan: Path, kept: Path) -> None:
+    if not kept.exists():
+        shutil.copyfile(plan, kept)
+    elif json.loads(kept.read_text()) != json.loads(plan.read_text()):
+        raise MsdeError(f"{kept.parent} holds the runs of another plan; choose another --output")
+
+
+def _shards(design: Design, data: Path, cache: Path) -> Path:
+    """Return the shards of a design's file; designs of the same file and targets share them."""
+    settings = make_settings(design.task, design.settings)
+    name = replace(design, labels=None).name + ("" if settings.view == "2d" else "-3d")
+    return task_shards(design.task, data / design.data, cache / name, settings).root
+
+
+def _overlaps(
+    plan: Plan, shards: dict[str, Path], path: Path, pretraining: Sequence[Path]
+) -> dict[str, list[str]]:
+    """Return the uids of the molecules of each design that pretraining has seen; keep and print."""
+    if path.exists():
+        return json.loads(path.read_text())
+    if not pretraining:
+        sys.stderr.write("overlap with pretraining is not counted: give --pretraining DIR\n")
+        return {}
+    known, found = pretraining_blocks(pretraining), {}
+    for design in plan.designs:
+        task_data = read_task_data(shards[design.name], design.task)
+        seen = overlapping(task_data, known)
+        found[design.name] = [f"{int(uid):016x}" for uid in task_data.columns.uid[seen]]
+        log.info("%s: pretraining has seen %d of %d molecules", design.name, seen.sum(), len(seen))
+    write_json(path, found)
+    return found

@@ -1,0 +1,44 @@
+"""Fine-tune on the tasks of a plan with several arms, and compare them.
+
+python launch/suite.py --plan FILE.json --data DIR --checkpoint DIR --output DIR
+
+The arms are pretrained, random, frozen pretrained, frozen random, ecfp + forest and descriptors +
+forest. A suite that was stopped goes on with the same command. The tables are DIR/table.csv (a row
+a seed), DIR/comparisons.csv and DIR/table.md. docs/downstream.md describes plans.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from msde.cli import OneLineParser, check_exist, report_errors
+
+
+def main() -> None:
+    """Parse and run the suite."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    seen = "shards it was pretrained on, to count molecules that it has seen; can be repeated"
+    add("--plan", type=Path, required=True, metavar="FILE", help="JSON, see docs/downstream.md")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of the plan's files")
+    add("--checkpoint", type=Path, required=True, metavar="DIR", help="weights, or a run")
+    add("--output", type=Path, required=True, metavar="DIR")
+    add("--pretraining", type=Path, action="append", default=[], metavar="DIR", help=seen)
+    add("--processes", type=int, default=1, metavar="N", help="runs at a time")
+    arguments = parser.parse_args()
+    check_exist(arguments.plan, arguments.data, arguments.checkpoint, *arguments.pretraining)
+
+    from msde.cluster import process
+
+    process.prepare()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("msde").setLevel(logging.INFO)
+    from msde.data_tools.suite import run_suite
+
+    run_suite(**vars(arguments))
+
+
+if __name__ == "__main__":
+    report_errors(main)

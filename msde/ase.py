@@ -1,0 +1,115 @@
+"""Fine-tuned force models as calculators of the Atomic Simulation Environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import units
+from ase.calculators.calculator import Calculator, all_changes
+
+from msde.chem.record import MoleculeRecord
+from msde.chem.vocabulary import ATOM_SIZES
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.downstream.prediction import FineTuned
+from msde.errors import MsdeError
+
+EV = {
+    "kcal/mol": units.kcal / units.mol,
+    "kJ/mol": units.kJ / units.mol,
+    "eV": 1.0,
+    "meV": 1e-3,
+    "Ha": units.Hartree,
+}
+
+
+class MSDECalculator(Calculator):
+    """Energies in eV and forces in eV/A of one molecule, without periodic boundaries.
+
+    Energies are those of the labels, with the training mean that was taken off added again. Of
+    several models the mean is given, which is the gradient of the mean energy.
+
+    Args:
+        folder: `--output` of a fine-tuning with forces, or the folder of one of its models.
+
+    Raises:
+        MsdeError: the folder holds no model with forces, or energies in a unit that is not known.
+    """
+
+    implemented_properties: list[str] = ["energy", "forces"]
+
+    def __init__(self, folder: Path | str, **parameters: Any) -> None:
+        """Load the models; `parameters` are those of ASE's base class."""
+        super().__init__(**parameters)
+        self._tuned = FineTuned.load(Path(folder))
+        facts = self._tuned.facts
+        if facts.forces_unit is None:
+            raise MsdeError(f"{folder} predicts no forces; fine-tune on a task md17-NAME")
+        if facts.units[0] not in EV:
+            raise MsdeError(
+                f"{folder} predicts energies in {facts.units[0]!r}, expected {', '.join(EV)}"
+            )
+        self._unit = EV[facts.units[0]]
+        # Rounding of float32 would heat a long simulation.
+        self._models = [model.double() for model in self._tuned.models]
+        self._numbers: tuple[int, ...] = ()
+
+    def calculate(
+        self,
+        atoms: Any = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Compute energy and forces of `atoms`, an ase.Atoms.
+
+        Raises:
+            MsdeError: the atoms are in a periodic cell.
+        """
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms.pbc.any():
+            raise MsdeError("the model knows no periodic boundaries; set atoms.pbc = False")
+        numbers = tuple(self.atoms.numbers.tolist())
+        if numbers != self._numbers:
+            self._batch, self._numbers = (
+                _batch(numbers, self._models[0].head.weight.device),
+                numbers,
+            )
+        pos = torch.from_numpy(self.atoms.positions).to(self._batch.pos)  # (num_atoms, 3) A
+        batch = dataclasses.replace(self._batch, pos=pos)
+        energies, forces = [], []
+        for model in self._models:
+            energy, force = model.energy_and_forces(batch)
+            mean, scale = model.facts.mean[0], model.facts.scale[0]
+            energies.append(float(energy.detach()) * scale + mean)
+            forces.append(force.detach().cpu().numpy() * scale)
+        self.results = {
+            "energy": float(np.mean(energies)) * self._unit,
+            "forces": np.mean(forces, axis=0) * self._unit,  # (num_atoms, 3) eV/A
+        }
+
+
+def _batch(numbers: tuple[int, ...], device: torch.device) -> MoleculeBatch:
+    """Return a batch of one molecule without bonds, of which a 3D encoder sees the elements."""
+    count = len(numbers)
+    x = np.zeros((count, len(ATOM_SIZES)), "u1")
+    x[:, 0] = np.minimum(numbers, ATOM_SIZES[0]) - 1  # codes of atomic numbers, H = 0
+    record = MoleculeRecord(
+        uid=0,
+        name="",
+        z=np.array(numbers, "u1"),
+        x=x,
+        cip=np.zeros(count, "u1"),
+        bond_index=np.zeros((0, 2), "<u2"),
+        bond_attr=np.zeros((0, 3), "u1"),
+        extended_source=np.zeros(0, "<u2"),
+        extended_degree=np.zeros(count, "<u2"),
+        pos=np.zeros((1, count, 3), "<f4"),
+        forces=np.zeros((0, count, 3), "<f4"),
+        y=np.zeros(0, "<f8"),
+    )
+    batch = MoleculeBatch.from_columns(columns_from_records([record])).to(device)
+    return dataclasses.replace(batch, pos=batch.pos.double())

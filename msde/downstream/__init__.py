@@ -1,0 +1,1 @@
+"""Fine-tuning: tasks, splits, metrics, heads and the loop."""

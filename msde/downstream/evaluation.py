@@ -1,0 +1,96 @@
+"""Predictions of a model in the units of the labels, and their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msde.data.batch import MoleculeBatch
+from msde.downstream.heads import TaskModel
+from msde.downstream.labels import Scaling, TaskData
+from msde.downstream.metrics import over_targets, per_target
+from msde.downstream.tasks import Task
+from msde.inference.inputs import batches
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Predictions of some molecules, with their metrics."""
+
+    predictions: np.ndarray  # (rows, targets) in the labels' units; of classes probabilities
+    metrics: dict[str, float]
+    per_target: list[float]  # the task's metric of each target, NaN where it is not defined
+    chosen_by: str  # the metric that decides which epoch is best
+
+
+def evaluation_batches(
+    data: TaskData, places: np.ndarray, device: torch.device
+) -> Iterator[tuple[np.ndarray, MoleculeBatch]]:
+    """Yield molecules in batches of similar size, with their places in the data set."""
+    columns = data.columns.take(places)
+    for chosen in batches(columns):
+        yield places[chosen], MoleculeBatch.from_columns(columns.take(chosen)).to(device)
+
+
+def to_units(task_metric: str, output: Tensor, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return predictions in the labels' units, or probabilities, (rows, targets) float64."""
+    values = output.detach().double().cpu()
+    if task_metric == "roc_auc":
+        values = values.sigmoid()
+    return values.numpy() * scale + mean
+
+
+def evaluate(
+    task: Task,
+    model: TaskModel,
+    data: TaskData,
+    places: np.ndarray,
+    scaling: Scaling,
+    features: Tensor | None = None,
+) -> Outcome:
+    """Predict the molecules at `places` and measure the predictions.
+
+    Args:
+        features: (num_molecules, width) of frozen encoders; None: the encoders are run.
+    """
+    model.eval()
+    device = model.head.weight.device
+    if task.has_forces:
+        return _evaluate_forces(task, model, data, places, scaling)
+    with torch.inference_mode():
+        if features is not None:
+            output = model.head(features[torch.from_numpy(places)])
+        else:
+            row_of = {place: row for row, place in enumerate(places.tolist())}
+            output = torch.zeros(len(places), len(data.targets), device=device)
+            for found, batch in evaluation_batches(data, places, device):
+                output[[row_of[place] for place in found.tolist()]] = model(batch)
+    predictions = to_units(task.metric, output, scaling.mean, scaling.scale)
+    value = over_targets(task.metric, data.y[places], predictions)
+    each = per_target(task.metric, data.y[places], predictions)
+    return Outcome(predictions, {task.metric: value}, each, task.metric)
+
+
+def _evaluate_forces(
+    task: Task, model: TaskModel, data: TaskData, places: np.ndarray, scaling: Scaling
+) -> Outcome:
+    """Measure energies and forces; epochs are chosen by the forces, as published."""
+    device = model.head.weight.device
+    row_of = {place: row for row, place in enumerate(places.tolist())}
+    energies = np.zeros((len(places), 1))
+    error, count = 0.0, 0
+    for found, batch in evaluation_batches(data, places, device):
+        energy, forces = model.energy_and_forces(batch)
+        rows = [row_of[place] for place in found.tolist()]
+        energies[rows] = to_units(task.metric, energy, scaling.mean, scaling.scale)
+        known = torch.from_numpy(data.columns.take(found).forces.copy()).to(device)
+        difference = forces.detach() * float(scaling.scale[0]) - known  # (num_atoms, 3)
+        error += float(difference.abs().double().sum())
+        count += difference.numel()
+    value = over_targets("mae", data.y[places], energies)
+    metrics = {"force_mae": error / count, "energy_mae": value}
+    return Outcome(energies, metrics, [value], "force_mae")

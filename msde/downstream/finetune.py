@@ -1,0 +1,254 @@
+"""A fine-tuning: one model a seed, their predictions, and `results.json`.
+
+DIR/config.json            task, settings, data and checkpoint; only the same run goes on
+DIR/split.json             the places of the parts, with a hash
+DIR/results.json           metrics of all seeds that are done
+DIR/seed-N/predictions.csv of the validation and test parts
+DIR/seed-N/model/          weights, for launch/predict.py and msde.ase
+DIR/seed-N/tensorboard/, metrics.jsonl, results.json
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from msde.checkpoints.weights import MODEL, find_weights
+from msde.config import Config
+from msde.downstream.heads import ModelFacts, make_model, network_config, save_model
+from msde.downstream.labels import Scaling, TaskData, listed, read_task_data
+from msde.downstream.settings import Settings
+from msde.downstream.splits import Split, stored_split
+from msde.downstream.tasks import Task
+from msde.downstream.training import STATE, Trainer
+from msde.errors import MsdeError
+from msde.files import file_sha256, write_atomically
+
+log = logging.getLogger("msde")
+
+RESULTS, CONFIG, PREDICTIONS = "results.json", "config.json", "predictions.csv"
+SHOWN = 5  # targets that are named in a message
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the seeds of a fine-tuning share."""
+
+    task: Task
+    data: TaskData
+    split: Split
+    scaling: Scaling
+    facts: ModelFacts
+    network: Config
+    settings: Settings
+    weights: Path | None  # of the encoders; None: they are random
+    values: dict[str, Any]  # of config.json
+
+
+def prepare(
+    task: Task,
+    root: Path,
+    output: Path,
+    checkpoint: Path | None,
+    settings: Settings,
+    lines: Mapping[int, int] | None = None,
+    words: Mapping[int, str] | None = None,
+) -> Job:
+    """Read and check everything, and write split and configuration to `output`.
+
+    Args:
+        root: a folder of shards.
+        checkpoint: weights or a run; None for a random network of `settings.preset`.
+        lines: uid -> line in the user's file, for predictions.
+        words: uid -> cell of the split column.
+
+    Raises:
+        MsdeError: labels, split and checkpoint do not fit, or `output` holds another fine-tuning.
+    """
+    network = network_config(checkpoint, settings)
+    pretrained = checkpoint is not None and settings.init == "pretrained"
+    _check_encoders(network, settings, pretrained, checkpoint)
+    data = read_task_data(root, task, lines)
+    if settings.view != "2d" and not data.has_geometry:
+        raise MsdeError(
+            f"view={settings.view} needs positions, which molecules of {root} lack; give view=2d"
+        )
+    split = stored_split(output / "split.json", data, settings, words)
+    if task.is_classification:
+        _check_classes(data, split)
+    scaling = Scaling.of(data, split.train, task)
+    weights = find_weights(checkpoint) if checkpoint is not None else None
+    values = {
+        "task": task.name,
+        "metric": task.metric,
+        "targets": list(data.targets),
+        "units": list(data.units),
+        "data": {"folder": str(root), "sha256": data.digest, "molecules": len(data)},
+        "split": {"sha256": split.sha256, **{k: len(v) for k, v in split.parts().items()}},
+        "checkpoint": None
+        if weights is None
+        else {"folder": str(weights), "sha256": file_sha256(weights / MODEL)},
+        "settings": dataclasses.asdict(settings),
+        "energies_centred_at": scaling.mean.tolist() if task.has_forces else None,
+    }
+    _keep(output / CONFIG, values)
+    facts = ModelFacts.of(task, data, scaling, settings)
+    kept = weights if pretrained else None
+    return Job(task, data, split, scaling, facts, network, settings, kept, values)
+
+
+def fine_tune(
+    job: Job, output: Path, seeds: int, rank: int = 0, world_size: int = 1
+) -> dict[str, Any]:
+    """Fine-tune a model for each seed and return what `results.json` holds.
+
+    Every rank takes its share of the seeds; seeds that are done are not repeated.
+    """
+    _announce(job)
+    for seed in range(rank, seeds, world_size):
+        folder = output / f"seed-{seed}"
+        if not (folder / RESULTS).exists():
+            _one_seed(job, folder, seed)
+    return collect(job, output, seeds)
+
+
+def _one_seed(job: Job, folder: Path, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    model = make_model(job.network, job.facts, job.weights, seed).to(_device())
+    trainer = Trainer(job.task, job.data, job.split, job.scaling, model, job.settings, seed)
+    trainer.run(folder)
+    outcomes = {name: trainer.predict(places) for name, places in job.split.parts().items()
+                if name != "train"}  # fmt: skip
+    write_predictions(job, folder / PREDICTIONS, {k: o.predictions for k, o in outcomes.items()})
+    save_model(model, folder / "model")
+    result: dict[str, Any] = {"seed": seed, "epochs": trainer.epoch, "best": trainer.best_epoch}
+    for name, outcome in outcomes.items():
+        result[name] = outcome.metrics
+        result[f"{name}_per_target"] = dict(zip(job.data.targets, outcome.per_target, strict=True))
+    write_json(folder / RESULTS, result)
+    (folder / STATE).unlink(missing_ok=True)
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in outcomes["test"].metrics.items())
+    log.info("seed %d: test %s (best epoch %d of %d)", seed, shown, trainer.best_epoch,
+             trainer.epoch)  # fmt: skip
+
+
+def _device() -> torch.device:
+    """Return this rank's GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
+    """Write the results of the seeds that are done."""
+    paths = [output / f"seed-{seed}" / RESULTS for seed in range(seeds)]
+    done = [json.loads(path.read_text()) for path in paths if path.exists()]
+    names = done[0]["test"] if done else ()
+    results = {
+        **{p: {name: [r[p][name] for r in done] for name in names} for p in ("test", "valid")},
+        "test_per_target": {
+            target: [r["test_per_target"][target] for r in done] for target in job.data.targets
+        },
+        "seeds": [r["seed"] for r in done],
+        "best_epochs": [r["best"] for r in done],
+        **job.values,
+    }
+    write_json(output / RESULTS, results)
+    return results
+
+
+def _check_encoders(
+    network: Config, settings: Settings, pretrained: bool, checkpoint: Path | None
+) -> None:
+    loss = network.loss
+    untrained = not (loss.coefficient_contrastive or loss.coefficient_3d_to_2d)
+    if pretrained and settings.view != "2d" and untrained:
+        raise MsdeError(
+            f"{checkpoint} was pretrained without its 3D encoder (the coefficients of its "
+            f"objectives are 0), view={settings.view} does not fit; give view=2d or init=random"
+        )
+
+
+def _check_classes(data: TaskData, split: Split) -> None:
+    """Check that some target has both classes in each part; say which lack one."""
+    for part, places in split.parts().items():
+        y = data.y[places]
+        both = (y == 0).any(0) & (y == 1).any(0)  # (targets,)
+        if not both.any():
+            raise MsdeError(
+                f"no target has both classes among the {len(places)} molecules of the {part} part; "
+                "ROC-AUC needs both: choose another split= or more molecules"
+            )
+        lacking = [name for name, has in zip(data.targets, both, strict=True) if not has]
+        if lacking:
+            log.info(
+                "%d of %d targets have one class in the %s part%s: %s",
+                len(lacking),
+                len(both),
+                part,
+                "" if part == "train" else " and are left out of its mean",
+                listed(lacking[:SHOWN]),
+            )
+
+
+def _announce(job: Job) -> None:
+    sizes = ", ".join(f"{len(members)} {name}" for name, members in job.split.parts().items())
+    units = ", ".join(
+        f"{name} [{unit}]" if unit else name
+        for name, unit in zip(job.data.targets[:SHOWN], job.data.units, strict=False)
+    )
+    more = len(job.data.targets) - SHOWN
+    log.info("%s: %s%s", job.task.name, units, f" and {more} more" if more > 0 else "")
+    log.info("split %s %s: %s", job.settings.split, job.split.sha256[:16], sizes)
+    if job.task.has_forces:
+        log.info("energies are centred at the training mean, %.3f", job.scaling.mean[0])
+
+
+def write_predictions(job: Job, path: Path, predictions: dict[str, np.ndarray]) -> None:
+    """Write a row for each molecule: name, line or id, part, and label and prediction."""
+    names, data = job.data.names, job.data
+    columns = [n for target in data.targets for n in (target, f"{target}_predicted")]
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["name", "line" if data.lines else "uid", "part", *columns])
+            for part, values in predictions.items():
+                for place, row in zip(job.split.parts()[part], values, strict=True):
+                    uid = int(data.columns.uid[place])
+                    where = data.lines[uid] if data.lines else f"{uid:016x}"
+                    pairs = zip(data.y[place].tolist(), row.tolist(), strict=True)
+                    cells = ["" if np.isnan(n) else f"{n:.7g}" for pair in pairs for n in pair]
+                    writer.writerow([names[place], where, part, *cells])
+
+    write_atomically(path, write)
+
+
+def _keep(path: Path, values: dict[str, Any]) -> None:
+    """Write the configuration, or check that it is the one that is there."""
+    if path.exists():
+        there = json.loads(path.read_text())
+        if there != json.loads(json.dumps(values)):
+            changed = next(k for k in values if there.get(k) != json.loads(json.dumps(values[k])))
+            raise MsdeError(
+                f"{path.parent} holds a fine-tuning with another {changed}; choose another "
+                "--output, or give the same command"
+            )
+        return
+    write_json(path, values)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write values as JSON, the file as a whole."""
+    text = json.dumps(values, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -1,0 +1,240 @@
+"""Encoders with a head: the models that are fine-tuned, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from msde.checkpoints.weights import CONFIG, MODEL, find_weights, read_config, read_state, seal
+from msde.config import Config, from_dict, make_config, read_json, to_dict
+from msde.data.batch import MoleculeBatch
+from msde.downstream.labels import Scaling, TaskData
+from msde.downstream.settings import Settings
+from msde.downstream.tasks import Task
+from msde.errors import DataDamaged, MsdeError
+from msde.files import check_file, write_atomically
+from msde.inference.pretrained import views_of
+from msde.model.encoders import ENCODERS_3D, GIN
+
+FORMAT = "msde-finetuned/1"
+NUMBERED = re.compile(r"(?:layers|norms|interactions|messages|mixings)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a fine-tuned model predicts and needs, beside its network; kept with its weights."""
+
+    task: str
+    metric: str
+    views: tuple[str, ...]
+    targets: tuple[str, ...]
+    units: tuple[str, ...]
+    mean: tuple[float, ...]  # of each target; see labels.Scaling
+    scale: tuple[float, ...]
+    hydrogens: bool  # whether hydrogens are atoms
+    forces_unit: str | None = None  # None: it predicts no forces
+
+    @classmethod
+    def of(cls, task: Task, data: TaskData, scaling: Scaling, settings: Settings) -> ModelFacts:
+        """Collect the facts of a fine-tuning."""
+        return cls(
+            task=task.name,
+            metric=task.metric,
+            views=tuple(views_of(settings.view)),
+            targets=data.targets,
+            units=data.units,
+            mean=tuple(scaling.mean.tolist()),
+            scale=tuple(scaling.scale.tolist()),
+            hydrogens=data.hydrogens,
+            forces_unit=data.forces_unit,
+        )
+
+
+class TaskModel(nn.Module):
+    """The readouts of one or two encoders, side by side, and one linear layer (Hu et al. 2020).
+
+    Targets are predicted as (y - mean) / scale, classes as logits. The energy of a model with
+    forces is the head's output; the forces are its negative gradient.
+    """
+
+    def __init__(self, config: Config, facts: ModelFacts) -> None:
+        """Build the encoders of `facts.views` and the head."""
+        super().__init__()
+        model, dim = config.model, config.model.hidden_dim
+        self.config, self.facts = config, facts
+        self.encoders = nn.ModuleDict()
+        if "2d" in facts.views:
+            self.encoders["2d"] = GIN(dim, model.gin)
+        if "3d" in facts.views:
+            network = ENCODERS_3D[model.encoder_3d]
+            self.encoders["3d"] = network(dim, getattr(model, model.encoder_3d))
+        width = sum(encoder.output_dim for encoder in self.encoders.values())
+        self.head = nn.Linear(width, len(facts.targets))
+
+    def represent(self, batch: MoleculeBatch, pos: Tensor | None = None) -> Tensor:
+        """Return the readouts side by side, (num_graphs, width).
+
+        Args:
+            pos: (num_atoms, 3) A, by default the batch's.
+        """
+        parts = []
+        for view, encoder in self.encoders.items():
+            h = encoder(batch) if view == "2d" else encoder(batch, pos)  # (num_atoms, width)
+            parts.append(encoder.readout(h, batch))
+        return torch.cat(parts, dim=-1)
+
+    def forward(self, batch: MoleculeBatch) -> Tensor:
+        """Return scaled predictions or logits, (num_graphs, targets)."""
+        return self.head(self.represent(batch))
+
+    def energy_and_forces(
+        self, batch: MoleculeBatch, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return scaled energies, (num_graphs, 1), and scaled forces, (num_atoms, 3).
+
+        Args:
+            create_graph: whether the forces are to be differentiated in turn.
+        """
+        with torch.enable_grad():
+            pos = batch.pos.detach().requires_grad_()
+            energy = self.head(self.represent(batch, pos))
+            (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=create_graph)
+        return energy, -gradient
+
+
+def network_config(checkpoint: Path | None, settings: Settings) -> Config:
+    """Return the configuration of the network: the checkpoint's, with the settings' dropout."""
+    if checkpoint is None:
+        config = make_config(settings.preset)
+    else:
+        config = read_config(find_weights(checkpoint))
+    gin = dataclasses.replace(config.model.gin, dropout=settings.dropout)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, gin=gin))
+
+
+def make_model(config: Config, facts: ModelFacts, checkpoint: Path | None, seed: int) -> TaskModel:
+    """Build a model; its head depends on the seed alone, random encoders likewise.
+
+    Args:
+        checkpoint: of the encoders' weights; None: they are random.
+
+    Raises:
+        MsdeError: the checkpoint lacks an encoder, or has it in another shape.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = TaskModel(config, facts)
+        torch.manual_seed(seed)  # so that pretrained and random encoders get the same head
+        model.head.reset_parameters()
+    if checkpoint is not None:
+        folder = find_weights(checkpoint)
+        stored = read_state(folder)
+        for view, encoder in model.encoders.items():
+            prefix = f"encoder_{view}."
+            state = {k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)}
+            if not state:
+                raise MsdeError(f"{folder} has no {view.upper()} encoder; choose another view=")
+            _fill(encoder, state, folder)
+    return model
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MsdeError(f"{folder / MODEL} does not fit its {CONFIG}: {reason}") from error
+
+
+def parameter_groups(model: TaskModel, settings: Settings) -> list[dict[str, Any]]:
+    """Return groups with learning rates: the head, and the encoders as a whole or by layer."""
+    rate = settings.lr * settings.head_lr_scale
+    groups = [{"params": list(model.head.parameters()), "lr": rate}]
+    if settings.training == "frozen":
+        return groups
+    if settings.training == "full":
+        trained = [p for p in model.encoders.parameters() if p.requires_grad]
+        return [*groups, {"params": trained, "lr": settings.lr}]
+    for encoder in model.encoders.values():
+        depth = depths(encoder)
+        last = max(depth.values())
+        named = dict(encoder.named_parameters())
+        for place in range(last + 1):
+            params = [named[name] for name, found in depth.items() if found == place]
+            rate = settings.lr * settings.layer_decay ** (last - place)
+            groups.append({"params": params, "lr": rate})
+    return groups
+
+
+def depths(encoder: nn.Module) -> dict[str, int]:
+    """Return the depth of each parameter: embeddings 0, layers from 1, what follows them last."""
+    found = {}
+    for name, _ in encoder.named_parameters():
+        match = NUMBERED.match(name)
+        found[name] = int(match[1]) + 1 if match else (-1 if name.startswith("out.") else 0)
+    last = max(found.values())
+    return {name: last + 1 if depth < 0 else depth for name, depth in found.items()}
+
+
+def save_model(model: TaskModel, folder: Path) -> None:
+    """Write weights, network and facts of a model, with a MANIFEST of their hashes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "format": FORMAT,
+        "network": to_dict(model.config),
+        "facts": dataclasses.asdict(model.facts),
+    }
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(folder / MODEL, lambda path: save_file(state, path))
+    text = json.dumps(values, indent=1) + "\n"
+    write_atomically(folder / CONFIG, lambda path: path.write_text(text))
+    seal(folder, [MODEL, CONFIG])
+
+
+def load_model(folder: Path) -> TaskModel:
+    """Rebuild a fine-tuned model, in evaluation mode.
+
+    Raises:
+        MsdeError: the folder holds none, or another release's.
+        DataDamaged: a file is not as it was written.
+    """
+    for name in (MODEL, CONFIG):
+        if not (folder / name).exists():
+            raise MsdeError(f"{folder} holds no fine-tuned model ({name} is missing)")
+        check_file(folder / name)
+    values = read_json(folder / CONFIG)
+    if values.get("format") != FORMAT:
+        hint = "; is it a pretrained one? launch/embed.py embeds with it" * ("model" in values)
+        raise MsdeError(f"{folder} holds no fine-tuned model of this release ({FORMAT}){hint}")
+    facts: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values["facts"].items()
+    }
+    with torch.random.fork_rng(devices=[]):
+        model = TaskModel(from_dict(values["network"]), ModelFacts(**facts))
+    try:
+        model.load_state_dict(load_file(folder / MODEL))
+    except Exception as error:  # of safetensors and torch
+        raise DataDamaged(f"{folder / MODEL} cannot be read: {error}") from error
+    return model.eval()
+
+
+def model_folders(output: Path) -> list[Path]:
+    """Return the folders of the models of a fine-tuning, one a seed, or the folder itself.
+
+    Raises:
+        MsdeError: there is none.
+    """
+    if (output / MODEL).exists():
+        return [output]
+    numbered = [p for p in output.glob("seed-*") if (p / "model" / MODEL).exists()]
+    if not numbered:
+        raise MsdeError(f"{output} holds no fine-tuned model; launch/finetune.py makes one")
+    return [p / "model" for p in sorted(numbered, key=lambda p: int(p.name[5:]))]

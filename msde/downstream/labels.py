@@ -1,0 +1,149 @@
+"""The molecules and labels of a task, from a folder of shards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rdkit import Chem
+
+from msde.chem.parsing import silence_rdkit
+from msde.chem.rebuild import plain_mol
+from msde.chem.record import Origin
+from msde.data import codec
+from msde.data.codec import MoleculeColumns
+from msde.data.shards import ShardDataset
+from msde.downstream.tasks import Task
+from msde.errors import MsdeError
+
+log = logging.getLogger("msde")
+SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Molecules of a data set and the labels that are to be predicted."""
+
+    columns: MoleculeColumns
+    targets: tuple[str, ...]
+    units: tuple[str, ...]  # "" where not known
+    y: np.ndarray  # (num_molecules, num_targets) float64, NaN where missing
+    digest: str  # of the data set
+    hydrogens: bool  # whether hydrogens are atoms
+    forces_unit: str | None  # None: there are no forces
+    lines: Mapping[int, int]  # uid -> line in the file; empty where that is not known
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the molecules in their file, or ""."""
+        return [
+            part.tobytes().decode()
+            for part in np.split(self.columns.name, np.cumsum(self.columns.name_bytes)[:-1])
+        ]
+
+    def mols(self) -> list[Chem.Mol | None]:
+        """Return the topologies, None where RDKit fails."""
+        silence_rdkit()
+        return [plain_mol(self.columns.record(place)) for place in range(len(self))]
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether every molecule has positions."""
+        return not (self.columns.origin & Origin.NO_GEOMETRY).any()
+
+
+def read_task_data(root: Path, task: Task, lines: Mapping[int, int] | None = None) -> TaskData:
+    """Read molecules and labels; molecules without any label are left out.
+
+    Raises:
+        MsdeError: a label is not there, has no value, or is not 0 or 1 in a classification.
+    """
+    dataset = ShardDataset(root)
+    known = {label["name"]: label["unit"] for label in dataset.manifest["labels"]}
+    names = task.targets or tuple(known)
+    if missing := [name for name in names if name not in known]:
+        raise MsdeError(
+            f"{root} has no label {missing[0]!r}, found {listed(list(known)) or 'none'}"
+        )
+    if not names:
+        raise MsdeError(f"{root} has no labels; {task.name} needs one to learn from")
+    columns = codec.concatenate(list(dataset.blocks()))
+    y = columns.y[:, [list(known).index(name) for name in names]].astype(np.float64)
+    _check_values(y, names, task)
+    keep = np.flatnonzero(~np.isnan(y).all(1))
+    if len(keep) < len(y):
+        log.info("%d of %d molecules have no label and are left out", len(y) - len(keep), len(y))
+        columns, y = columns.take(keep), y[keep]
+    if task.has_forces and (columns.num_forces != 1).any():
+        raise MsdeError(f"{root} lacks forces of {int((columns.num_forces != 1).sum())} molecules")
+    unit = dataset.manifest["forces_unit"] if task.has_forces else None
+    hydrogens = dataset.manifest.get("source", {}).get("hydrogens") == "kept"
+    units = tuple(known[name] for name in names)
+    return TaskData(columns, names, units, y, dataset.digest, hydrogens, unit, lines or {})
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as text, the first ones where there are many."""
+    return ", ".join(names)[:300]
+
+
+def _check_values(y: np.ndarray, names: Sequence[str], task: Task) -> None:
+    empty = [name for name, column in zip(names, y.T, strict=True) if np.isnan(column).all()]
+    if empty:
+        raise MsdeError(
+            f"label {listed(empty[:SHOWN])} has no value in any of {len(y)} molecules; leave it "
+            "out of --targets, or fill it"
+        )
+    if not task.is_classification:
+        return
+    for name, column in zip(names, y.T, strict=True):
+        other = column[~np.isnan(column) & (column != 0) & (column != 1)]
+        if len(other):
+            raise MsdeError(
+                f"label {name} is {other[0]:g} in {len(other)} molecules, expected 0 or 1; of "
+                "numbers give --task custom --metric rmse"
+            )
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The mean and scale of each target over the training part; networks predict (y - mean) / std.
+
+    Classes are not scaled.
+    """
+
+    mean: np.ndarray  # (num_targets,)
+    scale: np.ndarray  # (num_targets,)
+
+    @classmethod
+    def of(cls, data: TaskData, train: np.ndarray, task: Task) -> Scaling:
+        """Return the scaling of the training molecules `train`.
+
+        Energies with forces are centred, and scaled by the root mean square of the forces, so that
+        both keep their relation.
+
+        Raises:
+            MsdeError: a target has no value in the training part.
+        """
+        y = data.y[train]
+        if task.is_classification:
+            return cls(np.zeros(y.shape[1]), np.ones(y.shape[1]))
+        known = ~np.isnan(y)
+        if not known.any(0).all():
+            name = data.targets[int(np.argmin(known.any(0)))]
+            raise MsdeError(f"label {name} has no value in the training part of {len(y)} molecules")
+        mean, std = np.nanmean(y, axis=0), np.nanstd(y, axis=0)
+        if task.has_forces:
+            forces = data.columns.take(train).forces.astype(np.float64)  # (atoms, 3)
+            std = np.full(1, np.sqrt(np.square(forces).mean()))
+        return cls(mean, np.where(std > 0, std, 1.0))
+
+    def scaled(self, y: np.ndarray) -> np.ndarray:
+        """Return labels as networks predict them, (rows, num_targets)."""
+        return (y - self.mean) / self.scale

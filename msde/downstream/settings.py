@@ -1,0 +1,114 @@
+"""The settings of a fine-tuning; each can be given as key=value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from msde.config.resolve import apply_overrides, apply_values
+from msde.downstream.tasks import Task
+from msde.errors import MsdeError, require
+
+
+@dataclass
+class Settings:
+    """Everything that decides a fine-tuning, besides task, data and checkpoint."""
+
+    # Encoders that the head sees; `both`: side by side.
+    view: Literal["2d", "3d", "both"] = "2d"
+    # What is trained: all, the head alone, or all with rates that fall towards the input.
+    training: Literal["full", "frozen", "layerwise"] = "full"
+    # Where the encoders' weights come from; `random`: only the network of the checkpoint is used.
+    init: Literal["pretrained", "random"] = "pretrained"
+    # Preset of the network where there is no checkpoint.
+    preset: str = "base"
+    # Passes over the training molecules.
+    epochs: int = 100
+    # Molecules of an optimizer step.
+    batch_size: int = 128
+    # Adam's learning rate at the start; it falls as a cosine, in every epoch.
+    lr: float = 1e-4
+    # Learning rate of the head over `lr`.
+    head_lr_scale: float = 1.0
+    # Factor of the learning rate from a layer to the one before, with training=layerwise.
+    layer_decay: float = 0.7
+    # L2 penalty that Adam adds to the gradient.
+    weight_decay: float = 0.0
+    # Dropout after each layer of the 2D encoder.
+    dropout: float = 0.5
+    # Loss: of classes `bce`; of numbers mean squared or mean absolute errors.
+    loss: Literal["bce", "mse", "l1"] = "mse"
+    # Weight of energies in the loss of energies and forces; forces have the rest.
+    energy_weight: float = 0.05
+    # Epochs without a better validation after which training stops. 0: never.
+    patience: int = 30
+    # Epochs between two validations.
+    validate_every: int = 1
+    # `scaffold` is that of the published code, with chirality; `deepchem` is without.
+    split: Literal["scaffold", "deepchem", "random_scaffold", "random", "column"] = "scaffold"
+    # Seed of the split, for `random_scaffold` and `random`.
+    split_seed: int = 0
+    # Column that holds the part of each molecule, for split=column.
+    split_column: str | None = None
+    # Share of the training part if below 1, else its number of molecules; and so the validation's.
+    train: float = 0.8
+    valid: float = 0.1
+    # Train on so many molecules of the training part, drawn by the split's seed. null: on all.
+    labels: int | None = None
+    # Least seconds between two saved states.
+    save_seconds: float = 20.0
+
+
+def make_settings(task: Task, overrides: Iterable[str] = ()) -> Settings:
+    """Return the settings of a task with the user's overrides.
+
+    Raises:
+        MsdeError: a key is not known, or a value is of a wrong type or out of range; all mistakes
+            are listed.
+    """
+    settings = Settings()
+    apply_values(settings, dict(task.settings), f"task {task.name}")
+    apply_overrides(settings, overrides)
+    check(settings, task)
+    return settings
+
+
+def check(settings: Settings, task: Task) -> None:
+    """Raise an MsdeError that lists the values that are out of range or do not fit the task."""
+    s = settings
+    require(
+        {
+            "epochs, batch_size and validate_every must be at least 1": min(
+                s.epochs, s.batch_size, s.validate_every
+            )
+            >= 1,
+            "lr, head_lr_scale and layer_decay must be positive": min(
+                s.lr, s.head_lr_scale, s.layer_decay
+            )
+            > 0,
+            "dropout must be in [0, 1), energy_weight in [0, 1]": 0 <= s.dropout < 1
+            and 0 <= s.energy_weight <= 1,
+            "patience and weight_decay must be at least 0": min(s.patience, s.weight_decay) >= 0,
+            "train and valid must be shares of a sum below 1, or whole numbers of molecules": (
+                _are_sizes(s.train, s.valid)
+            ),
+            "labels must be at least 1": s.labels is None or s.labels >= 1,
+            "split=column needs split_column=NAME, and only it does": (s.split == "column")
+            == (s.split_column is not None),
+        }
+    )
+    if (s.loss == "bce") != task.is_classification:
+        expected = "bce" if task.is_classification else "mse or l1"
+        raise MsdeError(f"loss={s.loss} does not fit {task.metric}, expected {expected}")
+    if task.has_forces and (s.view != "3d" or s.training == "frozen"):
+        raise MsdeError(
+            f"{task.name} has forces, which only the 3D encoder gives: view=3d and training=full "
+            "or layerwise are needed"
+        )
+
+
+def _are_sizes(train: float, valid: float) -> bool:
+    if train < 1 and valid < 1:
+        return 0 < train and 0 < valid and train + valid < 1
+    return train >= 1 and valid >= 1 and train == int(train) and valid == int(valid)

@@ -1,0 +1,248 @@
+"""Many fine-tunings from one plan: tasks x splits x seeds x arms, their table and its statistics.
+
+A plan is a JSON object:
+
+    seeds     models of each arm and split
+    settings  key=value, of all fine-tunings
+    splits    a list of lists of key=value, such as [["split=scaffold"]]
+    arms      names of ARMS
+    tasks     a list of objects: task, data (a file in the folder of data), and optionally settings,
+              labels (a list of numbers of training molecules, null for all), targets and metric
+
+    DIR/runs/TASK-LABELS/SPLIT/ARM/  one fine-tuning each; those that are done are not repeated
+    DIR/table.csv                    a row for each seed of each run
+    DIR/comparisons.csv, table.md    paired log-ratios of errors, with intervals
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msde.config import read_json
+from msde.downstream.baselines import BASELINES, features_of, fit_forest
+from msde.downstream.finetune import (
+    PREDICTIONS,
+    RESULTS,
+    Job,
+    collect,
+    fine_tune,
+    prepare,
+    write_json,
+    write_predictions,
+)
+from msde.downstream.metrics import over_targets, per_target
+from msde.downstream.settings import make_settings
+from msde.downstream.statistics import Pair
+from msde.downstream.tasks import Task, get_task
+from msde.errors import MsdeError
+
+log = logging.getLogger("msde")
+
+ARMS: dict[str, list[str]] = {
+    "pretrained": [],
+    "random": ["init=random"],
+    "frozen pretrained": ["training=frozen"],
+    "frozen random": ["training=frozen", "init=random"],
+    **{name: [] for name in BASELINES},
+}
+KEYS = {"seeds", "settings", "splits", "arms", "tasks"}
+TASK_KEYS = {"task", "data", "settings", "labels", "targets", "metric"}
+
+
+@dataclass(frozen=True)
+class Design:
+    """A task with a number of training molecules."""
+
+    task: Task
+    data: str  # file in the folder of data
+    labels: int | None
+    settings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the design in tables and folders."""
+        stem = self.task.name if self.task.name != "custom" else Path(self.data).name.split(".")[0]
+        targets = f"-{'+'.join(self.task.targets or ())}" * (self.task.name == "custom")
+        return f"{stem}{targets}-{self.labels or 'all'}".replace("/", "_").replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The seeds of one arm on one split of one design."""
+
+    design: Design
+    split: tuple[str, ...]
+    arm: str
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings of the run, as key=value; those of the arm win."""
+        design = self.design
+        labels = [] if design.labels is None else [f"labels={design.labels}"]
+        return [*design.settings, *self.split, *labels, *ARMS[self.arm]]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies below `runs`."""
+        split = ",".join(part.partition("=")[2] for part in self.split) or "default"
+        return Path(self.design.name) / split / self.arm.replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, all of it chosen before the first run."""
+
+    seeds: int
+    arms: tuple[str, ...]
+    designs: tuple[Design, ...]
+    splits: tuple[tuple[str, ...], ...] = field(default=((),))
+
+    def runs(self) -> Iterator[Run]:
+        """Yield all runs, those of one split together."""
+        for design in self.designs:
+            for split in self.splits:
+                for arm in self.arms:
+                    yield Run(design, split, arm)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan and check all of its settings, before anything is run.
+
+    Raises:
+        MsdeError: a key, task, arm or setting is not known.
+    """
+    values = read_json(path)
+    _check_keys(path, values, KEYS)
+    arms = values.get("arms", list(ARMS))
+    for arm in arms:
+        if arm not in ARMS:
+            raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(ARMS)}")
+    designs = []
+    for entry in values["tasks"]:
+        _check_keys(path, entry, TASK_KEYS)
+        task = get_task(entry["task"], entry.get("targets"), entry.get("metric"))
+        settings = (*values.get("settings", ()), *entry.get("settings", ()))
+        for labels in entry.get("labels", [None]):
+            designs.append(Design(task, entry["data"], labels, settings))
+    splits = tuple(tuple(split) for split in values.get("splits", [[]]))
+    plan = Plan(values.get("seeds", 1), tuple(arms), tuple(designs), splits)
+    for run in plan.runs():
+        if run.design.task.has_forces and run.arm not in ("pretrained", "random"):
+            raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
+        make_settings(run.design.task, run.overrides)
+    return plan
+
+
+def _check_keys(path: Path, values: dict[str, Any], known: set[str]) -> None:
+    for key in values.keys() - known:
+        raise MsdeError(f"{path}: unknown key {key!r}, expected {', '.join(sorted(known))}")
+    for key in known & {"tasks", "task", "data"} - values.keys():
+        raise MsdeError(f"{path}: {key!r} is missing")
+
+
+def execute(run: Run, shards: Path, checkpoint: Path, runs: Path, seeds: int) -> dict[str, Any]:
+    """Run the seeds of an arm that are not done yet; return what its `results.json` holds."""
+    output = runs / run.folder
+    output.mkdir(parents=True, exist_ok=True)
+    settings = make_settings(run.design.task, run.overrides)
+    if run.arm in BASELINES:
+        job = prepare(run.design.task, shards, output, None, settings)
+        return _forests(job, run.arm, output, seeds)
+    job = prepare(run.design.task, shards, output, checkpoint, settings)
+    return fine_tune(job, output, seeds)
+
+
+def _forests(job: Job, arm: str, output: Path, seeds: int) -> dict[str, Any]:
+    features: np.ndarray | None = None
+    for seed in range(seeds):
+        folder = output / f"seed-{seed}"
+        if (folder / RESULTS).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        features = features_of(job.data, arm) if features is None else features
+        predictions = fit_forest(job.task, job.data, features, job.split.train, seed)
+        result: dict[str, Any] = {"seed": seed, "epochs": 0, "best": 0}
+        parts = {part: job.split.parts()[part] for part in ("valid", "test")}
+        metric = job.task.metric
+        for part, places in parts.items():
+            y, found = job.data.y[places], predictions[places]
+            result[part] = {metric: over_targets(metric, y, found)}
+            each = per_target(metric, y, found)
+            result[f"{part}_per_target"] = dict(zip(job.data.targets, each, strict=True))
+        found_parts = {part: predictions[places] for part, places in parts.items()}
+        write_predictions(job, folder / PREDICTIONS, found_parts)
+        write_json(folder / RESULTS, result)
+        log.info("%s, seed %d: test %s %.4g", arm, seed, metric, result["test"][metric])
+    return collect(job, output, seeds)
+
+
+def tested(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return ids, labels and predictions of the test part, from the file of a seed.
+
+    Returns:
+        The uids (rows,), labels and predictions (rows, targets), NaN where missing.
+    """
+    with open(folder / PREDICTIONS, newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+    test = [row for row in rows if row[2] == "test"]
+    numbers = np.array([[float(cell or "nan") for cell in row[3:]] for row in test])
+    return [row[1] for row in test], numbers[:, ::2], numbers[:, 1::2]
+
+
+def pairs_of(
+    runs: Path, design: Design, arms: tuple[str, str], plan: Plan, dropped: Sequence[str] = ()
+) -> list[Pair]:
+    """Return the test predictions of two arms for every split and seed that both have done.
+
+    Args:
+        dropped: uids of molecules that are left out.
+
+    Raises:
+        MsdeError: the arms were tested on different molecules.
+    """
+    pairs, left_out = [], set(dropped)
+    for split in plan.splits:
+        one, other = (runs / Run(design, split, arm).folder for arm in arms)
+        for seed in range(plan.seeds):
+            folders = one / f"seed-{seed}", other / f"seed-{seed}"
+            if not all((folder / RESULTS).exists() for folder in folders):
+                continue
+            (uids, y, first), (other_uids, _, second) = map(tested, folders)
+            if uids != other_uids:
+                raise MsdeError(f"{one} and {other} were tested on different molecules")
+            keep = [row for row, uid in enumerate(uids) if uid not in left_out]
+            if keep:
+                pairs.append(Pair(",".join(split), y[keep], first[keep], second[keep]))
+    return pairs
+
+
+def rows_of(runs: Path, plan: Plan) -> list[dict[str, Any]]:
+    """Return a row for each seed of each run that is done."""
+    rows = []
+    for run in plan.runs():
+        path = runs / run.folder / RESULTS
+        if not path.exists():
+            continue
+        results = json.loads(path.read_text())
+        for name, values in results["test"].items():
+            for seed, value in zip(results["seeds"], values, strict=True):
+                rows.append(
+                    {
+                        "design": run.design.name,
+                        "split": ",".join(run.split) or "default",
+                        "arm": run.arm,
+                        "seed": seed,
+                        "metric": name,
+                        "value": value,
+                        "split_sha256": results["split"]["sha256"],
+                    }
+                )
+    return rows

@@ -1,0 +1,100 @@
+"""A suite: one plan, all arms on the same split, restartable, with tables and overlaps."""
+
+import csv
+import json
+
+import pytest
+
+from fixtures.downstream import save_checkpoint, write_table
+from msde.data_tools.convert import convert
+from msde.data_tools.options import Options
+from msde.data_tools.suite import run_suite
+from msde.downstream.suite import ARMS, read_plan
+from msde.errors import MsdeError
+
+PLAN = {
+    "seeds": 2,
+    "settings": ["epochs=1", "dropout=0"],
+    "splits": [["split=random", "split_seed=1"]],
+    "tasks": [
+        {"task": "custom", "data": "t.csv", "targets": ["logp"], "labels": [20, None]},
+    ],
+}
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    write_table(folder / "t.csv", 60)
+    write_table(folder / "seen.csv", 20)
+    convert([folder / "seen.csv"], folder / "seen", options=Options(conformers=0))
+    save_checkpoint(folder / "checkpoint")
+    (folder / "plan.json").write_text(json.dumps(PLAN))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msde.downstream.baselines.TREES", 10)
+        run(folder, pretraining=[folder / "seen"])
+    return folder
+
+
+def run(folder, **options):
+    run_suite(folder / "plan.json", folder, folder / "checkpoint", folder / "out", **options)
+
+
+def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
+    rows = read(folder / "out/table.csv")
+    assert len(rows) == 2 * len(ARMS) * 2
+    for design in ("t-logp-20", "t-logp-all"):
+        mine = [row for row in rows if row["design"] == design]
+        assert {row["arm"] for row in mine} == ARMS.keys()
+        assert len({row["split_sha256"] for row in mine}) == 1
+        assert all(float(row["value"]) > 0 for row in mine)
+
+
+def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(folder):
+    rows = read(folder / "out/comparisons.csv")
+    assert len(rows) == 4 * 2 * 2  # comparisons, designs, with and without overlap
+    for row in rows:
+        assert float(row["low"]) <= float(row["log_ratio"]) <= float(row["high"])
+        assert row["pairs"] == "2"
+    overlap = json.loads((folder / "out/overlap.json").read_text())
+    assert len(overlap["t-logp-all"]) == 20
+    text = (folder / "out/table.md").read_text()
+    assert "| t-logp-20 | rmse |" in text and "t-logp-all 20" in text
+
+
+def test_a_second_start_repeats_nothing_and_a_lost_run_is_made_again(folder, monkeypatch):
+    before = (folder / "out/table.csv").read_text()
+    lost = next((folder / "out/runs/t-logp-all").glob("*/random/seed-1/results.json"))
+    kept = next((folder / "out/runs/t-logp-all").glob("*/random/seed-0/results.json"))
+    stamp, text = kept.stat().st_mtime_ns, lost.read_text()
+    lost.unlink()
+    run(folder)
+    assert kept.stat().st_mtime_ns == stamp and lost.read_text() == text
+    assert (folder / "out/table.csv").read_text() == before
+
+
+def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps(PLAN | {"seeds": 3}))
+    with pytest.raises(MsdeError, match="holds the runs of another plan"):
+        run_suite(tmp_path / "plan.json", folder, folder / "checkpoint", folder / "out")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"arms": ["best"]}, "unknown arm 'best', expected one of pretrained"),
+        ({"task": []}, "unknown key 'task', expected arms, seeds"),
+        ({"settings": ["epocs=1"]}, "unknown key 'epocs'; did you mean 'epochs'"),
+        ({"tasks": [{"task": "esol"}]}, "'data' is missing"),
+        ({"tasks": [{"task": "md17-ethanol", "data": "e"}]}, "cannot learn forces"),
+    ],
+)
+def test_a_plan_is_checked_before_anything_runs(tmp_path, change, message):
+    (tmp_path / "plan.json").write_text(json.dumps(PLAN | change))
+    with pytest.raises(MsdeError, match=message):
+        read_plan(tmp_path / "plan.json")

@@ -1,0 +1,203 @@
+"""Fine-tuning: results, predictions, resuming to the bit, and what is frozen stays."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import root_mean_squared_error
+
+from fixtures.downstream import (
+    finetune,
+    read_predictions,
+    read_results,
+    save_checkpoint,
+    write_table,
+)
+from msde.downstream import training
+from msde.downstream.finetune import prepare
+from msde.downstream.heads import depths, load_model, make_model, parameter_groups
+from msde.downstream.settings import make_settings
+from msde.downstream.tasks import get_task
+from msde.errors import MsdeError
+from msde.files import file_sha256
+from msde.monitor.writer import read_metrics
+
+WEIGHTS = "seed-0/model/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("downstream")
+    write_table(folder / "t.csv", 60, missing=(3, 10))
+    save_checkpoint(folder / "checkpoint")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    output = folder / "done"
+    finetune(folder / "t.csv", folder / "checkpoint", output, seeds=2)
+    return output
+
+
+def test_results_hold_a_value_a_seed_with_split_settings_and_checkpoint(folder, done):
+    results = read_results(done)
+    assert len(results["test"]["rmse"]) == len(results["valid"]["rmse"]) == 2
+    assert results["seeds"] == [0, 1] and results["settings"]["epochs"] == 2
+    weights = folder / "checkpoint/model.safetensors"
+    assert results["checkpoint"]["sha256"] == file_sha256(weights)
+    assert results["split"]["sha256"] == json.loads((done / "split.json").read_text())["sha256"]
+    assert results["data"]["molecules"] == 58  # two have no label
+
+
+def test_predictions_have_the_ids_of_the_input_and_give_the_metric(folder, done):
+    rows = read_predictions(done / "seed-1/predictions.csv")
+    lines = (folder / "t.csv").read_text().splitlines()
+    for row in rows:
+        cells = lines[int(row["line"]) - 1].split(",")
+        assert cells[1] == row["name"] and float(cells[2]) == float(row["logp"])
+    test = [row for row in rows if row["part"] == "test"]
+    y, predicted = (np.array([float(r[c]) for r in test]) for c in ("logp", "logp_predicted"))
+    assert root_mean_squared_error(y, predicted) == pytest.approx(
+        read_results(done)["test"]["rmse"][1], rel=1e-5
+    )
+
+
+def test_metrics_are_logged_for_every_epoch(done):
+    rows = read_metrics(done / "seed-0/metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert {"loss/train", "rmse/valid"} <= rows[0].keys()
+    assert list((done / "seed-0/tensorboard").glob("events.*"))
+
+
+def test_a_finished_run_is_not_repeated_and_more_seeds_are_added(folder, done, monkeypatch):
+    before = (done / "seed-0/results.json").stat().st_mtime_ns
+    finetune(folder / "t.csv", folder / "checkpoint", done, seeds=3)
+    assert (done / "seed-0/results.json").stat().st_mtime_ns == before
+    assert read_results(done)["seeds"] == [0, 1, 2]
+
+
+def test_other_settings_in_the_same_folder_are_refused(folder, done):
+    with pytest.raises(MsdeError, match="holds a fine-tuning with another settings"):
+        finetune(folder / "t.csv", folder / "checkpoint", done, "lr=1e-3", seeds=2)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mode", [["view=both", "dropout=0.3"], ["training=frozen"]])
+def test_a_run_that_was_killed_ends_with_the_same_bits(folder, tmp_path, monkeypatch, mode):
+    given = (*mode, "epochs=4", "save_seconds=0")
+    finetune(folder / "t.csv", folder / "checkpoint", tmp_path / "whole", *given)
+    original = training.Trainer._train_epoch
+
+    def killed(self):
+        if self.epoch == 2:
+            raise Killed
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "_train_epoch", killed)
+        with pytest.raises(Killed):
+            finetune(folder / "t.csv", folder / "checkpoint", tmp_path / "twice", *given)
+    assert (tmp_path / "twice/seed-0/state.pt").exists()
+    finetune(folder / "t.csv", folder / "checkpoint", tmp_path / "twice", *given)
+    whole, twice = (read_results(tmp_path / name) for name in ("whole", "twice"))
+    assert whole["test"] == twice["test"] and whole["valid"] == twice["valid"]
+    weights = [
+        load_file(tmp_path / n / "seed-0/model/model.safetensors") for n in ("whole", "twice")
+    ]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    rows = [read_metrics(tmp_path / n / "seed-0/metrics.jsonl") for n in ("whole", "twice")]
+    assert rows[0] == rows[1]
+
+
+def test_frozen_encoders_stay_and_full_ones_move(folder, tmp_path):
+    stored = load_file(folder / "checkpoint/model.safetensors")
+    name = "layers.0.mlp.0.weight"
+    for mode in ("frozen", "full"):
+        finetune(folder / "t.csv", folder / "checkpoint", tmp_path / mode, f"training={mode}")
+        model = load_model(tmp_path / mode / "seed-0/model").encoders["2d"].state_dict()
+        assert torch.equal(model[name], stored[f"encoder_2d.{name}"]) == (mode == "frozen")
+
+
+def test_validation_chooses_the_epoch_and_patience_ends_the_run(folder, tmp_path):
+    finetune(
+        folder / "t.csv", folder / "checkpoint", tmp_path, "epochs=40", "patience=2", "lr=0.05"
+    )
+    rows = read_metrics(tmp_path / "seed-0/metrics.jsonl")
+    values = [row["rmse/valid"] for row in rows]
+    results = read_results(tmp_path)
+    assert len(values) < 40 and len(values) == results["best_epochs"][0] + 2
+    assert results["valid"]["rmse"][0] == min(values)
+    assert values[results["best_epochs"][0] - 1] == min(values)
+
+
+def test_pretrained_and_random_encoders_start_with_the_same_head(folder, tmp_path):
+    task = get_task("custom", ["logp"])
+    settings = make_settings(task)
+    data = folder / "done/data"
+    job = prepare(task, data, tmp_path, folder / "checkpoint", settings)
+    one = make_model(job.network, job.facts, job.weights, seed=3)
+    other = make_model(job.network, job.facts, None, seed=3)
+    assert torch.equal(one.head.weight, other.head.weight)
+    name = "layers.0.mlp.0.weight"
+    first, second = (m.encoders["2d"].state_dict()[name] for m in (one, other))
+    assert not torch.equal(first, second)
+
+
+def test_rates_fall_towards_the_input_by_layer(folder, tmp_path):
+    task = get_task("custom", ["logp"])
+    settings = make_settings(task, ["training=layerwise", "layer_decay=0.5", "lr=1", "view=both"])
+    plain = make_settings(task)
+    job = prepare(task, folder / "done/data", tmp_path, folder / "checkpoint", plain)
+    facts = dataclasses.replace(job.facts, views=("2d", "3d"))
+    model = make_model(job.network, facts, None, seed=0)
+    rate = {id(p): g["lr"] for g in parameter_groups(model, settings) for p in g["params"]}
+    assert len(rate) == len(list(model.parameters()))  # every parameter is in one group
+    assert rate[id(model.head.weight)] == 1
+    for encoder in model.encoders.values():
+        found = depths(encoder)
+        last = max(found.values())
+        for name, parameter in encoder.named_parameters():
+            assert rate[id(parameter)] == 0.5 ** (last - found[name])
+    gin = depths(model.encoders["2d"])
+    assert gin["atom_embedding.weight"] == 0 and gin["layers.4.mlp.0.weight"] == 5
+
+
+def test_both_views_and_classification(folder, tmp_path):
+    results = finetune(
+        folder / "t.csv", folder / "checkpoint", tmp_path, "view=both", "split=random",
+        targets=["is_greasy"], metric="roc_auc",
+    )  # fmt: skip
+    assert 0 <= results["test"]["roc_auc"][0] <= 1
+    rows = read_predictions(tmp_path / "seed-0/predictions.csv")
+    assert all(0 < float(row["is_greasy_predicted"]) < 1 for row in rows)
+
+
+def test_a_column_of_the_table_divides_it(folder, tmp_path):
+    finetune(folder / "t.csv", folder / "checkpoint", tmp_path, "split=column", "split_column=part")
+    for row in read_predictions(tmp_path / "seed-0/predictions.csv"):
+        number = int(row["name"][1:])
+        assert row["part"] == ["train", "train", "train", "valid", "test"][number % 5]
+
+
+def test_ranks_share_the_seeds(folder, tmp_path):
+    for rank in (0, 1):
+        results = finetune(
+            folder / "t.csv", folder / "checkpoint", tmp_path, seeds=3, rank=rank, world_size=2
+        )
+    assert results["seeds"] == [0, 1, 2]
+
+
+def test_targets_are_scaled_by_the_training_part_alone(folder, tmp_path):
+    task = get_task("custom", ["logp"])
+    settings = make_settings(task, ["split=random"])
+    job = prepare(task, folder / "done/data", tmp_path, folder / "checkpoint", settings)
+    y = job.data.y[job.split.train, 0]
+    assert job.scaling.mean[0] == pytest.approx(y.mean())
+    assert job.scaling.scale[0] == pytest.approx(y.std())

@@ -1,0 +1,50 @@
+"""Intervals hold the truth as often as they should, and Holm's correction is that of its paper."""
+
+import numpy as np
+import pytest
+
+from msde.downstream.statistics import Pair, compare, holm
+
+
+def pairs(rng, ratio, seeds=3, rows=80):
+    """Predictions of two arms whose errors have a known ratio, with the same labels."""
+    y = rng.normal(size=(rows, 1))
+    return [
+        Pair("s", y, y + ratio * rng.normal(size=y.shape), y + rng.normal(size=y.shape))
+        for _ in range(seeds)
+    ]
+
+
+def test_a_clear_difference_is_found_with_its_sign_and_size():
+    found = compare("rmse", pairs(np.random.default_rng(0), 0.7), draws=200)
+    assert found.low < np.log(0.7) < found.high < 0 and found.verdict == "better"
+    assert found.log_ratio == pytest.approx(np.log(0.7), abs=0.1)
+    assert found.p < 0.05
+    assert compare("rmse", pairs(np.random.default_rng(1), 1.5), draws=200).verdict == "worse"
+
+
+def test_intervals_of_equal_arms_hold_zero_as_often_as_they_should():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(40):
+        found = compare("rmse", pairs(rng, 1.0), draws=60)
+        hits += found.low <= 0 <= found.high
+    assert hits >= 34  # of 40; 95 % are 38
+
+
+def test_the_same_predictions_are_equal():
+    y = np.random.default_rng(0).normal(size=(30, 2))
+    found = compare("mae", [Pair("s", y, y + 1, y + 1)] * 2, draws=50)
+    assert found.log_ratio == 0 and found.verdict == "equal" and found.p == 1
+
+
+def test_of_classes_the_error_is_one_minus_auc():
+    y = np.array([[0], [0], [1], [1]] * 10, float)
+    good = y + 0.6 * np.random.default_rng(0).normal(size=y.shape)
+    bad = np.random.default_rng(1).normal(size=y.shape)
+    assert compare("roc_auc", [Pair("s", y, good, bad)], draws=100).verdict == "better"
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []

@@ -1,0 +1,91 @@
+"""What cannot be fine-tuned is an error of one line that says what to do."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fixtures.downstream import finetune, save_checkpoint, smiles, write_table
+from fixtures.launching import ENVIRONMENT
+from fixtures.models import make_small
+from fixtures.paths import LAUNCH
+from msde.checkpoints.weights import save_weights
+from msde.data_tools.options import Options
+from msde.errors import MsdeError
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def table(folder, **columns):
+    """A table of 30 SMILES with columns, each a function of the row's number."""
+    path = folder / "t.csv"
+    lines = [",".join(["smiles", *columns])]
+    for number, text in enumerate(smiles(30)):
+        lines.append(",".join([text, *(str(make(number)) for make in columns.values())]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "columns, targets, metric, message",
+    [
+        ({"a": lambda n: ""}, ["a"], None, "label a has no value in any of 30 molecules"),
+        ({"a": lambda n: n}, ["b"], None, "has no label 'b', found smiles, a"),
+        ({"a": lambda n: n if n < 20 else "high"}, ["a"], None, "line 22: label a is not a number"),
+        ({"a": lambda n: 1}, ["a"], "roc_auc", "no target has both classes among the 24 molecules"),
+        ({"a": lambda n: n}, ["a"], "roc_auc", "label a is 2 in 28 molecules, expected 0 or 1"),
+        ({"a": lambda n: n}, ["a"], "accuracy", "--metric is 'accuracy', expected one of"),
+        ({"name": lambda n: n}, [], None, "has no labels; custom needs one"),
+    ],
+)
+def test_labels_that_cannot_be_learned(checkpoint, tmp_path, columns, targets, metric, message):
+    with pytest.raises(MsdeError, match=message) as caught:
+        data = table(tmp_path, **columns)
+        finetune(data, checkpoint, tmp_path / "out", targets=targets, metric=metric)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_no_valid_molecule(checkpoint, tmp_path):
+    (tmp_path / "t.csv").write_text("smiles,a\nxyz,1\nCC(,2\n")
+    with pytest.raises(MsdeError, match="none of 2 molecules could be converted; the reasons"):
+        finetune(tmp_path / "t.csv", checkpoint, tmp_path / "out", targets=["a"])
+
+
+def test_a_network_without_the_3d_encoder_does_not_fit_a_3d_task(tmp_path):
+    model = make_small("base", "loss.coefficient_contrastive=0", "loss.coefficient_3d_to_2d=0")
+    save_weights(model.state_dict(), model.config, tmp_path / "checkpoint")
+    data = write_table(tmp_path / "t.csv", 30)
+    with pytest.raises(MsdeError, match="was pretrained without its 3D encoder.*give view=2d"):
+        finetune(data, tmp_path / "checkpoint", tmp_path / "out", "view=3d")
+
+
+def test_shards_without_positions_do_not_fit_the_3d_encoder(checkpoint, tmp_path):
+    from msde.data_tools.convert import convert
+
+    data = write_table(tmp_path / "t.csv", 30)
+    convert([data], tmp_path / "data", options=Options(conformers=0))
+    with pytest.raises(MsdeError, match="view=3d needs positions.*give view=2d"):
+        finetune(tmp_path / "data", checkpoint, tmp_path / "out", "view=3d")
+
+
+def test_a_folder_without_the_tasks_file(checkpoint, tmp_path):
+    (tmp_path / "data").mkdir()
+    write_table(tmp_path / "data/t.csv", 5)
+    with pytest.raises(MsdeError, match="holds 0 files named like esol .none., expected one"):
+        finetune(tmp_path / "data", checkpoint, tmp_path / "out", task="esol", targets=None)
+
+
+def test_the_command_ends_with_one_line_and_code_2(checkpoint, tmp_path):
+    data = write_table(tmp_path / "t.csv", 10)
+    arguments = ["--task=custom", f"--data={data}", f"--checkpoint={checkpoint}"]
+    arguments += [f"--output={tmp_path / 'out'}", "--targets=pIC50"]
+    done = subprocess.run(
+        [sys.executable, LAUNCH / "finetune.py", *arguments],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+    assert "has no label 'pIC50', found smiles, id, logp, is_greasy, part" in done.stderr
