@@ -81,7 +81,7 @@ def compare(
     """
     silence_rdkit()
     model = load(checkpoint).model
-    mols, skipped = _references(references, limit)
+    mols, skipped = references_of(references, limit)
     most = max(counts)
 
     def ours(start: str) -> Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]]:
@@ -119,7 +119,7 @@ def compare(
     return table(result)
 
 
-def _references(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
+def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
     """Return the molecules of a data set with their conformers, and how many cannot be rebuilt."""
     mols: list[Chem.Mol] = []
     skipped = 0

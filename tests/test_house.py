@@ -30,6 +30,8 @@ PLACES = {
     "deepspeed": {"training", "checkpoints", "model"},
     "sklearn": {"sklearn"},
     "torchdiffeq": {"sampling"},
+    "scipy": {"sampling"},
+    "openbabel": {"evaluation"},
 }
 FILES = {
     path: path.relative_to(ROOT).with_suffix("").parts
