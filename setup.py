@@ -43,6 +43,7 @@ setup(
         "numpy>=1.26",
         "tensorboard>=2.15",
         "torchdiffeq>=0.2.4",
+        "scipy>=1.10",
         "safetensors>=0.4",
         "tqdm>=4.60",
         "fsspec",
@@ -65,7 +66,8 @@ setup(
             "triton>=3.2; platform_system == 'Linux'",
         ],
         "plot": ["matplotlib>=3.8"],
-        "evaluate": ["posebusters>=0.4"],
+        # To compare conformers and bonds with other programs.
+        "evaluate": ["posebusters>=0.4", "openbabel-wheel>=3.1"],
         "dask": ["distributed>=2024.1"],
         "mpi": ["mpi4py>=4"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "matplotlib>=3.8"],

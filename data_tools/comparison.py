@@ -89,7 +89,7 @@ def compare(
     """
     silence_rdkit()
     model = load(checkpoint).model
-    mols, skipped = _references(references, limit)
+    mols, skipped = references_of(references, limit)
     most = max(counts)
     if pictures is not None:
         draw_samples(model, mols, pictures, replace(sampling, num=most))
@@ -136,7 +136,7 @@ def _methods(
     }
 
 
-def _references(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
+def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
     """Return the molecules of a data set with their conformers, and how many cannot be rebuilt."""
     mols: list[Chem.Mol] = []
     skipped = 0

@@ -55,12 +55,10 @@ def conformers_of_file(
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
-    check_sd_name(output)
-    if not os.access(output.parent, os.W_OK):
-        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
+    check_output(output)
     silence_rdkit()
     model = load(checkpoint)
-    molecules, names = _molecules(input, format, options)
+    molecules, names = molecules_of(input, format, options)
     failed: list[str] = []
     total = StereoCount()
 
@@ -84,10 +82,7 @@ def conformers_of_file(
                         total += counted
 
     write_atomically(output, write)
-    for line in failed[:SHOWN]:
-        sys.stderr.write(f"no conformers of {line}\n")
-    if len(failed) > SHOWN:
-        sys.stderr.write(f"... and of {len(failed) - SHOWN} more\n")
+    report_failed("conformers", failed)
     done = len(names) - len(failed)
     print(f"{output}: {sampling.num} conformers each of {done} of {len(names)} molecules")
     print(
@@ -96,7 +91,22 @@ def conformers_of_file(
     )
 
 
-def _molecules(
+def check_output(output: Path) -> None:
+    """Raise an MsdeError unless an SD file can be written there."""
+    check_sd_name(output)
+    if not os.access(output.parent, os.W_OK):
+        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
+
+
+def report_failed(what: str, failed: list[str]) -> None:
+    """Write the names and reasons of the first molecules without a result, and how many follow."""
+    for line in failed[:SHOWN]:
+        sys.stderr.write(f"no {what} of {line}\n")
+    if len(failed) > SHOWN:
+        sys.stderr.write(f"... and of {len(failed) - SHOWN} more\n")
+
+
+def molecules_of(
     path: Path, format: str, options: Options
 ) -> tuple[list[Chem.Mol | MoleculeError], list[str]]:
     """Return the molecules of a file or a data set, and their names."""

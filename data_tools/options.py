@@ -49,6 +49,7 @@ class Options:
     group_conformers: bool = False  # neighbours with the same title are one molecule
     keep_radicals: bool = False  # of formats in which they are mostly mistakes
     trust_pickle: bool = False
+    perceive_bonds: bool = True  # False: atoms and positions are all that is needed
 
     def refuse(self, names: Collection[str], where: str) -> None:
         """Raise an MsdeError if the user gave one of the options `names`, of no use `where`."""

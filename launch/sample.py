@@ -1,9 +1,9 @@
-"""Sample conformers of molecules with a pretrained model.
+"""Sample conformers of molecules, or find the bonds of positions, with a pretrained model.
 
 python launch/sample.py conformers --checkpoint DIR --input FILE --output FILE.sdf --num 10
+python launch/sample.py bonds --checkpoint DIR --input FILE.xyz --output FILE.sdf
 
-Molecules are sampled without hydrogens, which RDKit then adds to the positions. By default samples
-start from conformers of ETKDG, which the model refines; --start noise needs none.
+Conformers are sampled without hydrogens, which RDKit then adds. By default they start from ETKDG's.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from msde.data_tools.options import add_reader_options, reader_options
 def main() -> None:
     """Parse, sample and write one file."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="conformers")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="conformers|bonds")
     conformers = commands.add_parser("conformers", help="conformers of molecules, as an SD file")
+    bonds = commands.add_parser("bonds", help="bonds of atoms and positions, as an SD file")
+    for command, sampler in ((conformers, "dpm_solver_2m"), (bonds, "classifier")):
+        add = command.add_argument
+        add("--checkpoint", type=Path, required=True, metavar="DIR", help="weights, or a run")
+        add("--input", type=Path, required=True, metavar="FILE", help="or a folder of shards")
+        add("--output", type=Path, required=True, metavar="FILE", help=".sdf or .sdf.gz")
+        add("--sampler", default=sampler, help="see msde.sampling.samplers.SAMPLERS")
+        add("--steps", type=int, default=20, help="of the sampler")
+        add("--seed", type=int, default=0)
+        add_reader_options(command)
     add = conformers.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="DIR", help="weights, or a run")
-    add("--input", type=Path, required=True, metavar="FILE", help="or a folder of shards")
-    add("--output", type=Path, required=True, metavar="FILE", help=".sdf or .sdf.gz")
     add("--num", type=int, default=10, help="conformers of each molecule")
     add("--start", choices=("etkdg", "noise"), default="etkdg", help="what is refined")
     add("--std", type=float, default=0.7, help="A of noise that is added to ETKDG's conformers")
-    add("--steps", type=int, default=20, help="of the sampler")
-    add("--sampler", default="dpm_solver_2m", help="see msde.sampling.samplers.SAMPLERS")
-    add("--seed", type=int, default=0)
     add("--relax", action="store_true", help="relax the conformers by MMFF94 afterwards")
-    add_reader_options(conformers)
     arguments = parser.parse_args()
     options = reader_options(arguments)
     check_exist(arguments.checkpoint, arguments.input)
@@ -39,14 +42,18 @@ def main() -> None:
     from msde.cluster import process
 
     process.prepare()
+    from msde.data_tools.bonds import bonds_of_file
     from msde.data_tools.generation import conformers_of_file
+    from msde.sampling.bonds import BondOptions
     from msde.sampling.conformers import ConformerOptions
 
-    names = ("num", "start", "std", "steps", "sampler", "seed", "relax")
-    sampling = ConformerOptions(**{name: getattr(arguments, name) for name in names})
-    names = ("checkpoint", "input", "output", "format")
-    paths = {name: getattr(arguments, name) for name in names}
-    conformers_of_file(**paths, sampling=sampling, options=options)
+    given = vars(arguments)
+    paths = {name: given[name] for name in ("checkpoint", "input", "output", "format")}
+    common = {name: given[name] for name in ("steps", "sampler", "seed")}
+    if arguments.command == "bonds":
+        return bonds_of_file(**paths, finding=BondOptions(**common), options=options)
+    own = {name: given[name] for name in ("num", "start", "std", "relax")}
+    conformers_of_file(**paths, sampling=ConformerOptions(**common, **own), options=options)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Stream(enum.IntEnum):
     MASKING = 12
     MIXTURE = 13
     SAMPLING = 14
+    SHIFTS = 15
+    SHIFT_STD = 16
 
 
 class Key(NamedTuple):

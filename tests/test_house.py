@@ -32,6 +32,8 @@ PLACES = {
     "sklearn": {"sklearn", "downstream"},
     "torchdiffeq": {"sampling"},
     "ase": {"ase", "data_tools"},
+    "scipy": {"sampling"},
+    "openbabel": {"evaluation"},
 }
 FILES = {
     path: path.relative_to(ROOT).with_suffix("").parts

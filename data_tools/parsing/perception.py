@@ -33,6 +33,7 @@ from .types import Options, Parsed
 
 MAX_ITERATIONS = 10_000  # of the search for bond orders; the molecules that need more are cages
 MAX_ELEMENT = 118
+CHARGE = "totalCharge"  # the property of a molecule without bonds
 
 Bonds = tuple[tuple[int, int], ...]  # pairs of atoms (i, j) with i < j
 
@@ -135,7 +136,12 @@ def bonds_of_smiles(numbers: np.ndarray, bonds: Bonds, smiles: str) -> Chem.Mol:
 def parse_system(
     system: System, options: Options, y: tuple[float, ...] = (), notes: tuple[str, ...] = ()
 ) -> Parsed:
-    """Find the bonds of a system and finish the molecule."""
+    """Find the bonds of a system, unless the options say otherwise, and finish the molecule."""
+    if not options.perceive_bonds:
+        mol = mol_with_bonds(system.numbers, ())
+        mol.SetIntProp(CHARGE, system.charge)
+        set_conformers(mol, system.position[None])
+        return Parsed(mol, y, notes=notes)
     bonds = connect(system.numbers, system.position) if system.bonds is None else system.bonds
     mol = order_bonds(system.numbers, bonds, system.charge)
     for atom, isotope in system.isotopes:

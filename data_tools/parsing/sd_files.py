@@ -107,6 +107,14 @@ def mol_from_block(
     return mol
 
 
+def atoms_from_block(block: str) -> Chem.Mol:
+    """Return the atoms, charges and positions of a mol block, without chemistry."""
+    mol = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False, strictParsing=False)
+    if mol is None:
+        raise MoleculeError("cannot be parsed: mol block syntax")
+    return mol
+
+
 def count_atoms(block: str) -> int | None:
     """Return the number of atoms in the counts line of a mol block; None: there is none."""
     start = 0

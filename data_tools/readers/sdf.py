@@ -37,7 +37,14 @@ from ..parsing.labels import (
     units_in,
     with_units,
 )
-from ..parsing.sd_files import Block, count_atoms, mol_from_block, properties, records
+from ..parsing.sd_files import (
+    Block,
+    atoms_from_block,
+    count_atoms,
+    mol_from_block,
+    properties,
+    records,
+)
 
 SAMPLE = 1000  # records that decide which properties are labels
 GUESSED = "text that is not UTF-8 was read as Windows-1252"
@@ -92,6 +99,8 @@ class Reader(BaseReader):
             texts, repeated = _label_texts(record.blocks[0], record.labels)
             y = scale(labels_from(texts, record.labels), record.factors)
             notes += tuple(f"property {name}, of which the first is kept" for name in repeated)
+        if not self.options.perceive_bonds:
+            return Parsed(atoms_from_block(record.blocks[0].text), y, notes=notes)
         if len(record.blocks) == 1:
             return Parsed(mol_from_block(record.blocks[0].text, *keep), y, notes=notes)
         mols, lines, failed = [], [], []

@@ -43,6 +43,7 @@ RANGES: dict[str, Range] = {
     "model.painn.num_gaussians": _at_least(2),
     "model.conformer.time_dim": _at_least(0),
     "model.topology.time_dim": _at_least(0),
+    "model.topology.position_noise": ("0 or more", lambda value: value >= 0),
     "optim.warmup_steps": _at_least(0),
     "optim.weight_decay": _at_least(0),
     "run.comm_timeout": _at_least(5),
@@ -100,6 +101,12 @@ def _relations(config: Config) -> dict[str, bool]:
             and model.conformer.input_spread is not None
             and model.conformer.dropout == 0
         ),
+        "run.cuda_graphs does not work with model.topology.bonds=one_hot": not run.cuda_graphs
+        or model.topology.bonds != "one_hot",
+        "model.topology.bonds=one_hot needs time_dim above 0": model.topology.bonds != "one_hot"
+        or model.topology.time_dim > 0,
+        "model.topology.position_noise needs bonds=one_hot": not model.topology.position_noise
+        or model.topology.bonds == "one_hot",
         "model.topology.num_heads must divide model.topology.attention_dim and node_dim": (
             model.topology.attention_dim % model.topology.num_heads == 0
             and model.topology.node_dim % model.topology.num_heads == 0

@@ -82,10 +82,36 @@ CONFORMERS: dict[str, Any] = {
     "run": {"ema_decay": 0.999},
 }
 
+# 3D -> 2D alone, to find bonds. The classifier is the network at t = 1, so most times are noisy.
+BONDS: dict[str, Any] = {
+    "model": {
+        "hidden_dim": 64,
+        "schnet": {"num_interactions": 3, "num_filters": 64},
+        "topology": {
+            "bonds": "one_hot",
+            "position_noise": 0.25,
+            "node_dim": 64,
+            "attention_dim": 96,
+            "num_layers": 4,
+            "sde": {"sigma_min": 0.2, "sigma_max": 20.0},
+        },
+    },
+    "loss": {"coefficient_contrastive": 0.0, "coefficient_2d_to_3d": 0.0},
+    "optim": {
+        "lr": 2e-3,
+        "scale_encoder_3d": 1.0,
+        "scale_3d_to_2d": 1.0,
+        "schedule": "cosine",
+        "warmup_steps": 200,
+    },
+    "run": {"ema_decay": 0.999},
+}
+
 PRESETS: dict[str, list[dict[str, Any]]] = {
     "paper": [],
     "base": [CORRECTED, BASE],
     "large": [CORRECTED, LARGE],
     "xl": [CORRECTED, XL],
     "conformers": [CORRECTED, CONFORMERS],
+    "bonds": [CORRECTED, BONDS],
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +18,7 @@ from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
 from msde.inference.inputs import Chunk, batches, open_input
 from msde.model import MoleculeSDE
+from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
 from msde.sampling.conformers import (
     ConformerOptions,
     Sampled,
@@ -140,6 +141,21 @@ class Pretrained:
             options: those of `msde.sampling.conformers.log_likelihoods`.
         """
         return log_likelihoods(self.model, list(molecules), **options)
+
+    def bonds(self, z: Sequence[int], pos: np.ndarray, charge: int = 0, **options: Any) -> Bonded:
+        """Return the molecule of atoms and positions: `.mol`, or `.reason` why there is none.
+
+        Args:
+            z: (num_atoms,) atomic numbers. Without any hydrogen they are taken as left out.
+            pos: (num_atoms, 3) A.
+            charge: of all atoms together.
+            options: those of `msde.sampling.bonds.BondOptions`.
+
+        Raises:
+            MsdeError: the model has no network for bonds, or an option has a wrong value.
+        """
+        geometry = Geometry(np.asarray(z, np.int64), np.asarray(pos, np.float64), charge)
+        return next(find_bonds(self.model, [geometry], BondOptions(**options)))
 
     def encode(
         self,

@@ -5,10 +5,10 @@ Weighted by the variance, so that a network predicts noise (Ho et al. 2020, eq. 
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from msde.data.batch import MoleculeBatch
-from msde.ops import segment_mean
+from msde.ops import segment_mean, segment_sum
 
 
 def position_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
@@ -43,3 +43,17 @@ def adjacency_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> T
     """
     per_pair = (noise_pred - noise).square()  # (num_pairs,)
     return segment_mean(per_pair, batch.pair_batch, batch.pair_ptr[1:] - batch.pair_ptr[:-1])
+
+
+def bond_loss(logits: Tensor, classes: Tensor, graph: Tensor, batch: MoleculeBatch) -> Tensor:
+    """Return the cross-entropy of a molecule's near pairs over its number of atoms, (num_graphs,).
+
+    Args:
+        logits: (num_near, classes).
+        classes: (num_near,) the true ones; one that has no logit does not count.
+        graph: (num_near,) the molecule of each pair.
+    """
+    known = classes < logits.shape[1]
+    per_pair = nn.functional.cross_entropy(logits, classes * known, reduction="none") * known
+    total = segment_sum(per_pair.unsqueeze(-1), graph, batch.num_graphs).squeeze(-1)
+    return total / batch.atoms_per_graph

@@ -5,6 +5,8 @@ The model does not depend on DeepSpeed: a plain PyTorch loop can train it.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -12,13 +14,14 @@ from msde.chem.vocabulary import ATOM_SIZES
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model.contrastive import OBJECTIVES
-from msde.model.denoising import adjacency_loss, atom_type_loss, position_loss
+from msde.model.denoising import adjacency_loss, atom_type_loss, bond_loss, position_loss
 from msde.model.encoders import ENCODERS_3D, GIN
 from msde.model.layers import Linear, at_least_float32
 from msde.model.noise import TIMES, Noise
-from msde.model.score import TopologyScore, make_conformer_score
+from msde.model.score import BondScore, make_conformer_score, make_topology_score
+from msde.model.score.bonds import NearPairs
 from msde.model.sde import SDE, perturb
-from msde.ops import normals
+from msde.ops import normals, words
 from msde.philox import Stream
 
 
@@ -39,7 +42,7 @@ class MoleculeSDE(nn.Module):
         self.encoder_2d = GIN(dim, model.gin)
         self.encoder_3d = ENCODERS_3D[model.encoder_3d](dim, getattr(model, model.encoder_3d))
         self.score_2d_to_3d = make_conformer_score(self.encoder_2d.output_dim, model.conformer)
-        self.score_3d_to_2d = TopologyScore(dim, model.topology)
+        self.score_3d_to_2d = make_topology_score(dim, model.topology)
         # The contrastive objective compares the two views, so they need one width.
         self.projection_2d: nn.Linear | None = None
         if self.encoder_2d.output_dim != dim:
@@ -62,14 +65,22 @@ class MoleculeSDE(nn.Module):
         pair = pair - batch.pair_ptr[batch.pair_batch]  # (num_pairs,) number within the molecule
         atom_uid, pair_uid = batch.uid[batch.batch], batch.uid[batch.pair_batch]
         pos = normals(key, Stream.POSITION_NOISE, atom_uid, atom, 3)  # (num_atoms, 3)
+        topology = self.score_3d_to_2d
+        adj = normals(key, Stream.BOND_NOISE, pair_uid, pair, topology.bond_channels)
+        shifts = pos.new_zeros(0, 3)
+        if topology.position_noise:
+            share = words(key, Stream.SHIFT_STD, batch.uid) * 2.0**-32  # (num_graphs, 1)
+            std = (topology.position_noise * share).to(pos)[batch.batch]  # (num_atoms, 1) A
+            shifts = std * normals(key, Stream.SHIFTS, atom_uid, atom, 3)
         return Noise(
             t_2d_to_3d=times(batch, Stream.TIME_2D_TO_3D, loss.num_timesteps),
             t_3d_to_2d=times(batch, Stream.TIME_3D_TO_2D, loss.num_timesteps),
             pos=self.score_2d_to_3d.to_subspace(pos, batch),
-            types=normals(key, Stream.ATOM_TYPE_NOISE, atom_uid, atom, ATOM_SIZES[0]),
-            adj=normals(key, Stream.BOND_NOISE, pair_uid, pair, 1).squeeze(-1),
+            types=normals(key, Stream.ATOM_TYPE_NOISE, atom_uid, atom, topology.type_channels),
+            adj=adj.squeeze(-1),
             negatives_of_2d=self.objective.draw(batch, Stream.NEGATIVES_OF_2D),
             negatives_of_3d=self.objective.draw(batch, Stream.NEGATIVES_OF_3D),
+            shifts=shifts,
         )
 
     def contrastive(
@@ -122,6 +133,8 @@ class MoleculeSDE(nn.Module):
             Two tensors (num_valid,).
         """
         score, t = self.score_3d_to_2d, noise.t_3d_to_2d
+        if isinstance(score, BondScore):
+            return batch.valid(torch.zeros_like(t)), self._loss_of_bonds(score, h_3d, batch, noise)
         types = nn.functional.one_hot(batch.x[:, 0], ATOM_SIZES[0])  # (num_atoms, 119)
         types = types.to(noise.types.dtype)
         types_t = perturb(score.sde, types, t[batch.batch], noise.types)  # (num_atoms, 119)
@@ -133,6 +146,19 @@ class MoleculeSDE(nn.Module):
             batch.valid(atom_type_loss(types_pred, noise.types, batch) * weight),
             batch.valid(adjacency_loss(adj_pred, noise.adj, batch) * weight),
         )
+
+    def _loss_of_bonds(
+        self, score: BondScore, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
+    ) -> Tensor:
+        """Return the cross-entropy of bonds given noised channels and `h_3d`, (num_valid,)."""
+        near, t = NearPairs.of(batch), noise.t_3d_to_2d
+        classes = adjacency(batch).long()[near.pair]  # (num_near,)
+        graph = batch.pair_batch[near.pair]
+        one_hot = nn.functional.one_hot(classes, score.bond_channels + 1)[:, :-1]
+        noise_of_bonds = noise.adj[near.pair]
+        bonds_t = perturb(score.sde, one_hot.to(noise.adj.dtype), t[graph], noise_of_bonds)
+        loss = bond_loss(score(bonds_t, t, h_3d, batch, near), classes, graph, batch)
+        return batch.valid(loss * self._anneal(score.sde, t))
 
     def _anneal(self, sde: SDE, t: Tensor) -> Tensor:
         """Return the weights std^anneal_power of the score losses at times t, (num_graphs,)."""
@@ -164,15 +190,21 @@ class MoleculeSDE(nn.Module):
         weights = self.config.loss
         zero = torch.zeros(batch.num_graphs - batch.num_padding, device=batch.pos.device)
         contrastive = accuracy = to_3d = of_types = of_adj = zero
-        h_2d = self.encoder_2d(batch)  # (num_atoms, encoder_2d.output_dim)
-        if weights.coefficient_contrastive or weights.coefficient_3d_to_2d:
+        seen = batch  # what bonds are found from
+        if len(noise.shifts):
+            seen = dataclasses.replace(batch, pos=batch.pos + noise.shifts)
+        is_shared = seen is batch
+        if weights.coefficient_contrastive or weights.coefficient_2d_to_3d:
+            h_2d = self.encoder_2d(batch)  # (num_atoms, encoder_2d.output_dim)
+        if weights.coefficient_contrastive or (weights.coefficient_3d_to_2d and is_shared):
             h_3d = self.encoder_3d(batch)  # (num_atoms, hidden_dim)
         if weights.coefficient_contrastive:
             contrastive, accuracy = self.contrastive(h_2d, h_3d, batch, noise)
         if weights.coefficient_2d_to_3d:
             to_3d = self.loss_2d_to_3d(h_2d, batch, noise)
         if weights.coefficient_3d_to_2d:
-            of_types, of_adj = self.loss_3d_to_2d(h_3d, batch, noise)
+            h_seen = h_3d if is_shared else self.encoder_3d(seen)
+            of_types, of_adj = self.loss_3d_to_2d(h_seen, seen, noise)
         to_2d = (of_types + of_adj) / 2
         total = (
             weights.coefficient_contrastive * contrastive

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,10 +21,12 @@ class Noise:
     t_2d_to_3d: Tensor  # (num_graphs,) times in (0, 1) of the 2D -> 3D direction
     t_3d_to_2d: Tensor  # (num_graphs,) times in (0, 1) of the 3D -> 2D direction
     pos: Tensor  # (num_atoms, 3) standard normals for positions
-    types: Tensor  # (num_atoms, 119) standard normals for atom types
-    adj: Tensor  # (num_pairs,) standard normals for the adjacency
+    types: Tensor  # (num_atoms, 119) standard normals for atom types, or (num_atoms, 0)
+    adj: Tensor  # (num_pairs,) or (num_pairs, classes) standard normals for the adjacency
     negatives_of_2d: Tensor  # (num_atoms,) or (0,): see `contrastive.Objective.draw`
     negatives_of_3d: Tensor  # (num_atoms,) or (0,)
+    # (num_atoms, 3) A, added to the positions that bonds are found from, or (0, 3)
+    shifts: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
 
 
 def _time(step: Tensor, num_timesteps: int) -> Tensor:

@@ -199,6 +199,10 @@ class NodeScore(nn.Module):
 class TopologyScore(nn.Module):
     """The score network of atom types and adjacency given the geometry, and its SDE."""
 
+    type_channels = ATOM_SIZES[0]
+    bond_channels = 1
+    position_noise = 0.0  # A
+
     def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
         """Build the network for 3D representations of width `input_dim`."""
         super().__init__()

@@ -1,0 +1,209 @@
+"""Bonds of atoms and positions: classes from the network, decoded under valences and the charge.
+
+The network gives log p(class) of each pair of near atoms, by one evaluation at t = 1 (the
+classifier) or at the end of a sampler. `decode` then chooses the likeliest molecule whose atoms
+have valences of their element and formal charge, and whose charges add up to the total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rdkit import Chem
+from torch import Tensor
+
+from msde.chem.record import MoleculeRecord, molecule_uid
+from msde.chem.vocabulary import ATOM_SIZES, ATOM_VOCABULARY, MoleculeError
+from msde.data.batch import MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.errors import MsdeError, require
+from msde.model import MoleculeSDE
+from msde.model.score import BondScore
+from msde.model.score.bonds import NearPairs
+from msde.sampling.decoding import decode
+from msde.sampling.noise import keyed_noise
+from msde.sampling.samplers import SAMPLERS
+from msde.sampling.schedule import karras_times
+
+CLASSIFIER = "classifier"
+MAX_ATOMS = 400  # memory and time grow with the pairs of atoms
+LEAST_DISTANCE = 0.2  # A, below which two atoms are on one spot; H2 has 0.74
+BATCH_PAIRS = 60_000  # pairs of atoms of the molecules that are handled together
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Atoms and positions of one molecule."""
+
+    z: np.ndarray  # (num_atoms,) atomic numbers
+    pos: np.ndarray  # (num_atoms, 3) A
+    charge: int = 0  # of all atoms together
+
+
+@dataclass(frozen=True)
+class BondOptions:
+    """How bonds are found."""
+
+    sampler: str = CLASSIFIER  # or one of SAMPLERS
+    steps: int = 20  # of the sampler
+    seed: int = 0  # of the sampler's noise
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            MsdeError: the rules that are broken.
+        """
+        names = (CLASSIFIER, *SAMPLERS)
+        require(
+            {
+                "steps must be at least 1": self.steps >= 1,
+                f"sampler must be one of {', '.join(names)}": self.sampler in names,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Bonded:
+    """A molecule with bonds, or the reason why there is none."""
+
+    mol: Chem.Mol | None  # sanitised, its positions as a conformer, stereochemistry from them
+    reason: str = ""
+
+
+def find_bonds(
+    model: MoleculeSDE, geometries: Sequence[Geometry], options: BondOptions
+) -> Iterator[Bonded]:
+    """Yield the molecule of each geometry, in order.
+
+    The hydrogens are taken as complete if there is any, else as left out.
+
+    Raises:
+        MsdeError: the model has no network for bonds.
+    """
+    if not isinstance(model.score_3d_to_2d, BondScore):
+        raise MsdeError(
+            "the model finds no bonds: its model.topology.bonds is scalar, expected one_hot; "
+            "train one with --preset bonds"
+        )
+    reasons = [problem(geometry) for geometry in geometries]
+    good = [k for k, reason in enumerate(reasons) if not reason]
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for part in _parts(good, geometries):
+        logs = class_log_probabilities(model, [geometries[k] for k in part], options)
+        found |= dict(zip(part, logs, strict=True))
+    for k, reason in enumerate(reasons):
+        yield Bonded(None, reason) if reason else _finish(geometries[k], *found.pop(k))
+
+
+def problem(geometry: Geometry) -> str:
+    """Return why no bonds can be found for a geometry, or ""."""
+    z, pos = geometry.z, geometry.pos
+    if not len(z):
+        return "no atoms"
+    if len(z) > MAX_ATOMS:
+        return f"{len(z)} atoms, at most {MAX_ATOMS} are handled"
+    if pos.shape != (len(z), 3):
+        return f"positions of shape {pos.shape}, expected {(len(z), 3)}"
+    unknown = np.flatnonzero((z < 1) | (z > ATOM_SIZES[0] - 1))
+    if len(unknown):
+        return f"atom {unknown[0]} has atomic number {z[unknown[0]]}, expected 1 to 118"
+    broken = np.flatnonzero(~np.isfinite(pos).all(1))
+    if len(broken):
+        return f"the position of atom {broken[0]} is not finite"
+    distance = np.linalg.norm(pos[:, None] - pos[None], axis=-1) + 9 * np.eye(len(z))
+    i, j = np.unravel_index(distance.argmin(), distance.shape)
+    if distance[i, j] < LEAST_DISTANCE:
+        return f"atoms {i} and {j} are on one spot, {distance[i, j]:.2f} A apart"
+    return ""
+
+
+def _parts(places: Sequence[int], geometries: Sequence[Geometry]) -> Iterator[list[int]]:
+    """Cut geometries into batches of a limited number of pairs, similar sizes together."""
+    part: list[int] = []
+    pairs = 0
+    for k in sorted(places, key=lambda k: len(geometries[k].z)):
+        more = len(geometries[k].z) ** 2 // 2
+        if part and pairs + more > BATCH_PAIRS:
+            yield part
+            part, pairs = [], 0
+        part.append(k)
+        pairs += more
+    if part:
+        yield part
+
+
+def record_of(geometry: Geometry) -> MoleculeRecord:
+    """Return a record of atoms and positions without bonds, whose uid the atoms decide."""
+    z = geometry.z.astype("u1")
+    x = np.zeros((len(z), len(ATOM_VOCABULARY)), "u1")
+    x[:, 0] = z - 1
+    pos = geometry.pos - geometry.pos.mean(0)
+    return MoleculeRecord(
+        uid=molecule_uid("bonds", z.tobytes().hex()),
+        name="",
+        z=z,
+        x=x,
+        cip=np.zeros(len(z), "u1"),
+        bond_index=np.zeros((0, 2), "<u2"),
+        bond_attr=np.zeros((0, 3), "u1"),
+        extended_source=np.zeros(0, "<u2"),
+        extended_degree=np.zeros(len(z), "<u2"),
+        pos=pos[None].astype("<f4"),
+        forces=np.zeros((0, len(z), 3), "<f4"),
+        y=np.zeros(0, "<f8"),
+    )
+
+
+@torch.inference_mode()
+def class_log_probabilities(
+    model: MoleculeSDE, geometries: Sequence[Geometry], options: BondOptions
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return for each geometry its near pairs, (num_near, 2), and log p, (num_near, 5)."""
+    network = model.score_3d_to_2d
+    assert isinstance(network, BondScore)
+    device = next(model.parameters()).device
+    columns = columns_from_records([record_of(geometry) for geometry in geometries])
+    batch = MoleculeBatch.from_columns(columns).to(device)
+    near = NearPairs.of(batch)
+    graph = batch.pair_batch[near.pair]  # (num_near,)
+    h_3d = model.encoder_3d(batch)
+
+    def logits(x: Tensor, t: Tensor) -> Tensor:
+        return network(x, t.to(x).expand(batch.num_graphs), h_3d, batch, near)
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        times = t.to(x).expand(batch.num_graphs)
+        return network.score(logits(x, t), x, times, near, batch)
+
+    x, t = batch.pos.new_zeros(len(near.pair), network.bond_channels), torch.ones(())
+    if options.sampler != CLASSIFIER:
+        item = near.pair - batch.pair_ptr[graph]
+        noise = keyed_noise(options.seed, batch.uid[graph], item, network.bond_channels)
+        times = karras_times(network.sde, options.steps)
+        x, t = network.sde.prior_sampling(noise(0)), times[-1]
+        x = SAMPLERS[options.sampler](
+            score, network.sde, x, times, noise=lambda draw: noise(draw + 1), batch=graph
+        )
+    log_p = logits(x, t).log_softmax(-1).double()
+    index = batch.pair_index[:, near.pair] - batch.ptr[graph]
+    counts = torch.bincount(graph, minlength=batch.num_graphs).tolist()
+    pairs = index.t().cpu().split(counts)
+    return [(p.numpy(), log.numpy()) for p, log in zip(pairs, log_p.cpu().split(counts))]  # noqa: B905
+
+
+def _finish(geometry: Geometry, pairs: np.ndarray, log_p: np.ndarray) -> Bonded:
+    """Return the molecule with its conformer and the stereochemistry of this."""
+    try:
+        mol = decode(geometry.z, pairs, log_p, geometry.charge)
+    except MoleculeError as error:
+        return Bonded(None, str(error))
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    conformer.SetPositions(geometry.pos.astype(np.float64))
+    mol.AddConformer(conformer, assignId=True)
+    Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
+    return Bonded(mol)
