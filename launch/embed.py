@@ -34,7 +34,7 @@ def main() -> None:
     from msde.cluster import process
 
     process.prepare()
-    from msde.data_tools.embedding import embed_file
+    from msde.data_tools.models.embedding import embed_file
 
     names = ("checkpoint", "input", "output", "view", "level", "format")
     embed_file(**{name: getattr(arguments, name) for name in names}, options=options)

@@ -40,8 +40,8 @@ def main() -> None:
     from msde.cluster import process
 
     process.prepare()
-    from msde.data_tools.bond_comparison import compare_bonds
-    from msde.data_tools.comparison import compare
+    from msde.data_tools.models.bond_comparison import compare_bonds
+    from msde.data_tools.models.comparison import compare
     from msde.sampling.bonds import BondOptions
     from msde.sampling.conformers import ConformerOptions
 

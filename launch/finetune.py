@@ -48,7 +48,7 @@ def main() -> None:
     process.prepare()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("msde").setLevel(logging.INFO if ranks.rank() == 0 else logging.ERROR)
-    from msde.data_tools.finetuning import finetune_file
+    from msde.data_tools.models.finetuning import finetune_file
 
     names = ("task", "data", "output", "seeds", "targets", "metric", "overrides", "format")
     given = {name: getattr(arguments, name) for name in names}

@@ -31,7 +31,7 @@ def main() -> None:
     from msde.cluster import process
 
     process.prepare()
-    from msde.data_tools.prediction import predict_file
+    from msde.data_tools.models.prediction import predict_file
 
     names = ("model", "input", "output", "format")
     predict_file(**{name: getattr(arguments, name) for name in names}, options=options)

@@ -42,8 +42,8 @@ def main() -> None:
     from msde.cluster import process
 
     process.prepare()
-    from msde.data_tools.bonds import bonds_of_file
-    from msde.data_tools.generation import conformers_of_file
+    from msde.data_tools.models.bonds import bonds_of_file
+    from msde.data_tools.models.generation import conformers_of_file
     from msde.sampling.bonds import BondOptions
     from msde.sampling.conformers import ConformerOptions
 

@@ -35,7 +35,7 @@ def main() -> None:
     process.prepare()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("msde").setLevel(logging.INFO)
-    from msde.data_tools.suite import run_suite
+    from msde.data_tools.models.suite import run_suite
 
     run_suite(**vars(arguments))
 

@@ -9,7 +9,7 @@ from rdkit import Chem
 from fixtures.commands import run_here
 from fixtures.conformers import saved_model
 from msde.cli import report_errors
-from msde.data_tools.generation import conformers_of_file
+from msde.data_tools.models.generation import conformers_of_file
 from msde.errors import MsdeError
 from msde.launch.sample import main
 from msde.sampling.conformers import ConformerOptions

@@ -7,10 +7,15 @@ import pytest
 from rdkit import Chem
 
 from fixtures.conformers import saved_model
-from msde.data_tools.comparison import BASELINE, clustered_conformers, compare, rdkit_conformers
 from msde.data_tools.convert import convert
+from msde.data_tools.models.comparison import (
+    BASELINE,
+    clustered_conformers,
+    compare,
+    rdkit_conformers,
+)
+from msde.data_tools.models.pictures import denoising_errors
 from msde.data_tools.options import Options
-from msde.data_tools.pictures import denoising_errors
 from msde.errors import MsdeError
 from msde.evaluation.conformers import rmsd_matrix
 from msde.inference.pretrained import load

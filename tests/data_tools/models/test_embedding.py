@@ -9,7 +9,7 @@ import pytest
 from fixtures.models import make_small
 from msde.checkpoints.weights import find_weights, save_weights
 from msde.data_tools.convert import convert
-from msde.data_tools.embedding import embed_file
+from msde.data_tools.models.embedding import embed_file
 from msde.data_tools.options import Options
 from msde.errors import MsdeError
 
@@ -85,7 +85,7 @@ def test_tables_are_written_in_parts_and_numbers_come_back(run, tmp_path, monkey
     source = tmp_path / "t.csv"
     source.write_text("smiles,name,h_2d_0\n" + "CCO,a,1\nC,,0.1\nx,c,\n" * 3)
     embed_file(run, source, tmp_path / "h.npz")
-    monkeypatch.setattr("msde.data_tools.embedding.ROWS", 2)
+    monkeypatch.setattr("msde.data_tools.models.embedding.ROWS", 2)
     embed_file(run, source, tmp_path / "h.csv")
     found = np.load(tmp_path / "h.npz")
     with open(tmp_path / "h.csv", newline="") as file:

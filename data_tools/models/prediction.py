@@ -20,8 +20,8 @@ from msde.downstream.prediction import FineTuned, Predictions
 from msde.errors import MsdeError
 from msde.files import write_atomically
 
-from .options import AUTO, SPECIAL, Options
-from .reading import read_molecules
+from ..options import AUTO, SPECIAL, Options
+from ..reading import read_molecules
 
 SHOWN = 10  # molecules whose reasons or notes are printed
 

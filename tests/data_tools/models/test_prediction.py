@@ -7,8 +7,8 @@ import pytest
 
 from fixtures.downstream import finetune, read_predictions, save_checkpoint, write_table
 from msde.data_tools.convert import convert
+from msde.data_tools.models.prediction import predict_file
 from msde.data_tools.options import Options
-from msde.data_tools.prediction import predict_file
 from msde.errors import DataDamaged, MsdeError
 
 

@@ -30,8 +30,8 @@ from msde.errors import MsdeError
 from msde.files import write_atomically
 from msde.inference.pretrained import Embeddings, Level, View, load
 
-from .options import AUTO, SPECIAL, Options
-from .reading import read_molecules
+from ..options import AUTO, SPECIAL, Options
+from ..reading import read_molecules
 
 ROWS = 1024  # of a table that are written together
 SHOWN = 10  # molecules of each kind whose reasons or notes are printed

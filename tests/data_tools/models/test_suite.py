@@ -7,8 +7,8 @@ import pytest
 
 from fixtures.downstream import save_checkpoint, write_table
 from msde.data_tools.convert import convert
+from msde.data_tools.models.suite import run_suite
 from msde.data_tools.options import Options
-from msde.data_tools.suite import run_suite
 from msde.downstream.suite import ARMS, read_plan
 from msde.errors import MsdeError
 

@@ -19,10 +19,10 @@ from msde.files import write_atomically
 from msde.inference.pretrained import load
 from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
 
+from ..options import AUTO, Options
+from ..parsing.perception import CHARGE
+from ..sets.exporting import open_sd_file, set_title
 from .generation import check_output, molecules_of, report_failed
-from .options import AUTO, Options
-from .parsing.perception import CHARGE
-from .sets.exporting import open_sd_file, set_title
 
 CHUNK = 256  # molecules that are handled together
 

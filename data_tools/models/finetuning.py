@@ -20,14 +20,14 @@ from msde.downstream.tasks import CUSTOM, Task, get_task
 from msde.errors import MsdeError
 from msde.files import write_atomically
 
-from .inputs import check_inputs, expand_inputs
-from .options import AUTO, Options
-from .parsing.files import source_name
-from .parsing.reader import BaseReader
-from .parsing.tables import dialect_of, header_of, is_table, rows
-from .pipeline.conversion import convert
-from .readers import get_reader
-from .reading import choose_format
+from ..inputs import check_inputs, expand_inputs
+from ..options import AUTO, Options
+from ..parsing.files import source_name
+from ..parsing.reader import BaseReader
+from ..parsing.tables import dialect_of, header_of, is_table, rows
+from ..pipeline.conversion import convert
+from ..readers import get_reader
+from ..reading import choose_format
 
 log = logging.getLogger("msde")
 

@@ -29,9 +29,9 @@ from msde.files import write_atomically
 from msde.inference.pretrained import load
 from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
 
-from .options import AUTO, Options
-from .reading import read_molecules
-from .sets.exporting import check_sd_name, open_sd_file, set_title
+from ..options import AUTO, Options
+from ..reading import read_molecules
+from ..sets.exporting import check_sd_name, open_sd_file, set_title
 
 SHOWN = 10  # molecules whose reasons are printed
 CHUNK = 256  # molecules that are sampled together
