@@ -43,10 +43,14 @@ def kind_of(mol: Chem.Mol) -> str:
 
 
 def labelled(mol: Chem.Mol) -> Chem.Mol | None:
-    """Return a stereoisomer of the molecule with CIP labels that ETKDG can embed, or None."""
-    options = StereoEnumerationOptions(maxIsomers=4, rand=0)
-    for isomer in EnumerateStereoisomers(mol, options):
-        if stereo_of(isomer) and embed(Chem.AddHs(isomer), 1, 1):
+    """Return a stereoisomer of the molecule with CIP labels, or None.
+
+    RDKit must find all of them again in a conformer of ETKDG: it sees no labels of some pyramidal
+    nitrogens and phosphors in positions.
+    """
+    for isomer in EnumerateStereoisomers(mol, StereoEnumerationOptions(maxIsomers=4, rand=0)):
+        full = Chem.AddHs(isomer)
+        if stereo_of(isomer) and embed(full, 1, 1) and count_stereo(full, -1).is_right:
             return isomer
     return None
 
