@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the preset `bonds` on three sets of molecules, with and without hydrogens, 5 % of the
+# Train the preset `bonds` on three sets of molecules, with and without hydrogens, 10 % of the
 # scaffolds held out, and compare with rules: benchmarks/bonds.sh DATA OUTPUT [STEPS]
 # DATA holds pcqm4mv2-2k.csv, dft8k.sdf.gz and gdb7.sdf.gz. It goes on where it was interrupted.
 # The rules of Open Babel need openbabel-wheel (msde[evaluate]).
@@ -11,7 +11,7 @@ split() { # INPUT... OUTPUT: the same scaffolds are held out of every data set
     local output=${*: -1}
     [ -e "$output/test/manifest.json" ] && return
     rm -rf "$output"
-    python -m data_tools.split "${@:1:$#-1}" --output "$output" --fraction 0.05
+    python -m data_tools.split "${@:1:$#-1}" --output "$output" --fraction 0.1
 }
 for hydrogens in full heavy; do
     keep=$([ "$hydrogens" = full ] && echo --keep-hydrogens || echo --no-keep-hydrogens)

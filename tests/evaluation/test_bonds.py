@@ -1,6 +1,5 @@
 """Scores of bonds, and the rules to compare with."""
 
-import numpy as np
 import pytest
 from rdkit import Chem
 
@@ -40,6 +39,5 @@ def test_rules_find_easy_molecules_and_are_killed_when_time_is_up(name):
     rule.time_limit = 0.0
     assert rule(easy.z, easy.pos, 0) is None and rule.num_killed == 1
     rule.time_limit = 5.0
-    assert rule(np.array([6, 6]), np.array([[0, 0, 0], [0, 0, 1.2]]), 3) is None or True
     assert graph_smiles(rule(easy.z, easy.pos, 0)) == "CC(=O)O"  # started again
     rule.close()

@@ -1,0 +1,99 @@
+"""launch/sample.py bonds and evaluate_samples.py bonds: files in, an SD file and a table out."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from fixtures.bonds import geometry, saved_bond_model, xyz
+from fixtures.data_sets import write_data_set
+from fixtures.molecules import make_record
+from fixtures.paths import ROOT
+from msde.chem.rebuild import mol_from_record
+from msde.chem.scaffold import scaffold_of
+from msde.data_tools.models.bond_comparison import compare_bonds
+from msde.data_tools.models.bonds import bonds_of_file
+from msde.errors import MsdeError
+from msde.sampling.bonds import BondOptions
+
+BROKEN = "3\nunknown\nO 0 0 0\nQq 0 0 1\nH 1 0 0\n"
+LARGE = "500\nlarge\n" + "".join(f"Ar {3 * k} 0 0\n" for k in range(500))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return saved_bond_model(tmp_path_factory)
+
+
+def smiles_in(path):
+    return [
+        Chem.MolToSmiles(Chem.RemoveHs(m)) for m in Chem.SDMolSupplier(str(path), removeHs=False)
+    ]
+
+
+def test_a_file_with_bad_frames_is_done_and_each_is_one_line(checkpoint, tmp_path):
+    good = geometry("CO")
+    holes = replace(good, pos=np.where(np.arange(len(good.z))[:, None] == 3, np.nan, good.pos))
+    spot = replace(good, pos=good.pos[[0, 0, *range(2, len(good.z))]])
+    frames = [xyz(good), BROKEN, xyz(holes), xyz(spot), LARGE, xyz(geometry("CC=O"))]
+    (tmp_path / "m.xyz").write_text("".join(frames))
+    command = [sys.executable, ROOT / "launch/sample.py", "bonds", "--checkpoint", checkpoint]
+    command += ["--input", tmp_path / "m.xyz", "--output", tmp_path / "m.sdf"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "bonds of 2 of 6 molecules" in done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.startswith("no bonds of")]
+    reasons = ["'Qq' is no element", "not finite", "one spot", "500 atoms, at most 400"]
+    assert len(lines) == 4
+    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+    assert smiles_in(tmp_path / "m.sdf") == ["CO", "CC=O"]
+
+
+def test_bonds_and_titles_of_an_sd_file_are_the_positions_own(checkpoint, tmp_path):
+    given = geometry("C=C")
+    mol = Chem.RWMol()
+    for z in given.z.tolist():
+        mol.AddAtom(Chem.Atom(z))
+    for k in range(1, 6):
+        mol.AddBond(0, k, Chem.BondType.SINGLE)  # nonsense, which is not used
+    conformer = Chem.Conformer(len(given.z))
+    conformer.SetPositions(given.pos)
+    mol.AddConformer(conformer)
+    mol.SetProp("_Name", "ethene")
+    block = Chem.MolToMolBlock(mol, kekulize=False)
+    (tmp_path / "m.sdf").write_text(f"{block}$$$$\n")
+    bonds_of_file(checkpoint, tmp_path / "m.sdf", tmp_path / "out.sdf", BondOptions())
+    assert smiles_in(tmp_path / "out.sdf") == ["C=C"]
+    assert (tmp_path / "out.sdf").read_text().startswith("ethene\n")
+
+
+def test_an_empty_file_is_one_line(checkpoint, tmp_path):
+    (tmp_path / "m.xyz").write_text("")
+    with pytest.raises(MsdeError, match="no molecules in .*: it is empty"):
+        bonds_of_file(checkpoint, tmp_path / "m.xyz", tmp_path / "m.sdf", BondOptions())
+    assert not (tmp_path / "m.sdf").exists()
+
+
+def test_every_method_has_a_row_for_each_noise(checkpoint, tmp_path):
+    records = [make_record(s, k, keep_hydrogens=True) for k, s in enumerate(["CO", "CC=O"], 1)]
+    references = write_data_set(tmp_path / "data", records)
+    options = BondOptions("dpm_solver_2m", steps=4)
+    text = compare_bonds(checkpoint, references, tmp_path / "r.json", options, noises=(0.0, 0.5))
+    rows = json.loads((tmp_path / "r.json").read_text())["rows"]
+    clean = {row["method"]: row for row in rows if row["noise"] == 0}
+    assert len(rows) == 2 * len(clean) == len(text.splitlines()) - 4
+    for method in ("msde, classifier", "RDKit DetermineBonds"):
+        assert clean[method]["exact"] == clean[method]["F1 with orders"] == 1
+    assert all(row["exact"] < 1 for row in rows if row["noise"] and "RDKit" in row["method"])
+
+
+@pytest.mark.parametrize(
+    "smiles", ["Cc1ccccc1C(=O)O", "CC(C)O", "N#Cc1c[nH]c2ccccc12", "C[N+](C)(C)C"]
+)
+def test_a_scaffold_does_not_depend_on_hydrogens(smiles):
+    forms = [mol_from_record(make_record(smiles, 1, keep)) for keep in (False, True)]
+    assert scaffold_of(forms[0]) == scaffold_of(forms[1])
