@@ -51,7 +51,7 @@ def test_samples_of_a_molecule_differ(model):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_works_with_the_network(model, sampler):
-    options = ConformerOptions(num=1, start="noise", steps=2, num_probes=2, sampler=sampler)
+    options = ConformerOptions(num=1, start="noise", steps=4, sampler=sampler)
     found = next(sample_conformers(model, ["C[C@H](F)Cl"], options))
     assert np.isfinite(heavy(found)).all()
 
