@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
@@ -15,6 +16,7 @@ from fixtures.downstream import (
     write_trajectory,
 )
 from msde.ase import MSDECalculator
+from msde.downstream.heads import load_model
 from msde.errors import MsdeError
 from msde.monitor.writer import read_metrics
 
@@ -75,6 +77,13 @@ def test_forces_are_the_negative_gradient_and_add_up_to_zero(atoms):
             energies.append(moved.get_potential_energy())
         numeric = -(energies[0] - energies[1]) / (2 * step)
         assert forces[atom, axis] == pytest.approx(numeric, abs=1e-6)
+
+
+def test_forces_in_training_are_those_of_evaluation(folder, batch):
+    model = load_model(folder / "tuned/seed-0/model")
+    _, trained = model.energy_and_forces(batch, create_graph=True)
+    _, evaluated = model.energy_and_forces(batch)
+    assert torch.allclose(trained, evaluated, atol=1e-5 * float(evaluated.abs().max()))
 
 
 def test_dynamics_conserve_energy(atoms):

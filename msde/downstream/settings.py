@@ -51,8 +51,9 @@ class Settings:
     split_seed: int = 0
     # Column that holds the part of each molecule, for split=column.
     split_column: str | None = None
-    # Share of the training part if below 1, else its number of molecules; and so the validation's.
+    # Share of the molecules in the training part if below 1, else their number.
     train: float = 0.8
+    # Share or number of those in the validation part.
     valid: float = 0.1
     # Train on so many molecules of the training part, drawn by the split's seed. null: on all.
     labels: int | None = None

@@ -130,8 +130,13 @@ def _backward(operator: Operator, ctx: Any, *grads: Tensor | None) -> tuple[Tens
 def _differentiable(
     reference: Callable[..., Any], inputs: Sequence[Any], grads: Gradients
 ) -> Gradients:
-    """Return gradients that can be differentiated: those of plain torch, by computing it again."""
+    """Return gradients that can be differentiated: those of plain torch, by computing it again.
+
+    Inputs may depend on each other, as a residual and what is made of it. Views cut such paths,
+    which are not the op's own.
+    """
     with torch.enable_grad():
+        inputs = [t.view_as(t) if isinstance(t, Tensor) else t for t in inputs]
         out = reference(*inputs)
     out = out if isinstance(out, tuple) else (out,)
     grads = [torch.zeros_like(o) if g is None else g for o, g in zip(out, grads, strict=True)]

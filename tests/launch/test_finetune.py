@@ -59,7 +59,7 @@ def start(folder, output, *overrides):
     )  # fmt: skip
 
 
-@pytest.mark.launcher
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_results(folder):
     process = start(folder, "whole")
     assert process.wait(300) == 0, process.stdout.read()

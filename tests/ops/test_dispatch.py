@@ -9,7 +9,7 @@ from fixtures.models import KINDS, make_small
 from fixtures.ops import threads
 from fixtures.triton import TRITONS
 from msde.model.encoders.schnet import Filters
-from msde.ops import dispatch
+from msde.ops import dispatch, linear
 from msde.training.optimizer import parameter_groups
 
 
@@ -126,3 +126,21 @@ def test_under_autocast_fused_and_torch_agree(batch, fused, monkeypatch, kind):
     ):
         size = truth.norm()
         assert (ours - truth).norm() / size <= max(2 * (theirs - truth).norm() / size, 1e-2)
+
+
+def test_gradients_to_be_differentiated_are_the_others_where_inputs_depend_on_each_other():
+    """A residual and what is made of it, as in SchNet: no path outside the op counts."""
+    torch.manual_seed(0)
+    h, weight = torch.randn(5, 3, requires_grad=True), torch.randn(3, 3, requires_grad=True)
+
+    def gradients(create_graph):
+        x = h.sin()
+        y = linear(x, weight, plus=h).square().sum()
+        return torch.autograd.grad(y, [h, weight], create_graph=create_graph)
+
+    for one, other in zip(gradients(True), gradients(False), strict=True):
+        assert torch.allclose(one, other)
+    h, weight = h.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    assert torch.autograd.gradgradcheck(
+        lambda h, weight: linear(h.sin(), weight, plus=h).square(), (h, weight)
+    )
