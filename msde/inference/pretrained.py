@@ -146,7 +146,8 @@ class Pretrained:
         """Return the molecule of atoms and positions: `.mol`, or `.reason` why there is none.
 
         Args:
-            z: (num_atoms,) atomic numbers. Without any hydrogen they are taken as left out.
+            z: (num_atoms,) atomic numbers. Without hydrogens, but for those of
+                N, O and S, the others are implied.
             pos: (num_atoms, 3) A.
             charge: of all atoms together.
             options: those of `msde.sampling.bonds.BondOptions`.

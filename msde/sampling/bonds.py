@@ -79,7 +79,7 @@ def find_bonds(
 ) -> Iterator[Bonded]:
     """Yield the molecule of each geometry, in order.
 
-    The hydrogens are taken as complete if there is any, else as left out.
+    Hydrogens are taken as complete if one is on another element than N, O and S; see `decode`.
 
     Raises:
         MsdeError: the model has no network for bonds.

@@ -24,13 +24,16 @@ CHOICES = ((1, 1), (2, 2), (3, 3), (4, 1), (4, 2))
 ORDERS = np.array([order for _, order in CHOICES])
 IS_DOUBLE = np.array([0, 1, 0, 0, 1])
 IS_AROMATIC = np.array([0, 0, 0, 1, 1])
-MIN_PROBABILITY = 1e-4  # of any bond, for a pair to be considered
+MIN_PROBABILITY = 1e-4  # of any bond, for a pair to be considered; no class counts as less likely
 # Nats that a formal charge costs: (atomic number, charge); others cost UNUSUAL.
-CHARGE_COST = {(7, 1): 1.0, (8, -1): 1.0, (5, -1): 1.0, (16, -1): 1.5, (15, 1): 2.0, (7, -1): 2.0}
+CHARGE_COST = {(7, 1): 0.2, (8, -1): 0.2, (5, -1): 1.0, (16, -1): 1.5, (15, 1): 2.0, (7, -1): 2.0}
 CHARGE_COST |= {(z, -1): 1.5 for z in (9, 17, 35, 53)} | {(z, 1): 0.5 for z in (3, 11, 19)}
-UNUSUAL = 4.0
+UNUSUAL = 8.0
 VIOLATION = 60.0  # nats for each unit of valence or charge that does not fit
-DOUBLE_BONUS = 0.01  # nats, without hydrogens: of Kekule structures, that with most double bonds
+# Without hydrogens several molecules fit. A nitro group, whose classes are an even mixture of
+# single and double, is no N(OH)2, and the sulfur of thiophene no SH.
+DOUBLE_BONUS = 0.5  # nats
+HYPERVALENCE_COST = 2.0  # nats for each step above the lowest valence
 CARRIERS = {5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53}  # elements that imply hydrogens
 TIME_LIMIT = 10.0  # s
 
@@ -91,8 +94,9 @@ class _Program:
 def decode(z: np.ndarray, pairs: np.ndarray, log_p: np.ndarray, charge: int = 0) -> Chem.Mol:
     """Return the likeliest molecule, sanitised and without a conformer.
 
-    With hydrogens among the atoms, the orders of an atom's bonds are one of its valences; without
-    any, at most that, and RDKit's implied hydrogens are the rest.
+    With all hydrogens among the atoms, the orders of an atom's bonds are one of its valences;
+    without, at most that, and RDKit's implied hydrogens are the rest. Files without hydrogens may
+    keep those of N, O and S: all are there if one is on another element.
 
     Args:
         z: (num_atoms,) atomic numbers.
@@ -103,9 +107,9 @@ def decode(z: np.ndarray, pairs: np.ndarray, log_p: np.ndarray, charge: int = 0)
     Raises:
         MoleculeError: no molecule fits, and which atom fails, or RDKit rejects it.
     """
-    is_complete = bool((z == 1).any())
+    is_complete = _has_all_hydrogens(z, pairs, log_p)
     likely = log_p[:, 0] < np.log1p(-MIN_PROBABILITY)
-    pairs, log_p = pairs[likely], log_p[likely]
+    pairs, log_p = pairs[likely], log_p[likely].clip(np.log(MIN_PROBABILITY))
     program = _Program()
     bonds, incident = _add_bonds(program, pairs, log_p, 0.0 if is_complete else DOUBLE_BONUS)
     states, slack = _add_atoms(program, z, incident, is_complete, charge)
@@ -124,6 +128,17 @@ def decode(z: np.ndarray, pairs: np.ndarray, log_p: np.ndarray, charge: int = 0)
     return _molecule(z, chosen, charges, is_complete)
 
 
+def _has_all_hydrogens(z: np.ndarray, pairs: np.ndarray, log_p: np.ndarray) -> bool:
+    """Return whether a hydrogen is likeliest bonded to something else than N, O and S."""
+    for atom in np.flatnonzero(z == 1):
+        own = np.flatnonzero((pairs == atom).any(1))
+        if len(own):
+            likeliest = pairs[own[log_p[own, 0].argmin()]]
+            if z[likeliest.sum() - atom] not in (7, 8, 16):
+                return True
+    return False
+
+
 def _add_bonds(
     program: _Program, pairs: np.ndarray, log_p: np.ndarray, bonus: float
 ) -> tuple[list[list[int]], dict[int, list[tuple[int, int]]]]:
@@ -133,7 +148,7 @@ def _add_bonds(
     for (i, j), log in zip(pairs.tolist(), log_p, strict=True):
         columns = []
         for choice, (column_of_log, _) in enumerate(CHOICES):
-            gain = log[column_of_log] - log[0] + bonus * (choice == 4)
+            gain = log[column_of_log] - log[0] + bonus * IS_DOUBLE[choice]
             columns.append(program.add(-float(gain)))
             incident[i].append((columns[-1], choice))
             incident[j].append((columns[-1], choice))
@@ -162,8 +177,9 @@ def _add_atoms(
             if q == 2 and element not in (4, 12, 20, 38, 56) or element == 1 and q == -1:
                 continue
             cost = CHARGE_COST.get((element, q), UNUSUAL) * bool(q)
-            for valence in valences(element, q) or range(9):
-                own.append((program.add(cost), q, valence))
+            for step, valence in enumerate(valences(element, q) or range(9)):
+                more = 0.0 if is_complete else HYPERVALENCE_COST * step
+                own.append((program.add(cost + more), q, valence))
         program.require([(column, 1.0) for column, _, _ in own], 1, 1)
         over, under = (program.add(VIOLATION, np.inf, 0) for _ in range(2))
         slack += [over, under]

@@ -68,6 +68,22 @@ def test_the_valence_or_charge_that_fails_is_named():
         decode(z, pairs, log_p, 1)
 
 
+@pytest.mark.parametrize("smiles", ["N=C(c1ccccc1)C(=O)O", "Nc1ccncc1", "CS"])
+def test_polar_hydrogens_alone_do_not_rule_out_implied_ones(smiles):
+    full = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    z, pairs, log_p, charge = problem(smiles)
+    on_carbon = [
+        a.GetIdx()
+        for a in full.GetAtoms()
+        if a.GetAtomicNum() == 1 and a.GetNeighbors()[0].GetAtomicNum() == 6
+    ]
+    assert on_carbon
+    kept = np.setdiff1d(np.arange(len(z)), on_carbon)
+    rows = np.isin(pairs, kept).all(1)
+    found = decode(z[kept], np.searchsorted(kept, pairs[rows]), log_p[rows], charge)
+    assert Chem.MolToSmiles(Chem.RemoveHs(found)) == Chem.CanonSmiles(smiles)
+
+
 def test_valences_are_those_of_the_element_with_as_many_electrons():
     assert valences(7, 1) == valences(6, 0) == (4,)
     assert valences(8, -1) == valences(9, 0) == (1,)
