@@ -69,9 +69,10 @@ demo: venv
 	awk -F'[, ]' 'BEGIN {print "smiles,id,activity"} NR == FNR {found[$$1] = $$2; next} \
 	    $$2 in found {print $$1 "," $$2 "," found[$$2]}' \
 	    "$(ACTIVITIES)_act.csv" "$(ACTIVITIES).smi" > $(DEMO)/activities.csv
-	$(BIN)/deepspeed --num_accelerators 1 launch/finetune.py --task custom --targets activity \
+	OMP_NUM_THREADS=1 $(BIN)/deepspeed --num_accelerators 1 launch/finetune.py \
+	    --task custom --targets activity \
 	    --data $(DEMO)/activities.csv --checkpoint $(DEMO)/run/best --output $(DEMO)/finetuned \
-	    epochs=15 lr=1e-3 batch_size=64 dropout=0.1
+	    epochs=8 lr=1e-3 batch_size=64 dropout=0.1
 
 clean:
 	rm -rf $(DEMO)/data $(DEMO)/run $(DEMO)/finetuned build dist *.egg-info
