@@ -73,11 +73,13 @@ def test_metrics_are_logged_for_every_epoch(done):
     assert list((done / "seed-0/tensorboard").glob("events.*"))
 
 
-def test_a_finished_run_is_not_repeated_and_more_seeds_are_added(folder, done, monkeypatch):
-    before = (done / "seed-0/results.json").stat().st_mtime_ns
-    finetune(folder / "t.csv", folder / "checkpoint", done, seeds=3)
-    assert (done / "seed-0/results.json").stat().st_mtime_ns == before
-    assert read_results(done)["seeds"] == [0, 1, 2]
+def test_a_finished_run_is_not_repeated_and_more_seeds_are_added(folder, tmp_path):
+    output = tmp_path / "run"
+    finetune(folder / "t.csv", folder / "checkpoint", output, seeds=2)
+    before = (output / "seed-0/results.json").stat().st_mtime_ns
+    finetune(folder / "t.csv", folder / "checkpoint", output, seeds=3)
+    assert (output / "seed-0/results.json").stat().st_mtime_ns == before
+    assert read_results(output)["seeds"] == [0, 1, 2]
 
 
 def test_other_settings_in_the_same_folder_are_refused(folder, done):
@@ -137,10 +139,10 @@ def test_validation_chooses_the_epoch_and_patience_ends_the_run(folder, tmp_path
     assert values[results["best_epochs"][0] - 1] == min(values)
 
 
-def test_pretrained_and_random_encoders_start_with_the_same_head(folder, tmp_path):
+def test_pretrained_and_random_encoders_start_with_the_same_head(folder, done, tmp_path):
     task = get_task("custom", ["logp"])
     settings = make_settings(task)
-    data = folder / "done/data"
+    data = done / "data"
     job = prepare(task, data, tmp_path, folder / "checkpoint", settings)
     one = make_model(job.network, job.facts, job.weights, seed=3)
     other = make_model(job.network, job.facts, None, seed=3)
@@ -150,11 +152,11 @@ def test_pretrained_and_random_encoders_start_with_the_same_head(folder, tmp_pat
     assert not torch.equal(first, second)
 
 
-def test_rates_fall_towards_the_input_by_layer(folder, tmp_path):
+def test_rates_fall_towards_the_input_by_layer(folder, done, tmp_path):
     task = get_task("custom", ["logp"])
     settings = make_settings(task, ["training=layerwise", "layer_decay=0.5", "lr=1", "view=both"])
     plain = make_settings(task)
-    job = prepare(task, folder / "done/data", tmp_path, folder / "checkpoint", plain)
+    job = prepare(task, done / "data", tmp_path, folder / "checkpoint", plain)
     facts = dataclasses.replace(job.facts, views=("2d", "3d"))
     model = make_model(job.network, facts, None, seed=0)
     rate = {id(p): g["lr"] for g in parameter_groups(model, settings) for p in g["params"]}
@@ -194,10 +196,10 @@ def test_ranks_share_the_seeds(folder, tmp_path):
     assert results["seeds"] == [0, 1, 2]
 
 
-def test_targets_are_scaled_by_the_training_part_alone(folder, tmp_path):
+def test_targets_are_scaled_by_the_training_part_alone(folder, done, tmp_path):
     task = get_task("custom", ["logp"])
     settings = make_settings(task, ["split=random"])
-    job = prepare(task, folder / "done/data", tmp_path, folder / "checkpoint", settings)
+    job = prepare(task, done / "data", tmp_path, folder / "checkpoint", settings)
     y = job.data.y[job.split.train, 0]
     assert job.scaling.mean[0] == pytest.approx(y.mean())
     assert job.scaling.scale[0] == pytest.approx(y.std())
