@@ -11,8 +11,7 @@ import torch
 from ase import units
 from ase.calculators.calculator import Calculator, all_changes
 
-from msde.chem.record import MoleculeRecord
-from msde.chem.vocabulary import ATOM_SIZES
+from msde.chem.record import record_of_atoms
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.downstream.prediction import FineTuned
@@ -94,22 +93,6 @@ class MSDECalculator(Calculator):
 
 def _batch(numbers: tuple[int, ...], device: torch.device) -> MoleculeBatch:
     """Return a batch of one molecule without bonds, of which a 3D encoder sees the elements."""
-    count = len(numbers)
-    x = np.zeros((count, len(ATOM_SIZES)), "u1")
-    x[:, 0] = np.minimum(numbers, ATOM_SIZES[0]) - 1  # codes of atomic numbers, H = 0
-    record = MoleculeRecord(
-        uid=0,
-        name="",
-        z=np.array(numbers, "u1"),
-        x=x,
-        cip=np.zeros(count, "u1"),
-        bond_index=np.zeros((0, 2), "<u2"),
-        bond_attr=np.zeros((0, 3), "u1"),
-        extended_source=np.zeros(0, "<u2"),
-        extended_degree=np.zeros(count, "<u2"),
-        pos=np.zeros((1, count, 3), "<f4"),
-        forces=np.zeros((0, count, 3), "<f4"),
-        y=np.zeros(0, "<f8"),
-    )
+    record = record_of_atoms(np.array(numbers), np.zeros((len(numbers), 3)), uid=0)
     batch = MoleculeBatch.from_columns(columns_from_records([record])).to(device)
     return dataclasses.replace(batch, pos=batch.pos.double())

@@ -150,6 +150,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], durable: bool 
         raise
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Write values as JSON, the file as a whole."""
+    text = json.dumps(values, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
 def sync(path: Path) -> None:
     """Write a file's bytes, or a folder's entries, from the system's cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -6,7 +6,6 @@ The references are a data set with bonds and geometry. Scores and protocol are t
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from msde.chem.parsing import silence_rdkit
 from msde.evaluation.bond_rules import RuleProcess, available_rules
 from msde.evaluation.bonds import TIME_LIMIT, compare_graphs
 from msde.evaluation.conformers import paired_interval
-from msde.files import write_atomically
+from msde.files import write_json
 from msde.inference.pretrained import load
 from msde.philox import Key, Stream
 from msde.sampling.bonds import CLASSIFIER, BondOptions, Geometry, find_bonds, record_of
@@ -78,7 +77,7 @@ def compare_bonds(
         "options": vars(options),
         "rows": rows,
     }
-    write_atomically(output, lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
+    write_json(output, result)
     return table(result)
 
 

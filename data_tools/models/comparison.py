@@ -12,7 +12,6 @@ same number of conformers; RMSD, coverage and stereochemistry are those of `msde
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +40,7 @@ from msde.evaluation.conformers import (
     stereo_of,
 )
 from msde.evaluation.plausibility import plausible
-from msde.files import write_atomically
+from msde.files import write_json
 from msde.inference.pretrained import load
 from msde.model import MoleculeSDE
 from msde.sampling.conformers import ConformerOptions, sample_conformers
@@ -113,7 +112,7 @@ def compare(
             for name, o in outcomes.items()
         },
     }
-    write_atomically(output, lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
+    write_json(output, result)
     return table(result)
 
 

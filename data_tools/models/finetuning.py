@@ -18,7 +18,7 @@ from msde.downstream.finetune import CONFIG, fine_tune, prepare
 from msde.downstream.settings import Settings, make_settings
 from msde.downstream.tasks import CUSTOM, Task, get_task
 from msde.errors import MsdeError
-from msde.files import write_atomically
+from msde.files import write_json
 
 from ..inputs import check_inputs, expand_inputs
 from ..options import AUTO, Options
@@ -102,14 +102,14 @@ def task_shards(
     job = _job(inputs, format, options)
     if not (cache / NAME).exists():
         counts = convert(inputs, cache, format, options=options, report=log.info)
-        _write_job(cache, job)
+        write_json(cache / SOURCE, job)
         reasons = read_manifest(cache)["rejects_by_reason"]
         if reasons:
             listed = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
             log.info("%d of %d molecules cannot be used: %s (%s)", counts["rejected"],
                      counts["read"], listed[:300], cache / "rejects.jsonl")  # fmt: skip
     elif not (cache / SOURCE).exists():
-        _write_job(cache, job)  # the conversion was stopped at its very end
+        write_json(cache / SOURCE, job)  # the conversion was stopped at its very end
     elif json.loads((cache / SOURCE).read_text()) != job:
         raise MsdeError(f"{cache} holds other data or options; choose another --output")
     return Shards(cache, lines, _words_of_tables(inputs, options, settings))
@@ -221,11 +221,6 @@ def _job(inputs: Sequence[Path], format: str, options: Options) -> dict[str, Any
         "options": dataclasses.asdict(options),
     }
     return json.loads(json.dumps(job))
-
-
-def _write_job(cache: Path, job: dict[str, Any]) -> None:
-    text = json.dumps(job, indent=1) + "\n"
-    write_atomically(cache / SOURCE, lambda path: path.write_text(text))
 
 
 def _wait_for(path: Path) -> None:

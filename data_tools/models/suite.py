@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from msde.downstream.finetune import write_json
 from msde.downstream.labels import read_task_data
 from msde.downstream.overlap import overlapping, pretraining_blocks
 from msde.downstream.report import write_rows, write_tables
@@ -20,6 +19,7 @@ from msde.downstream.settings import make_settings
 from msde.downstream.statistics import DRAWS
 from msde.downstream.suite import Design, Plan, Run, execute, read_plan
 from msde.errors import MsdeError
+from msde.files import write_json
 
 from .finetuning import task_shards
 
@@ -73,8 +73,10 @@ def _prepare() -> None:
     """Set up a worker: one thread each."""
     import torch
 
+    from msde.cluster import process
+
+    process.prepare()
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
 

@@ -127,6 +127,31 @@ def record_from_mol(
     )
 
 
+def record_of_atoms(z: np.ndarray, pos: np.ndarray, uid: int) -> MoleculeRecord:
+    """Return a record of atoms and positions alone, without bonds and whatever follows from them.
+
+    Args:
+        z: (num_atoms,) atomic numbers.
+        pos: (num_atoms, 3) A, taken as they are.
+    """
+    x = np.zeros((len(z), len(ATOM_VOCABULARY)), "u1")
+    x[:, 0] = z - 1  # codes of atomic numbers, H = 0
+    return MoleculeRecord(
+        uid=uid,
+        name="",
+        z=z.astype("u1"),
+        x=x,
+        cip=np.zeros(len(z), "u1"),
+        bond_index=np.zeros((0, 2), "<u2"),
+        bond_attr=np.zeros((0, 3), "u1"),
+        extended_source=np.zeros(0, "<u2"),
+        extended_degree=np.zeros(len(z), "<u2"),
+        pos=pos[None].astype("<f4"),
+        forces=np.zeros((0, len(z), 3), "<f4"),
+        y=np.zeros(0, "<f8"),
+    )
+
+
 def any_outside_vocabulary(x: np.ndarray, bond_attr: np.ndarray) -> bool:
     """Return whether atoms or bonds have a value that the vocabularies do not list.
 

@@ -30,10 +30,10 @@ class Outcome:
 def evaluation_batches(
     data: TaskData, places: np.ndarray, device: torch.device
 ) -> Iterator[tuple[np.ndarray, MoleculeBatch]]:
-    """Yield molecules in batches of similar size, with their places in the data set."""
+    """Yield the molecules at `places` in batches of similar size, with their rows in `places`."""
     columns = data.columns.take(places)
-    for chosen in batches(columns):
-        yield places[chosen], MoleculeBatch.from_columns(columns.take(chosen)).to(device)
+    for rows in batches(columns):
+        yield rows, MoleculeBatch.from_columns(columns.take(rows)).to(device)
 
 
 def to_units(task_metric: str, output: Tensor, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -65,10 +65,9 @@ def evaluate(
         if features is not None:
             output = model.head(features[torch.from_numpy(places)])
         else:
-            row_of = {place: row for row, place in enumerate(places.tolist())}
             output = torch.zeros(len(places), len(data.targets), device=device)
-            for found, batch in evaluation_batches(data, places, device):
-                output[[row_of[place] for place in found.tolist()]] = model(batch)
+            for rows, batch in evaluation_batches(data, places, device):
+                output[torch.from_numpy(rows)] = model(batch)
     predictions = to_units(task.metric, output, scaling.mean, scaling.scale)
     value = over_targets(task.metric, data.y[places], predictions)
     each = per_target(task.metric, data.y[places], predictions)
@@ -80,14 +79,12 @@ def _evaluate_forces(
 ) -> Outcome:
     """Measure energies and forces; epochs are chosen by the forces, as published."""
     device = model.head.weight.device
-    row_of = {place: row for row, place in enumerate(places.tolist())}
     energies = np.zeros((len(places), 1))
     error, count = 0.0, 0
-    for found, batch in evaluation_batches(data, places, device):
+    for rows, batch in evaluation_batches(data, places, device):
         energy, forces = model.energy_and_forces(batch)
-        rows = [row_of[place] for place in found.tolist()]
         energies[rows] = to_units(task.metric, energy, scaling.mean, scaling.scale)
-        known = torch.from_numpy(data.columns.take(found).forces.copy()).to(device)
+        known = torch.from_numpy(data.columns.take(places[rows]).forces.copy()).to(device)
         difference = forces.detach() * float(scaling.scale[0]) - known  # (num_atoms, 3)
         error += float(difference.abs().double().sum())
         count += difference.numel()

@@ -32,7 +32,7 @@ from msde.downstream.splits import Split, stored_split
 from msde.downstream.tasks import Task
 from msde.downstream.training import STATE, Trainer
 from msde.errors import MsdeError
-from msde.files import file_sha256, write_atomically
+from msde.files import file_sha256, write_atomically, write_json
 
 log = logging.getLogger("msde")
 
@@ -246,9 +246,3 @@ def _keep(path: Path, values: dict[str, Any]) -> None:
             )
         return
     write_json(path, values)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write values as JSON, the file as a whole."""
-    text = json.dumps(values, indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))

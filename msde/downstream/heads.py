@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from msde.downstream.labels import Scaling, TaskData
 from msde.downstream.settings import Settings
 from msde.downstream.tasks import Task
 from msde.errors import DataDamaged, MsdeError
-from msde.files import check_file, write_atomically
+from msde.files import check_file, write_atomically, write_json
 from msde.inference.pretrained import views_of
 from msde.model.encoders import ENCODERS_3D, GIN
 
@@ -194,8 +193,7 @@ def save_model(model: TaskModel, folder: Path) -> None:
     }
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(folder / MODEL, lambda path: save_file(state, path))
-    text = json.dumps(values, indent=1) + "\n"
-    write_atomically(folder / CONFIG, lambda path: path.write_text(text))
+    write_json(folder / CONFIG, values)
     seal(folder, [MODEL, CONFIG])
 
 

@@ -35,7 +35,6 @@ from msde.downstream.finetune import (
     collect,
     fine_tune,
     prepare,
-    write_json,
     write_predictions,
 )
 from msde.downstream.metrics import over_targets, per_target
@@ -43,6 +42,7 @@ from msde.downstream.settings import make_settings
 from msde.downstream.statistics import Pair
 from msde.downstream.tasks import Task, get_task
 from msde.errors import MsdeError
+from msde.files import write_json
 
 log = logging.getLogger("msde")
 

@@ -195,9 +195,9 @@ def _mean_loss(kind: str, prediction: Tensor, y: Tensor) -> Tensor:
 def represent_all(model: TaskModel, data: TaskData) -> Tensor:
     """Return the representation of every molecule by frozen encoders, (num_molecules, width)."""
     model.eval()
-    rows = torch.zeros(len(data), model.head.in_features)
-    for places, batch in evaluation_batches(data, np.arange(len(data)), model.head.weight.device):
-        rows[torch.from_numpy(places)] = model.represent(batch).float().cpu()
-    if not rows.isfinite().all():
+    h = torch.zeros(len(data), model.head.in_features)
+    for rows, batch in evaluation_batches(data, np.arange(len(data)), model.head.weight.device):
+        h[torch.from_numpy(rows)] = model.represent(batch).float().cpu()
+    if not h.isfinite().all():
         raise MsdeError("representations are not finite; the checkpoint is damaged or diverged")
-    return rows.to(model.head.weight.device)
+    return h.to(model.head.weight.device)

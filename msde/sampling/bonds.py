@@ -15,8 +15,8 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from msde.chem.record import MoleculeRecord, molecule_uid
-from msde.chem.vocabulary import ATOM_SIZES, ATOM_VOCABULARY, MoleculeError
+from msde.chem.record import MoleculeRecord, molecule_uid, record_of_atoms
+from msde.chem.vocabulary import ATOM_SIZES, MoleculeError
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.errors import MsdeError, require
@@ -138,24 +138,8 @@ def _parts(places: Sequence[int], geometries: Sequence[Geometry]) -> Iterator[li
 
 def record_of(geometry: Geometry) -> MoleculeRecord:
     """Return a record of atoms and positions without bonds, whose uid the atoms decide."""
-    z = geometry.z.astype("u1")
-    x = np.zeros((len(z), len(ATOM_VOCABULARY)), "u1")
-    x[:, 0] = z - 1
-    pos = geometry.pos - geometry.pos.mean(0)
-    return MoleculeRecord(
-        uid=molecule_uid("bonds", z.tobytes().hex()),
-        name="",
-        z=z,
-        x=x,
-        cip=np.zeros(len(z), "u1"),
-        bond_index=np.zeros((0, 2), "<u2"),
-        bond_attr=np.zeros((0, 3), "u1"),
-        extended_source=np.zeros(0, "<u2"),
-        extended_degree=np.zeros(len(z), "<u2"),
-        pos=pos[None].astype("<f4"),
-        forces=np.zeros((0, len(z), 3), "<f4"),
-        y=np.zeros(0, "<f8"),
-    )
+    uid = molecule_uid("bonds", geometry.z.astype("u1").tobytes().hex())
+    return record_of_atoms(geometry.z, geometry.pos - geometry.pos.mean(0), uid)
 
 
 @torch.inference_mode()
