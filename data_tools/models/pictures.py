@@ -11,31 +11,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rdkit import Chem
 from torch import Tensor
 
-from msde.chem.record import molecule_uid, record_from_mol
-from msde.data.batch import MoleculeBatch
-from msde.data.codec import columns_from_records
 from msde.evaluation.conformers import rmsd_matrix
 from msde.evaluation.pictures import overlay, structure_of
 from msde.model import MoleculeSDE
 from msde.model.sde import perturb
 from msde.monitor.pictures import Cell, draw_curves, draw_structures, save_figure
 from msde.sampling.conformers import (
-    FIRST_TIME,
     LAST_STD,
     ConformerOptions,
+    batch_of_conformers,
     sample_batch,
     sample_conformers,
     score_function,
 )
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import denoise
-from msde.sampling.schedule import sigma_of
+from msde.sampling.schedule import FIRST_TIME, sigma_of, time_of_noise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 10  # molecules of the page
 FRAMES = 8
@@ -75,13 +76,7 @@ def draw_samples(
     save_figure(figure, folder / "errors.png")
 
 
-def _batch(model: MoleculeSDE, mols: Sequence[Chem.Mol]) -> MoleculeBatch:
-    records = [record_from_mol(m, molecule_uid("", Chem.MolToSmiles(m)), notes=[]) for m in mols]
-    batch = MoleculeBatch.from_columns(columns_from_records(records))
-    return batch.to(next(model.parameters()).device)
-
-
-def _film(model: MoleculeSDE, mol: Chem.Mol, sampling: ConformerOptions):
+def _film(model: MoleculeSDE, mol: Chem.Mol, sampling: ConformerOptions) -> Figure:
     """Draw one sample from noise at evenly chosen steps of the sampler."""
     seen: list[tuple[float, np.ndarray]] = []
     sde = model.score_2d_to_3d.sde
@@ -89,13 +84,12 @@ def _film(model: MoleculeSDE, mol: Chem.Mol, sampling: ConformerOptions):
     def observe(pos: Tensor, t: Tensor) -> None:
         seen.append((float(sigma_of(sde, t)), pos.cpu().numpy()))
 
-    numbers = torch.zeros(1, dtype=torch.long)
-    last = sample_batch(
-        model, _batch(model, [mol]), numbers, None, replace(sampling, start="noise"), observe
-    )
+    batch, options = batch_of_conformers(model, [mol]), replace(sampling, start="noise")
+    numbers = torch.zeros_like(batch.atoms_per_graph)
+    (last,) = sample_batch(model, batch, numbers, None, options, observe)
     frames = np.linspace(0, len(seen) - 1, FRAMES - 1).round().astype(int)
     cells = [Cell(structure_of(mol, seen[k][1]), f"{seen[k][0]:.2g} A") for k in frames]
-    final = overlay(mol, last.cpu().numpy())
+    final = overlay(mol, last)
     cells.append(replace(final, title=f"end, {final.title}"))
     return draw_structures(cells, FRAMES, "from noise to a conformer; the size of the noise")
 
@@ -107,7 +101,7 @@ def denoising_errors(
     """Return sizes of noise, and root mean square distances to the references without and with
     the network, (LEVELS,) A each.
     """
-    batch = _batch(model, mols)
+    batch = batch_of_conformers(model, mols)
     network = model.score_2d_to_3d
     score = score_function(model, batch)
     draws = keyed_noise(seed, batch.uid[batch.batch], batch.atom_in_graph, 3)
@@ -116,7 +110,7 @@ def denoising_errors(
     stds = np.geomspace(max(least, LAST_STD), most, LEVELS)
     errors = []
     for level, std in enumerate(stds):
-        t = network.sde.time_of(torch.tensor(std, dtype=torch.float32)).clamp(FIRST_TIME, 1)
+        t = time_of_noise(network.sde, std)
         times = t.expand(len(pos)).to(pos)
         noised = perturb(network.sde, pos, times, network.to_subspace(draws(level), batch))
         alpha = network.sde.marginal_prob(torch.ones_like(t), t[None])[0]

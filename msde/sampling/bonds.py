@@ -23,6 +23,7 @@ from msde.errors import MsdeError, require
 from msde.model import MoleculeSDE
 from msde.model.score import BondScore
 from msde.model.score.bonds import NearPairs
+from msde.sampling.batching import limited_batches
 from msde.sampling.decoding import decode
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS
@@ -92,7 +93,8 @@ def find_bonds(
     reasons = [problem(geometry) for geometry in geometries]
     good = [k for k, reason in enumerate(reasons) if not reason]
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for part in _parts(good, geometries):
+    good.sort(key=lambda k: len(geometries[k].z))  # similar sizes together
+    for part in limited_batches(good, lambda k: len(geometries[k].z) ** 2 // 2, BATCH_PAIRS):
         logs = class_log_probabilities(model, [geometries[k] for k in part], options)
         found |= dict(zip(part, logs, strict=True))
     for k, reason in enumerate(reasons):
@@ -119,21 +121,6 @@ def problem(geometry: Geometry) -> str:
     if distance[i, j] < LEAST_DISTANCE:
         return f"atoms {i} and {j} are on one spot, {distance[i, j]:.2f} A apart"
     return ""
-
-
-def _parts(places: Sequence[int], geometries: Sequence[Geometry]) -> Iterator[list[int]]:
-    """Cut geometries into batches of a limited number of pairs, similar sizes together."""
-    part: list[int] = []
-    pairs = 0
-    for k in sorted(places, key=lambda k: len(geometries[k].z)):
-        more = len(geometries[k].z) ** 2 // 2
-        if part and pairs + more > BATCH_PAIRS:
-            yield part
-            part, pairs = [], 0
-        part.append(k)
-        pairs += more
-    if part:
-        yield part
 
 
 def record_of(geometry: Geometry) -> MoleculeRecord:

@@ -28,13 +28,13 @@ from msde.errors import require
 from msde.model import MoleculeSDE
 from msde.model.score import AllPairsScore
 from msde.model.sde import perturb, score_from_noise
+from msde.sampling.batching import limited_batches
 from msde.sampling.likelihood import log_likelihood, on_sphere
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
-from msde.sampling.schedule import karras_times
+from msde.sampling.schedule import karras_times, time_of_noise
 
 MAX_ATOMS = 200  # without hydrogens; memory and time grow with the pairs of atoms
-FIRST_TIME = 1e-3  # the least time at which a score is asked for
 LAST_STD = 0.03  # A, of the noise before the step to x_0; nothing finer is learnt
 BATCH_EDGES = 60_000  # directed edges between all atoms, of the molecules sampled together
 ITEMS_OF_SAMPLE = 2**16  # between the items that key the noise of a molecule's samples
@@ -162,16 +162,8 @@ def _parts(tasks: list[_Task], num: int) -> Iterator[list[tuple[int, int]]]:
 
     order = sorted(range(len(tasks)), key=kind)
     for _, group in itertools.groupby(order, key=lambda k: kind(k)[0]):
-        part: list[tuple[int, int]] = []
-        edges = 0
-        for k, number in itertools.product(group, range(num)):
-            more = kind(k)[1] ** 2
-            if part and edges + more > BATCH_EDGES:
-                yield part
-                part, edges = [], 0
-            part.append((k, number))
-            edges += more
-        yield part
+        samples = itertools.product(group, range(num))
+        yield from limited_batches(samples, lambda row: kind(row[0])[1] ** 2, BATCH_EDGES)
 
 
 def _sample(
@@ -184,8 +176,7 @@ def _sample(
     starts = [task.starts[number] for task, number in rows if task.starts is not None]
     begin = torch.from_numpy(np.concatenate(starts)).to(device) if starts else None
     numbers = torch.tensor([number for _, number in rows], device=device)
-    pos = sample_batch(model, batch, numbers, begin, options)
-    return [part.cpu().numpy() for part in pos.split(batch.atoms_per_graph.tolist())]
+    return sample_batch(model, batch, numbers, begin, options)
 
 
 @torch.no_grad()
@@ -196,8 +187,8 @@ def sample_batch(
     starts: Tensor | None,
     options: ConformerOptions,
     observe: Callable[[Tensor, Tensor], None] = lambda pos, t: None,
-) -> Tensor:
-    """Return one sample of each molecule of a batch, (num_atoms, 3) A.
+) -> list[np.ndarray]:
+    """Return one sample of each molecule of a batch, (num_atoms, 3) A each.
 
     Args:
         numbers: (num_graphs,) numbers of the samples, which key their noise.
@@ -212,7 +203,7 @@ def sample_batch(
     def noise(draw: int) -> Tensor:
         return network.to_subspace(draws(draw), batch)
 
-    first, last = sde.time_of(torch.tensor([options.std, LAST_STD])).clamp(FIRST_TIME, 1.0).tolist()
+    first, last = (time_of_noise(sde, std).item() for std in (options.std, LAST_STD))
     times = karras_times(sde, options.steps, first=1.0 if starts is None else first, last=last)
     if starts is None:
         pos = sde.prior_sampling(noise(0))
@@ -228,7 +219,8 @@ def sample_batch(
     pos = SAMPLERS[options.sampler](
         score, sde, pos, times, noise=lambda draw: noise(draw + 1), batch=batch.batch
     )
-    return denoise(score, sde, pos, times[-1])
+    pos = denoise(score, sde, pos, times[-1])
+    return [part.cpu().numpy() for part in pos.split(batch.atoms_per_graph.tolist())]
 
 
 def log_likelihoods(
@@ -251,12 +243,9 @@ def log_likelihoods(
     found = []
     network = model.score_2d_to_3d
     for mol in mols:  # alone: the graph of gradients takes memory
-        heavy = remove_hydrogens(Chem.Mol(mol))
-        uid = molecule_uid("", Chem.MolToSmiles(heavy))
-        columns = columns_from_records([record_from_mol(heavy, uid, notes=[])])
-        batch = MoleculeBatch.from_columns(columns).to(next(model.parameters()).device)
+        batch = batch_of_conformers(model, [remove_hydrogens(Chem.Mol(mol))])
         dims = 3 * (batch.atoms_per_graph - 1)
-        last = network.sde.time_of(torch.tensor(LAST_STD)).clamp(FIRST_TIME, 1.0).item()
+        last = time_of_noise(network.sde, LAST_STD).item()
         draws = keyed_noise(seed, batch.uid[batch.batch], batch.atom_in_graph, 3)
 
         def project(rows: Tensor, batch: MoleculeBatch = batch) -> Tensor:
@@ -273,6 +262,17 @@ def log_likelihoods(
         )  # fmt: skip
         found.append(value.item())
     return np.array(found)
+
+
+def batch_of_conformers(model: MoleculeSDE, mols: Sequence[Chem.Mol]) -> MoleculeBatch:
+    """Return molecules without hydrogens and their first conformers as a batch for a model.
+
+    Raises:
+        MoleculeError: a molecule cannot be represented.
+    """
+    records = [record_from_mol(m, molecule_uid("", Chem.MolToSmiles(m)), notes=[]) for m in mols]
+    batch = MoleculeBatch.from_columns(columns_from_records(records))
+    return batch.to(next(model.parameters()).device)
 
 
 def score_function(model: MoleculeSDE, batch: MoleculeBatch) -> Callable[[Tensor, Tensor], Tensor]:

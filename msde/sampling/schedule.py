@@ -12,6 +12,8 @@ from torch import Tensor
 from msde.errors import MsdeError
 from msde.model.sde import SDE
 
+FIRST_TIME = 1e-3  # the least time at which a score is asked for
+
 
 def scales(sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha and std of x_t = alpha x_0 + std z at time t; all are 0-dim."""
@@ -36,6 +38,15 @@ def transition(sde: SDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     (alpha_t, std_t), (alpha_s, std_s) = scales(sde, t), scales(sde, s)
     a = alpha_t / alpha_s
     return a, (std_t.square() - (a * std_s).square()).clamp(min=0)
+
+
+def time_of_noise(sde: SDE, ratio: Tensor | float) -> Tensor:
+    """Return the time at which std / alpha has this value, within the times of a network.
+
+    Args:
+        ratio: any shape, in the unit of x.
+    """
+    return sde.time_of(torch.as_tensor(ratio, dtype=torch.float32)).clamp(FIRST_TIME, 1.0)
 
 
 def uniform_times(steps: int, first: float = 1.0, last: float = 1e-3) -> Tensor:

@@ -52,14 +52,13 @@ class SampledConformers:
         try:
             columns = columns_from_records(self._records)
             batch = MoleculeBatch.from_columns(columns).to(engine.device)
-            numbers = torch.zeros(batch.num_graphs, dtype=torch.long, device=engine.device)
-            pos = sample_batch(engine.module, batch, numbers, None, OPTIONS)
+            numbers = torch.zeros_like(batch.atoms_per_graph)
+            found = sample_batch(engine.module, batch, numbers, None, OPTIONS)
         finally:
             engine.train()
-        parts = [part.cpu().numpy() for part in pos.split(batch.atoms_per_graph.tolist())]
-        if not np.isfinite(pos.cpu().numpy()).all():
+        if not all(np.isfinite(pos).all() for pos in found):
             return None
-        return draw_structures(list(map(overlay, self._mols, parts)), MOLECULES)
+        return draw_structures(list(map(overlay, self._mols, found)), MOLECULES)
 
 
 def sampled_conformers(config: Config, plan: RunPlan) -> SampledConformers | None:
