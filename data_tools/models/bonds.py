@@ -6,23 +6,24 @@ they show it, stereochemistry; the title is the molecule's name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rdkit import Chem
-from tqdm import tqdm
 
 from msde.chem.parsing import silence_rdkit
 from msde.chem.vocabulary import MoleculeError
-from msde.files import write_atomically
 from msde.inference.pretrained import load
+from msde.model import MoleculeSDE
 from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
 
 from ..options import AUTO, Options
 from ..parsing.perception import CHARGE
-from ..sets.exporting import open_sd_file, set_title
-from .generation import check_output, molecules_of, report_failed
+from ..sets.exporting import set_title
+from .generation import molecules_of
+from .results import check_sd_output, write_sd_results
 
 CHUNK = 256  # molecules that are handled together
 
@@ -46,7 +47,7 @@ def bonds_of_file(
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
-    check_output(output)
+    check_sd_output(output)
     silence_rdkit()
     model = load(checkpoint).model
     reading = replace(options, perceive_bonds=False, charge=None)
@@ -54,29 +55,30 @@ def bonds_of_file(
     several = sum(isinstance(m, Chem.Mol) and m.GetNumConformers() > 1 for m in molecules)
     if several:
         print(f"{several} molecules have several conformers, of which the first is used")
-    failed: list[str] = []
+    given = [_geometry(mol, options.charge) for mol in molecules]
 
-    def write(path: Path) -> None:
-        with (
-            open_sd_file(path, is_compressed=output.suffix == ".gz") as file,
-            tqdm(total=len(names), disable=None) as bar,
-        ):
-            for first in range(0, len(names), CHUNK):
-                given = [_geometry(mol, options.charge) for mol in molecules[first:][:CHUNK]]
-                good = [g for g in given if isinstance(g, Geometry)]
-                found = find_bonds(model, good, finding)
-                for number, geometry in enumerate(given, start=first):
-                    bar.update()
-                    one = next(found) if isinstance(geometry, Geometry) else Bonded(None, geometry)
-                    if one.mol is None:
-                        failed.append(f"{names[number] or f'molecule {number + 1}'}: {one.reason}")
-                        continue
-                    set_title(one.mol, names[number])
-                    file.write(f"{Chem.MolToMolBlock(one.mol)}$$$$\n".encode())
+    def results() -> Iterator[str | MoleculeError]:
+        found = _found(model, given, finding)
+        for number, (name, one) in enumerate(zip(names, found, strict=True), start=1):
+            if one.mol is None:
+                yield MoleculeError(f"{name or f'molecule {number}'}: {one.reason}")
+                continue
+            set_title(one.mol, name)
+            yield f"{Chem.MolToMolBlock(one.mol)}$$$$\n"
 
-    write_atomically(output, write)
-    report_failed("bonds", failed)
-    print(f"{output}: bonds of {len(names) - len(failed)} of {len(names)} molecules")
+    done = write_sd_results(output, "bonds", results(), len(names))
+    print(f"{output}: bonds of {done} of {len(names)} molecules")
+
+
+def _found(
+    model: MoleculeSDE, given: Sequence[Geometry | str], finding: BondOptions
+) -> Iterator[Bonded]:
+    """Yield the bonds of geometries in order, with the reason where there is none."""
+    for first in range(0, len(given), CHUNK):
+        part = given[first : first + CHUNK]
+        found = find_bonds(model, [g for g in part if isinstance(g, Geometry)], finding)
+        for geometry in part:
+            yield next(found) if isinstance(geometry, Geometry) else Bonded(None, geometry)
 
 
 def _geometry(mol: Chem.Mol | MoleculeError, charge: int | None) -> Geometry | str:

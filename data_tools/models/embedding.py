@@ -16,8 +16,6 @@ A `.csv` has the columns name, line (or uid), reason, the labels, and h_2d_0, h_
 from __future__ import annotations
 
 import csv
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,13 +26,13 @@ from msde.chem.parsing import silence_rdkit
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.files import write_atomically
-from msde.inference.pretrained import Embeddings, Level, View, load
+from msde.inference.pretrained import Level, View, load
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
+from .results import check_writable, print_notes
 
 ROWS = 1024  # of a table that are written together
-SHOWN = 10  # molecules of each kind whose reasons or notes are printed
 
 
 def embed_file(
@@ -87,7 +85,7 @@ def embed_file(
         arrays["ptr"] = found.ptr
     write = _write_table if output.suffix == ".csv" else _write_arrays
     write_atomically(output, lambda path: write(path, arrays))
-    _print_notes(found)
+    print_notes("embedded", found.reasons, found.notes)
     shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items() if name.startswith("h_"))
     print(f"weights of {find_weights(checkpoint)}")
     print(f"{output}: {size - len(found.reasons)} of {size} molecules, {shapes}")
@@ -98,8 +96,7 @@ def _check_output(output: Path, level: Level) -> None:
         raise MsdeError(f"--output {output} should end in .npz or .csv")
     if output.suffix == ".csv" and level == "node":
         raise MsdeError("--level node has a row an atom, which only an --output .npz can hold")
-    if not os.access(output.parent, os.W_OK):
-        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
+    check_writable(output)
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -123,11 +120,3 @@ def _write_table(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _cells(numbers: np.ndarray) -> np.ndarray:
     """Return the shortest text of each number, nothing for NaN."""
     return np.where(np.isnan(numbers), "", numbers.astype(str))
-
-
-def _print_notes(found: Embeddings) -> None:
-    for kind, notes in (("not embedded", found.reasons), ("embedded, but", found.notes)):
-        for number, text in list(notes.items())[:SHOWN]:
-            sys.stderr.write(f"molecule {number} {kind}: {text}\n")
-        if len(notes) > SHOWN:
-            sys.stderr.write(f"... and {len(notes) - SHOWN} more\n")

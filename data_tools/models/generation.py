@@ -9,31 +9,26 @@ Each record is a conformer: the title is the molecule's name, the properties are
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rdkit import Chem
-from tqdm import tqdm
 
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_from_record
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
-from msde.errors import MsdeError
 from msde.evaluation.conformers import StereoCount, count_stereo, stereo_of
-from msde.files import write_atomically
 from msde.inference.pretrained import load
+from msde.model import MoleculeSDE
 from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
 
 from ..options import AUTO, Options
 from ..reading import read_molecules
-from ..sets.exporting import check_sd_name, open_sd_file, set_title
+from ..sets.exporting import set_title
+from .results import check_sd_output, write_sd_results
 
-SHOWN = 10  # molecules whose reasons are printed
 CHUNK = 256  # molecules that are sampled together
 
 
@@ -55,55 +50,29 @@ def conformers_of_file(
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
-    check_output(output)
+    check_sd_output(output)
     silence_rdkit()
-    model = load(checkpoint)
+    model = load(checkpoint).model
     molecules, names = molecules_of(input, format, options)
-    failed: list[str] = []
     total = StereoCount()
 
-    def write(path: Path) -> None:
+    def results() -> Iterator[str | MoleculeError]:
         nonlocal total
-        with (
-            open_sd_file(path, is_compressed=output.suffix == ".gz") as file,
-            tqdm(total=len(names), disable=None) as bar,
-        ):
-            for first in range(0, len(names), CHUNK):
-                part = molecules[first : first + CHUNK]
-                for name, found in zip(
-                    names[first:], _sampled(model.model, part, sampling), strict=False
-                ):
-                    bar.update()
-                    if found.mol is None:
-                        failed.append(f"{name or 'a molecule without name'}: {found.reason}")
-                        continue
-                    for text, counted in _records(name, found):
-                        file.write(text.encode())
-                        total += counted
+        found = _sampled(model, molecules, sampling)
+        for name, one in zip(names, found, strict=True):
+            if one.mol is None:
+                yield MoleculeError(f"{name or 'a molecule without name'}: {one.reason}")
+                continue
+            texts, counts = zip(*_records(name, one), strict=True)
+            total = sum(counts, total)
+            yield "".join(texts)
 
-    write_atomically(output, write)
-    report_failed("conformers", failed)
-    done = len(names) - len(failed)
+    done = write_sd_results(output, "conformers", results(), len(names))
     print(f"{output}: {sampling.num} conformers each of {done} of {len(names)} molecules")
     print(
         f"stereochemistry of the input: {total.centres_right} of {total.centres} centres and "
         f"{total.bonds_right} of {total.bonds} double bonds are right"
     )
-
-
-def check_output(output: Path) -> None:
-    """Raise an MsdeError unless an SD file can be written there."""
-    check_sd_name(output)
-    if not os.access(output.parent, os.W_OK):
-        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
-
-
-def report_failed(what: str, failed: list[str]) -> None:
-    """Write the names and reasons of the first molecules without a result, and how many follow."""
-    for line in failed[:SHOWN]:
-        sys.stderr.write(f"no {what} of {line}\n")
-    if len(failed) > SHOWN:
-        sys.stderr.write(f"... and of {len(failed) - SHOWN} more\n")
 
 
 def molecules_of(
@@ -124,12 +93,16 @@ def molecules_of(
     return mols, names
 
 
-def _sampled(model: Any, molecules: list[Any], sampling: ConformerOptions) -> Iterator[Sampled]:
+def _sampled(
+    model: MoleculeSDE, molecules: Sequence[Chem.Mol | MoleculeError], sampling: ConformerOptions
+) -> Iterator[Sampled]:
     """Yield the conformers of molecules in order, with the reason of those that were not read."""
-    readable = [mol for mol in molecules if not isinstance(mol, MoleculeError)]
-    found = sample_conformers(model, readable, sampling)
-    for mol in molecules:
-        yield Sampled(None, str(mol)) if isinstance(mol, MoleculeError) else next(found)
+    for first in range(0, len(molecules), CHUNK):
+        part = molecules[first : first + CHUNK]
+        readable = [mol for mol in part if not isinstance(mol, MoleculeError)]
+        found = sample_conformers(model, readable, sampling)
+        for mol in part:
+            yield Sampled(None, str(mol)) if isinstance(mol, MoleculeError) else next(found)
 
 
 def _records(name: str, found: Sampled) -> Iterator[tuple[str, StereoCount]]:

@@ -8,7 +8,6 @@ there is a prediction.
 from __future__ import annotations
 
 import csv
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +21,7 @@ from msde.files import write_atomically
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
-
-SHOWN = 10  # molecules whose reasons or notes are printed
+from .results import check_writable, print_notes
 
 
 def predict_file(
@@ -43,8 +41,7 @@ def predict_file(
     """
     if output.suffix != ".csv":
         raise MsdeError(f"--output {output} should end in .csv")
-    if not output.parent.is_dir():
-        raise MsdeError(f"--output {output}: its folder does not exist")
+    check_writable(output)
     silence_rdkit()
     tuned = FineTuned.load(model)
     if input.is_dir():
@@ -61,7 +58,7 @@ def predict_file(
         where = [[name, str(line)] for name, line in zip(read.names, read.lines, strict=True)]
         found = tuned.predict(read.mols)
     write_atomically(output, lambda path: _write(path, tuned, found, header, where))
-    _print(found)
+    print_notes("predicted", found.reasons, found.notes)
     models = len(tuned.models)
     print(f"{output}: {len(where) - len(found.reasons)} of {len(where)} molecules, "
           f"{models} model{'s' * (models > 1)}")  # fmt: skip
@@ -86,11 +83,3 @@ def _write(
             ]
             cells = ["" if np.isnan(number) else f"{number:.7g}" for number in numbers]
             writer.writerow([*place, *cells, found.reasons.get(row, "")])
-
-
-def _print(found: Predictions) -> None:
-    for kind, notes in (("not predicted", found.reasons), ("predicted, but", found.notes)):
-        for number, text in list(notes.items())[:SHOWN]:
-            sys.stderr.write(f"molecule {number} {kind}: {text}\n")
-        if len(notes) > SHOWN:
-            sys.stderr.write(f"... and {len(notes) - SHOWN} more\n")
