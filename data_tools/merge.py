@@ -1,9 +1,10 @@
 """Merge data sets.
 
-python -m data_tools.merge DIR... --output DIR
+python -m data_tools.merge DIR... --output DIR [--without DIR]
 
 Their labels must agree, by name and unit; `--labels union` takes all of them, and labels that a
-data set does not have are missing for its molecules.
+data set does not have are missing for its molecules. `--without` leaves out what another data set
+has, such as the molecules of a task that a pretrained model is tested on.
 """
 
 from __future__ import annotations
@@ -30,13 +31,26 @@ def main() -> None:
         help="same: all data sets have the same; union: missing values are NaN",
     )
     parser.add_argument("--skip-duplicates", action="store_true", help="keep the first of each id")
+    parser.add_argument(
+        "--without",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="leave out molecules with the 2D graph of one in this data set; can be repeated",
+    )
     arguments = parser.parse_args()
-    for root in arguments.roots:
+    for root in (*arguments.roots, *arguments.without):
         check_present(root)
+    from msde.data.shards import ShardDataset
+
     from .sets.merging import merge
 
     count = merge(**vars(arguments))
     print(f"{arguments.output}: {count} molecules of {len(arguments.roots)} data sets")
+    if arguments.without:
+        left_out = ShardDataset(arguments.output).manifest["source"]["without"]["molecules"]
+        print(f"{left_out} molecules left out: their 2D graphs are in --without")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 python launch/suite.py --plan FILE.json --data DIR --checkpoint DIR --output DIR
 
 The arms are pretrained, random, frozen pretrained, frozen random, ecfp + forest and descriptors +
-forest. A suite that was stopped goes on with the same command. The tables are DIR/table.csv (a row
-a seed), DIR/comparisons.csv and DIR/table.md. docs/downstream.md describes plans.
+forest, or those of the plan. --checkpoint NAME=DIR lets the plan name arms of further weights. A
+suite that was stopped goes on with the same command. The tables are DIR/table.csv (a row a seed),
+DIR/comparisons.csv and DIR/table.md. docs/downstream.md describes plans.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ def main() -> None:
     seen = "shards it was pretrained on, to count molecules that it has seen; can be repeated"
     add("--plan", type=Path, required=True, metavar="FILE", help="JSON, see docs/downstream.md")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of the plan's files")
-    add("--checkpoint", type=Path, required=True, metavar="DIR", help="weights, or a run")
+    weights = "weights, or a run; can be repeated; NAME is pretrained by default"
+    add("--checkpoint", required=True, action="append", metavar="[NAME=]DIR", help=weights)
     add("--output", type=Path, required=True, metavar="DIR")
     add("--pretraining", type=Path, action="append", default=[], metavar="DIR", help=seen)
     add("--processes", type=int, default=1, metavar="N", help="runs at a time")
     arguments = parser.parse_args()
-    check_exist(arguments.plan, arguments.data, arguments.checkpoint, *arguments.pretraining)
+    named = [text.rpartition("=")[::2] for text in arguments.checkpoint]
+    checkpoints = {name or "pretrained": Path(folder) for name, folder in named}
+    check_exist(arguments.plan, arguments.data, *checkpoints.values(), *arguments.pretraining)
 
     from msde.cluster import process
 
@@ -37,7 +41,8 @@ def main() -> None:
     logging.getLogger("msde").setLevel(logging.INFO)
     from msde.data_tools.models.suite import run_suite
 
-    run_suite(**vars(arguments))
+    del arguments.checkpoint
+    run_suite(checkpoints=checkpoints, **vars(arguments))
 
 
 if __name__ == "__main__":

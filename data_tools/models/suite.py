@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from msde.downstream.labels import read_task_data
-from msde.downstream.overlap import overlapping, pretraining_blocks
+from msde.downstream.overlap import blocks_of_data_sets, overlapping
 from msde.downstream.report import write_rows, write_tables
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import DRAWS
@@ -29,7 +29,7 @@ log = logging.getLogger("msde")
 def run_suite(
     plan: Path,
     data: Path,
-    checkpoint: Path,
+    checkpoints: dict[str, Path],
     output: Path,
     pretraining: Sequence[Path] = (),
     processes: int = 1,
@@ -39,14 +39,15 @@ def run_suite(
 
     Args:
         data: the folder that the plan's files lie in.
-        pretraining: folders of shards that the checkpoint was trained on, to count overlaps.
+        checkpoints: by name; random weights take the network of the first.
+        pretraining: folders of shards that the checkpoints were trained on, to count overlaps.
         processes: runs at a time.
         draws: of the bootstrap.
 
     Raises:
         MsdeError: the plan is wrong, `output` holds another plan, or a run fails.
     """
-    read = read_plan(plan)
+    read = read_plan(plan, checkpoints)
     if processes < 1:
         raise MsdeError(f"--processes is {processes}, expected at least 1")
     output.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def run_suite(
     shards = {design.name: _shards(design, data, output / "data") for design in read.designs}
     overlaps = _overlaps(read, shards, output / "overlap.json", pretraining)
     runs = list(read.runs())
-    arguments = [(r, shards[r.design.name], checkpoint, output / "runs", read.seeds) for r in runs]
+    arguments = [(r, shards[r.design.name], checkpoints, output / "runs", read.seeds) for r in runs]
     if processes == 1:
         for run, given in zip(runs, arguments, strict=True):
             execute(*given)
@@ -108,7 +109,7 @@ def _overlaps(
     if not pretraining:
         sys.stderr.write("overlap with pretraining is not counted: give --pretraining DIR\n")
         return {}
-    known, found = pretraining_blocks(pretraining), {}
+    known, found = blocks_of_data_sets(pretraining), {}
     for design in plan.designs:
         task_data = read_task_data(shards[design.name], design.task)
         seen = overlapping(task_data, known)

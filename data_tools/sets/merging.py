@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from msde.chem.rebuild import plain_mol
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset, repeated_ids
+from msde.downstream.overlap import blocks_of, blocks_of_data_sets
 from msde.errors import MsdeError
 
 from ..pipeline.packing import prepare_output, write_data_set
@@ -20,13 +22,19 @@ SUMMED = ("counts", "rejects_by_reason", "notes_by_reason")
 
 
 def merge(
-    roots: Sequence[Path], output: Path, labels: str = "same", skip_duplicates: bool = False
+    roots: Sequence[Path],
+    output: Path,
+    labels: str = "same",
+    skip_duplicates: bool = False,
+    without: Sequence[Path] = (),
 ) -> int:
     """Write the molecules of all `roots` to `output` and return how many there are.
 
     Args:
         labels: `same` if they must agree, `union` to take all.
         skip_duplicates: of molecules with the same id keep the first; else they are an error.
+        without: data sets whose 2D graphs (first blocks of InChIKeys) are left out; their number
+            is in the manifest, source.without.molecules.
 
     Raises:
         MsdeError: data sets are missing, damaged or do not fit, or the output is taken.
@@ -35,8 +43,22 @@ def merge(
     merged = merged_labels(datasets, labels)
     keep = _places_to_keep(datasets, skip_duplicates)
     facts = facts_of(datasets, merged)
+    if without:
+        known = keep & _have_graphs_of(datasets, without)
+        keep &= ~known
+        if not keep.any():
+            raise MsdeError("no molecule is left: --without has the 2D graphs of all")
+        digests = [ShardDataset(root).digest for root in without]
+        facts["source"]["without"] = {"digests": digests, "molecules": int(known.sum())}
     prepare_output(output, roots)
     return write_data_set(output, merged_blocks(datasets, merged, keep), facts, roots)
+
+
+def _have_graphs_of(datasets: Sequence[ShardDataset], others: Sequence[Path]) -> np.ndarray:
+    """Return which molecules have the 2D graph of one in the others, (total,) bool."""
+    known = blocks_of_data_sets(others)
+    mols = (plain_mol(record) for dataset in datasets for record in dataset.records())
+    return np.array([block in known for block in blocks_of(mols)])
 
 
 def facts_of(datasets: Sequence[ShardDataset], labels: list[dict[str, str]]) -> dict[str, Any]:

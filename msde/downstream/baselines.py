@@ -1,4 +1,4 @@
-"""Random forests on counted ECFP or on RDKit's descriptors, to compare fine-tuned models with."""
+"""Forests and ridge regression on fixed features, to compare fine-tuned models with."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
 from msde.chem.parsing import silence_rdkit
 from msde.downstream.labels import TaskData
+from msde.downstream.metrics import METRICS, is_better
+from msde.downstream.splits import Split
 from msde.downstream.tasks import Task
 
 TREES = 500
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # of ridge regression
 LARGEST = 1e30  # of a descriptor; forests take float32
 
 
@@ -32,21 +35,21 @@ def descriptors(mols: list[Chem.Mol]) -> np.ndarray:
     return np.clip(values, -LARGEST, LARGEST).astype(np.float32)
 
 
-BASELINES: dict[str, Callable[[list[Chem.Mol]], np.ndarray]] = {
-    "ecfp + forest": ecfp_counts,
-    "descriptors + forest": descriptors,
+FINGERPRINTS: dict[str, Callable[[list[Chem.Mol]], np.ndarray]] = {
+    "ecfp": ecfp_counts,
+    "descriptors": descriptors,
 }
 
 
-def features_of(data: TaskData, arm: str) -> np.ndarray:
-    """Return the features of all molecules, (num_molecules, width); zeros where RDKit fails."""
+def features_of(data: TaskData, name: str) -> np.ndarray:
+    """Return FINGERPRINTS of all molecules, (num_molecules, width); zeros where RDKit fails."""
     silence_rdkit()
     empty = Chem.MolFromSmiles("")
-    return BASELINES[arm]([mol or empty for mol in data.mols()])
+    return FINGERPRINTS[name]([mol or empty for mol in data.mols()])
 
 
 def fit_forest(
-    task: Task, data: TaskData, features: np.ndarray, train: np.ndarray, seed: int
+    task: Task, data: TaskData, features: np.ndarray, split: Split, seed: int
 ) -> np.ndarray:
     """Fit one forest a target on its known labels; predict all molecules, (rows, targets)."""
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -54,7 +57,7 @@ def fit_forest(
     predictions = np.zeros(data.y.shape)
     for target in range(data.y.shape[1]):
         y = data.y[:, target]
-        known = train[~np.isnan(y[train])]
+        known = split.train[~np.isnan(y[split.train])]
         if task.is_classification:
             forest = RandomForestClassifier(TREES, random_state=seed).fit(features[known], y[known])
             shares = forest.predict_proba(features)  # (rows, classes that training holds)
@@ -63,3 +66,37 @@ def fit_forest(
             forest = RandomForestRegressor(TREES, random_state=seed, max_features=0.33)
             predictions[:, target] = forest.fit(features[known], y[known]).predict(features)
     return predictions
+
+
+def fit_ridge(
+    task: Task, data: TaskData, features: np.ndarray, split: Split, seed: int
+) -> np.ndarray:
+    """Fit ridge regression, of classes logistic; predict all molecules, (rows, targets).
+
+    Features are standardised by the training part. Of PENALTIES the one is taken that validates
+    best, for each target. Nothing depends on the seed.
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    mean, std = features[split.train].mean(0), features[split.train].std(0)
+    scaled = (features - mean) / np.where(std > 0, std, 1)
+    predictions = np.zeros(data.y.shape)
+    for target in range(data.y.shape[1]):
+        y, best = data.y[:, target], float("nan")
+        known = split.train[~np.isnan(y[split.train])]
+        if task.is_classification and len(np.unique(y[known])) < 2:
+            predictions[:, target] = y[known].mean() if len(known) else 0.5
+            continue
+        for penalty in PENALTIES:
+            if task.is_classification:
+                model = LogisticRegression(C=1 / penalty, max_iter=1000)
+                found = model.fit(scaled[known], y[known]).predict_proba(scaled)[:, 1]
+            else:
+                found = Ridge(penalty).fit(scaled[known], y[known]).predict(scaled)
+            value = METRICS[task.metric](y[split.valid], found[split.valid])
+            if is_better(task.metric, value, best) or penalty == PENALTIES[0]:
+                best, predictions[:, target] = value, found
+    return predictions
+
+
+ESTIMATORS: dict[str, Callable[..., np.ndarray]] = {"forest": fit_forest, "ridge": fit_ridge}

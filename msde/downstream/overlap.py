@@ -20,7 +20,7 @@ def blocks_of(mols: Iterable[Chem.Mol | None]) -> list[str]:
     return [Chem.MolToInchiKey(mol)[:14] if mol is not None else "" for mol in mols]
 
 
-def pretraining_blocks(roots: Iterable[Path]) -> set[str]:
+def blocks_of_data_sets(roots: Iterable[Path]) -> set[str]:
     """Return the first blocks of all molecules of folders of shards."""
     found: set[str] = set()
     for root in roots:

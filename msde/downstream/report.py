@@ -11,16 +11,27 @@ from typing import Any
 import numpy as np
 
 from msde.downstream.statistics import DRAWS, Comparison, compare, error_of, holm
-from msde.downstream.suite import Plan, pairs_of, rows_of
+from msde.downstream.suite import FROZEN, PRETRAINED, Plan, pairs_of, rows_of
 from msde.files import write_atomically
 
-# In each the first arm is asked about; what pretraining brings comes first.
-COMPARISONS = (
-    ("pretrained", "random"),
-    ("frozen pretrained", "frozen random"),
-    ("pretrained", "ecfp + forest"),
-    ("pretrained", "descriptors + forest"),
-)
+
+def compared(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of arms: each is compared with the pretrained one of its kind.
+
+    The first of a pair is asked about. Kinds are fine-tuned, frozen and ridge regression; forests
+    are compared with the fine-tuned one, too.
+    """
+    pairs = []
+    for arm in arms:
+        if arm.startswith(FROZEN):
+            first = FROZEN + PRETRAINED
+        elif arm.endswith(" + ridge"):
+            first = f"{PRETRAINED} + ridge"
+        else:
+            first = PRETRAINED
+        if first in arms and arm != first:
+            pairs.append((first, arm))
+    return pairs
 
 
 def write_tables(
@@ -54,7 +65,7 @@ def comparisons(
     Holm's correction is over the designs of a comparison.
     """
     rows: list[dict[str, Any]] = []
-    for arms in COMPARISONS:
+    for arms in compared(plan.arms):
         for kind in ("all", "without overlap"):
             made: list[tuple[str, int, Comparison]] = []
             for design in plan.designs:

@@ -5,7 +5,8 @@ A plan is a JSON object:
     seeds     models of each arm and split
     settings  key=value, of all fine-tunings
     splits    a list of lists of key=value, such as [["split=scaffold"]]
-    arms      names of ARMS
+    arms      "NAME" and "frozen NAME" of a checkpoint or of "random" weights, which are fine-tuned;
+              and "FEATURES + forest" or "FEATURES + ridge", of "ecfp", "descriptors" or a NAME
     tasks     a list of objects: task, data (a file in the folder of data), and optionally settings,
               labels (a list of numbers of training molecules, null for all), targets and metric
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from msde.config import read_json
-from msde.downstream.baselines import BASELINES, features_of, fit_forest
+from msde.downstream.baselines import ESTIMATORS, FINGERPRINTS, features_of
 from msde.downstream.finetune import (
     PREDICTIONS,
     RESULTS,
@@ -37,22 +38,20 @@ from msde.downstream.finetune import (
     prepare,
     write_predictions,
 )
+from msde.downstream.heads import make_model
 from msde.downstream.metrics import over_targets, per_target
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import Pair
 from msde.downstream.tasks import Task, get_task
+from msde.downstream.training import represent_all
 from msde.errors import MsdeError
 from msde.files import write_json
 
 log = logging.getLogger("msde")
 
-ARMS: dict[str, list[str]] = {
-    "pretrained": [],
-    "random": ["init=random"],
-    "frozen pretrained": ["training=frozen"],
-    "frozen random": ["training=frozen", "init=random"],
-    **{name: [] for name in BASELINES},
-}
+PRETRAINED, RANDOM, FROZEN = "pretrained", "random", "frozen "
+DEFAULT_ARMS = (PRETRAINED, RANDOM, FROZEN + PRETRAINED, FROZEN + RANDOM,
+                "ecfp + forest", "descriptors + forest")  # fmt: skip
 KEYS = {"seeds", "settings", "splits", "arms", "tasks"}
 TASK_KEYS = {"task", "data", "settings", "labels", "targets", "metric"}
 
@@ -87,7 +86,19 @@ class Run:
         """The settings of the run, as key=value; those of the arm win."""
         design = self.design
         labels = [] if design.labels is None else [f"labels={design.labels}"]
-        return [*design.settings, *self.split, *labels, *ARMS[self.arm]]
+        frozen = ["training=frozen"] if self.arm.startswith(FROZEN) else []
+        random = ["init=random"] if self.source == RANDOM else []
+        return [*design.settings, *self.split, *labels, *frozen, *random]
+
+    @property
+    def estimator(self) -> str | None:
+        """Which of ESTIMATORS is fitted; None: the arm is fine-tuned."""
+        return self.arm.partition(" + ")[2] or None
+
+    @property
+    def source(self) -> str:
+        """Name of a checkpoint, or RANDOM, or of FINGERPRINTS."""
+        return self.arm.removeprefix(FROZEN).partition(" + ")[0]
 
     @property
     def folder(self) -> Path:
@@ -113,18 +124,24 @@ class Plan:
                     yield Run(design, split, arm)
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     """Read a plan and check all of its settings, before anything is run.
+
+    Args:
+        checkpoints: names of those that arms can start from.
 
     Raises:
         MsdeError: a key, task, arm or setting is not known.
     """
     values = read_json(path)
     _check_keys(path, values, KEYS)
-    arms = values.get("arms", list(ARMS))
+    arms = values.get("arms", DEFAULT_ARMS)
+    starts = [*checkpoints, RANDOM]
+    known = [*starts, *(FROZEN + name for name in starts)]
+    known += [f"{name} + {kind}" for kind in ESTIMATORS for name in (*FINGERPRINTS, *starts)]
     for arm in arms:
-        if arm not in ARMS:
-            raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(ARMS)}")
+        if arm not in known:
+            raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
     designs = []
     for entry in values["tasks"]:
         _check_keys(path, entry, TASK_KEYS)
@@ -135,7 +152,7 @@ def read_plan(path: Path) -> Plan:
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(arms), tuple(designs), splits)
     for run in plan.runs():
-        if run.design.task.has_forces and run.arm not in ("pretrained", "random"):
+        if run.design.task.has_forces and run.arm not in starts:
             raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
         make_settings(run.design.task, run.overrides)
     return plan
@@ -148,27 +165,35 @@ def _check_keys(path: Path, values: dict[str, Any], known: set[str]) -> None:
         raise MsdeError(f"{path}: {key!r} is missing")
 
 
-def execute(run: Run, shards: Path, checkpoint: Path, runs: Path, seeds: int) -> dict[str, Any]:
-    """Run the seeds of an arm that are not done yet; return what its `results.json` holds."""
+def execute(
+    run: Run, shards: Path, checkpoints: dict[str, Path], runs: Path, seeds: int
+) -> dict[str, Any]:
+    """Run the seeds of an arm that are not done yet; return what its `results.json` holds.
+
+    Args:
+        checkpoints: by name; random weights take the network of the first.
+    """
     output = runs / run.folder
     output.mkdir(parents=True, exist_ok=True)
     settings = make_settings(run.design.task, run.overrides)
-    if run.arm in BASELINES:
-        job = prepare(run.design.task, shards, output, None, settings)
-        return _forests(job, run.arm, output, seeds)
-    job = prepare(run.design.task, shards, output, checkpoint, settings)
-    return fine_tune(job, output, seeds)
+    network = checkpoints.get(run.source) or next(iter(checkpoints.values()))
+    needed = None if run.source in FINGERPRINTS else network
+    job = prepare(run.design.task, shards, output, needed, settings)
+    return fine_tune(job, output, seeds) if run.estimator is None else _fit(job, run, output, seeds)
 
 
-def _forests(job: Job, arm: str, output: Path, seeds: int) -> dict[str, Any]:
+def _fit(job: Job, run: Run, output: Path, seeds: int) -> dict[str, Any]:
+    """Fit an estimator a seed on features that are computed once, those of random weights anew."""
     features: np.ndarray | None = None
     for seed in range(seeds):
         folder = output / f"seed-{seed}"
         if (folder / RESULTS).exists():
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        features = features_of(job.data, arm) if features is None else features
-        predictions = fit_forest(job.task, job.data, features, job.split.train, seed)
+        if features is None or run.source == RANDOM:
+            features = _features(job, run.source, seed)
+        fit = ESTIMATORS[run.estimator or ""]
+        predictions = fit(job.task, job.data, features, job.split, seed)
         result: dict[str, Any] = {"seed": seed, "epochs": 0, "best": 0}
         parts = {part: job.split.parts()[part] for part in ("valid", "test")}
         metric = job.task.metric
@@ -180,8 +205,15 @@ def _forests(job: Job, arm: str, output: Path, seeds: int) -> dict[str, Any]:
         found_parts = {part: predictions[places] for part, places in parts.items()}
         write_predictions(job, folder / PREDICTIONS, found_parts)
         write_json(folder / RESULTS, result)
-        log.info("%s, seed %d: test %s %.4g", arm, seed, metric, result["test"][metric])
+        log.info("%s, seed %d: test %s %.4g", run.arm, seed, metric, result["test"][metric])
     return collect(job, output, seeds)
+
+
+def _features(job: Job, source: str, seed: int) -> np.ndarray:
+    if source in FINGERPRINTS:
+        return features_of(job.data, source)
+    model = make_model(job.network, job.facts, job.weights, seed)
+    return represent_all(model, job.data).numpy()
 
 
 def tested(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fixtures.data_sets import molecules, write_data_set
+from fixtures.data_sets import molecules, run_tool, write_data_set
 from msde.data_tools.merge import merge
 from msde.data_tools.verify import verify
 from msde.errors import MsdeError
@@ -50,3 +50,18 @@ def test_repeated_molecules_are_an_error_or_skipped(records, tmp_path):
     assert not (tmp_path / "out").exists()
     assert merge([first, second], tmp_path / "out", skip_duplicates=True) == len(records)
     assert [m.uid for m in molecules(tmp_path / "out")] == [r.uid for r in records]
+
+
+def test_molecules_of_another_data_set_are_left_out(records, tmp_path):
+    whole = write_data_set(tmp_path / "whole", records)
+    shifted = [dataclasses.replace(r, uid=r.uid ^ 1) for r in records[2:4]]  # graphs count, not ids
+    task = write_data_set(tmp_path / "task", shifted)
+    found = run_tool("merge", whole, "--output", tmp_path / "out", "--without", task)
+    assert found.returncode == 0, found.stderr
+    assert "2 molecules left out" in found.stdout
+    assert [m.uid for m in molecules(tmp_path / "out")] == [
+        r.uid for r in records[:2] + records[4:]
+    ]
+    assert list(verify(tmp_path / "out")) == []
+    with pytest.raises(MsdeError, match="no molecule is left"):
+        merge([task], tmp_path / "nothing", without=[whole])

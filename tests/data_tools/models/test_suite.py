@@ -9,17 +9,27 @@ from fixtures.downstream import save_checkpoint, write_table
 from msde.data_tools.convert import convert
 from msde.data_tools.models.suite import run_suite
 from msde.data_tools.options import Options
-from msde.downstream.suite import ARMS, read_plan
+from msde.downstream.suite import DEFAULT_ARMS, read_plan
 from msde.errors import MsdeError
 
+ARMS = [
+    *DEFAULT_ARMS,
+    "other",
+    "frozen other",
+    "pretrained + ridge",
+    "random + ridge",
+    "ecfp + ridge",
+]
 PLAN = {
     "seeds": 2,
+    "arms": ARMS,
     "settings": ["epochs=1", "dropout=0"],
     "splits": [["split=random", "split_seed=1"]],
     "tasks": [
         {"task": "custom", "data": "t.csv", "targets": ["logp"], "labels": [20, None]},
     ],
 }
+MD17 = [{"task": "md17-ethanol", "data": "e"}]
 
 
 def read(path):
@@ -34,6 +44,7 @@ def folder(tmp_path_factory):
     write_table(folder / "seen.csv", 20)
     convert([folder / "seen.csv"], folder / "seen", options=Options(conformers=0))
     save_checkpoint(folder / "checkpoint")
+    save_checkpoint(folder / "other")
     (folder / "plan.json").write_text(json.dumps(PLAN))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msde.downstream.baselines.TREES", 10)
@@ -41,8 +52,12 @@ def folder(tmp_path_factory):
     return folder
 
 
+def checkpoints(folder):
+    return {"pretrained": folder / "checkpoint", "other": folder / "other"}
+
+
 def run(folder, **options):
-    run_suite(folder / "plan.json", folder, folder / "checkpoint", folder / "out", **options)
+    run_suite(folder / "plan.json", folder, checkpoints(folder), folder / "out", **options)
 
 
 def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
@@ -50,14 +65,14 @@ def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
     assert len(rows) == 2 * len(ARMS) * 2
     for design in ("t-logp-20", "t-logp-all"):
         mine = [row for row in rows if row["design"] == design]
-        assert {row["arm"] for row in mine} == ARMS.keys()
+        assert {row["arm"] for row in mine} == set(ARMS)
         assert len({row["split_sha256"] for row in mine}) == 1
         assert all(float(row["value"]) > 0 for row in mine)
 
 
 def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(folder):
     rows = read(folder / "out/comparisons.csv")
-    assert len(rows) == 4 * 2 * 2  # comparisons, designs, with and without overlap
+    assert len(rows) == 8 * 2 * 2  # comparisons, designs, with and without overlap
     for row in rows:
         assert float(row["low"]) <= float(row["log_ratio"]) <= float(row["high"])
         assert row["pairs"] == "2"
@@ -81,7 +96,7 @@ def test_a_second_start_repeats_nothing_and_a_lost_run_is_made_again(folder, mon
 def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(PLAN | {"seeds": 3}))
     with pytest.raises(MsdeError, match="holds the runs of another plan"):
-        run_suite(tmp_path / "plan.json", folder, folder / "checkpoint", folder / "out")
+        run_suite(tmp_path / "plan.json", folder, checkpoints(folder), folder / "out")
 
 
 @pytest.mark.parametrize(
@@ -91,10 +106,10 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"task": []}, "unknown key 'task', expected arms, seeds"),
         ({"settings": ["epocs=1"]}, "unknown key 'epocs'; did you mean 'epochs'"),
         ({"tasks": [{"task": "esol"}]}, "'data' is missing"),
-        ({"tasks": [{"task": "md17-ethanol", "data": "e"}]}, "cannot learn forces"),
+        ({"arms": ["frozen random"], "tasks": MD17}, "cannot learn forces"),
     ],
 )
 def test_a_plan_is_checked_before_anything_runs(tmp_path, change, message):
     (tmp_path / "plan.json").write_text(json.dumps(PLAN | change))
     with pytest.raises(MsdeError, match=message):
-        read_plan(tmp_path / "plan.json")
+        read_plan(tmp_path / "plan.json", ["pretrained", "other"])
