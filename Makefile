@@ -20,7 +20,7 @@ ACTIVITIES = $(shell $(BIN)/python -c \
 # The tests of `make test`; pyproject.toml makes them pytest's default, too.
 QUICK := not large and not data and not slow
 
-.PHONY: venv demo test test-dist test-data test-large lint docs clean
+.PHONY: venv demo pretrained test test-dist test-data test-large lint docs clean
 
 venv: $(VENV)/.done
 
@@ -73,6 +73,10 @@ demo: venv
 	    --task custom --targets activity \
 	    --data $(DEMO)/activities.csv --checkpoint $(DEMO)/run/best --output $(DEMO)/finetuned \
 	    epochs=8 lr=1e-3 batch_size=64 dropout=0.1
+
+# Trains the weights that come with the package; see msde/shipped/README.md.
+pretrained: venv
+	benchmarks/pretrained.sh "$(DATA)" "$(OUTPUT)"
 
 clean:
 	rm -rf $(DEMO)/data $(DEMO)/run $(DEMO)/finetuned build dist *.egg-info

@@ -30,6 +30,7 @@ setup(
     },
     package_data={
         "msde.config": ["*.json"],
+        "msde": ["shipped/*/*"],
         "msde.ops": ["csrc/*"],
         "msde.ds_configs": ["*.json"],
     },

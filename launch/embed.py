@@ -1,6 +1,6 @@
 """Embed the molecules of a file or of a folder of shards with a pretrained model.
 
-python launch/embed.py --checkpoint DIR --input FILE --output FILE.npz
+python launch/embed.py --input FILE --output FILE.npz [--checkpoint DIR]
 
 The output has a row for each molecule of the input, in its order. An .npz holds h_2d and h_3d (NaN
 where there is no vector), name and line (of shards uid), reason (empty for vectors), y
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from msde import shipped_checkpoint
 from msde.cli import OneLineParser, check_exist, report_errors
 from msde.data_tools.options import add_reader_options, reader_options
 
@@ -21,7 +22,8 @@ def main() -> None:
     """Parse, embed and write one file."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="DIR", help="weights, or a run")
+    weights = "weights, or a run; default: shipped"
+    add("--checkpoint", type=Path, default=shipped_checkpoint(), metavar="DIR", help=weights)
     add("--input", type=Path, required=True, metavar="FILE", help="or a folder of shards")
     add("--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
     add("--view", choices=("2d", "3d", "both"), default="both", help="which encoder")

@@ -1,6 +1,6 @@
 """Fine-tune a pretrained model on a task, and measure it.
 
-deepspeed launch/finetune.py --task NAME --data FILE|DIR --checkpoint DIR|none --output DIR
+deepspeed launch/finetune.py --task NAME --data FILE|DIR --output DIR [--checkpoint DIR|none]
 
 Tasks are bbbp and others of MoleculeNet, qm9-gap and others, md17-ethanol and others, and custom. A
 run that was stopped goes on with the same command. docs/downstream.md has the settings key=value.
@@ -14,6 +14,7 @@ import os
 import sys
 from pathlib import Path
 
+from msde import shipped_checkpoint
 from msde.cli import OneLineParser, check_exist, report_errors
 from msde.cluster import ranks
 from msde.data_tools.options import add_reader_options, reader_options
@@ -25,7 +26,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--task", required=True, metavar="NAME", help="a named task, or custom")
     add("--data", type=Path, required=True, metavar="FILE", help="or a folder, also of shards")
-    add("--checkpoint", required=True, metavar="DIR", help="weights, a run, or none")
+    add("--checkpoint", default=shipped_checkpoint(), metavar="DIR", help="weights, a run, or none")
     add("--output", type=Path, required=True, metavar="DIR")
     add("--seeds", type=int, default=1, metavar="N", help="models, one a seed; shared by the ranks")
     add("--targets", type=lambda text: text.split(","), metavar="A,B", help="of custom")
@@ -51,9 +52,8 @@ def main() -> None:
     from msde.data_tools.models.finetuning import finetune_file
 
     names = ("task", "data", "output", "seeds", "targets", "metric", "overrides", "format")
-    given = {name: getattr(arguments, name) for name in names}
-    where = {"rank": ranks.rank(), "world_size": ranks.world_size()}
-    finetune_file(checkpoint=checkpoint, options=options, **given, **where)
+    given = {name: getattr(arguments, name) for name in names} | {"checkpoint": checkpoint}
+    finetune_file(options=options, **given, rank=ranks.rank(), world_size=ranks.world_size())
 
 
 if __name__ == "__main__":

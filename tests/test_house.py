@@ -32,7 +32,7 @@ PLACES = {
     "sklearn": {"sklearn", "downstream"},
     "torchdiffeq": {"sampling"},
     "ase": {"ase", "data_tools"},
-    "scipy": {"sampling"},
+    "scipy": {"sampling", "downstream"},
     "openbabel": {"evaluation"},
 }
 FILES = {

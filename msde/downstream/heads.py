@@ -159,7 +159,7 @@ def parameter_groups(model: TaskModel, settings: Settings) -> list[dict[str, Any
     groups = [{"params": list(model.head.parameters()), "lr": rate}]
     if settings.training == "frozen":
         return groups
-    if settings.training == "full":
+    if settings.training in ("full", "staged"):
         trained = [p for p in model.encoders.parameters() if p.requires_grad]
         return [*groups, {"params": trained, "lr": settings.lr}]
     for encoder in model.encoders.values():

@@ -6,13 +6,21 @@ import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msde.downstream.statistics import DRAWS, Comparison, compare, error_of, holm
+from msde.downstream.statistics import DRAWS, Comparison, compare, error_of, holm, wilcoxon
 from msde.downstream.suite import FROZEN, PRETRAINED, Plan, pairs_of, rows_of
 from msde.files import write_atomically
+from msde.monitor.pictures import BLUE, GREY, INK, has_matplotlib, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+WORSE = "#b3446c"  # colour of intervals above 0
+VERDICTS = ("better", "equal", "open", "worse")
 
 
 def compared(arms: Sequence[str]) -> list[tuple[str, str]]:
@@ -47,6 +55,8 @@ def write_tables(
     _write_csv(output / "comparisons.csv", found)
     text = _markdown(plan, rows, found, overlaps)
     write_atomically(output / "table.md", lambda path: path.write_text(text))
+    if found and has_matplotlib():
+        save_figure(draw_comparisons(found), output / "table.png")
     return text
 
 
@@ -96,6 +106,35 @@ def comparisons(
     return rows
 
 
+def by_arms(found: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the comparisons of all molecules by their two arms, a row for each design."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in found:
+        if row["molecules"] == "all":
+            groups[row["arm"], row["against"]].append(row)
+    return groups
+
+
+def draw_comparisons(found: list[dict[str, Any]]) -> Figure:
+    """Draw the log-ratios with their intervals: a panel for each two arms, a line a design."""
+    groups = by_arms(found)
+    designs = list(dict.fromkeys(row["design"] for part in groups.values() for row in part))
+    figure = new_figure(2.2 + 2.0 * len(groups), 1.1 + 0.24 * len(designs))
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axis, (arms, part) in zip(panels, groups.items(), strict=True):
+        axis.axvline(0, color=GREY, linewidth=1)
+        for row in part:
+            place = len(designs) - designs.index(row["design"])
+            colour = BLUE if row["high"] < 0 else INK if row["low"] <= 0 else WORSE
+            axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.5)
+            axis.plot(row["log_ratio"], place, "o", color=colour, markersize=3.5)
+        axis.set_title(f"{arms[0]}\nagainst {arms[1]}", fontsize=7)
+        axis.tick_params(labelsize=7)
+    panels[0].set_yticks(range(len(designs), 0, -1), designs)
+    figure.supxlabel("log-ratio of test errors; left of 0 the first is better", fontsize=8)
+    return figure
+
+
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -125,6 +164,20 @@ def _markdown(
         values = (cells.get((design, metric, arm), []) for arm in plan.arms)
         shown = (f"{np.mean(v):.4g} ± {np.std(v):.2g}" if v else "-" for v in values)
         lines.append(f"| {design} | {metric} | {' | '.join(shown)} |")
+    lines += [
+        "",
+        "Over all designs; p of Wilcoxon's signed-rank test of the log-ratios below.",
+        "",
+        f"| arms | designs | {' | '.join(VERDICTS)} | median log-ratio | p |",
+        f"|---|---|{'---|' * len(VERDICTS)}---|---|",
+    ]
+    for arms, part in by_arms(found).items():
+        ratios = [row["log_ratio"] for row in part]
+        counts = [[row["verdict"] for row in part].count(verdict) for verdict in VERDICTS]
+        lines.append(
+            f"| {' / '.join(arms)} | {len(part)} | {' | '.join(map(str, counts))} "
+            f"| {np.median(ratios):+.3f} | {wilcoxon(ratios):.4f} |"
+        )
     lines += [
         "",
         "Log-ratio of errors (of ROC-AUC: 1 - AUC), below 0 where the first arm is better, with "

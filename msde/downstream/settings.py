@@ -17,8 +17,11 @@ class Settings:
 
     # Encoders that the head sees; `both`: side by side.
     view: Literal["2d", "3d", "both"] = "2d"
-    # What is trained: all, the head alone, or all with rates that fall towards the input.
-    training: Literal["full", "frozen", "layerwise"] = "full"
+    # What is trained: all; the head alone; at first the head and then all; or all with rates that
+    # fall towards the input.
+    training: Literal["full", "frozen", "staged", "layerwise"] = "full"
+    # Epochs in which the head alone is trained, with training=staged.
+    head_epochs: int = 10
     # Where the encoders' weights come from; `random`: only the network of the checkpoint is used.
     init: Literal["pretrained", "random"] = "pretrained"
     # Preset of the network where there is no checkpoint.
@@ -90,7 +93,10 @@ def check(settings: Settings, task: Task) -> None:
             > 0,
             "dropout must be in [0, 1), energy_weight in [0, 1]": 0 <= s.dropout < 1
             and 0 <= s.energy_weight <= 1,
-            "patience and weight_decay must be at least 0": min(s.patience, s.weight_decay) >= 0,
+            "patience, weight_decay and head_epochs must be at least 0": min(
+                s.patience, s.weight_decay, s.head_epochs
+            )
+            >= 0,
             "train and valid must be shares of a sum below 1, or whole numbers of molecules": (
                 _are_sizes(s.train, s.valid)
             ),
@@ -104,8 +110,8 @@ def check(settings: Settings, task: Task) -> None:
         raise MsdeError(f"loss={s.loss} does not fit {task.metric}, expected {expected}")
     if task.has_forces and (s.view != "3d" or s.training == "frozen"):
         raise MsdeError(
-            f"{task.name} has forces, which only the 3D encoder gives: view=3d and training=full "
-            "or layerwise are needed"
+            f"{task.name} has forces, which only the 3D encoder gives: view=3d and training= full, "
+            "staged or layerwise are needed"
         )
 
 

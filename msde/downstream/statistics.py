@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 
 from msde.downstream.metrics import over_targets
 
@@ -78,6 +79,12 @@ def _log_ratio(metric: str, pair: Pair, rows: np.ndarray) -> float:
     y = pair.y[rows]
     one, other = (error_of(metric, y, p[rows]) for p in (pair.one, pair.other))
     return float(np.log(one / other))
+
+
+def wilcoxon(log_ratios: Sequence[float]) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test that their median is 0."""
+    values = np.array(log_ratios)
+    return float(scipy.stats.wilcoxon(values).pvalue) if values.any() else 1.0
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:

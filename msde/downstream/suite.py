@@ -8,7 +8,7 @@ A plan is a JSON object:
     arms      "NAME" and "frozen NAME" of a checkpoint or of "random" weights, which are fine-tuned;
               and "FEATURES + forest" or "FEATURES + ridge", of "ecfp", "descriptors" or a NAME
     tasks     a list of objects: task, data (a file in the folder of data), and optionally settings,
-              labels (a list of numbers of training molecules, null for all), targets and metric
+              labels (a list of numbers of training molecules, null for all), targets, metric, arms
 
     DIR/runs/TASK-LABELS/SPLIT/ARM/  one fine-tuning each; those that are done are not repeated
     DIR/table.csv                    a row for each seed of each run
@@ -53,7 +53,7 @@ PRETRAINED, RANDOM, FROZEN = "pretrained", "random", "frozen "
 DEFAULT_ARMS = (PRETRAINED, RANDOM, FROZEN + PRETRAINED, FROZEN + RANDOM,
                 "ecfp + forest", "descriptors + forest")  # fmt: skip
 KEYS = {"seeds", "settings", "splits", "arms", "tasks"}
-TASK_KEYS = {"task", "data", "settings", "labels", "targets", "metric"}
+TASK_KEYS = {"task", "data", "settings", "labels", "targets", "metric", "arms"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Design:
     data: str  # file in the folder of data
     labels: int | None
     settings: tuple[str, ...]
+    arms: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -112,15 +113,19 @@ class Plan:
     """What is run, all of it chosen before the first run."""
 
     seeds: int
-    arms: tuple[str, ...]
     designs: tuple[Design, ...]
     splits: tuple[tuple[str, ...], ...] = field(default=((),))
+
+    @property
+    def arms(self) -> list[str]:
+        """All arms of all designs."""
+        return list(dict.fromkeys(arm for design in self.designs for arm in design.arms))
 
     def runs(self) -> Iterator[Run]:
         """Yield all runs, those of one split together."""
         for design in self.designs:
             for split in self.splits:
-                for arm in self.arms:
+                for arm in design.arms:
                     yield Run(design, split, arm)
 
 
@@ -135,22 +140,22 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     """
     values = read_json(path)
     _check_keys(path, values, KEYS)
-    arms = values.get("arms", DEFAULT_ARMS)
     starts = [*checkpoints, RANDOM]
     known = [*starts, *(FROZEN + name for name in starts)]
     known += [f"{name} + {kind}" for kind in ESTIMATORS for name in (*FINGERPRINTS, *starts)]
-    for arm in arms:
-        if arm not in known:
-            raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
     designs = []
     for entry in values["tasks"]:
         _check_keys(path, entry, TASK_KEYS)
         task = get_task(entry["task"], entry.get("targets"), entry.get("metric"))
         settings = (*values.get("settings", ()), *entry.get("settings", ()))
+        arms = entry.get("arms", values.get("arms", DEFAULT_ARMS))
+        for arm in arms:
+            if arm not in known:
+                raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
         for labels in entry.get("labels", [None]):
-            designs.append(Design(task, entry["data"], labels, settings))
+            designs.append(Design(task, entry["data"], labels, settings, tuple(arms)))
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
-    plan = Plan(values.get("seeds", 1), tuple(arms), tuple(designs), splits)
+    plan = Plan(values.get("seeds", 1), tuple(designs), splits)
     for run in plan.runs():
         if run.design.task.has_forces and run.arm not in starts:
             raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")

@@ -52,6 +52,7 @@ class Trainer:
             parameter_groups(model, settings), weight_decay=settings.weight_decay
         )
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.trained = [p for p in model.encoders.parameters() if p.requires_grad]
         self.y = torch.from_numpy(scaling.scaled(data.y)).float()  # (num_molecules, targets)
         self.scaling = scaling
         self.device = model.head.weight.device
@@ -107,7 +108,7 @@ class Trainer:
         factor = 0.5 * (1 + math.cos(math.pi * self.epoch / self.settings.epochs))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        self.model.train(self.settings.training != "frozen")
+        self._freeze()
         losses = []
         for step, places in enumerate(self._batches()):
             torch.manual_seed(_seed_of(self.seed, self.epoch, step))
@@ -120,6 +121,16 @@ class Trainer:
         if not math.isfinite(mean):
             raise NotFinite(f"epoch {self.epoch + 1}: the loss is not finite; give a smaller lr")
         return mean
+
+    def _freeze(self) -> None:
+        """Set which weights the epoch trains; frozen encoders are in evaluation mode."""
+        settings = self.settings
+        staged = settings.training == "staged" and self.epoch < settings.head_epochs
+        is_frozen = settings.training == "frozen" or staged
+        self.model.train(not is_frozen)
+        if settings.training == "staged":
+            for parameter in self.trained:
+                parameter.requires_grad_(not is_frozen)
 
     def _batches(self) -> Iterator[np.ndarray]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.split.train)

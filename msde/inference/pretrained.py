@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from msde import shipped_checkpoint
 from msde.checkpoints import weights
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
@@ -58,11 +59,24 @@ def views_of(view: str) -> list[str]:
 
 
 class Pretrained:
-    """A pretrained model for embedding molecules."""
+    """Pretrained encoders for embedding molecules, and samplers of conformers and bonds."""
 
-    def __init__(self, model: MoleculeSDE) -> None:
-        """Wrap a model, which stays on its device."""
+    def __init__(
+        self,
+        model: MoleculeSDE,
+        conformer_model: MoleculeSDE | None = None,
+        bond_model: MoleculeSDE | None = None,
+    ) -> None:
+        """Wrap models, which stay on their device.
+
+        Args:
+            model: embeds molecules.
+            conformer_model: samples conformers and gives their likelihood; default: `model`.
+            bond_model: finds bonds; default: `model`.
+        """
         self.model = model.eval()
+        self.conformer_model = (conformer_model or model).eval()
+        self.bond_model = (bond_model or model).eval()
 
     def width(self, view: str) -> int:
         """Return how many numbers represent an atom or molecule in the view `2d` or `3d`."""
@@ -132,7 +146,9 @@ class Pretrained:
         Raises:
             MsdeError: an option has a wrong value.
         """
-        return sample_conformers(self.model, list(molecules), ConformerOptions(num, **options))
+        return sample_conformers(
+            self.conformer_model, list(molecules), ConformerOptions(num, **options)
+        )
 
     def log_likelihood(self, molecules: Iterable[Any], **options: Any) -> np.ndarray:
         """Return the log-likelihood of RDKit molecules' first conformers, (num_molecules,) nats.
@@ -140,7 +156,7 @@ class Pretrained:
         Args:
             options: those of `msde.sampling.conformers.log_likelihoods`.
         """
-        return log_likelihoods(self.model, list(molecules), **options)
+        return log_likelihoods(self.conformer_model, list(molecules), **options)
 
     def bonds(self, z: Sequence[int], pos: np.ndarray, charge: int = 0, **options: Any) -> Bonded:
         """Return the molecule of atoms and positions: `.mol`, or `.reason` why there is none.
@@ -156,7 +172,7 @@ class Pretrained:
             MsdeError: the model has no network for bonds, or an option has a wrong value.
         """
         geometry = Geometry(np.asarray(z, np.int64), np.asarray(pos, np.float64), charge)
-        return next(find_bonds(self.model, [geometry], BondOptions(**options)))
+        return next(find_bonds(self.bond_model, [geometry], BondOptions(**options)))
 
     def encode(
         self,
@@ -214,10 +230,11 @@ class Pretrained:
         return out
 
 
-def load(folder: Path | str, device: torch.device | str | None = None) -> Pretrained:
+def load(folder: Path | str | None = None, device: torch.device | str | None = None) -> Pretrained:
     """Load a pretrained model: a run's `best/`, one of its checkpoints, or a converted one.
 
     Args:
+        folder: None: the models that come with msde.
         device: by default a GPU if there is one.
 
     Raises:
@@ -225,4 +242,7 @@ def load(folder: Path | str, device: torch.device | str | None = None) -> Pretra
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if folder is None:
+        names: list[Literal["base", "conformers", "bonds"]] = ["base", "conformers", "bonds"]
+        return Pretrained(*(weights.load_weights(shipped_checkpoint(n)).to(device) for n in names))
     return Pretrained(weights.load_weights(folder).to(device))

@@ -91,7 +91,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("mode", [["view=both", "dropout=0.3"], ["training=frozen"]])
+@pytest.mark.parametrize(
+    "mode",
+    [["view=both", "dropout=0.3"], ["training=frozen"], ["training=staged", "head_epochs=1"]],
+)
 def test_a_run_that_was_killed_ends_with_the_same_bits(folder, tmp_path, monkeypatch, mode):
     given = (*mode, "epochs=4", "save_seconds=0")
     finetune(folder / "t.csv", folder / "checkpoint", tmp_path / "whole", *given)
@@ -121,10 +124,14 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(folder, tmp_path, monkeyp
 def test_frozen_encoders_stay_and_full_ones_move(folder, tmp_path):
     stored = load_file(folder / "checkpoint/model.safetensors")
     name = "layers.0.mlp.0.weight"
-    for mode in ("frozen", "full"):
-        finetune(folder / "t.csv", folder / "checkpoint", tmp_path / mode, f"training={mode}")
-        model = load_model(tmp_path / mode / "seed-0/model").encoders["2d"].state_dict()
-        assert torch.equal(model[name], stored[f"encoder_2d.{name}"]) == (mode == "frozen")
+    staged = [("staged", f"head_epochs={epochs}") for epochs in (1, 2)]
+    for number, (mode, *more) in enumerate([("frozen",), ("full",), *staged]):  # of two epochs
+        output = tmp_path / str(number)
+        finetune(folder / "t.csv", folder / "checkpoint", output, f"training={mode}", *more)
+        model = load_model(output / "seed-0/model").encoders["2d"].state_dict()
+        best = read_results(output)["best_epochs"][0]  # whose weights are kept
+        stays = mode == "frozen" or (mode == "staged" and best <= int(more[0][-1]))
+        assert torch.equal(model[name], stored[f"encoder_2d.{name}"]) == stays
 
 
 def test_validation_chooses_the_epoch_and_patience_ends_the_run(folder, tmp_path):

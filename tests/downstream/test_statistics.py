@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msde.downstream.statistics import Pair, compare, holm
+from msde.downstream.statistics import Pair, compare, holm, wilcoxon
 
 
 def pairs(rng, ratio, seeds=3, rows=80):
@@ -43,6 +43,11 @@ def test_of_classes_the_error_is_one_minus_auc():
     good = y + 0.6 * np.random.default_rng(0).normal(size=y.shape)
     bad = np.random.default_rng(1).normal(size=y.shape)
     assert compare("roc_auc", [Pair("s", y, good, bad)], draws=100).verdict == "better"
+
+
+def test_wilcoxon_sees_that_most_designs_agree():
+    assert wilcoxon([-0.1, -0.2, -0.05, -0.3, -0.15, -0.02, -0.4, 0.01]) < 0.05
+    assert wilcoxon([-0.1, 0.11, -0.2, 0.19]) > 0.5 and wilcoxon([0.0, 0.0]) == 1
 
 
 def test_holm():

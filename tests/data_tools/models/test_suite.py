@@ -29,7 +29,7 @@ PLAN = {
         {"task": "custom", "data": "t.csv", "targets": ["logp"], "labels": [20, None]},
     ],
 }
-MD17 = [{"task": "md17-ethanol", "data": "e"}]
+MD17 = [{"task": "md17-ethanol", "data": "e", "arms": ["frozen random"]}]
 
 
 def read(path):
@@ -79,6 +79,8 @@ def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(
     overlap = json.loads((folder / "out/overlap.json").read_text())
     assert len(overlap["t-logp-all"]) == 20
     text = (folder / "out/table.md").read_text()
+    assert (folder / "out/table.png").stat().st_size > 10_000
+    assert "| pretrained / random | 2 |" in text
     assert "| t-logp-20 | rmse |" in text and "t-logp-all 20" in text
 
 
@@ -106,7 +108,7 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"task": []}, "unknown key 'task', expected arms, seeds"),
         ({"settings": ["epocs=1"]}, "unknown key 'epocs'; did you mean 'epochs'"),
         ({"tasks": [{"task": "esol"}]}, "'data' is missing"),
-        ({"arms": ["frozen random"], "tasks": MD17}, "cannot learn forces"),
+        ({"tasks": MD17}, "cannot learn forces"),
     ],
 )
 def test_a_plan_is_checked_before_anything_runs(tmp_path, change, message):

@@ -1,0 +1,47 @@
+"""The weights that come with the package do what their card says."""
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+import msde
+from msde.evaluation.bonds import graph_smiles
+
+SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "OCCc1ccncc1"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return msde.load()
+
+
+def test_they_fit_into_the_package():
+    files = list(msde.shipped_checkpoint().parent.rglob("*"))
+    assert sum(path.stat().st_size for path in files) < 60e6
+    assert (msde.shipped_checkpoint().parent / "README.md").exists()
+
+
+def test_encoders_tell_molecules_apart_and_see_geometry(model):
+    h = model.embed(SMILES, view="both")
+    assert h.shape == (3, model.width("2d") + model.width("3d")) and np.isfinite(h).all()
+    assert np.linalg.norm(h[0] - h[1]) > 1e-2
+
+
+def test_conformers_from_noise_have_the_bonds_and_the_chirality_of_the_molecule(model):
+    for text, found in zip(SMILES, model.conformers(SMILES, num=2, start="noise"), strict=True):
+        mol = Chem.RemoveHs(found.mol)
+        for conformer in mol.GetConformers():
+            lengths = [
+                np.linalg.norm(np.subtract(*conformer.GetPositions()[list(ends)]))
+                for ends in ((b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds())
+            ]
+            assert 1.1 < min(lengths) and max(lengths) < 1.7
+        Chem.AssignStereochemistryFrom3D(mol)
+        assert Chem.MolToSmiles(mol) == Chem.CanonSmiles(text)
+
+
+def test_bonds_of_its_own_conformers_are_the_molecules(model):
+    for text, found in zip(SMILES, model.conformers(SMILES, num=1), strict=True):
+        z = [atom.GetAtomicNum() for atom in found.mol.GetAtoms()]
+        again = model.bonds(z, found.mol.GetConformer().GetPositions())
+        assert graph_smiles(again.mol) == graph_smiles(Chem.AddHs(Chem.MolFromSmiles(text)))
