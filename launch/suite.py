@@ -1,6 +1,6 @@
 """Fine-tune on the tasks of a plan with several arms, and compare them.
 
-python launch/suite.py --plan FILE.json --data DIR --checkpoint DIR --output DIR
+python launch/suite.py --plan FILE.json --data DIR --output DIR [--checkpoint DIR]
 
 The arms are pretrained, random, frozen pretrained, frozen random, ecfp + forest and descriptors +
 forest, or those of the plan. --checkpoint NAME=DIR lets the plan name arms of further weights. A
@@ -14,6 +14,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from msde import shipped_checkpoint
 from msde.cli import OneLineParser, check_exist, report_errors
 
 
@@ -24,14 +25,15 @@ def main() -> None:
     seen = "shards it was pretrained on, to count molecules that it has seen; can be repeated"
     add("--plan", type=Path, required=True, metavar="FILE", help="JSON, see docs/downstream.md")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of the plan's files")
-    weights = "weights, or a run; can be repeated; NAME is pretrained by default"
-    add("--checkpoint", required=True, action="append", metavar="[NAME=]DIR", help=weights)
+    weights = "weights, or a run; can be repeated; default: pretrained=, those that come with msde"
+    add("--checkpoint", action="append", default=[], metavar="[NAME=]DIR", help=weights)
     add("--output", type=Path, required=True, metavar="DIR")
     add("--pretraining", type=Path, action="append", default=[], metavar="DIR", help=seen)
     add("--processes", type=int, default=1, metavar="N", help="runs at a time")
     arguments = parser.parse_args()
     named = [text.rpartition("=")[::2] for text in arguments.checkpoint]
-    checkpoints = {name or "pretrained": Path(folder) for name, folder in named}
+    checkpoints = {"pretrained": shipped_checkpoint()}
+    checkpoints |= {name or "pretrained": Path(folder) for name, folder in named}
     check_exist(arguments.plan, arguments.data, *checkpoints.values(), *arguments.pretraining)
 
     from msde.cluster import process

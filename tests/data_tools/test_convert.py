@@ -139,7 +139,7 @@ def test_missing_executors_are_an_error_of_one_line(flat, tmp_path, executor, me
     assert message in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_killed_conversions_resume_and_end_the_same(flat, tmp_path, processes):
     rng = random.Random(processes)
     out = tmp_path / "out"

@@ -76,6 +76,7 @@ assert not found, found
 """
 
 
+@pytest.mark.slow
 def test_no_pickle_comes_from_the_data_path_during_training(shard_dir, tmp_path):
     overrides = [*OVERRIDES, "data.workers=2", "data.validation_fraction=0.2", "run.steps=3"]
     arguments = ["--data", shard_dir, "--output", tmp_path / "run", "--preset=paper", *overrides]
@@ -280,6 +281,7 @@ def test_damaged_checkpoints_are_skipped_and_named(shard_dir, tmp_path):
     assert [r["step"] for r in read_metrics(output / "metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_mixed_with_another(shard_dir, tmp_path):
     output = tmp_path / "run"
     common = ["--data", shard_dir, "--output", output, *PAPER]
