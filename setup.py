@@ -34,6 +34,7 @@ setup(
         "msde.ops": ["csrc/*"],
         "msde.ds_configs": ["*.json"],
     },
+    entry_points={"console_scripts": ["msde = msde.__main__:main"]},
     install_requires=[
         "torch>=2.6",
         # The engine's behaviour is pinned down by tests; another release must pass them first.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from msde.files import shipped_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -24,12 +26,3 @@ def load(folder: Path | str | None = None, device: torch.device | str | None = N
     )
 
     return pretrained.load(folder, device)
-
-
-def shipped_checkpoint(name: Literal["base", "conformers", "bonds"] = "base") -> Path:
-    """Return the folder of weights that come with msde; its README.md is the model card.
-
-    Args:
-        name: `base` has the encoders, the others sample conformers and find bonds.
-    """
-    return Path(__file__).parent / "shipped" / name

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msde.errors import DataDamaged, DiskFull
 
@@ -163,3 +163,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def shipped_checkpoint(name: Literal["base", "conformers", "bonds"] = "base") -> Path:
+    """Return the folder of weights that come with msde; the README.md beside is their model card.
+
+    Args:
+        name: `base` has the encoders, the others sample conformers and find bonds.
+    """
+    return Path(__file__).parent / "shipped" / name

@@ -19,7 +19,7 @@ LAYERS = [
     {"checkpoints", "sampling", "evaluation"},
     {"training", "inference"},
     {"downstream"},
-    {"sklearn", "ase", "__init__"},
+    {"sklearn", "ase", "__init__", "__main__"},
     {"data_tools"},
     {"launch"},
 ]

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from msde import shipped_checkpoint
 from msde.checkpoints import weights
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
+from msde.files import shipped_checkpoint
 from msde.inference.inputs import Chunk, batches, open_input
 from msde.model import MoleculeSDE
 from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
