@@ -30,7 +30,7 @@ setup(
     },
     package_data={
         "msde.config": ["*.json"],
-        "msde": ["shipped/*/*"],
+        "msde": ["shipped/*.md", "shipped/*/*"],
         "msde.ops": ["csrc/*"],
         "msde.ds_configs": ["*.json"],
     },
@@ -49,6 +49,8 @@ setup(
         "safetensors>=0.4",
         "tqdm>=4.60",
         "fsspec",
+        "psutil",
+        "packaging",
     ],
     extras_require={
         "sklearn": ["scikit-learn>=1.4"],

@@ -1,0 +1,39 @@
+"""Check this machine, and the nodes of a hostfile, for what training needs.
+
+python launch/doctor.py [--data DIR] [--output DIR] [--hostfile FILE]
+
+A line for each check: fine, or MEND and what to do. The exit code is 1 where there is something to
+mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from msde.cli import OneLineParser, check_exist, report_errors
+
+
+def main() -> None:
+    """Parse and examine."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, metavar="DIR", help="a folder of shards")
+    add("--output", type=Path, metavar="DIR", help="where runs will be written")
+    add("--hostfile", type=Path, metavar="FILE", help="of the deepspeed launcher")
+    arguments = parser.parse_args()
+    if arguments.hostfile is not None:
+        check_exist(arguments.hostfile)
+
+    from msde.training.doctor import examine
+
+    bad = 0
+    for finding in examine(**vars(arguments)):
+        print(finding, flush=True)
+        bad += bool(finding.advice)
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    report_errors(main)

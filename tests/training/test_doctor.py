@@ -1,0 +1,45 @@
+"""What the doctor finds: a line a check, and what to do where something is wrong."""
+
+import pytest
+
+from fixtures.commands import run_here
+from msde.errors import MsdeError
+from msde.training import doctor
+
+
+def test_versions_are_those_that_the_package_asks_for(monkeypatch):
+    found = {finding.about: finding for finding in doctor.versions()}
+    assert str(found["deepspeed"]) == "fine  deepspeed: 0.19.8" and "torch" in found
+    assert not any(finding.advice for finding in found.values())
+    monkeypatch.setattr(
+        doctor.importlib.metadata, "requires", lambda name: ["torch<1", "nothing>2"]
+    )
+    lines = [str(finding) for finding in doctor.versions()][1:]
+    assert lines[0].startswith("MEND  torch: ") and lines[0].endswith('; pip install "torch<1"')
+    assert lines[1] == 'MEND  nothing: not installed; pip install "nothing>2"'
+
+
+def test_data_and_output(shard_dir, tmp_path, monkeypatch):
+    data, system = doctor.data_folder(shard_dir)
+    assert data.found.endswith("molecules in 1 shards") and not data.advice and not system.advice
+    monkeypatch.setattr(doctor, "_file_system", lambda path: "nfs4")
+    assert "data.stage_dir" in list(doctor.data_folder(shard_dir))[1].advice
+    (missing,) = doctor.data_folder(tmp_path)
+    assert missing.advice.startswith(f"{tmp_path} holds no finished data set")
+    assert "GiB free" in doctor.output_folder(tmp_path / "a/b").found
+
+
+def test_nodes_that_do_not_answer_are_named(tmp_path):
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("nowhere.invalid slots=2\n")
+    assert [f for f in doctor.nodes(hostfile) if f.about == "node nowhere.invalid"][0].advice
+    hostfile.write_text("what is this\n")
+    with pytest.raises(MsdeError, match="is not a hostfile"):
+        list(doctor.nodes(hostfile))
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_an_all_reduce(shard_dir):
+    found = run_here("msde.launch.doctor", "--data", shard_dir)
+    assert found.returncode == ("MEND" in found.stdout)
+    assert "fine  all-reduce of 2 ranks by gloo: " in found.stdout and "GB/s" in found.stdout
