@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Train the preset `base` as it comes with the package, without the molecules of the tasks that it is
-# tested on: benchmarks/pretrained.sh DATA OUTPUT [STEPS]
-# DATA holds pretrain/, moleculenet/ and qm9/. It goes on where it was interrupted.
+# Train the weights that come with the package, as msde/shipped/README.md describes them:
+# benchmarks/pretrained.sh DATA OUTPUT
+# DATA holds pretrain/, moleculenet/ and qm9/. It goes on where it was interrupted. The encoders are
+# trained without the molecules of the tasks that they are tested on.
 set -euo pipefail
-DATA=$1 OUTPUT=$2 STEPS=${3:-6000}
+DATA=$1 OUTPUT=$2
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 convert() { # INPUT OUTPUT [OPTIONS]
@@ -23,3 +24,18 @@ convert "$DATA/pretrain/gdb7.sdf.gz" "$OUTPUT/gdb7"
 [ -e "$OUTPUT/pairs/manifest.json" ] ||
     python -m data_tools.merge "$OUTPUT/dft8k" "$OUTPUT/gdb7" "${tasks[@]}" \
         --labels union --skip-duplicates --output "$OUTPUT/pairs"
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} deepspeed --num_accelerators 2 launch/pretrain.py \
+    --data "$OUTPUT/pairs" --output "$OUTPUT/base" \
+    model.hidden_dim=300 model.schnet.num_filters=128 model.conformer.hidden_dim=32 \
+    model.topology.node_dim=16 model.topology.attention_dim=16 model.topology.hidden_channels=8 \
+    data.molecules_per_step=64 data.validation_fraction=0.02 \
+    optim.lr=5e-4 optim.scale_encoder_3d=1 optim.scale_3d_to_2d=1 optim.schedule=cosine \
+    optim.warmup_steps=200 run.steps=3600 run.validate_every=500 run.save_every=500
+benchmarks/conformers.sh "$DATA/pretrain" "$OUTPUT/conformers"
+benchmarks/bonds.sh "$DATA/pretrain" "$OUTPUT/bonds"
+for name in base conformers bonds; do
+    run=$OUTPUT/$name
+    [ -d "$run/run" ] && run=$run/run
+    mkdir -p "msde/shipped/$name"
+    cp "$run"/best/{model.safetensors,config.json,MANIFEST.json} "msde/shipped/$name/"
+done
