@@ -136,7 +136,7 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
         checkpoints: names of those that arms can start from.
 
     Raises:
-        MsdeError: a key, task, arm or setting is not known.
+        MsdeError: a key, task, arm or setting is not known, or two splits are the same.
     """
     values = read_json(path)
     _check_keys(path, values, KEYS)
@@ -160,7 +160,26 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
         if run.design.task.has_forces and run.arm not in starts:
             raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
         make_settings(run.design.task, run.overrides)
+    for design in designs:
+        _check_splits(path, design, splits)
     return plan
+
+
+def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]]) -> None:
+    """Check that each split has other molecules: repeated ones would count as new evidence."""
+    seen = set()
+    for split in splits:
+        given = Run(design, split, RANDOM).overrides
+        settings = make_settings(design.task, given)
+        drawn = settings.labels is not None or settings.split in ("random", "random_scaffold")
+        sizes = (settings.train, settings.valid, settings.labels)
+        rule = (settings.split, settings.split_column, *sizes, drawn and settings.split_seed)
+        if rule in seen:
+            raise MsdeError(
+                f"{path}: two splits of {design.name} are the same: split={settings.split} does not "
+                "depend on split_seed; choose split=random_scaffold or random"
+            )
+        seen.add(rule)
 
 
 def _check_keys(path: Path, values: dict[str, Any], known: set[str]) -> None:

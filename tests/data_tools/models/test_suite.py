@@ -108,6 +108,7 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"task": []}, "unknown key 'task', expected arms, seeds"),
         ({"settings": ["epocs=1"]}, "unknown key 'epocs'; did you mean 'epochs'"),
         ({"tasks": [{"task": "esol"}]}, "'data' is missing"),
+        ({"splits": [["split_seed=0"], ["split_seed=1"]]}, "two splits of t-logp-all are the same"),
         ({"tasks": MD17}, "cannot learn forces"),
     ],
 )
