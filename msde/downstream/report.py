@@ -83,9 +83,14 @@ def comparisons(
                 if design.task.has_forces or (kind != "all" and not dropped):
                     continue
                 pairs = pairs_of(runs, design, arms, plan, dropped)
-                pairs = [p for p in pairs if np.isfinite(error_of(design.task.metric, p.y, p.one))]
+                metric = design.task.metric
+                pairs = [
+                    p
+                    for p in pairs
+                    if np.isfinite([error_of(metric, p.y, arm) for arm in (p.one, p.other)]).all()
+                ]
                 if pairs:
-                    result = compare(design.task.metric, pairs, draws=draws)
+                    result = compare(metric, pairs, draws=draws)
                     made.append((design.name, len(pairs), result))
             corrected = holm([result.p for *_, result in made])
             for (name, count, result), p in zip(made, corrected, strict=True):

@@ -10,7 +10,7 @@ import scipy.stats
 
 from msde.downstream.metrics import over_targets
 
-DRAWS = 1000
+DRAWS = 4000  # so that p can be small after a correction for many designs
 EQUIVALENCE = 0.01  # log-ratios within +-1 % are practically equal
 
 
@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` where the interval is clear of zero, `equal` within +-1 %."""
+        """`equal` if the interval is within +-1 %, else `better` or `worse` if it excludes zero."""
         if self.low > -EQUIVALENCE and self.high < EQUIVALENCE:
             return "equal"
         if self.high < 0:
@@ -46,25 +46,40 @@ class Comparison:
 def error_of(metric: str, y: np.ndarray, prediction: np.ndarray) -> float:
     """Return the mean error over targets: the metric itself or, of ROC-AUC, 1 - AUC."""
     value = over_targets(metric, y, prediction)
-    return max(1 - value if metric == "roc_auc" else value, 1e-9)
+    if metric == "roc_auc":
+        positives, negatives = (int((y == label).sum()) for label in (1, 0))
+        return max(
+            1 - value, 0.5 / max(1, positives * negatives)
+        )  # half a pair: log(0) is infinite
+    return max(value, 1e-9)
 
 
 def compare(metric: str, pairs: Sequence[Pair], seed: int = 0, draws: int = DRAWS) -> Comparison:
-    """Compare two arms over seeds and splits.
+    """Compare two arms over splits and seeds.
 
-    Pairs and, in each split, test molecules are drawn again together, with replacement, so that the
-    interval holds the chance of both.
+    Splits, in each of them seeds, and test molecules are drawn again, with replacement, so that the
+    interval holds the chance of all three. The seeds of a split share the molecules drawn.
+
+    Raises:
+        ValueError: the errors of no draw can be compared: no target has both classes.
     """
     rng = np.random.default_rng(seed)
     ratios = [_log_ratio(metric, pair, np.arange(len(pair.y))) for pair in pairs]
-    sizes = {pair.split: len(pair.y) for pair in pairs}
-    drawn = []
+    by_split: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_split.setdefault(pair.split, []).append(pair)
+    groups, drawn = list(by_split.values()), []
     for _ in range(draws):
-        rows = {split: rng.integers(size, size=size) for split, size in sizes.items()}
-        chosen = rng.integers(len(pairs), size=len(pairs))
-        each = np.array([_log_ratio(metric, pairs[i], rows[pairs[i].split]) for i in chosen])
-        if np.isfinite(each).any():  # else no target has both classes
+        each: list[float] = []
+        for group in rng.integers(len(groups), size=len(groups)):
+            members = groups[group]
+            rows = rng.integers(len(members[0].y), size=len(members[0].y))
+            chosen = rng.integers(len(members), size=len(members))
+            each += [_log_ratio(metric, members[i], rows) for i in chosen]
+        if np.isfinite(each).any():
             drawn.append(float(np.nanmean(each)))
+    if not drawn:
+        raise ValueError("no draw has a target with both classes")
     found = np.array(drawn)
     low, high = np.quantile(found, [0.025, 0.975])
     # One is added so that no probability is zero (Phipson and Smyth 2010).

@@ -176,8 +176,8 @@ def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]])
         rule = (settings.split, settings.split_column, *sizes, drawn and settings.split_seed)
         if rule in seen:
             raise MsdeError(
-                f"{path}: two splits of {design.name} are the same: split={settings.split} does not "
-                "depend on split_seed; choose split=random_scaffold or random"
+                f"{path}: two splits of {design.name} are the same: split={settings.split} does "
+                "not depend on split_seed; choose split=random_scaffold or random"
             )
         seen.add(rule)
 

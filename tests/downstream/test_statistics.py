@@ -1,5 +1,7 @@
 """Intervals hold the truth as often as they should, and Holm's correction is that of its paper."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,18 @@ def test_intervals_of_equal_arms_hold_zero_as_often_as_they_should():
         found = compare("rmse", pairs(rng, 1.0), draws=60)
         hits += found.low <= 0 <= found.high
     assert hits >= 34  # of 40; 95 % are 38
+
+
+def test_seeds_of_one_split_do_not_replace_splits():
+    """Seeds that repeat a split's predictions add nothing: the interval stays as wide."""
+    splits = []
+    for number in range(4):
+        split_rng = np.random.default_rng(number)
+        (pair,) = pairs(split_rng, np.exp(split_rng.normal()), seeds=1)
+        splits.append(dataclasses.replace(pair, split=str(number)))
+    alone, repeated = (compare("rmse", given, draws=300) for given in (splits, splits * 5))
+    width = alone.high - alone.low
+    assert repeated.high - repeated.low == pytest.approx(width, rel=0.15)
 
 
 def test_the_same_predictions_are_equal():
