@@ -4,7 +4,7 @@
 # DATA holds pcqm4mv2-2k.csv, dft8k.sdf.gz and gdb7.sdf.gz. It goes on where it was interrupted.
 # The rules of Open Babel need openbabel-wheel (msde[evaluate]).
 set -euo pipefail
-DATA=$1 OUTPUT=$2 STEPS=${3:-3500}
+DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") STEPS=${3:-3500}
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 split() { # INPUT... OUTPUT: the same scaffolds are held out of every data set

@@ -3,7 +3,7 @@
 # its samples with RDKit's: benchmarks/conformers.sh DATA OUTPUT [STEPS]
 # DATA holds pcqm4mv2-2k.csv, dft8k.sdf.gz and gdb7.sdf.gz. It goes on where it was interrupted.
 set -euo pipefail
-DATA=$1 OUTPUT=$2 STEPS=${3:-12000}
+DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") STEPS=${3:-12000}
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 mkdir -p "$OUTPUT"

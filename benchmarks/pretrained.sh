@@ -4,7 +4,7 @@
 # DATA holds pretrain/, moleculenet/ and qm9/. It goes on where it was interrupted. The encoders are
 # trained without the molecules of the tasks that they are tested on.
 set -euo pipefail
-DATA=$1 OUTPUT=$2
+DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2")
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 convert() { # INPUT OUTPUT [OPTIONS]

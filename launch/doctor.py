@@ -2,8 +2,8 @@
 
 python launch/doctor.py [--data DIR] [--output DIR] [--hostfile FILE]
 
-A line for each check: fine, or MEND and what to do. The exit code is 1 where there is something to
-mend.
+A line for each check: fine, or FIX and what to do. The exit code is 1 where there is something to
+fix.
 """
 
 from __future__ import annotations

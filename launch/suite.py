@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from pathlib import Path
 
 from msde import shipped_checkpoint
@@ -31,9 +32,9 @@ def main() -> None:
     add("--pretraining", type=Path, action="append", default=[], metavar="DIR", help=seen)
     add("--processes", type=int, default=1, metavar="N", help="runs at a time")
     arguments = parser.parse_args()
-    named = [text.rpartition("=")[::2] for text in arguments.checkpoint]
-    checkpoints = {"pretrained": shipped_checkpoint()}
-    checkpoints |= {name or "pretrained": Path(folder) for name, folder in named}
+    named = [re.fullmatch(r"(?:([\w ]+)=)?(.+)", text) for text in arguments.checkpoint]
+    checkpoints = {m[1] or "pretrained": Path(m[2]) for m in named if m}
+    checkpoints = checkpoints or {"pretrained": shipped_checkpoint()}
     check_exist(arguments.plan, arguments.data, *checkpoints.values(), *arguments.pretraining)
 
     from msde.cluster import process

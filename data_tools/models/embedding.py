@@ -30,7 +30,7 @@ from msde.inference.pretrained import Level, View, load
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
-from .results import check_writable, print_notes
+from .results import add_notes, check_writable, print_notes
 
 ROWS = 1024  # of a table that are written together
 
@@ -73,9 +73,7 @@ def embed_file(
         labels = [(label.name, label.unit) for label in read.labels]
         arrays |= {"name": np.array(read.names), "line": np.array(read.lines), "y": read.y}
         found = model.encode(read.mols, view, level, keep_hydrogens)
-        for number, note in read.notes.items():
-            parts = [*note.split("; "), *found.notes.get(number, note).split("; ")]
-            found.notes[number] = "; ".join(dict.fromkeys(parts))  # each once
+        add_notes(found.notes, read.notes)
     size = len(arrays["y"])
     arrays["reason"] = np.array([found.reasons.get(number, "") for number in range(size)])
     arrays |= {"label_names": np.array([name for name, _ in labels], str)}

@@ -21,7 +21,7 @@ from msde.files import write_atomically
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
-from .results import check_writable, print_notes
+from .results import add_notes, check_writable, print_notes
 
 
 def predict_file(
@@ -57,6 +57,7 @@ def predict_file(
         header = ["name", "line"]
         where = [[name, str(line)] for name, line in zip(read.names, read.lines, strict=True)]
         found = tuned.predict(read.mols)
+        add_notes(found.notes, read.notes)
     write_atomically(output, lambda path: _write(path, tuned, found, header, where))
     print_notes("predicted", found.reasons, found.notes)
     models = len(tuned.models)

@@ -61,6 +61,13 @@ def write_sd_results(
     return total - len(failed)
 
 
+def add_notes(notes: dict[int, str], more: Mapping[int, str]) -> None:
+    """Put a reader's notes before those of a model, each part once."""
+    for number, note in more.items():
+        parts = [*note.split("; "), *notes.get(number, note).split("; ")]
+        notes[number] = "; ".join(dict.fromkeys(parts))
+
+
 def print_notes(done: str, reasons: Mapping[int, str], notes: Mapping[int, str]) -> None:
     """Print why molecules have no result, and what is unusual about others.
 

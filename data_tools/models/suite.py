@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from msde.data.shards import ShardDataset
 from msde.downstream.labels import read_task_data
 from msde.downstream.overlap import blocks_of_data_sets, overlapping
 from msde.downstream.report import write_rows, write_tables
@@ -64,9 +65,13 @@ def run_suite(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, context, initializer=_prepare) as pool:
             futures = [pool.submit(execute, *given) for given in arguments]
-            for run, future in zip(runs, futures, strict=True):
-                future.result()
-                _done(run, output, read)
+            try:
+                for run, future in zip(runs, futures, strict=True):
+                    future.result()
+                    _done(run, output, read)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     print(write_tables(output, read, overlaps, draws))
 
 
@@ -104,8 +109,11 @@ def _overlaps(
     plan: Plan, shards: dict[str, Path], path: Path, pretraining: Sequence[Path]
 ) -> dict[str, list[str]]:
     """Return the uids of the molecules of each design that pretraining has seen; keep and print."""
+    digests = [ShardDataset(root).digest for root in pretraining]
     if path.exists():
-        return json.loads(path.read_text())
+        kept = json.loads(path.read_text())
+        if not pretraining or kept["pretraining"] == digests:
+            return kept["seen"]
     if not pretraining:
         sys.stderr.write("overlap with pretraining is not counted: give --pretraining DIR\n")
         return {}
@@ -115,5 +123,5 @@ def _overlaps(
         seen = overlapping(task_data, known)
         found[design.name] = [f"{int(uid):016x}" for uid in task_data.columns.uid[seen]]
         log.info("%s: pretraining has seen %d of %d molecules", design.name, seen.sum(), len(seen))
-    write_json(path, found)
+    write_json(path, {"pretraining": digests, "seen": found})
     return found

@@ -48,6 +48,11 @@ def features_of(data: TaskData, name: str) -> np.ndarray:
     return FINGERPRINTS[name]([mol or empty for mol in data.mols()])
 
 
+def _only_class(y: np.ndarray) -> float:
+    """Return the probability of class 1 where training has one class only, or no label."""
+    return float(y[0]) if len(y) else 0.5
+
+
 def fit_forest(
     task: Task, data: TaskData, features: np.ndarray, split: Split, seed: int
 ) -> np.ndarray:
@@ -58,10 +63,11 @@ def fit_forest(
     for target in range(data.y.shape[1]):
         y = data.y[:, target]
         known = split.train[~np.isnan(y[split.train])]
-        if task.is_classification:
+        if task.is_classification and len(np.unique(y[known])) < 2:
+            predictions[:, target] = _only_class(y[known])
+        elif task.is_classification:
             forest = RandomForestClassifier(TREES, random_state=seed).fit(features[known], y[known])
-            shares = forest.predict_proba(features)  # (rows, classes that training holds)
-            predictions[:, target] = shares @ forest.classes_
+            predictions[:, target] = forest.predict_proba(features)[:, 1]
         else:
             forest = RandomForestRegressor(TREES, random_state=seed, max_features=0.33)
             predictions[:, target] = forest.fit(features[known], y[known]).predict(features)
@@ -85,7 +91,7 @@ def fit_ridge(
         y, best = data.y[:, target], float("nan")
         known = split.train[~np.isnan(y[split.train])]
         if task.is_classification and len(np.unique(y[known])) < 2:
-            predictions[:, target] = y[known].mean() if len(known) else 0.5
+            predictions[:, target] = _only_class(y[known])
             continue
         for penalty in PENALTIES:
             if task.is_classification:

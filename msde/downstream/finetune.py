@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ from msde.downstream.tasks import Task
 from msde.downstream.training import STATE, Trainer
 from msde.errors import MsdeError
 from msde.files import file_sha256, write_atomically, write_json
+from msde.inference.pretrained import trained_views, views_of
 
 log = logging.getLogger("msde")
 
@@ -150,7 +152,13 @@ def _device() -> torch.device:
 
 
 def collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
-    """Write the results of the seeds that are done."""
+    """Write the results of the seeds that are done; ranks that end together take turns."""
+    with open(output / CONFIG) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        return _collect(job, output, seeds)
+
+
+def _collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
     paths = [output / f"seed-{seed}" / RESULTS for seed in range(seeds)]
     done = [json.loads(path.read_text()) for path in paths if path.exists()]
     names = done[0]["test"] if done else ()
@@ -170,12 +178,13 @@ def collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
 def _check_encoders(
     network: Config, settings: Settings, pretrained: bool, checkpoint: Path | None
 ) -> None:
-    loss = network.loss
-    untrained = not (loss.coefficient_contrastive or loss.coefficient_3d_to_2d)
-    if pretrained and settings.view != "2d" and untrained:
+    trained = trained_views(network)
+    untrained = [view for view in views_of(settings.view) if view not in trained]
+    if pretrained and untrained:
         raise MsdeError(
-            f"{checkpoint} was pretrained without its 3D encoder (the coefficients of its "
-            f"objectives are 0), view={settings.view} does not fit; give view=2d or init=random"
+            f"{checkpoint} was pretrained without its {untrained[0].upper()} encoder (the "
+            f"coefficients of its objectives are 0), view={settings.view} does not fit; give "
+            f"view={trained[0]} or init=random"
         )
 
 

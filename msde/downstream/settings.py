@@ -32,7 +32,7 @@ class Settings:
     batch_size: int = 128
     # Adam's learning rate at the start; it falls as a cosine, in every epoch.
     lr: float = 1e-4
-    # Learning rate of the head over `lr`.
+    # Factor of `lr` for the head.
     head_lr_scale: float = 1.0
     # Factor of the learning rate from a layer to the one before, with training=layerwise.
     layer_decay: float = 0.7
@@ -50,7 +50,7 @@ class Settings:
     validate_every: int = 1
     # `scaffold` is that of the published code, with chirality; `deepchem` is without.
     split: Literal["scaffold", "deepchem", "random_scaffold", "random", "column"] = "scaffold"
-    # Seed of the split, for `random_scaffold` and `random`.
+    # Seed of the split, for `random_scaffold` and `random`, and of `labels` for all.
     split_seed: int = 0
     # Column that holds the part of each molecule, for split=column.
     split_column: str | None = None
@@ -97,6 +97,10 @@ def check(settings: Settings, task: Task) -> None:
                 s.patience, s.weight_decay, s.head_epochs
             )
             >= 0,
+            "patience must be 0 or at least validate_every": s.patience == 0
+            or s.patience >= s.validate_every,
+            "training=staged needs more epochs than head_epochs": s.training != "staged"
+            or s.epochs > s.head_epochs,
             "train and valid must be shares of a sum below 1, or whole numbers of molecules": (
                 _are_sizes(s.train, s.valid)
             ),
@@ -110,7 +114,7 @@ def check(settings: Settings, task: Task) -> None:
         raise MsdeError(f"loss={s.loss} does not fit {task.metric}, expected {expected}")
     if task.has_forces and (s.view != "3d" or s.training == "frozen"):
         raise MsdeError(
-            f"{task.name} has forces, which only the 3D encoder gives: view=3d and training= full, "
+            f"{task.name} has forces, which only the 3D encoder gives: view=3d and training=full, "
             "staged or layerwise are needed"
         )
 

@@ -153,6 +153,11 @@ def make_split(data: TaskData, settings: Settings, words: Mapping[int, str] | No
         else:
             split = scaffold_split(scaffolds, shares[0], shares[1])
     if settings.labels is not None:
+        if settings.labels > len(split.train):
+            raise MsdeError(
+                f"labels={settings.labels} are more than the {len(split.train)} molecules of the "
+                "training part"
+            )
         order = np.random.RandomState(settings.split_seed).permutation(len(split.train))
         split = Split(split.train[order[: settings.labels]], split.valid, split.test)
     empty = [name for name, members in split.parts().items() if not len(members)]

@@ -18,6 +18,7 @@ A plan is a JSON object:
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,6 +53,7 @@ log = logging.getLogger("msde")
 PRETRAINED, RANDOM, FROZEN = "pretrained", "random", "frozen "
 DEFAULT_ARMS = (PRETRAINED, RANDOM, FROZEN + PRETRAINED, FROZEN + RANDOM,
                 "ecfp + forest", "descriptors + forest")  # fmt: skip
+LISTS = {"settings", "splits", "arms", "tasks", "labels", "targets"}
 KEYS = {"seeds", "settings", "splits", "arms", "tasks"}
 TASK_KEYS = {"task", "data", "settings", "labels", "targets", "metric", "arms"}
 
@@ -156,12 +158,22 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
             designs.append(Design(task, entry["data"], labels, settings, tuple(arms)))
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
+    if not isinstance(plan.seeds, int) or plan.seeds < 1:
+        raise MsdeError(f"{path}: 'seeds' is {plan.seeds!r}, expected a number of at least 1")
     for run in plan.runs():
         if run.design.task.has_forces and run.arm not in starts:
             raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
         make_settings(run.design.task, run.overrides)
     for design in designs:
         _check_splits(path, design, splits)
+    folders = [run.folder for run in plan.runs()]
+    if len(set(folders)) < len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise MsdeError(
+            f"{path}: two runs have the same name, {twice}; rename a data file or drop one"
+        )
+    if any(run.estimator for run in plan.runs()) and not importlib.util.find_spec("sklearn"):
+        raise MsdeError(f"{path} has arms of scikit-learn: pip install 'msde[sklearn]'")
     return plan
 
 
@@ -171,6 +183,8 @@ def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]])
     for split in splits:
         given = Run(design, split, RANDOM).overrides
         settings = make_settings(design.task, given)
+        if settings.split == "column":
+            raise MsdeError(f"{path}: a suite cannot split {design.name} by a column")
         drawn = settings.labels is not None or settings.split in ("random", "random_scaffold")
         sizes = (settings.train, settings.valid, settings.labels)
         rule = (settings.split, settings.split_column, *sizes, drawn and settings.split_seed)
@@ -182,7 +196,14 @@ def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]])
         seen.add(rule)
 
 
-def _check_keys(path: Path, values: dict[str, Any], known: set[str]) -> None:
+def _check_keys(path: Path, values: Any, known: set[str]) -> None:
+    if not isinstance(values, dict):
+        raise MsdeError(
+            f"{path}: found {values!r}, expected an object with {', '.join(sorted(known))}"
+        )
+    for key in values.keys() & LISTS:
+        if not isinstance(values[key], list):
+            raise MsdeError(f"{path}: {key!r} is {values[key]!r}, expected a list")
     for key in values.keys() - known:
         raise MsdeError(f"{path}: unknown key {key!r}, expected {', '.join(sorted(known))}")
     for key in known & {"tasks", "task", "data"} - values.keys():

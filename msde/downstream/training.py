@@ -87,8 +87,10 @@ class Trainer:
     @property
     def _is_over(self) -> bool:
         """Whether the patience is at its end."""
-        patience = self.settings.patience
-        return patience > 0 and self.epoch - self.best_epoch >= patience
+        settings = self.settings
+        head_epochs = settings.head_epochs if settings.training == "staged" else 0
+        waited = self.epoch - max(self.best_epoch, head_epochs)
+        return 0 < settings.patience <= waited
 
     def predict(self, places: np.ndarray) -> Outcome:
         """Return predictions of molecules in the units of their labels, and the metrics."""
@@ -98,7 +100,9 @@ class Trainer:
         outcome = self.predict(self.split.valid)
         value = outcome.metrics[outcome.chosen_by]
         if math.isnan(value):
-            raise NotFinite(f"epoch {self.epoch}: {outcome.chosen_by} of validation is no number")
+            raise NotFinite(
+                f"epoch {self.epoch}: {outcome.chosen_by} of validation is NaN; give a smaller lr"
+            )
         if is_better(self.task.metric, value, self.best):
             self.best, self.best_epoch, self.best_state = value, self.epoch, _copy(self.model)
         return {f"{name}/valid": value for name, value in outcome.metrics.items()}

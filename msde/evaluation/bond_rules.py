@@ -16,6 +16,8 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
+from msde.errors import MsdeError
+
 START_LIMIT = 120.0  # s for a process to import what it needs
 
 
@@ -93,8 +95,7 @@ class RuleProcess:
 
     def __call__(self, z: np.ndarray, pos: np.ndarray, charge: int) -> Chem.Mol | None:
         """Return the molecule, or None: the rule fails or its time is up."""
-        if self._process is None:
-            self._start()
+        self.start()
         request = {"z": z.tolist(), "pos": pos.tolist(), "charge": charge}
         try:
             self._connection.send_bytes(json.dumps(request).encode())
@@ -107,16 +108,22 @@ class RuleProcess:
         self.close()
         return None
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, if there is none."""
+        if self._process is not None:
+            return
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(self.name, other), daemon=True)
         self._process.start()
         other.close()
-        if not self._connection.poll(START_LIMIT):
+        try:
+            if not self._connection.poll(START_LIMIT):
+                raise EOFError
+            self._connection.recv_bytes()
+        except EOFError as error:
             self.close()
-            raise RuntimeError(f"the process of {self.name} does not start")
-        self._connection.recv_bytes()
+            raise MsdeError(f"the process of {self.name} does not start") from error
 
     def close(self) -> None:
         """Kill the process, if there is one."""

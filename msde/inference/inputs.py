@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from msde.chem.parsing import is_missing
-from msde.chem.record import MoleculeRecord, outside_vocabulary, record_from
+from msde.chem.record import MoleculeRecord, Origin, outside_vocabulary, record_from
 from msde.chem.vocabulary import MoleculeError
 from msde.data.codec import MoleculeColumns, columns_from_records
 from msde.data.mixture import Mixture
@@ -106,9 +106,10 @@ class MoleculeList:
 class ShardFolder:
     """Molecules in a folder of shards."""
 
-    def __init__(self, dataset: ShardDataset) -> None:
-        """Keep the data set, which is read chunk by chunk."""
+    def __init__(self, dataset: ShardDataset, views: list[str]) -> None:
+        """Keep the data set, which is read chunk by chunk; the 3D view needs its positions."""
         self._data = Mixture([dataset])
+        self._views = views
 
     def __len__(self) -> int:
         return len(self._data)
@@ -118,7 +119,12 @@ class ShardFolder:
         for first in range(0, len(self), CHUNK_MOLECULES):
             positions = np.arange(first, min(first + CHUNK_MOLECULES, len(self)))
             columns = self._data.fetch(positions)
-            yield Chunk(len(positions), columns, list(range(len(positions))))
+            chunk = Chunk(len(positions), columns, list(range(len(positions))))
+            if "3d" in self._views:
+                chunk.flat = np.flatnonzero(columns.origin & Origin.NO_GEOMETRY).tolist()
+                told = chunk.notes if "2d" in self._views else chunk.reasons
+                told.update(dict.fromkeys(chunk.flat, "no 3D view: the shards hold no geometry"))
+            yield chunk
 
 
 def open_input(
@@ -135,7 +141,7 @@ def open_input(
                 f"{molecules} is not a folder of shards; give several molecules as a list, also "
                 "if it is only one"
             )
-        return ShardFolder(ShardDataset(Path(molecules)))
+        return ShardFolder(ShardDataset(Path(molecules)), views)
     return MoleculeList(list(molecules), views, keep_hydrogens)
 
 

@@ -53,6 +53,13 @@ class Embeddings:
         return np.concatenate(list(self.h.values()), axis=-1)
 
 
+def trained_views(config: Config) -> list[str]:
+    """Return the views whose encoders some objective with a coefficient above 0 trains."""
+    loss = config.loss
+    trains = {"2d": loss.coefficient_2d_to_3d, "3d": loss.coefficient_3d_to_2d}
+    return [view for view, own in trains.items() if loss.coefficient_contrastive or own]
+
+
 def views_of(view: str) -> list[str]:
     """Return the views that `2d`, `3d` or `both` stands for."""
     return ["2d", "3d"] if view == "both" else [view]
@@ -187,6 +194,11 @@ class Pretrained:
                 f"view is {view!r} and level {level!r}, expected 2d, 3d or both and graph or node"
             )
         views = views_of(view)
+        for untrained in set(views) - set(trained_views(self.config)):
+            log.warning(
+                "the %s encoder of this model was not trained: its objectives have the coefficient "
+                "0; its vectors are those of random weights", untrained.upper(),
+            )  # fmt: skip
         source = open_input(molecules, views, keep_hydrogens)
         rows: dict[str, list[np.ndarray]] = {v: [] for v in views}
         counts: list[int] = []

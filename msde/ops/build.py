@@ -30,7 +30,7 @@ def compiled(source: Path, flags: Sequence[str], libraries: Sequence[str] = ()) 
         OSError, subprocess.SubprocessError: there is no compiler, or it takes too long.
         RuntimeError: it fails, or the user has no home folder nor XDG_CACHE_HOME.
     """
-    command = _compiler()
+    command = compiler()
     texts = [source.read_bytes(), *(p.read_bytes() for p in sorted(source.parent.glob("*.hpp")))]
     words = [*command, *flags, *libraries, platform.machine()]
     if "-march=native" in flags:
@@ -82,7 +82,7 @@ def _instructions() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(names)}))
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
     """Return the command that compiles C++, with its path.
 
     Raises:

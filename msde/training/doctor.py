@@ -22,6 +22,8 @@ import torch.distributed as dist
 from packaging.requirements import Requirement
 
 from msde.errors import MsdeError
+from msde.ops import build, cpp
+from msde.ops.dispatch import CAPABILITY
 
 OPEN_FILES = 4096
 SHARED_MEMORY = 1 << 30  # bytes of /dev/shm that NCCL and the ranks' buffers need at least
@@ -30,7 +32,7 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "lustre", "gpfs", "beegfs", "ceph
 REDUCED = 16 << 20  # numbers of the all-reduce that is timed
 ROUNDS = 5
 START_LIMIT = 120.0  # s for two processes to import torch and to meet
-ANSWER_LIMIT = 30.0  # s for a node to answer
+ANSWER_LIMIT = 120.0  # s for a node to answer
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Finding:
     advice: str = ""
 
     def __str__(self) -> str:
-        state = "MEND" if self.advice else "fine"
+        state = "FIX " if self.advice else "fine"
         return f"{state}  {self.about}: {self.found}" + f"; {self.advice}" * bool(self.advice)
 
 
@@ -86,13 +88,12 @@ def versions() -> Iterator[Finding]:
 
 def compiler() -> Finding:
     """Look whether the fused operators for CPUs can be compiled."""
-    from msde.ops import cpp
-
-    found = next(filter(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++")), None)
-    if found is None:
-        return Finding("C++ compiler", "none", "install g++, or training on CPUs is slower")
+    try:
+        found = build.compiler()[0]
+    except FileNotFoundError as error:
+        return Finding("C++ compiler", str(error), "install g++, or training on CPUs is slower")
     if cpp.load() is None:
-        return Finding("C++ compiler", f"{found} fails", "its message is above")
+        return Finding("C++ compiler", f"{found} fails", "see its message above")
     return Finding("C++ compiler", f"{found}, the operators for CPUs are compiled")
 
 
@@ -102,13 +103,15 @@ def accelerators() -> Iterator[Finding]:
     memory = psutil.virtual_memory().total / 2**30
     yield Finding("CPU", f"{cores} cores, {memory:.0f} GiB")
     if not torch.cuda.is_available():
-        built = torch.version.cuda is not None
-        advice = "torch was built for CUDA, but sees no GPU: check the driver" if built else ""
+        driver = Path("/dev/nvidiactl").exists()
+        advice = f"there is a driver, but torch {torch.__version__} sees no GPU" if driver else ""
         yield Finding("GPU", "none", advice)
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
         text = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {facts.major}.{facts.minor}"
-        advice = "" if facts.major >= 8 else "compute capability 8.0 or more is needed"
+        least = ".".join(map(str, CAPABILITY))
+        fits = (facts.major, facts.minor) >= CAPABILITY
+        advice = "" if fits else f"compute capability {least} or more is needed"
         yield Finding(f"GPU {number}", text, advice)
 
 
@@ -117,6 +120,9 @@ def limits() -> Iterator[Finding]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = soft != resource.RLIM_INFINITY and soft < OPEN_FILES
     yield Finding("open files", str(soft), f"ulimit -n {OPEN_FILES}" if few else "")
+    if not Path("/dev/shm").exists():
+        yield Finding("shared memory", "no /dev/shm", "mount it")
+        return
     free = shutil.disk_usage("/dev/shm").free
     advice = "in a container give --shm-size=8g" if free < SHARED_MEMORY else ""
     yield Finding("shared memory", f"{free / 2**30:.1f} GiB free", advice)
@@ -187,8 +193,11 @@ def all_reduce() -> Finding:
         ]
         for process in ranks:
             process.start()
+        sender.close()  # so that the end of both ranks is seen
         try:
             answer = receiver.recv() if receiver.poll(START_LIMIT) else None
+        except EOFError:
+            answer = "a rank died"
         finally:
             for process in ranks:
                 process.join(5)
@@ -216,7 +225,7 @@ def _reduce(rank: int, backend: str, folder: str, sender: object) -> None:
         dist.destroy_process_group()
     except (RuntimeError, ValueError) as error:
         answer = " ".join(str(error).split())[:200]
-    if rank == 0:
+    if rank == 0 or isinstance(answer, str):
         sender.send(answer)  # type: ignore[attr-defined]
 
 
@@ -241,16 +250,23 @@ def nodes(hostfile: Path) -> Iterator[Finding]:
         command = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", name, question]
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_LIMIT)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            yield Finding(f"node {name}", str(error), "ssh without a password must reach it")
+        except subprocess.TimeoutExpired:
+            slow = f"no answer within {ANSWER_LIMIT:.0f} s"
+            yield Finding(
+                f"node {name}", slow, "see how long 'ssh NODE python -c \"import torch\"' takes"
+            )
+            continue
+        except OSError as error:
+            yield Finding(f"node {name}", str(error), "install ssh")
             continue
         if answer.returncode:
             lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
             advice = "the project and its Python must lie at the same path, reached by ssh"
             yield Finding(f"node {name}", lines[-1], advice)
             continue
-        found, _, gpus = answer.stdout.strip().rpartition(" ")
-        advice = "" if found == here else f"this node has {here}"
-        if not advice and torch.cuda.is_available() and int(gpus) < slots:
+        lines = answer.stdout.strip().splitlines()  # a login may greet first
+        found, _, gpus = (lines[-1] if lines else "").rpartition(" ")
+        advice = "" if found == here else f"this machine has msde and torch {here}"
+        if not advice and int(gpus) < slots and (int(gpus) or torch.cuda.is_available()):
             advice = f"the hostfile says slots={slots}"
         yield Finding(f"node {name}", f"msde and torch {found}, {gpus} GPUs", advice)

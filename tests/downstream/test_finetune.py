@@ -124,8 +124,8 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(folder, tmp_path, monkeyp
 def test_frozen_encoders_stay_and_full_ones_move(folder, tmp_path):
     stored = load_file(folder / "checkpoint/model.safetensors")
     name = "layers.0.mlp.0.weight"
-    staged = [("staged", f"head_epochs={epochs}") for epochs in (1, 2)]
-    for number, (mode, *more) in enumerate([("frozen",), ("full",), *staged]):  # of two epochs
+    staged = [("staged", f"head_epochs={epochs}", "epochs=3") for epochs in (1, 2)]
+    for number, (mode, *more) in enumerate([("frozen",), ("full",), *staged]):
         output = tmp_path / str(number)
         finetune(folder / "t.csv", folder / "checkpoint", output, f"training={mode}", *more)
         model = load_model(output / "seed-0/model").encoders["2d"].state_dict()

@@ -54,12 +54,15 @@ def test_no_valid_molecule(checkpoint, tmp_path):
         finetune(tmp_path / "t.csv", checkpoint, tmp_path / "out", targets=["a"])
 
 
-def test_a_network_without_the_3d_encoder_does_not_fit_a_3d_task(tmp_path):
-    model = make_small("base", "loss.coefficient_contrastive=0", "loss.coefficient_3d_to_2d=0")
+@pytest.mark.parametrize("view, other", [("3d", "2d"), ("2d", "3d")])
+def test_a_network_without_an_encoder_does_not_fit_a_task_that_needs_it(tmp_path, view, other):
+    unused = "3d_to_2d" if view == "3d" else "2d_to_3d"
+    model = make_small("base", "loss.coefficient_contrastive=0", f"loss.coefficient_{unused}=0")
     save_weights(model.state_dict(), model.config, tmp_path / "checkpoint")
     data = write_table(tmp_path / "t.csv", 30)
-    with pytest.raises(MsdeError, match="was pretrained without its 3D encoder.*give view=2d"):
-        finetune(data, tmp_path / "checkpoint", tmp_path / "out", "view=3d")
+    message = f"was pretrained without its {view.upper()} encoder.*give view={other}"
+    with pytest.raises(MsdeError, match=message):
+        finetune(data, tmp_path / "checkpoint", tmp_path / "out", f"view={view}")
 
 
 def test_shards_without_positions_do_not_fit_the_3d_encoder(checkpoint, tmp_path):

@@ -17,6 +17,8 @@ from fixtures.molecules import SMILES, make_record
 from msde.checkpoints.weights import save_weights
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
+from msde.data_tools.convert import convert
+from msde.data_tools.options import Options
 from msde.errors import MsdeError
 from msde.inference.pretrained import Pretrained
 from msde.launch import embed as embed_command
@@ -66,6 +68,15 @@ def test_a_folder_of_shards(model, shard_dir):
     columns = Mixture([dataset]).fetch(np.array([140, 3]))
     some = MoleculeBatch.from_columns(columns).to_pyg()
     assert close(model.embed(some, "both"), h[[140, 3]])
+
+
+def test_shards_without_geometry_have_no_3d_view(model, tmp_path):
+    (tmp_path / "some.smi").write_text("CCO\nc1ccccc1\n")
+    convert([tmp_path / "some.smi"], tmp_path / "data", options=Options(conformers=0))
+    found = model.encode(tmp_path / "data", "both")
+    assert np.isfinite(found.h["2d"]).all() and np.isnan(found.h["3d"]).all()
+    assert found.notes[1] == "no 3D view: the shards hold no geometry" and not found.reasons
+    assert model.encode(tmp_path / "data", "3d").reasons.keys() == {0, 1}
 
 
 def test_nodes_and_order(model):

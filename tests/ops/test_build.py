@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 def machine_compiler():
     """The compiler of this machine."""
     try:
-        return build._compiler()[0]
+        return build.compiler()[0]
     except FileNotFoundError:
         pytest.skip("there is no C++ compiler")
 

@@ -15,8 +15,8 @@ def test_versions_are_those_that_the_package_asks_for(monkeypatch):
         doctor.importlib.metadata, "requires", lambda name: ["torch<1", "nothing>2"]
     )
     lines = [str(finding) for finding in doctor.versions()][1:]
-    assert lines[0].startswith("MEND  torch: ") and lines[0].endswith('; pip install "torch<1"')
-    assert lines[1] == 'MEND  nothing: not installed; pip install "nothing>2"'
+    assert lines[0].startswith("FIX   torch: ") and lines[0].endswith('; pip install "torch<1"')
+    assert lines[1] == 'FIX   nothing: not installed; pip install "nothing>2"'
 
 
 def test_data_and_output(shard_dir, tmp_path, monkeypatch):
@@ -41,5 +41,5 @@ def test_nodes_that_do_not_answer_are_named(tmp_path):
 @pytest.mark.slow
 def test_the_command_ends_with_an_all_reduce(shard_dir):
     found = run_here("msde.launch.doctor", "--data", shard_dir)
-    assert found.returncode == ("MEND" in found.stdout)
+    assert found.returncode == ("FIX" in found.stdout)
     assert "fine  all-reduce of 2 ranks by gloo: " in found.stdout and "GB/s" in found.stdout

@@ -77,7 +77,7 @@ def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(
         assert float(row["low"]) <= float(row["log_ratio"]) <= float(row["high"])
         assert row["pairs"] == "2"
     overlap = json.loads((folder / "out/overlap.json").read_text())
-    assert len(overlap["t-logp-all"]) == 20
+    assert len(overlap["seen"]["t-logp-all"]) == 20
     text = (folder / "out/table.md").read_text()
     assert (folder / "out/table.png").stat().st_size > 10_000
     assert "| pretrained / random | 2 |" in text
@@ -108,6 +108,10 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"task": []}, "unknown key 'task', expected arms, seeds"),
         ({"settings": ["epocs=1"]}, "unknown key 'epocs'; did you mean 'epochs'"),
         ({"tasks": [{"task": "esol"}]}, "'data' is missing"),
+        ({"seeds": 0}, "'seeds' is 0, expected a number"),
+        ({"settings": "epochs=1"}, "'settings' is 'epochs=1', expected a list"),
+        ({"tasks": PLAN["tasks"] * 2}, "two runs have the same name, t-logp-20"),
+        ({"splits": [["split=column", "split_column=a"]]}, "cannot split t-logp-20 by a column"),
         ({"splits": [["split_seed=0"], ["split_seed=1"]]}, "two splits of t-logp-all are the same"),
         ({"tasks": MD17}, "cannot learn forces"),
     ],
