@@ -30,7 +30,7 @@ from msde.inference.pretrained import Level, View, load
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
-from .results import add_notes, check_writable, print_notes
+from .results import add_notes, check_writable, places, print_notes
 
 ROWS = 1024  # of a table that are written together
 
@@ -66,12 +66,14 @@ def embed_file(
         labels = [(label["name"], label["unit"]) for label in dataset.manifest["labels"]]
         uid, y = zip(*((block.uid, block.y) for block in dataset.blocks()), strict=True)
         arrays |= {"uid": np.concatenate(uid), "y": np.concatenate(y)}
+        where = [f"{number:016x}" for number in arrays["uid"].tolist()]
         found = model.encode(input, view, level, keep_hydrogens)
     else:
         options = replace(options, keep_hydrogens=keep_hydrogens)
         read = read_molecules(input, options, format)
         labels = [(label.name, label.unit) for label in read.labels]
         arrays |= {"name": np.array(read.names), "line": np.array(read.lines), "y": read.y}
+        where = places(read.names, read.lines)
         found = model.encode(read.mols, view, level, keep_hydrogens)
         add_notes(found.notes, read.notes)
     size = len(arrays["y"])
@@ -83,7 +85,7 @@ def embed_file(
         arrays["ptr"] = found.ptr
     write = _write_table if output.suffix == ".csv" else _write_arrays
     write_atomically(output, lambda path: write(path, arrays))
-    print_notes("embedded", found.reasons, found.notes)
+    print_notes("embedded", where, found.reasons, found.notes)
     shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items() if name.startswith("h_"))
     print(f"weights of {find_weights(checkpoint)}")
     print(f"{output}: {size - len(found.reasons)} of {size} molecules, {shapes}")

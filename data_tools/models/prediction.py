@@ -21,7 +21,7 @@ from msde.files import write_atomically
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
-from .results import add_notes, check_writable, print_notes
+from .results import add_notes, check_writable, places, print_notes
 
 
 def predict_file(
@@ -47,7 +47,8 @@ def predict_file(
     if input.is_dir():
         options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
         uids = np.concatenate([block.uid for block in ShardDataset(input).blocks()])
-        header, where = ["uid"], [[f"{int(uid):016x}"] for uid in uids]
+        header, ids = ["uid"], [[f"{int(uid):016x}"] for uid in uids]
+        where = [cells[0] for cells in ids]
         found = tuned.predict(input)
     else:
         keep = tuned.facts.hydrogens if options.keep_hydrogens is None else options.keep_hydrogens
@@ -55,11 +56,12 @@ def predict_file(
         options = replace(options, keep_hydrogens=keep, label_columns=())
         read = read_molecules(input, options, format)
         header = ["name", "line"]
-        where = [[name, str(line)] for name, line in zip(read.names, read.lines, strict=True)]
+        ids = [[name, str(line)] for name, line in zip(read.names, read.lines, strict=True)]
+        where = places(read.names, read.lines)
         found = tuned.predict(read.mols)
         add_notes(found.notes, read.notes)
-    write_atomically(output, lambda path: _write(path, tuned, found, header, where))
-    print_notes("predicted", found.reasons, found.notes)
+    write_atomically(output, lambda path: _write(path, tuned, found, header, ids))
+    print_notes("predicted", where, found.reasons, found.notes)
     models = len(tuned.models)
     print(f"{output}: {len(where) - len(found.reasons)} of {len(where)} molecules, "
           f"{models} model{'s' * (models > 1)}")  # fmt: skip

@@ -68,11 +68,21 @@ def add_notes(notes: dict[int, str], more: Mapping[int, str]) -> None:
         notes[number] = "; ".join(dict.fromkeys(parts))
 
 
-def print_notes(done: str, reasons: Mapping[int, str], notes: Mapping[int, str]) -> None:
+def places(names: Iterable[str], lines: Iterable[int]) -> list[str]:
+    """Return how each molecule of a file is called in messages: its line, and its name."""
+    return [
+        f"line {n} ({name})" if name else f"line {n}" for name, n in zip(names, lines, strict=True)
+    ]
+
+
+def print_notes(
+    done: str, where: Sequence[str], reasons: Mapping[int, str], notes: Mapping[int, str]
+) -> None:
     """Print why molecules have no result, and what is unusual about others.
 
     Args:
         done: what was done to them, in messages.
+        where: how each molecule is called in messages.
     """
     kinds: Sequence[tuple[str, Mapping[int, str]]] = (
         (f"not {done}", reasons),
@@ -80,6 +90,6 @@ def print_notes(done: str, reasons: Mapping[int, str], notes: Mapping[int, str])
     )
     for kind, texts in kinds:
         for number, text in list(texts.items())[:SHOWN]:
-            sys.stderr.write(f"molecule {number} {kind}: {text}\n")
+            sys.stderr.write(f"{where[number]} {kind}: {text}\n")
         if len(texts) > SHOWN:
             sys.stderr.write(f"... and {len(texts) - SHOWN} more\n")

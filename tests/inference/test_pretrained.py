@@ -280,8 +280,8 @@ def test_the_command_on_files_and_shards(folder, model, shard_dir, tmp_path):
     result = run_embed("--checkpoint", folder, "--input", smi, "--output", out, "--view", "2d")
     assert result.returncode == 0, result.stderr
     assert "2 of 3 molecules, h_2d (3, 32)" in result.stdout
-    assert "molecule 1 not embedded: cannot be parsed" in result.stderr
-    assert "molecule 2 embedded, but: not seen by the model: atomic_num" in result.stderr
+    assert "line 2 not embedded: cannot be parsed" in result.stderr
+    assert "line 4 (dummy) embedded, but: not seen by the model: atomic_num" in result.stderr
     with np.load(out, allow_pickle=False) as found:
         assert found["name"].tolist() == ["ethanol", "", "dummy"]
         assert found["line"].tolist() == [1, 2, 4]
