@@ -51,7 +51,7 @@ def bonds_of_file(
     silence_rdkit()
     model = load(checkpoint).model
     reading = replace(options, perceive_bonds=False, charge=None)
-    molecules, names = molecules_of(input, format, reading)
+    molecules, names, where = molecules_of(input, format, reading)
     several = sum(isinstance(m, Chem.Mol) and m.GetNumConformers() > 1 for m in molecules)
     if several:
         print(f"{several} molecules have several conformers, of which the first is used")
@@ -59,9 +59,9 @@ def bonds_of_file(
 
     def results() -> Iterator[str | MoleculeError]:
         found = _found(model, given, finding)
-        for number, (name, one) in enumerate(zip(names, found, strict=True), start=1):
+        for name, place, one in zip(names, where, found, strict=True):
             if one.mol is None:
-                yield MoleculeError(f"{name or f'molecule {number}'}: {one.reason}")
+                yield MoleculeError(f"{place}: {one.reason}")
                 continue
             set_title(one.mol, name)
             yield f"{Chem.MolToMolBlock(one.mol)}$$$$\n"

@@ -27,7 +27,7 @@ from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformer
 from ..options import AUTO, Options
 from ..reading import read_molecules
 from ..sets.exporting import set_title
-from .results import check_sd_output, write_sd_results
+from .results import check_sd_output, places, write_sd_results
 
 CHUNK = 256  # molecules that are sampled together
 
@@ -53,15 +53,15 @@ def conformers_of_file(
     check_sd_output(output)
     silence_rdkit()
     model = load(checkpoint).model
-    molecules, names = molecules_of(input, format, options)
+    molecules, names, where = molecules_of(input, format, options)
     total = StereoCount()
 
     def results() -> Iterator[str | MoleculeError]:
         nonlocal total
         found = _sampled(model, molecules, sampling)
-        for name, one in zip(names, found, strict=True):
+        for name, place, one in zip(names, where, found, strict=True):
             if one.mol is None:
-                yield MoleculeError(f"{name or 'a molecule without name'}: {one.reason}")
+                yield MoleculeError(f"{place}: {one.reason}")
                 continue
             texts, counts = zip(*_records(name, one), strict=True)
             total = sum(counts, total)
@@ -77,20 +77,21 @@ def conformers_of_file(
 
 def molecules_of(
     path: Path, format: str, options: Options
-) -> tuple[list[Chem.Mol | MoleculeError], list[str]]:
-    """Return the molecules of a file or a data set, and their names."""
+) -> tuple[list[Chem.Mol | MoleculeError], list[str], list[str]]:
+    """Return the molecules of a file or a data set, their names, and what messages call them."""
     if not path.is_dir():
         read = read_molecules(path, replace(options, keep_hydrogens=True), format)
-        return read.mols, read.names
+        return read.mols, read.names, places(read.names, read.lines)
     mols: list[Chem.Mol | MoleculeError] = []
-    names = []
+    names, where = [], []
     for record in ShardDataset(path).records():
         names.append(record.name)
+        where.append(record.name or f"{record.uid:016x}")
         try:
             mols.append(mol_from_record(record))
         except MoleculeError as error:
             mols.append(error)
-    return mols, names
+    return mols, names, where
 
 
 def _sampled(

@@ -41,7 +41,7 @@ def test_a_table_becomes_an_sd_file_and_bad_rows_are_told(checkpoint, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2 conformers each of 2 of 3 molecules" in done.stdout
-    assert "no conformers of two: cannot be parsed" in done.stderr
+    assert "no conformers of line 3 (two): cannot be parsed" in done.stderr
     found = records(tmp_path / "m.sdf.gz")
     assert [mol.GetProp("_Name") for mol in found] == ["one", "one", "three", "three"]
     assert [mol.GetProp("sample") for mol in found] == ["1", "2"] * 2
