@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -76,11 +77,12 @@ def run_suite(
 
 
 def _prepare() -> None:
-    """Set up a worker: one thread each."""
+    """Set up a worker: one thread each, and none outlives a suite that is killed."""
     import torch
 
-    from msde.cluster import process
+    from msde.cluster import launcher, process
 
+    launcher.end_with_the_parent(signal.SIGKILL)
     process.prepare()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -97,6 +97,7 @@ def test_output_does_not_depend_on_the_executor(flat, tmp_path, small_shards):
     assert hashes(tmp_path / "out") == hashes(flat / "out")
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_makes_the_same_shards(flat, tmp_path):
     distributed = pytest.importorskip("distributed", reason="distributed is not installed")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}

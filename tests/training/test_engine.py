@@ -258,6 +258,7 @@ def test_warm_start_from_weights_of_ours_and_published_ones(shard_dir, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_the_plain_loop_of_the_examples_runs(shard_dir):
     command = [sys.executable, ROOT / "examples/plain_loop.py", shard_dir]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

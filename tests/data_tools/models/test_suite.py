@@ -57,7 +57,8 @@ def checkpoints(folder):
 
 
 def run(folder, **options):
-    run_suite(folder / "plan.json", folder, checkpoints(folder), folder / "out", **options)
+    output = folder / "out"
+    run_suite(folder / "plan.json", folder, checkpoints(folder), output, draws=50, **options)
 
 
 def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
