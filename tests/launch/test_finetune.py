@@ -32,6 +32,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.launcher
 def test_the_commands_of_the_manual_do_what_it_says(folder):
     block = re.search(r"```sh\n(deepspeed .*?)```", MANUAL, re.DOTALL)[1]
