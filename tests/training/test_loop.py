@@ -56,14 +56,10 @@ def whole(common, tmp_path_factory):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "rank", "step"),
-    [
-        ("die", 1, 5),
-        pytest.param("die_in_save", 1, 6, marks=pytest.mark.slow),
-        pytest.param("die", 0, 8, marks=pytest.mark.slow),
-        pytest.param("die_in_save", 0, 3, marks=pytest.mark.slow),
-    ],
+    [("die", 1, 5), ("die_in_save", 1, 6), ("die", 0, 8), ("die_in_save", 0, 3)],
 )
 def test_a_killed_rank_costs_only_the_steps_since_the_last_checkpoint(
     common, whole, tmp_path, what, rank, step
