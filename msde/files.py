@@ -14,6 +14,7 @@ from typing import Any, Literal
 from msde.errors import DataDamaged, DiskFull
 
 MANIFEST = "MANIFEST.json"  # the files of a folder with their sizes and hashes, and its own hash
+Shipped = Literal["base", "conformers", "bonds"]  # weights that come with the package
 
 
 def file_sha256(path: Path) -> str:
@@ -165,7 +166,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def shipped_checkpoint(name: Literal["base", "conformers", "bonds"] = "base") -> Path:
+def shipped_checkpoint(name: Shipped = "base") -> Path:
     """Return the folder of weights that come with msde; the README.md beside is their model card.
 
     Args:

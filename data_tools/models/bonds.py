@@ -6,7 +6,7 @@ they show it, stereochemistry; the title is the molecule's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +16,13 @@ from rdkit import Chem
 from msde.chem.parsing import silence_rdkit
 from msde.chem.vocabulary import MoleculeError
 from msde.inference.pretrained import load
-from msde.model import MoleculeSDE
-from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
+from msde.sampling.bonds import BondOptions, Geometry, find_bonds
 
 from ..options import AUTO, Options
 from ..parsing.perception import CHARGE
 from ..sets.exporting import set_title
 from .generation import molecules_of
-from .results import check_sd_output, write_sd_results
-
-CHUNK = 256  # molecules that are handled together
+from .results import check_sd_output, in_order, write_sd_results
 
 
 def bonds_of_file(
@@ -58,10 +55,11 @@ def bonds_of_file(
     given = [_geometry(mol, options.charge) for mol in molecules]
 
     def results() -> Iterator[str | MoleculeError]:
-        found = _found(model, given, finding)
+        found = in_order(given, lambda good: find_bonds(model, good, finding))
         for name, place, one in zip(names, where, found, strict=True):
-            if one.mol is None:
-                yield MoleculeError(f"{place}: {one.reason}")
+            if isinstance(one, MoleculeError) or one.mol is None:
+                reason = one if isinstance(one, MoleculeError) else one.reason
+                yield MoleculeError(f"{place}: {reason}")
                 continue
             set_title(one.mol, name)
             yield f"{Chem.MolToMolBlock(one.mol)}$$$$\n"
@@ -70,23 +68,12 @@ def bonds_of_file(
     print(f"{output}: bonds of {done} of {len(names)} molecules")
 
 
-def _found(
-    model: MoleculeSDE, given: Sequence[Geometry | str], finding: BondOptions
-) -> Iterator[Bonded]:
-    """Yield the bonds of geometries in order, with the reason where there is none."""
-    for first in range(0, len(given), CHUNK):
-        part = given[first : first + CHUNK]
-        found = find_bonds(model, [g for g in part if isinstance(g, Geometry)], finding)
-        for geometry in part:
-            yield next(found) if isinstance(geometry, Geometry) else Bonded(None, geometry)
-
-
-def _geometry(mol: Chem.Mol | MoleculeError, charge: int | None) -> Geometry | str:
-    """Return atoms, positions and charge of a molecule, or the reason why it has none."""
+def _geometry(mol: Chem.Mol | MoleculeError, charge: int | None) -> Geometry | MoleculeError:
+    """Return atoms, positions and charge of a molecule, or why it has none."""
     if isinstance(mol, MoleculeError):
-        return str(mol)
+        return mol
     if not mol.GetNumConformers():
-        return "no positions"
+        return MoleculeError("no positions")
     return geometry_of(mol, charge)
 
 

@@ -9,7 +9,7 @@ Each record is a conformer: the title is the molecule's name, the properties are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +21,12 @@ from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.evaluation.conformers import StereoCount, count_stereo, stereo_of
 from msde.inference.pretrained import load
-from msde.model import MoleculeSDE
 from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
 
 from ..options import AUTO, Options
 from ..reading import read_molecules
 from ..sets.exporting import set_title
-from .results import check_sd_output, places, write_sd_results
-
-CHUNK = 256  # molecules that are sampled together
+from .results import check_sd_output, in_order, places, write_sd_results
 
 
 def conformers_of_file(
@@ -58,10 +55,11 @@ def conformers_of_file(
 
     def results() -> Iterator[str | MoleculeError]:
         nonlocal total
-        found = _sampled(model, molecules, sampling)
+        found = in_order(molecules, lambda good: sample_conformers(model, good, sampling))
         for name, place, one in zip(names, where, found, strict=True):
-            if one.mol is None:
-                yield MoleculeError(f"{place}: {one.reason}")
+            if isinstance(one, MoleculeError) or one.mol is None:
+                reason = one if isinstance(one, MoleculeError) else one.reason
+                yield MoleculeError(f"{place}: {reason}")
                 continue
             texts, counts = zip(*_records(name, one), strict=True)
             total = sum(counts, total)
@@ -78,7 +76,7 @@ def conformers_of_file(
 def molecules_of(
     path: Path, format: str, options: Options
 ) -> tuple[list[Chem.Mol | MoleculeError], list[str], list[str]]:
-    """Return the molecules of a file or a data set, their names, and what messages call them."""
+    """Return the molecules of a file or a data set, names, and lines for messages."""
     if not path.is_dir():
         read = read_molecules(path, replace(options, keep_hydrogens=True), format)
         return read.mols, read.names, places(read.names, read.lines)
@@ -92,18 +90,6 @@ def molecules_of(
         except MoleculeError as error:
             mols.append(error)
     return mols, names, where
-
-
-def _sampled(
-    model: MoleculeSDE, molecules: Sequence[Chem.Mol | MoleculeError], sampling: ConformerOptions
-) -> Iterator[Sampled]:
-    """Yield the conformers of molecules in order, with the reason of those that were not read."""
-    for first in range(0, len(molecules), CHUNK):
-        part = molecules[first : first + CHUNK]
-        readable = [mol for mol in part if not isinstance(mol, MoleculeError)]
-        found = sample_conformers(model, readable, sampling)
-        for mol in part:
-            yield Sampled(None, str(mol)) if isinstance(mol, MoleculeError) else next(found)
 
 
 def _records(name: str, found: Sampled) -> Iterator[tuple[str, StereoCount]]:

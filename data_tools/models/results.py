@@ -1,11 +1,12 @@
-"""What commands with a model share about their results: the output file, and what is told."""
+"""Output files of the commands with a model, and messages about molecules without a result."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -15,6 +16,8 @@ from msde.files import write_atomically
 
 from ..sets.exporting import check_sd_name, open_sd_file
 
+Given, Result = TypeVar("Given"), TypeVar("Result")
+CHUNK = 256  # molecules that are handled together
 SHOWN = 10  # molecules of each kind whose reasons or notes are printed
 
 
@@ -36,8 +39,8 @@ def write_sd_results(
     """Write the records of molecules to an SD file; print the reasons of those without.
 
     Args:
-        what: they have, in messages.
-        results: of each molecule its records as text, or its name and the reason.
+        what: what a molecule gets, as messages call it, such as "conformers".
+        results: the records of each molecule as text, or where it stands and the reason.
         total: number of molecules.
 
     Returns:
@@ -61,6 +64,21 @@ def write_sd_results(
     return total - len(failed)
 
 
+def in_order(
+    given: Sequence[Given | MoleculeError], work: Callable[[list[Given]], Iterator[Result]]
+) -> Iterator[Result | MoleculeError]:
+    """Yield the results of what could be read, and the errors of the rest in their places.
+
+    Args:
+        work: yields the result of each item, in order.
+    """
+    for first in range(0, len(given), CHUNK):
+        part = given[first : first + CHUNK]
+        found = work([item for item in part if not isinstance(item, MoleculeError)])
+        for item in part:
+            yield item if isinstance(item, MoleculeError) else next(found)
+
+
 def add_notes(notes: dict[int, str], more: Mapping[int, str]) -> None:
     """Put a reader's notes before those of a model, each part once."""
     for number, note in more.items():
@@ -69,7 +87,7 @@ def add_notes(notes: dict[int, str], more: Mapping[int, str]) -> None:
 
 
 def places(names: Iterable[str], lines: Iterable[int]) -> list[str]:
-    """Return how each molecule of a file is called in messages: its line, and its name."""
+    """Return the line and the name of each molecule of a file, for messages."""
     return [
         f"line {n} ({name})" if name else f"line {n}" for name, n in zip(names, lines, strict=True)
     ]
@@ -81,8 +99,8 @@ def print_notes(
     """Print why molecules have no result, and what is unusual about others.
 
     Args:
-        done: what was done to them, in messages.
-        where: how each molecule is called in messages.
+        done: what was done to the others, such as "embedded".
+        where: line and name, or id, of each molecule.
     """
     kinds: Sequence[tuple[str, Mapping[int, str]]] = (
         (f"not {done}", reasons),

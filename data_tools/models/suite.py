@@ -119,11 +119,17 @@ def _overlaps(
     if not pretraining:
         sys.stderr.write("overlap with pretraining is not counted: give --pretraining DIR\n")
         return {}
-    known, found = blocks_of_data_sets(pretraining), {}
+    known = blocks_of_data_sets(pretraining)
+    by_root: dict[Path, list[str]] = {}  # designs that differ in their labels share the shards
     for design in plan.designs:
-        task_data = read_task_data(shards[design.name], design.task)
-        seen = overlapping(task_data, known)
-        found[design.name] = [f"{int(uid):016x}" for uid in task_data.columns.uid[seen]]
-        log.info("%s: pretraining has seen %d of %d molecules", design.name, seen.sum(), len(seen))
+        root = shards[design.name]
+        if root not in by_root:
+            task_data = read_task_data(root, design.task)
+            seen = overlapping(task_data.mols(), known)
+            by_root[root] = [f"{int(uid):016x}" for uid in task_data.columns.uid[seen]]
+            log.info(
+                "%s: pretraining has seen %d of %d molecules", root.name, seen.sum(), len(seen)
+            )
+    found = {design.name: by_root[shards[design.name]] for design in plan.designs}
     write_json(path, {"pretraining": digests, "seen": found})
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from msde.chem.rebuild import plain_mol
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset, repeated_ids
-from msde.downstream.overlap import blocks_of, blocks_of_data_sets
+from msde.downstream.overlap import blocks_of_data_sets, overlapping
 from msde.errors import MsdeError
 
 from ..pipeline.packing import prepare_output, write_data_set
@@ -44,7 +44,8 @@ def merge(
     keep = _places_to_keep(datasets, skip_duplicates)
     facts = facts_of(datasets, merged)
     if without:
-        known = keep & _have_graphs_of(datasets, without)
+        mols = (plain_mol(record) for dataset in datasets for record in dataset.records())
+        known = keep & overlapping(mols, blocks_of_data_sets(without))
         keep &= ~known
         if not keep.any():
             raise MsdeError("no molecule is left: --without has the 2D graphs of all")
@@ -52,13 +53,6 @@ def merge(
         facts["source"]["without"] = {"digests": digests, "molecules": int(known.sum())}
     prepare_output(output, roots)
     return write_data_set(output, merged_blocks(datasets, merged, keep), facts, roots)
-
-
-def _have_graphs_of(datasets: Sequence[ShardDataset], others: Sequence[Path]) -> np.ndarray:
-    """Return which molecules have the 2D graph of one in the others, (total,) bool."""
-    known = blocks_of_data_sets(others)
-    mols = (plain_mol(record) for dataset in datasets for record in dataset.records())
-    return np.array([block in known for block in blocks_of(mols)])
 
 
 def facts_of(datasets: Sequence[ShardDataset], labels: list[dict[str, str]]) -> dict[str, Any]:

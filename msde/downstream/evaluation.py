@@ -44,6 +44,17 @@ def to_units(task_metric: str, output: Tensor, mean: np.ndarray, scale: np.ndarr
     return values.numpy() * scale + mean
 
 
+def measure(metric: str, y: np.ndarray, predictions: np.ndarray) -> Outcome:
+    """Return predictions with the metric, over all targets and of each.
+
+    Args:
+        y: (rows, targets), NaN where missing.
+        predictions: (rows, targets).
+    """
+    each = per_target(metric, y, predictions)
+    return Outcome(predictions, {metric: over_targets(metric, y, predictions)}, each, metric)
+
+
 def evaluate(
     task: Task,
     model: TaskModel,
@@ -69,9 +80,7 @@ def evaluate(
             for rows, batch in evaluation_batches(data, places, device):
                 output[torch.from_numpy(rows)] = model(batch)
     predictions = to_units(task.metric, output, scaling.mean, scaling.scale)
-    value = over_targets(task.metric, data.y[places], predictions)
-    each = per_target(task.metric, data.y[places], predictions)
-    return Outcome(predictions, {task.metric: value}, each, task.metric)
+    return measure(task.metric, data.y[places], predictions)
 
 
 def _evaluate_forces(

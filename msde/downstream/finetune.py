@@ -26,6 +26,7 @@ import torch
 
 from msde.checkpoints.weights import MODEL, find_weights
 from msde.config import Config
+from msde.downstream.evaluation import Outcome
 from msde.downstream.heads import ModelFacts, make_model, network_config, save_model
 from msde.downstream.labels import Scaling, TaskData, listed, read_task_data
 from msde.downstream.settings import Settings
@@ -131,17 +132,33 @@ def _one_seed(job: Job, folder: Path, seed: int) -> None:
     trainer.run(folder)
     outcomes = {name: trainer.predict(places) for name, places in job.split.parts().items()
                 if name != "train"}  # fmt: skip
-    write_predictions(job, folder / PREDICTIONS, {k: o.predictions for k, o in outcomes.items()})
     save_model(model, folder / "model")
-    result: dict[str, Any] = {"seed": seed, "epochs": trainer.epoch, "best": trainer.best_epoch}
-    for name, outcome in outcomes.items():
-        result[name] = outcome.metrics
-        result[f"{name}_per_target"] = dict(zip(job.data.targets, outcome.per_target, strict=True))
-    write_json(folder / RESULTS, result)
+    record_seed(job, folder, seed, outcomes, trainer.epoch, trainer.best_epoch)
     (folder / STATE).unlink(missing_ok=True)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in outcomes["test"].metrics.items())
     log.info("seed %d: test %s (best epoch %d of %d)", seed, shown, trainer.best_epoch,
              trainer.epoch)  # fmt: skip
+
+
+def record_seed(
+    job: Job,
+    folder: Path,
+    seed: int,
+    outcomes: Mapping[str, Outcome],
+    epochs: int = 0,
+    best_epoch: int = 0,
+) -> None:
+    """Write the predictions of a seed and then its `results.json`, with which it is done.
+
+    Args:
+        outcomes: of the validation and test parts, by name.
+    """
+    _write_predictions(job, folder / PREDICTIONS, {k: o.predictions for k, o in outcomes.items()})
+    result: dict[str, Any] = {"seed": seed, "epochs": epochs, "best": best_epoch}
+    for name, outcome in outcomes.items():
+        result[name] = outcome.metrics
+        result[f"{name}_per_target"] = dict(zip(job.data.targets, outcome.per_target, strict=True))
+    write_json(folder / RESULTS, result)
 
 
 def _device() -> torch.device:
@@ -223,7 +240,7 @@ def _announce(job: Job) -> None:
         log.info("energies are centred at the training mean, %.3f", job.scaling.mean[0])
 
 
-def write_predictions(job: Job, path: Path, predictions: dict[str, np.ndarray]) -> None:
+def _write_predictions(job: Job, path: Path, predictions: dict[str, np.ndarray]) -> None:
     """Write a row for each molecule: name, line or id, part, and label and prediction."""
     names, data = job.data.names, job.data
     columns = [n for target in data.targets for n in (target, f"{target}_predicted")]

@@ -11,7 +11,6 @@ from rdkit import Chem
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import plain_mol
 from msde.data.shards import ShardDataset
-from msde.downstream.labels import TaskData
 
 
 def blocks_of(mols: Iterable[Chem.Mol | None]) -> list[str]:
@@ -28,6 +27,6 @@ def blocks_of_data_sets(roots: Iterable[Path]) -> set[str]:
     return found - {""}
 
 
-def overlapping(data: TaskData, known: set[str]) -> np.ndarray:
-    """Return which molecules of a task are among the known ones, (num_molecules,) bool."""
-    return np.array([block in known for block in blocks_of(data.mols())])
+def overlapping(mols: Iterable[Chem.Mol | None], known: set[str]) -> np.ndarray:
+    """Return which molecules are among the known ones, (num_molecules,) bool."""
+    return np.array([block in known for block in blocks_of(mols)])

@@ -48,9 +48,8 @@ def error_of(metric: str, y: np.ndarray, prediction: np.ndarray) -> float:
     value = over_targets(metric, y, prediction)
     if metric == "roc_auc":
         positives, negatives = (int((y == label).sum()) for label in (1, 0))
-        return max(
-            1 - value, 0.5 / max(1, positives * negatives)
-        )  # half a pair: log(0) is infinite
+        half_a_pair = 0.5 / max(1, positives * negatives)  # the logarithm of 0 is infinite
+        return max(1 - value, half_a_pair)
     return max(value, 1e-9)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from msde.config import read_json
 from msde.downstream.baselines import ESTIMATORS, FINGERPRINTS, features_of
+from msde.downstream.evaluation import measure
 from msde.downstream.finetune import (
     PREDICTIONS,
     RESULTS,
@@ -37,16 +38,14 @@ from msde.downstream.finetune import (
     collect,
     fine_tune,
     prepare,
-    write_predictions,
+    record_seed,
 )
 from msde.downstream.heads import make_model
-from msde.downstream.metrics import over_targets, per_target
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import Pair
 from msde.downstream.tasks import Task, get_task
 from msde.downstream.training import represent_all
 from msde.errors import MsdeError
-from msde.files import write_json
 
 log = logging.getLogger("msde")
 
@@ -239,18 +238,15 @@ def _fit(job: Job, run: Run, output: Path, seeds: int) -> dict[str, Any]:
             features = _features(job, run.source, seed)
         fit = ESTIMATORS[run.estimator or ""]
         predictions = fit(job.task, job.data, features, job.split, seed)
-        result: dict[str, Any] = {"seed": seed, "epochs": 0, "best": 0}
-        parts = {part: job.split.parts()[part] for part in ("valid", "test")}
         metric = job.task.metric
-        for part, places in parts.items():
-            y, found = job.data.y[places], predictions[places]
-            result[part] = {metric: over_targets(metric, y, found)}
-            each = per_target(metric, y, found)
-            result[f"{part}_per_target"] = dict(zip(job.data.targets, each, strict=True))
-        found_parts = {part: predictions[places] for part, places in parts.items()}
-        write_predictions(job, folder / PREDICTIONS, found_parts)
-        write_json(folder / RESULTS, result)
-        log.info("%s, seed %d: test %s %.4g", run.arm, seed, metric, result["test"][metric])
+        outcomes = {
+            part: measure(metric, job.data.y[places], predictions[places])
+            for part, places in job.split.parts().items()
+            if part != "train"
+        }
+        record_seed(job, folder, seed, outcomes)
+        log.info("%s, seed %d: test %s %.4g", run.arm, seed, metric,
+                 outcomes["test"].metrics[metric])  # fmt: skip
     return collect(job, output, seeds)
 
 

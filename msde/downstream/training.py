@@ -87,10 +87,13 @@ class Trainer:
     @property
     def _is_over(self) -> bool:
         """Whether the patience is at its end."""
-        settings = self.settings
-        head_epochs = settings.head_epochs if settings.training == "staged" else 0
-        waited = self.epoch - max(self.best_epoch, head_epochs)
-        return 0 < settings.patience <= waited
+        waited = self.epoch - max(self.best_epoch, self._head_epochs)
+        return 0 < self.settings.patience <= waited
+
+    @property
+    def _head_epochs(self) -> int:
+        """How many epochs at the start train the head alone and the encoders later."""
+        return self.settings.head_epochs if self.settings.training == "staged" else 0
 
     def predict(self, places: np.ndarray) -> Outcome:
         """Return predictions of molecules in the units of their labels, and the metrics."""
@@ -128,11 +131,9 @@ class Trainer:
 
     def _freeze(self) -> None:
         """Set which weights the epoch trains; frozen encoders are in evaluation mode."""
-        settings = self.settings
-        staged = settings.training == "staged" and self.epoch < settings.head_epochs
-        is_frozen = settings.training == "frozen" or staged
+        is_frozen = self.settings.training == "frozen" or self.epoch < self._head_epochs
         self.model.train(not is_frozen)
-        if settings.training == "staged":
+        if self._head_epochs:
             for parameter in self.trained:
                 parameter.requires_grad_(not is_frozen)
 

@@ -16,7 +16,7 @@ from msde.checkpoints import weights
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
-from msde.files import shipped_checkpoint
+from msde.files import Shipped, shipped_checkpoint
 from msde.inference.inputs import Chunk, batches, open_input
 from msde.model import MoleculeSDE
 from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
@@ -255,6 +255,6 @@ def load(folder: Path | str | None = None, device: torch.device | str | None = N
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if folder is None:
-        names: list[Literal["base", "conformers", "bonds"]] = ["base", "conformers", "bonds"]
-        return Pretrained(*(weights.load_weights(shipped_checkpoint(n)).to(device) for n in names))
+        folders = map(shipped_checkpoint, get_args(Shipped))
+        return Pretrained(*(weights.load_weights(each).to(device) for each in folders))
     return Pretrained(weights.load_weights(folder).to(device))

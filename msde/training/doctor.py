@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from packaging.requirements import Requirement
 
+from msde.data.manifest import read_manifest
 from msde.errors import MsdeError
 from msde.ops import build, cpp
 from msde.ops.dispatch import CAPABILITY
@@ -148,8 +149,6 @@ def interfaces() -> Finding:
 
 def data_folder(root: Path) -> Iterator[Finding]:
     """Read a data set's manifest, and look at the file system that it is on."""
-    from msde.data.manifest import read_manifest
-
     try:
         manifest = read_manifest(root)
     except MsdeError as error:
