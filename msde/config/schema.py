@@ -276,6 +276,9 @@ class RunConfig:
     # Keep only the inputs of layers for the backward pass and compute the rest again: less memory,
     # more time.
     activation_checkpointing: bool = False
+    # Precision of matrix products of float32 tensors: `highest` is float32; `high` takes TF32 on
+    # GPUs and float32 on CPUs; `medium` also takes bfloat16 on CPUs with AMX or AVX512_BF16.
+    matmul_precision: Literal["highest", "high", "medium"] = "high"
     # On a GPU, record the operations of a step as a CUDA graph and replay it; batches are padded to
     # sizes that repeat. Needs ZeRO 0, 1 or 2. It has not run on a GPU yet.
     cuda_graphs: bool = False

@@ -44,11 +44,12 @@ def start_process_group(timeout: float) -> None:
 
 
 def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
-    """Build the model with random weights or those in a folder.
+    """Build the model with random weights or those in a folder, and set the products' precision.
 
     Raises:
         MsdeError: the folder's weights do not fit; the first wrong tensor is named.
     """
+    torch.set_float32_matmul_precision(config.run.matmul_precision)
     graphed = config.run.cuda_graphs and torch.cuda.is_available()
     model = (GraphedMoleculeSDE if graphed else MoleculeSDE).from_seed(config)
     if config.run.activation_checkpointing:
@@ -73,7 +74,21 @@ def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.Deep
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
     if engine.zero_optimization_partition_weights():
         _clear_padding(engine.optimizer)
+    _detach_fragments(model)
     return engine
+
+
+def _detach_fragments(model: MoleculeSDE) -> None:
+    """Detach ZeRO's views of the parameters from autograd.
+
+    ZeRO 1 and 2 keep a view of each parameter that remembers how it was made. It would keep the
+    nodes alive that accumulate gradients, tied to the stream of the first step; a CUDA graph can
+    then not be captured on another stream.
+    """
+    for parameter in model.parameters():
+        mapping = getattr(parameter, "_hp_mapping", None)
+        if mapping is not None:
+            mapping.lp_fragment = mapping.lp_fragment.detach()
 
 
 @torch.no_grad()

@@ -118,6 +118,7 @@ class Run:
                 self.engine.backward(loss)
                 self.engine.step()
             sums.add(terms)
+            del loss, terms  # they would keep the slot's autograd graph during the next one
         stop, skipped = self.guard.conclude()
         self.state.step += 1
         if skipped is not None:

@@ -56,7 +56,7 @@ class StepGuard:
     def observe(self, batch: MoleculeBatch, total: Tensor, slot_in_step: int) -> None:
         """Note a slot after its forward pass; `total` is (num_valid,), its molecules' losses."""
         self._running_statistics.collect(slot_in_step)
-        self._observed.append((batch, total))
+        self._observed.append((batch, total.detach()))
 
     def agree(self, loss: Tensor, stop: bool) -> Tensor:
         """Exchange what the ranks have observed, before the last backward pass of a step.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from rdkit import Chem
 
-from fixtures.models import make_small
+from fixtures.models import NO_DROPOUT, make_small
 from fixtures.molecules import make_record
 from msde.chem.record import record_from_mol
 from msde.config import make_config
@@ -14,6 +14,7 @@ from msde.data.codec import columns_from_records
 from msde.model import MoleculeSDE, Noise, adjacency
 from msde.philox import Key
 from msde.training.optimizer import parameter_groups
+from msde.training.plan import make_plan
 
 
 @pytest.fixture
@@ -229,6 +230,24 @@ def test_training_under_autocast_is_close_to_float32(model, batch):
     rough.backward()
     assert abs(rough / exact - 1) < 0.03
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("preset", ["paper", "base"])
+def test_autocast_moves_the_gradient_by_less_than_two_percent(shard_dir, preset):
+    overrides = ["data.validation_fraction=0", "data.molecules_per_step=128"]
+    overrides += ["model.hidden_dim=64", *NO_DROPOUT]
+    config = make_config(preset, overrides=overrides)
+    batch = next(iter(make_plan(config, [shard_dir], 1).stream))[0]
+
+    def gradient(autocast):
+        model = MoleculeSDE.from_seed(config).train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss, _ = model(batch)
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    exact, rough = gradient(False), gradient(True)
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.02
 
 
 def test_training_overfits_a_small_batch(batch):

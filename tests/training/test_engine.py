@@ -57,8 +57,25 @@ def plain_loop(data, preset, slots=2):
             return means
 
 
+MAIN = """
+import runpy, sys
+def main():
+    sys.argv[:] = sys.argv[1:]
+    runpy.run_path(sys.argv[0])["main"]()
+"""
+
+
+def pretrain_with(script, *arguments):
+    """Run a script that calls main() of launch/pretrain.py, alone in a process."""
+    command = [sys.executable, "-c", MAIN + script, PRETRAIN, *arguments]
+    result = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, timeout=400
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
 NO_PICKLE = """
-import sys, threading, traceback
+import threading, traceback
 found = []
 def listen(event, arguments):
     if event == "pickle.find_class":
@@ -69,9 +86,7 @@ def listen(event, arguments):
 DATA_PATH = tuple(f"msde/data/{name}.py" for name in
     "shards codec mixture partition stream resident staging packed".split())
 sys.addaudithook(listen)
-import runpy
-sys.argv[:] = sys.argv[1:]
-runpy.run_path(sys.argv[0])["main"]()
+main()
 assert not found, found
 """
 
@@ -80,11 +95,44 @@ assert not found, found
 def test_no_pickle_comes_from_the_data_path_during_training(shard_dir, tmp_path):
     overrides = [*OVERRIDES, "data.workers=2", "data.validation_fraction=0.2", "run.steps=3"]
     arguments = ["--data", shard_dir, "--output", tmp_path / "run", "--preset=paper", *overrides]
-    command = [sys.executable, "-c", NO_PICKLE, PRETRAIN, *arguments]
-    result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, timeout=400
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    pretrain_with(NO_PICKLE, *arguments)
+
+
+LIVE_NODES = """
+from msde.model import MoleculeSDE
+from msde.training.run import Run
+terms, take_step = MoleculeSDE.terms, Run.take_step
+
+def accumulators(model):
+    trained = (p for p in model.parameters() if p.requires_grad)
+    return [p.view_as(p).grad_fn.next_functions[0][0] for p in trained]
+
+def marking(model, *arguments):
+    found = terms(model, *arguments)
+    for node in accumulators(model):  # a node that is made anew has no such mark
+        node.metadata["marked"] = True
+    return found
+
+def counting(run, *arguments):
+    stop = take_step(run, *arguments)
+    alive = sum("marked" in node.metadata for node in accumulators(run.engine.module))
+    assert not alive, f"{alive} nodes outlive the step"
+    return stop
+
+MoleculeSDE.terms, Run.take_step = marking, counting
+main()
+"""
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize(
+    "stage", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_no_node_of_autograd_outlives_its_step(shard_dir, tmp_path, stage, slots):
+    """A CUDA graph cannot be captured while one does: it is tied to the stream it was made on."""
+    arguments = ["--data", shard_dir, "--output", tmp_path / "run", *PAPER, "run.steps=2"]
+    arguments += ["--deepspeed_config", ds_config(tmp_path, stage, slots=slots)]
+    pretrain_with(LIVE_NODES, *arguments)
 
 
 @pytest.mark.dist
