@@ -1,6 +1,6 @@
 """Compile the Triton kernels of a training step for a GPU, which does not have to be there.
 
-python benchmarks/compile_kernels.py --capability 90 > compiled.json
+python benchmarks/compile_kernels.py --preset xl --json > compiled.json
 
 The step runs on the CPU with small molecules and the network of a preset, so that kernels get the
 types and sizes of a real step; where it would launch a kernel, the kernel is compiled instead.
@@ -13,7 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 # Before Triton is imported: with its interpreter there is nothing to compile.
@@ -25,6 +29,7 @@ from step import make_task  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
@@ -43,12 +48,12 @@ TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int64: "*i64"}
 
 
 class Compiler:
-    """Compiles what is launched, once for each kind of arguments."""
+    """Compiles what is launched, once for each kind of arguments and each compute capability."""
 
-    def __init__(self, capability: int) -> None:
-        """Compile for GPUs of a compute capability, as 90 for 9.0."""
-        self.target = GPUTarget("cuda", capability, 32)
-        self.compiled: dict[str, dict[str, Any]] = {}
+    def __init__(self, capabilities: list[int]) -> None:
+        """Compile for GPUs of some compute capabilities, as 90 for 9.0."""
+        self.targets = [GPUTarget("cuda", capability, 32) for capability in capabilities]
+        self.compiled: dict[str, list[dict[str, Any]]] = {}
         self.launches = 0
 
     def launch(self, kernel: JITFunction, *arguments: Any, **named: Any) -> None:
@@ -65,17 +70,36 @@ class Compiler:
         key = f"{kernel.__name__} {signature} {constants}"
         if key in self.compiled:
             return
-        began = time.perf_counter()
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
         options = {name: value for name, value in named.items() if name not in kernel.arg_names}
-        made = triton.compile(source, target=self.target, options=options)
-        self.compiled[key] = {
-            "kernel": kernel.__name__,
-            "constants": {name: values[name] for name in sorted(constant)},
-            "shared_bytes": made.metadata.shared,
-            "machine_code_bytes": len(made.asm["cubin"]),
-            "seconds": round(time.perf_counter() - began, 2),
-        }
+        self.compiled[key] = []
+        for target in self.targets:
+            began = time.perf_counter()
+            source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+            made = triton.compile(source, target=target, options=options)
+            self.compiled[key].append(
+                {
+                    "name": kernel.__name__,
+                    "capability": target.arch,
+                    "constants": {name: values[name] for name in sorted(constant)},
+                    "shared_bytes": made.metadata.shared,
+                    "spilled_bytes": spilled_bytes(made.asm["ptx"], target.arch),
+                    "machine_code_bytes": len(made.asm["cubin"]),
+                    "seconds": round(time.perf_counter() - began, 2),
+                }
+            )
+
+
+def spilled_bytes(ptx: str, capability: int) -> int:
+    """Return how many bytes of registers a thread stores in memory and loads again."""
+    name = re.search(r"^\.target (\w+)", ptx, re.M)[1]
+    assembler = get_ptxas(capability).path
+    with tempfile.TemporaryDirectory() as folder:
+        source, code = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+        source.write_text(ptx)
+        command = [assembler, "-v", f"--gpu-name={name}", source, "-o", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
+    return sum(map(int, found))
 
 
 def _type(value: Tensor | float) -> str:
@@ -126,21 +150,26 @@ def train_a_step(preset: str) -> int:
 def main() -> None:
     """Compile and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--capability", type=int, default=90, help="90 for H100 and H200")
+    parser.add_argument(
+        "--capability", type=int, nargs="+", default=[80, 90], help="80 for A100, 90 for H100, H200"
+    )
     parser.add_argument("--preset", default="paper")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
     process.prepare()
     compiler = Compiler(arguments.capability)
     JITFunction.run = lambda kernel, *a, grid, warmup, **named: compiler.launch(kernel, *a, **named)
     operators = train_a_step(arguments.preset)
-    result = {
-        "capability": arguments.capability,
-        "preset": arguments.preset,
-        "operators_of_torch": operators,
-        "launches_of_triton": compiler.launches,
-        "kernels": [*compiler.compiled.values()],
-    }
-    print(json.dumps(result, indent=1))
+    kernels = [found for each in compiler.compiled.values() for found in each]
+    counts = {"operators_of_torch": operators, "launches_of_triton": compiler.launches}
+    if arguments.json:
+        print(json.dumps({"preset": arguments.preset, **counts, "kernels": kernels}, indent=1))
+        return
+    print(f"{'kernel':32}{'capability':>12}{'shared bytes':>14}{'spilled bytes':>15}")
+    for each in kernels:
+        row = (each[key] for key in ("capability", "shared_bytes", "spilled_bytes"))
+        print("{:32}{:>12}{:>14}{:>15}".format(each["name"], *row))
+    print(*(f"{name}: {count}" for name, count in counts.items()), sep="\n")
 
 
 if __name__ == "__main__":
