@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 mkdir -p "$OUTPUT"
 [ -e "$OUTPUT/shuffled-pairs/manifest.json" ] ||
-    python benchmarks/shuffled_pairs.py "$SHARDS/pairs" "$OUTPUT/shuffled-pairs"
+    python benchmarks/shuffled_pairs.py "$SHARDS/pairs" --output "$OUTPUT/shuffled-pairs"
 checkpoints=()
 train() { # NAME SHARDS [OVERRIDES]
     [ -e "$OUTPUT/$1/DONE" ] || deepspeed --num_accelerators 1 launch/pretrain.py \
