@@ -1,6 +1,6 @@
 """Sphinx's configuration; `make docs` builds docs/_build from the root of the project.
 
-So the links between docs/, the README and other documents are the same on the site and in the source.
+From there the links between docs/, the README and others lead to the same files as in the source.
 """
 
 import importlib
