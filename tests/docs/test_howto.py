@@ -100,6 +100,7 @@ def test_a_run_on_one_machine_goes_as_the_page_of_clusters_says(tmp_path, shard_
     assert (tmp_path / "run/DONE").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_for_clusters_start_runs_that_a_dry_run_accepts(
     tmp_path, shard_dir, monkeypatch
 ):

@@ -24,6 +24,7 @@ def test_they_fit_into_the_package():
     assert (msde.shipped_checkpoint().parent / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_they_load_without_a_network():
     alone = ["unshare", "--map-root-user", "--net"]  # a process that sees no network
     if subprocess.run([*alone, "true"], capture_output=True).returncode:
