@@ -54,7 +54,7 @@ docs: venv
 	$(BIN)/python -m msde.config.document --write
 	$(PIP) --editable ".[docs]"
 	rm -rf docs/_build
-	$(BIN)/sphinx-build -q -W --keep-going -c docs . docs/_build
+	DS_ACCELERATOR=cpu $(BIN)/sphinx-build -q -W --keep-going -c docs . docs/_build
 
 demo: venv
 	rm -rf $(DEMO)/data $(DEMO)/run $(DEMO)/finetuned
