@@ -52,6 +52,9 @@ lint: venv
 
 docs: venv
 	$(BIN)/python -m msde.config.document --write
+	$(PIP) --editable ".[docs]"
+	rm -rf docs/_build
+	DS_ACCELERATOR=cpu $(BIN)/sphinx-build -q -W --keep-going -c docs . docs/_build
 
 demo: venv
 	rm -rf $(DEMO)/data $(DEMO)/run $(DEMO)/finetuned
@@ -79,4 +82,4 @@ pretrained: venv
 	benchmarks/pretrained.sh "$(DATA)" "$(OUTPUT)"
 
 clean:
-	rm -rf $(DEMO)/data $(DEMO)/run $(DEMO)/finetuned build dist *.egg-info
+	rm -rf $(DEMO)/data $(DEMO)/run $(DEMO)/finetuned build dist docs/_build *.egg-info

@@ -74,6 +74,14 @@ setup(
         "evaluate": ["posebusters>=0.4", "openbabel-wheel>=3.1"],
         "dask": ["distributed>=2024.1"],
         "mpi": ["mpi4py>=4"],
+        # The API reference imports what it documents.
+        "docs": [
+            "sphinx>=8",
+            "pydata-sphinx-theme>=0.16",
+            "myst-parser>=4",
+            "scikit-learn>=1.4",
+            "ase>=3.24",
+        ],
         "dev": ["ruff>=0.12", "mypy>=1.15", "matplotlib>=3.8"],
     },
 )

@@ -33,7 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--metric", help="of custom: rmse (default), mae or roc_auc")
     add_reader_options(parser)
     add("--local_rank", type=int, help=argparse.SUPPRESS)
-    add("overrides", nargs="*", metavar="key=value", help="settings")
+    add("overrides", nargs="*", metavar="key=value", help="settings: docs/downstream.md")
     return parser.parse_intermixed_args(arguments)
 
 

@@ -26,7 +26,7 @@ def main() -> None:
         add("--checkpoint", type=Path, default=shipped, metavar="DIR", help="weights, or a run")
         add("--input", type=Path, required=True, metavar="FILE", help="or a folder of shards")
         add("--output", type=Path, required=True, metavar="FILE", help=".sdf or .sdf.gz")
-        add("--sampler", default=sampler, help="see msde.sampling.samplers.SAMPLERS")
+        add("--sampler", default=sampler, help="docs/science.md lists them")
         add("--steps", type=int, default=20, help="of the sampler")
         add("--seed", type=int, default=0)
         add_reader_options(command)

@@ -12,7 +12,7 @@ from msde.ops import segment_mean, segment_sum
 
 
 def position_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
-    """Return the mean over atoms of |noise_pred - noise|^2, (num_graphs,).
+    """Return the mean over atoms of `|noise_pred - noise|^2`, (num_graphs,).
 
     Predicting zero gives 3 on average, or 3 (n - 1) / n for centred noise on n atoms.
 

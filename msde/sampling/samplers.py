@@ -3,6 +3,7 @@
 All take `(score, sde, x, times, noise, batch)` and return x at times[-1], like x; `denoise` then
 gives x_0. None draws a random number.
 
+Args:
     score: score(x, t) returns the score of p_t, like x; t is 0-dim, with the dtype of `times`.
     x: (rows, ...) at times[0]: `sde.prior_sampling` of standard normals for times[0] = 1. Fields of
         several shapes can be flattened into one x, with `batch` to say what belongs together.

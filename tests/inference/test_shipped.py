@@ -1,5 +1,8 @@
 """The weights that come with the package do what their card says."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -19,6 +22,16 @@ def test_they_fit_into_the_package():
     files = list(msde.shipped_checkpoint().parent.rglob("*"))
     assert sum(path.stat().st_size for path in files) < 60e6
     assert (msde.shipped_checkpoint().parent / "README.md").exists()
+
+
+@pytest.mark.slow
+def test_they_load_without_a_network():
+    alone = ["unshare", "--map-root-user", "--net"]  # a process that sees no network
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let unshare make a network namespace")
+    script = "import msde; print(msde.load().embed(['CCO']).shape)"
+    done = subprocess.run([*alone, sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("(1, 300)"), done.stderr
 
 
 def test_encoders_tell_molecules_apart_and_see_geometry(model):
