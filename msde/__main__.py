@@ -13,8 +13,8 @@ from msde.errors import MsdeError
 
 # In the order of a project: data, pretraining, use.
 TOOLS = ("convert", "verify", "describe", "split", "merge", "reshard", "export")
-LAUNCHED = ("doctor", "pretrain", "supervise", "convert_checkpoint", "embed", "finetune", "predict",
-            "suite", "sample", "evaluate_samples")  # fmt: skip
+LAUNCHED = ("doctor", "plan", "pretrain", "supervise", "convert_checkpoint", "embed", "finetune",
+            "predict", "suite", "sample", "evaluate_samples")  # fmt: skip
 COMMANDS = {
     **{name: f"msde.data_tools.{name}" for name in TOOLS},
     **{name: f"msde.launch.{name}" for name in LAUNCHED},

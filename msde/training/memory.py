@@ -20,6 +20,7 @@ class StateMemory:
 
     device: int
     host: int  # offloaded states
+    working: int = 0  # of the device: ZeRO's buffers, when the activations are gone
 
 
 def state_memory(num_parameters: int, world_size: int, ds_config: dict[str, Any]) -> StateMemory:
@@ -39,14 +40,16 @@ def state_memory(num_parameters: int, world_size: int, ds_config: dict[str, Any]
     gradients = 4 * (num_parameters if stage == 1 else share)
     weights = 4 * (num_parameters if stage < 3 else share)
     optimizer = 12 * share
-    working = 16 * bucket + (4 * live if stage == 3 else 0)
+    working = 16 * bucket
+    gathered = 4 * live if stage == 3 else 0
     offloads = {k for k in ("offload_optimizer", "offload_param") if _offloaded(zero, k)}
     host = 0.0
     if "offload_optimizer" in offloads:
         host, optimizer, gradients = optimizer + gradients + 4 * share, 0.0, 0.0
     if "offload_param" in offloads:
         host, weights = host + weights, 0.0
-    return StateMemory(int(weights + gradients + optimizer + working), int(host))
+    device = weights + gathered + gradients + optimizer + working
+    return StateMemory(int(device), int(host), int(working))
 
 
 def _offloaded(zero: dict[str, Any], key: str) -> bool:

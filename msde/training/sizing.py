@@ -1,0 +1,193 @@
+"""What a run will need of each GPU, in memory and time, before it is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rdkit import Chem
+
+from msde.chem.conformers import embed_conformer
+from msde.chem.record import record_from_mol
+from msde.config import Config, deepspeed
+from msde.data.batch import NO_KEY, MoleculeBatch
+from msde.data.codec import columns_from_records
+from msde.errors import MsdeError
+from msde.model import MoleculeSDE
+from msde.monitor.flops import counting
+from msde.training.activation_checkpointing import checkpoint_activations
+from msde.training.memory import state_memory
+from msde.training.plan import make_plan, slot_size
+
+GPU_MEMORY = {"A100-40GB": 40e9, "A100": 80e9, "H100": 80e9, "H200": 141e9}  # bytes
+PEAKS = {"A100-40GB": 156e12, "A100": 156e12, "H100": 494.7e12, "H200": 494.7e12}  # TF32, FLOP/s
+SHARES = (0.1, 0.35)  # of the peak, that a run may reach
+# From the least to the most that is exchanged between GPUs.
+CONFIGURATIONS = ("zero1", "zero2", "zero3", "zero3_offload")
+# Molecules of the two batches that activations are measured with.
+SAMPLE = (16, 32)
+# Without data: a molecule of the average size in PCQM4Mv2, 14 heavy atoms.
+TYPICAL = "COc1ccc(C(=O)NCCO)cc1"
+# Tensors of the backward pass that come and go, as a share of what the forward pass keeps: measured
+# on CPUs, see benchmarks/RESULTS.md.
+TRANSIENT = 1.1
+# CUDA's context, the libraries' workspaces and what the allocator cannot use. Not measured.
+RESERVED = 0.1
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the training steps of a model need, measured on a CPU."""
+
+    num_parameters: int
+    fixed: float  # bytes that the forward pass keeps for any batch
+    per_molecule: float  # and for each molecule of a slot
+    flops_per_molecule: float  # of matrix products, forward and backward
+
+    def activations(self, molecules: float) -> float:
+        """Return the peak of activations in bytes for a slot of so many molecules."""
+        return TRANSIENT * (self.fixed + self.per_molecule * molecules)
+
+    def checkpoint_bytes(self, ema: bool) -> int:
+        """Return the size of a checkpoint: weights, their copy in ZeRO and Adam's two moments."""
+        return (20 if ema else 16) * self.num_parameters
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The peak memory of a rank under a DeepSpeed configuration, in bytes."""
+
+    name: str
+    device: float
+    host: float
+
+    def fits(self, memory: float) -> bool:
+        """Return whether a GPU with so many bytes has room for it."""
+        return self.device <= (1 - RESERVED) * memory
+
+
+def measure(config: Config, batches: Sequence[MoleculeBatch]) -> Needs:
+    """Run the forward pass on two batches and count what it keeps and computes.
+
+    Args:
+        batches: two of different sizes, of molecules like those of the run.
+    """
+    model = MoleculeSDE.from_seed(config).train()
+    if config.run.activation_checkpointing:
+        checkpoint_activations(model)
+    sizes = [batch.num_graphs for batch in batches]
+    with counting() as counter:
+        kept = [_kept_bytes(model, batch) for batch in batches]
+    per_molecule = (kept[1] - kept[0]) / (sizes[1] - sizes[0])
+    return Needs(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        fixed=max(0.0, kept[0] - per_molecule * sizes[0]),
+        per_molecule=per_molecule,
+        flops_per_molecule=3 * counter.get_total_flops() / sum(sizes),
+    )
+
+
+def _kept_bytes(model: MoleculeSDE, batch: MoleculeBatch) -> int:
+    """Return the bytes that the forward pass keeps for the backward pass, each memory once."""
+    found = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: list[torch.Tensor] = []  # their memory must not be used again meanwhile
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in found:
+            found.add(place)
+            kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(batch)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept)
+
+
+def sample(config: Config, data: Sequence[str]) -> tuple[list[MoleculeBatch], int | None]:
+    """Return two batches for `measure`, and the number of training molecules.
+
+    Args:
+        data: folders of shards; without any, the batches are of one typical molecule.
+    """
+    if not data:
+        mol = embed_conformer(Chem.MolFromSmiles(TYPICAL), seed=0)
+        record = record_from_mol(mol, uid=0)
+        columns = [columns_from_records([record] * number) for number in SAMPLE]
+        return [MoleculeBatch.from_columns(each, NO_KEY) for each in columns], None
+    batches = []
+    for number in SAMPLE:
+        config.data.molecules_per_slot, config.data.atoms_per_slot = number, None
+        plan = make_plan(config, data, slots_per_step=1)
+        batches.append(next(iter(plan.stream))[0])
+    partition = plan.stream.partition
+    share = 1 - partition.validation_fraction
+    return batches, round(plan.stream.data.molecules_per_epoch * share)
+
+
+def peaks(needs: Needs, molecules: float, num_gpus: int) -> list[Peak]:
+    """Return the peak of each shipped DeepSpeed configuration for slots of so many molecules."""
+    found = []
+    for name in CONFIGURATIONS:
+        states = state_memory(needs.num_parameters, num_gpus, read(name))
+        working = max(states.working, needs.activations(molecules))
+        found.append(Peak(name, states.device - states.working + working, states.host))
+    return found
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return a shipped DeepSpeed configuration as it is in its file."""
+    return json.loads(deepspeed.shipped_config(name).read_text())
+
+
+def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tuple[str, str]:
+    """Return what a run will need, as text, and the name of the first configuration that fits.
+
+    Raises:
+        MsdeError: the GPU is not known, the data cannot be used, or nothing fits.
+    """
+    memory = _memory_of(gpu)
+    size = slot_size(config, num_gpus)
+    batches, num_molecules = sample(config, data)
+    needs = measure(config, batches)
+    atoms = sum(b.num_atoms for b in batches) / sum(b.num_graphs for b in batches)
+    molecules = size.molecules or (size.atoms or 0) / atoms
+    step = molecules * num_gpus
+    flops = needs.flops_per_molecule
+    lines = [
+        f"model: {needs.num_parameters:,} parameters, {flops / 1e9:.3g} GFLOP of a step a molecule",
+        f"slots: {molecules:.0f} molecules of {atoms:.1f} atoms on each of {num_gpus} GPUs, "
+        f"{step:.0f} molecules a step",
+        f"activations: {needs.activations(molecules) / 1e9:.2f} GB",
+        f"checkpoint: {needs.checkpoint_bytes(bool(config.run.ema_decay)) / 1e9:.2f} GB",
+    ]
+    if num_molecules is not None:
+        lines.append(f"an epoch: {num_molecules} molecules, {num_molecules / step:.0f} steps")
+        total = flops * num_molecules / num_gpus
+        times = (f"{_duration(total / (share * PEAKS[gpu]))} at {share:.0%}" for share in SHARES)
+        lines.append(f"time of an epoch: {', '.join(times)} of the GPU's peak in TF32")
+    found = peaks(needs, molecules, num_gpus)
+    fitting = [peak.name for peak in found if peak.fits(memory)]
+    for peak in found:
+        host = f" + {peak.host / 1e9:.2f} GB of the host" if peak.host else ""
+        fits = "fits" if peak.name in fitting else "too large"
+        lines.append(f"{peak.name}: {peak.device / 1e9:.2f} GB{host}, {fits}")
+    if not fitting:
+        raise MsdeError(
+            "\n".join(lines) + f"\nnothing fits {memory * (1 - RESERVED) / 1e9:.0f} GB of {gpu}; "
+            "use more GPUs, a smaller data.molecules_per_slot or run.activation_checkpointing=true"
+        )
+    return "\n".join(lines), fitting[0]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 3600 else f"{seconds / 3600:.3g} h"
+
+
+def _memory_of(gpu: str) -> float:
+    if gpu not in GPU_MEMORY:
+        raise MsdeError(f"unknown GPU {gpu!r}, expected one of {', '.join(GPU_MEMORY)}")
+    return GPU_MEMORY[gpu]
