@@ -276,6 +276,9 @@ class RunConfig:
     # Keep only the inputs of layers for the backward pass and compute the rest again: less memory,
     # more time.
     activation_checkpointing: bool = False
+    # Who gets scalars, texts and pictures besides TensorBoard: Weights & Biases or MLflow, of which
+    # `pip install 'msde[trackers]'` installs both.
+    tracker: Literal["none", "wandb", "mlflow"] = "none"
     # On a GPU, record the operations of a step as a CUDA graph and replay it; batches are padded to
     # sizes that repeat. Needs ZeRO 0, 1 or 2. It has not run on a GPU yet.
     cuda_graphs: bool = False
