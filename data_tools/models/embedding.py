@@ -61,9 +61,7 @@ def embed_file(
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
-    _check_output(output, level)
-    if projector is not None and level == "node":
-        raise MsdeError("--projector shows molecules, not the atoms of --level node")
+    _check_output(output, level, projector)
     silence_rdkit()
     model = load(checkpoint)
     keep_hydrogens = bool(options.keep_hydrogens)
@@ -130,7 +128,9 @@ def _project(
     print(f"{folder}: {points} points; tensorboard --logdir {folder}")
 
 
-def _check_output(output: Path, level: Level) -> None:
+def _check_output(output: Path, level: Level, projector: Path | None) -> None:
+    if projector is not None and level == "node":
+        raise MsdeError("--projector shows molecules, not the atoms of --level node")
     if output.suffix not in (".npz", ".csv"):
         raise MsdeError(f"--output {output} should end in .npz or .csv")
     if output.suffix == ".csv" and level == "node":

@@ -22,6 +22,7 @@ from tensorboard.plugins.projector.metadata import PROJECTOR_FILENAME
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
+from msde.chem.parsing import remove_hydrogens
 from msde.errors import MsdeError
 from msde.files import write_atomically
 
@@ -64,7 +65,7 @@ def write_projector(
     if not len(rows):
         raise MsdeError(f"--projector {folder}: no molecule has an embedding")
     rows = rows[np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).round().astype(int)]
-    shown = [Chem.RemoveHs(mols[row], sanitize=False) for row in rows]
+    shown = [remove_hydrogens(mols[row]) for row in rows]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -106,8 +106,7 @@ class TensorBoard:
 
     def hyper_parameters(self, values: dict[str, Any]) -> None:
         """Describe the run in the table of hyper-parameters, as this very run and no other."""
-        simple = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in values.items()}
-        experiment, start, self._end = hparams(simple, dict.fromkeys(FINAL_METRICS, 0.0))
+        experiment, start, self._end = hparams(values, dict.fromkeys(FINAL_METRICS, 0.0))
         for summary in (experiment, start):
             self._add(summary)
 
