@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import mesh as mesh_summary
 
 from msde.files import write_atomically
 from msde.monitor.meshes import CAMERA, Mesh
@@ -95,8 +97,11 @@ class TensorBoard:
 
     def mesh(self, step: int, name: str, mesh: Mesh) -> None:
         """Show a body that turns with the mouse."""
-        arrays = (mesh.vertices[None], mesh.colours[None], mesh.faces[None])
-        self._writer.add_mesh(name, *arrays, CAMERA, step)
+        vertices, colours, faces = (
+            torch.from_numpy(array).unsqueeze(0)
+            for array in (mesh.vertices, mesh.colours, mesh.faces)
+        )
+        self._add(mesh_summary(name, vertices, colours, faces, CAMERA, display_name=name), step)
 
     def layout(self) -> None:
         """Arrange the curves of a pretraining on the first page."""
@@ -110,9 +115,9 @@ class TensorBoard:
         for summary in (experiment, start):
             self._add(summary)
 
-    def _add(self, summary: Summary) -> None:
+    def _add(self, summary: Summary, step: int | None = None) -> None:
         assert self._writer.file_writer is not None  # until it is closed
-        self._writer.file_writer.add_summary(summary)
+        self._writer.file_writer.add_summary(summary, step)
 
     def flush(self) -> None:
         """Write everything to the files."""

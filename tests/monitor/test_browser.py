@@ -18,6 +18,7 @@ from PIL import Image
 from fixtures.jobs import finish
 from fixtures.launching import BINARIES, ENVIRONMENT, free_port
 from msde.data_tools.models.embedding import embed_file
+from msde.monitor.tensorboard import LAYOUT
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'msde[browser]'")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -137,13 +138,21 @@ def test_scalars_load(driver, address):
 
 def test_the_first_page_has_three_categories_of_charts(driver, address):
     page = Page(driver, address, "custom_scalars")
-    titles = page.wait_for("tf-category-paginated-view", "found.map(e => e.innerText).join()")
-    page.keep("custom_scalars")
-    assert all(word in titles for word in ("learning", "fast", "healthy"))
+    number = sum(map(len, LAYOUT.values()))
+    page.wait_for("tf-custom-scalar-multi-line-chart-card", f"found.length === {number}")
+    titles = page.evaluate("tf-category-paginated-view", "found.map(e => e.category.name)")
+    assert titles == list(LAYOUT)
+    page.keep("learning", 5)
+    page.evaluate("tf-category-paginated-view", "found[1].scrollIntoView()")
+    page.keep("fast")
+    page.evaluate("tf-category-paginated-view", "found[2].scrollIntoView()")
+    page.keep("healthy")
 
 
 def test_hyper_parameters_are_those_of_the_run_itself(driver, address):
     page = Page(driver, address, "hparams")
+    text = page.wait_for("tf-hparams-table-view, tf-hparams-query-pane", "found.length")
+    assert text
     page.keep("hparams", 5)
 
 
@@ -155,17 +164,22 @@ def test_texts_load(driver, address):
 
 def test_pictures_of_samples_load(driver, address):
     page = Page(driver, address, "images")
-    page.wait_for("tf-image-loader img", "found.some(e => e.naturalWidth > 100)")
+    page.wait_for("img", "found.some(e => e.naturalWidth > 100)")
     page.keep("images")
 
 
 def test_meshes_load(driver, address):
     page = Page(driver, address, "mesh")
-    page.wait_for("tf-mesh-loader canvas", "found.length >= 3")
-    page.keep("mesh", 5)
+    page.wait_for("tf-mesh-loader", "found.length >= 3")
+    page.wait_for("canvas", "found.length >= 3")
+    pixels = page.keep("mesh", 5)
+    carbon = np.abs(pixels[150:].astype(int) - [0x34, 0x38, 0x3E]).sum(-1) < 40
+    assert carbon.sum() > 500  # shaded bodies in the colour of carbon
 
 
 def test_the_projector_loads(driver, address, run_folder):
     page = Page(driver, address, "projector")
-    page.wait_for("vz-projector-app", "found.length")
+    points = len((run_folder / "projector/metadata.tsv").read_text().splitlines()) - 1
+    page.wait_for("vz-projector", f"found.some(e => e.shadowRoot.textContent.includes({points}))")
+    page.wait_for("canvas", "found.length")
     page.keep("projector", 10)

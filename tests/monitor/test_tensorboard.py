@@ -24,7 +24,7 @@ def raw_values(folder):
 
 
 def steps_of(folder, tag):
-    return [step for _, step, name, _ in raw_values(folder) if name == tag]
+    return sorted(step for _, step, name, _ in raw_values(folder) if name == tag)
 
 
 def write(monitor, steps, validated=()):

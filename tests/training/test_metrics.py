@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from fixtures.jobs import TINY, finish
 from fixtures.launching import ds_config
 from fixtures.molecules import both
-from msde.data.padding import pad
 from msde.monitor.writer import read_metrics
 from msde.training.metrics import QUARTERS, Interval, TermSums
 
