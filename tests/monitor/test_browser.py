@@ -153,7 +153,7 @@ def test_the_first_page_has_three_categories_of_charts(driver, address):
 def test_hyper_parameters_are_those_of_the_run_itself(driver, address):
     page = Page(driver, address, "hparams")
     rows = "found.map(e => e.textContent.trim()).filter(t => t === 'tensorboard').length"
-    assert page.wait_for("tf-hparams-table-view *", rows)
+    assert page.wait_for("vaadin-grid-cell-content", rows)
     page.keep("hparams", 5)
 
 
