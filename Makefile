@@ -18,9 +18,9 @@ ACTIVITIES = $(shell $(BIN)/python -c \
     'from rdkit import RDConfig; print(RDConfig.RDContribDir)')/FreeWilson/data/CHEMBL2321810
 
 # The tests of `make test`; pyproject.toml makes them pytest's default, too.
-QUICK := not large and not data and not slow
+QUICK := not large and not data and not slow and not browser
 
-.PHONY: venv demo pretrained test test-dist test-data test-large lint docs clean
+.PHONY: venv demo pretrained test test-dist test-data test-large test-browser lint docs clean
 
 venv: $(VENV)/.done
 
@@ -43,6 +43,11 @@ test-data: venv
 
 test-large: venv
 	$(BIN)/python -m pytest -m large
+
+# Needs Debian's chromium and chromium-driver.
+test-browser: venv
+	$(PIP) --editable ".[browser]"
+	$(BIN)/python -m pytest -m browser
 
 lint: venv
 	$(PIP) --editable ".[dev]"

@@ -72,6 +72,9 @@ setup(
         "plot": ["matplotlib>=3.8"],
         # To compare conformers and bonds with other programs.
         "evaluate": ["posebusters>=0.4", "openbabel-wheel>=3.1"],
+        "trackers": ["wandb>=0.16", "mlflow-skinny>=2.9"],
+        # With Debian's chromium and chromium-driver.
+        "browser": ["selenium>=4.20"],
         "dask": ["distributed>=2024.1"],
         "mpi": ["mpi4py>=4"],
         # The API reference imports what it documents.

@@ -28,6 +28,7 @@ def main() -> None:
     add("--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
     add("--view", choices=("2d", "3d", "both"), default="both", help="which encoder")
     add("--level", choices=("graph", "node"), default="graph", help="a row a molecule, or an atom")
+    add("--projector", type=Path, metavar="DIR", help="also a folder for TensorBoard's projector")
     add_reader_options(parser)
     arguments = parser.parse_args()
     options = reader_options(arguments)
@@ -38,7 +39,7 @@ def main() -> None:
     process.prepare()
     from msde.data_tools.models.embedding import embed_file
 
-    names = ("checkpoint", "input", "output", "view", "level", "format")
+    names = ("checkpoint", "input", "output", "view", "level", "format", "projector")
     embed_file(**{name: getattr(arguments, name) for name in names}, options=options)
 
 

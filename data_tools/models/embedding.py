@@ -16,13 +16,17 @@ A `.csv` has the columns name, line (or uid), reason, the labels, and h_2d_0, h_
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from rdkit import Chem
 
 from msde.checkpoints.weights import find_weights
 from msde.chem.parsing import silence_rdkit
+from msde.chem.rebuild import mol_from_record
+from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.files import write_atomically
@@ -43,6 +47,7 @@ def embed_file(
     level: Level = "graph",
     format: str = AUTO,
     options: Options = Options(),  # noqa: B008
+    projector: Path | None = None,
 ) -> None:
     """Embed molecules with a pretrained model, write the file and print a summary.
 
@@ -51,11 +56,12 @@ def embed_file(
         input: a file of molecules or a folder of shards.
         format: one of readers.FORMATS; `auto` asks the readers.
         options: how the file is read, and whether hydrogens are kept.
+        projector: a folder for TensorBoard's projector; see `projector.write_projector`.
 
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
-    _check_output(output, level)
+    _check_output(output, level, projector)
     silence_rdkit()
     model = load(checkpoint)
     keep_hydrogens = bool(options.keep_hydrogens)
@@ -85,13 +91,46 @@ def embed_file(
         arrays["ptr"] = found.ptr
     write = _write_table if output.suffix == ".csv" else _write_arrays
     write_atomically(output, lambda path: write(path, arrays))
+    if projector is not None:
+        mols = _of_shards(input) if input.is_dir() else read.mols
+        _project(projector, mols, where, arrays)
     print_notes("embedded", where, found.reasons, found.notes)
     shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items() if name.startswith("h_"))
     print(f"weights of {find_weights(checkpoint)}")
     print(f"{output}: {size - len(found.reasons)} of {size} molecules, {shapes}")
 
 
-def _check_output(output: Path, level: Level) -> None:
+def _of_shards(folder: Path) -> list[Chem.Mol | MoleculeError]:
+    """Return the molecules of a folder of shards, or the reasons why RDKit has none."""
+    found: list[Chem.Mol | MoleculeError] = []
+    for columns in ShardDataset(folder).blocks():
+        for place in range(len(columns)):
+            try:
+                found.append(mol_from_record(columns.record(place)))
+            except MoleculeError as error:
+                found.append(error)
+    return found
+
+
+def _project(
+    folder: Path,
+    mols: Sequence[Chem.Mol | MoleculeError],
+    where: Sequence[str],
+    arrays: dict[str, np.ndarray],
+) -> None:
+    from .projector import write_projector
+
+    h = {name: array for name, array in arrays.items() if name.startswith("h_")}
+    labels = {name: arrays["y"][:, i] for i, name in enumerate(arrays["label_names"])}
+    drawn = [mol if isinstance(mol, Chem.Mol) else None for mol in mols]
+    names = arrays["name"].tolist() if "name" in arrays else where
+    points = write_projector(folder, drawn, names, h, labels)
+    print(f"{folder}: {points} points; tensorboard --logdir {folder}")
+
+
+def _check_output(output: Path, level: Level, projector: Path | None) -> None:
+    if projector is not None and level == "node":
+        raise MsdeError("--projector shows molecules, not the atoms of --level node")
     if output.suffix not in (".npz", ".csv"):
         raise MsdeError(f"--output {output} should end in .npz or .csv")
     if output.suffix == ".csv" and level == "node":

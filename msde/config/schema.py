@@ -279,6 +279,9 @@ class RunConfig:
     # Precision of matrix products of float32 tensors: `highest` is float32; `high` takes TF32 on
     # GPUs and float32 on CPUs; `medium` also takes bfloat16 on CPUs with AMX or AVX512_BF16.
     matmul_precision: Literal["highest", "high", "medium"] = "high"
+    # Who gets scalars, texts and pictures besides TensorBoard: Weights & Biases or MLflow, of which
+    # `pip install 'msde[trackers]'` installs both.
+    tracker: Literal["none", "wandb", "mlflow"] = "none"
     # On a GPU, record the operations of a step as a CUDA graph and replay it; batches are padded to
     # sizes that repeat. Needs ZeRO 0, 1 or 2. It has not run on a GPU yet.
     cuda_graphs: bool = False

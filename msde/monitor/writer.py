@@ -9,20 +9,25 @@ import re
 import resource
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from msde.files import write_atomically
+from msde.monitor.meshes import molecule_mesh
+from msde.monitor.pictures import Cell, draw_structures, has_matplotlib
+from msde.monitor.tensorboard import TensorBoard
+from msde.monitor.trackers import Guarded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger("msde")
 
+MESHES = 3  # of a row of structures; each takes about 0.1 MB
 OBJECTIVES = ("total", "contrastive", "2d_to_3d", "3d_to_2d")
 
 
@@ -34,22 +39,28 @@ class Monitor:
     """
 
     def __init__(
-        self, output: Path, first_step: int, total_steps: int, validation_due: bool = False
+        self,
+        output: Path,
+        first_step: int,
+        total_steps: int,
+        validation_due: bool = False,
+        tracker: str = "none",
     ) -> None:
         """Continue the files in `output` after step `first_step`.
 
         Args:
             validation_due: whether the validation of that step runs again.
+            tracker: a name in TRACKERS, for what also gets scalars, text and pictures.
         """
         self.path = output / "metrics.jsonl"
         kept = _keep_rows(self.path, first_step, validation_due)
         _keep_rows(output / "events.jsonl", first_step)
         self._file = open(self.path, "a", buffering=1)
-        # TensorBoard drops step `first_step` as a whole, so its remaining rows are written again.
-        self._tensorboard = SummaryWriter(str(output / "tensorboard"), purge_step=first_step)
-        for row in kept:
-            if row["step"] == first_step:
-                self._draw(row)
+        last = {name for row in kept if row["step"] == first_step for name in row}
+        self.tensorboard = TensorBoard(
+            output / "tensorboard", first_step, lambda tag: tag in last or not validation_due
+        )
+        self._tracker = Guarded(tracker, output)
         self._bar = tqdm(
             total=total_steps, initial=first_step, unit=" steps", disable=None, file=sys.stderr
         )
@@ -62,7 +73,8 @@ class Monitor:
         """Write one row of scalars."""
         row = {"step": step, **values}
         self._file.write(_line(row))
-        self._draw(row)
+        self.tensorboard.scalars(step, values)
+        self._tracker.call("scalars", step, values)
         held_out = _is_validation(row)
         prefix = "loss/validation/" if held_out else "loss/"
         known = [name for name in OBJECTIVES if prefix + name in values]
@@ -76,11 +88,6 @@ class Monitor:
         elif not held_out:
             self._bar.set_postfix_str(text, refresh=False)
 
-    def _draw(self, row: dict[str, float]) -> None:
-        for name, value in row.items():
-            if name != "step":
-                self._tensorboard.add_scalar(name, value, int(row["step"]))
-
     def event(self, step: int, name: str, facts: dict[str, Any]) -> None:
         """Write an unusual event, such as a skipped step, to events.jsonl and the log."""
         with open(self.path.with_name("events.jsonl"), "a") as file:
@@ -89,22 +96,42 @@ class Monitor:
 
     def sync(self) -> None:
         """Write all rows to the disk, before a checkpoint that a later run may continue from."""
-        self._tensorboard.flush()
+        self.tensorboard.flush()
         os.fsync(self._file.fileno())
 
     def text(self, name: str, value: Any) -> None:
-        """Show a JSON value as text in TensorBoard."""
-        self._tensorboard.add_text(name, f"```\n{json.dumps(value, indent=2)}\n```")
+        """Show a JSON value as text."""
+        self.tensorboard.text(name, value)
+        self._tracker.call("text", name, value)
+
+    def hyper_parameters(self, values: dict[str, Any]) -> None:
+        """Describe the run by the values that runs are compared by."""
+        self.tensorboard.hyper_parameters(values)
+        self._tracker.call("hyper_parameters", values)
 
     def picture(self, step: int, name: str, figure: Figure) -> None:
-        """Show a picture in TensorBoard."""
-        self._tensorboard.add_figure(name, figure, step)
+        """Show a picture."""
+        self._tracker.call("picture", step, name, figure)
+        self.tensorboard.picture(step, name, figure)  # closes the figure
 
-    def close(self) -> None:
-        """Flush and close the files."""
+    def structures(self, step: int, name: str, cells: Sequence[Cell]) -> None:
+        """Show structures over references: all in a picture, the first ones as meshes, too."""
+        if has_matplotlib():
+            self.picture(step, f"{name}/2d_to_3d", draw_structures(cells, len(cells)))
+        for number, cell in enumerate(cells[:MESHES], start=1):
+            mesh = molecule_mesh(cell.structure, cell.reference)
+            self.tensorboard.mesh(step, f"{name}/molecule_{number}", mesh)
+
+    def close(self, done: bool = False) -> None:
+        """Flush and close the files.
+
+        Args:
+            done: whether the run is at its end.
+        """
         self._bar.close()
         self._file.close()
-        self._tensorboard.close()
+        self.tensorboard.close(done)
+        self._tracker.call("close", done)
 
 
 def _is_validation(row: dict[str, float]) -> bool:

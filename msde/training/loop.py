@@ -99,7 +99,7 @@ def build_run(
         ema = ExponentialMovingAverage(engine, config.run.ema_decay)
 
     guard = StepGuard(engine, ds_config["train_batch_size"], config.run, state)
-    validator = Validator(plan, rank, world_size) if len(plan.validation) else None
+    validator = Validator(plan, config.loss, rank, world_size) if len(plan.validation) else None
     monitor = open_monitor(output, config, ds_config, plan, state) if rank == 0 else None
     counter = FlopsCounter(world_size, deepspeed.in_bfloat16(ds_config))
     samples = sampled_conformers(config, plan)
@@ -118,14 +118,14 @@ def train(run: Run, profile_steps: int) -> None:
     base_rates = [group["lr"] for group in parameter_groups(run.engine.module)]
     stop = run.validate() if state.validation_due else False
     steps = iter(run.plan.stream)
-    interval = Interval(run.engine.device, state.step)
+    interval = Interval(run.engine.device, state.step, config.loss)
     with profiled(run.output / "profile", profile_steps, ranks.rank()) as profile:
         while state.step < total_steps and not stop:
             factor = learning_rate_factor(state.step, total_steps, config.optim)
             set_hyper_parameters(run.engine.optimizer, factor, base_rates, config.optim)
-            with interval.waiting():
+            with interval.watch.phase("data_wait"):
                 slots = next(steps)
-            stop = run.take_step(slots, interval.sums)
+            stop = run.take_step(slots, interval)
             profile.step()
 
             last = state.step == total_steps

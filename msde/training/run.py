@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import logging
+import math
+import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,7 @@ from msde.cluster import preemption, ranks
 from msde.cluster.preemption import StopRequest
 from msde.cluster.watchdog import Watchdog
 from msde.config import Config, to_dict
+from msde.config.schema import leaves
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
 from msde.files import MANIFEST, hash_files, write_folder_manifest
@@ -27,7 +31,8 @@ from msde.monitor.flops import FlopsCounter
 from msde.monitor.writer import Monitor, peak_memory_mb, summary
 from msde.philox import Stream, seed_for
 from msde.training.memory import explain_out_of_memory
-from msde.training.metrics import Interval, TermSums, named_scalars
+from msde.training.metrics import Interval
+from msde.training.norms import norms_by_part
 from msde.training.plan import RunPlan
 from msde.training.samples import SampledConformers
 from msde.training.state import RunState
@@ -62,16 +67,39 @@ def open_monitor(
     output: Path, config: Config, ds_config: dict[str, Any], plan: RunPlan, state: RunState
 ) -> Monitor:
     """Open the files of metrics and describe the run there and in the log; first rank only."""
-    monitor = Monitor(output, state.step, plan.total_steps, state.validation_due)
-    monitor.text("config", to_dict(config))
-    monitor.text("deepspeed", ds_config)
-    log.info("%s", plan.describe())
+    monitor = Monitor(
+        output, state.step, plan.total_steps, state.validation_due, config.run.tracker
+    )
+    described = plan.describe()
+    texts = {
+        "config": to_dict(config),
+        "deepspeed": ds_config,
+        "versions": _versions(),
+        "data": {"digest": plan.stream.data.digest, "plan": described.splitlines()},
+    }
+    for name, value in texts.items():
+        monitor.text(name, value)
+    monitor.hyper_parameters(leaves(config))
+    monitor.tensorboard.layout()
+    log.info("%s", described)
     if config.loss.negatives == "ranks":
         log.warning(
             "loss.negatives=ranks: the contrastive loss depends on the number of ranks, and so "
             "will the results"
         )
     return monitor
+
+
+def _versions() -> dict[str, str]:
+    """Return what the numbers of a run may depend on: releases, device and number of ranks."""
+    names = ("msde", "torch", "deepspeed", "rdkit", "numpy")
+    cpu = platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+        "ranks": str(ranks.world_size()),
+    }
 
 
 @dataclass
@@ -97,7 +125,7 @@ class Run:
         """Note that there is nothing new to save."""
         self.saved_step = self.state.step
 
-    def take_step(self, slots: list[MoleculeBatch], sums: TermSums) -> bool:
+    def take_step(self, slots: list[MoleculeBatch], interval: Interval) -> bool:
         """Make one optimizer step, unless all ranks agree to skip it.
 
         Returns:
@@ -107,17 +135,20 @@ class Run:
             NotFinite: too many steps in a row were skipped.
             OutOfMemory: a slot is too large.
         """
-        first = self.plan.stream.own_slots.start
+        first, phase = self.plan.stream.own_slots.start, interval.watch.phase
         for number, batch in enumerate(slots):
             with explain_out_of_memory(batch):
                 torch.manual_seed(seed_for(batch.key, Stream.DROPOUT, batch.slot))
-                loss, terms = self.counter.forward(self.engine, batch)
+                with phase("forward"):
+                    loss, terms = self.counter.forward(self.engine, batch)
                 self.guard.observe(batch, terms["total"], first + number)
-                if number == len(slots) - 1:
-                    loss = self.guard.agree(loss, self.stop.asked)
-                self.engine.backward(loss)
-                self.engine.step()
-            sums.add(terms)
+                with phase("backward"):
+                    if number == len(slots) - 1:
+                        loss = self.guard.agree(loss, self.stop.asked)
+                    self.engine.backward(loss)
+                with phase("optimizer"):
+                    self.engine.step()
+            interval.sums.add(terms, batch)
             del loss, terms  # they would keep the slot's autograd graph during the next one
         stop, skipped = self.guard.conclude()
         self.state.step += 1
@@ -143,6 +174,7 @@ class Run:
         row = interval.scalars(self.state.step)
         row |= self.counter.scalars(row["throughput/molecules_per_s"]) | self.checkpoint_time
         row |= {f"optim/lr/{g['name']}": g["lr"] for g in self.engine.optimizer.param_groups}
+        row |= norms_by_part(self.engine)
         row["optim/skipped_steps"] = self.engine.skipped_steps
         row["data/epoch"] = self.plan.stream.epochs_done
         row["memory/peak_mb"] = peak_memory_mb()
@@ -163,14 +195,18 @@ class Run:
             if terms is None:
                 return True
             self.state.validation_due = False
-            self.report(named_scalars(terms, "validation/"))
-            if self.state.step and terms["total"] < self.state.best_validation:
-                self.state.best_validation = terms["total"]
+            total = terms.get("loss/validation/total", math.nan)
+            if terms:
+                self.report(terms)
+            elif self.monitor is not None:
+                self.monitor.event(self.state.step, "validation without finite losses", {})
+            if self.state.step and total < self.state.best_validation:
+                self.state.best_validation = total
                 engine_state.export_weights(self.engine.module, self.config, self.output / "best")
             if self.samples is not None and self.state.step:
-                picture = self.samples(self.engine)
-                if self.monitor is not None and picture is not None:
-                    self.monitor.picture(self.state.step, "samples/2d_to_3d", picture)
+                samples = self.samples(self.engine)
+                if self.monitor is not None and samples:
+                    self.monitor.structures(self.state.step, "samples", samples)
         return False
 
     def _agree_to_go_on(self) -> bool:
@@ -209,7 +245,7 @@ class Run:
         self.watchdog.progress()
         dist.barrier()
         if self.monitor is not None:
-            self.monitor.close()
+            self.monitor.close(done=not stopped)
             if stopped:
                 if self.watchdog.orphaned:
                     self.stop.ask(preemption.LAUNCHER_GONE)

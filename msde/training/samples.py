@@ -14,13 +14,12 @@ from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.evaluation.pictures import overlay
-from msde.monitor.pictures import draw_structures, has_matplotlib
+from msde.monitor.pictures import Cell, has_matplotlib
 from msde.sampling.conformers import ConformerOptions, sample_batch
 from msde.training.plan import RunPlan
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-    from matplotlib.figure import Figure
 
 log = logging.getLogger("msde")
 
@@ -44,10 +43,10 @@ class SampledConformers:
             self._records.append(record)
             self._mols.append(mol)
 
-    def __call__(self, engine: DeepSpeedEngine) -> Figure | None:
-        """Return a picture of samples over references, if any; every rank must call it."""
+    def __call__(self, engine: DeepSpeedEngine) -> list[Cell]:
+        """Return samples over their references; every rank must call it."""
         if not self._records:
-            return None
+            return []
         engine.eval()
         try:
             columns = columns_from_records(self._records)
@@ -57,15 +56,15 @@ class SampledConformers:
         finally:
             engine.train()
         if not all(np.isfinite(pos).all() for pos in found):
-            return None
-        return draw_structures(list(map(overlay, self._mols, found)), MOLECULES)
+            log.warning("samples of held-out molecules are not finite: none is shown")
+            return []
+        return list(map(overlay, self._mols, found))
 
 
 def sampled_conformers(config: Config, plan: RunPlan) -> SampledConformers | None:
-    """Return what samples while training, or None: nothing to sample, or nothing to draw with."""
+    """Return what samples while training, or None where there is nothing to sample."""
     if not len(plan.validation) or not config.loss.coefficient_2d_to_3d:
         return None
     if not has_matplotlib():
-        log.info("no pictures of conformers in TensorBoard: pip install 'msde[plot]'")
-        return None
+        log.info("TensorBoard gets meshes but no pictures of conformers: pip install 'msde[plot]'")
     return SampledConformers(plan)

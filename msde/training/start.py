@@ -21,6 +21,7 @@ from msde.config import Config, deepspeed, make_config, to_dict
 from msde.data.manifest import check_present, root_and_weight
 from msde.errors import ErrorList
 from msde.files import check_file
+from msde.monitor.trackers import check_installed
 
 log = logging.getLogger("msde")
 
@@ -149,6 +150,7 @@ def start(
         ds_config = deepspeed.load(ds_path, world_size, slots)
     assert resolved is not None  # or there would have been an error
     deepspeed.check_together(resolved, ds_config)
+    check_installed(resolved.run.tracker)
     if dry_run:
         if rank == 0:
             sys.stdout.write(describe(resolved, ds_config, data, world_size))

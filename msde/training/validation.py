@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from msde.config import LossConfig
 from msde.data.batch import MoleculeBatch
 from msde.philox import Key
 from msde.training.metrics import TermSums
@@ -23,8 +24,9 @@ VALIDATION_KEY = Key(seed=0, epoch=2**32 - 1)
 class Validator:
     """Validates on fixed slots, with fixed noise and times, and with running statistics."""
 
-    def __init__(self, plan: RunPlan, rank: int, world_size: int) -> None:
-        """Deal the held-out slots to the ranks."""
+    def __init__(self, plan: RunPlan, loss: LossConfig, rank: int, world_size: int) -> None:
+        """Deal the held-out slots to the ranks; `loss` is the run's."""
+        self._loss = loss
         count = max(1, round(len(plan.validation) / plan.molecules_per_slot))
         slots = np.array_split(plan.validation, count)
         # All ranks make the same number of forward passes; ZeRO-3 would hang otherwise.
@@ -36,21 +38,22 @@ class Validator:
     def __call__(
         self, engine: DeepSpeedEngine, go_on: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """Return the mean of each term, or None if it was stopped; every rank must call it.
+        """Return named means of the terms, or None if it was stopped; every rank must call it.
 
         Args:
             go_on: called before every slot, by all ranks together; False stops the validation.
         """
-        sums = TermSums(engine.device)
+        sums = TermSums(engine.device, self._loss)
         engine.eval()
         try:
             for number, columns in self._slots.items():
                 if not go_on():
                     return None
                 batch = MoleculeBatch.from_columns(columns, VALIDATION_KEY, slot=number)
-                _, terms = engine(batch.to(engine.device))
+                batch = batch.to(engine.device)
+                _, terms = engine(batch)
                 if number < self._count:
-                    sums.add(terms)
+                    sums.add(terms, batch)
         finally:
             engine.train()
-        return sums.read()[0]
+        return sums.read("validation/")[0]

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fixtures.models import make_small
 from msde.checkpoints.weights import find_weights, save_weights
@@ -108,3 +109,21 @@ def test_a_run_stands_for_its_best_weights_or_its_newest_checkpoint(run, tmp_pat
     shutil.copytree(run / "best", tmp_path / "run/best")
     assert find_weights(tmp_path / "run") == tmp_path / "run/best"
     assert find_weights(steps / "step-000000002") == steps / "step-000000002"
+
+
+def test_a_projector_has_a_point_a_row_and_a_thumbnail_for_each_molecule(run, table, tmp_path):
+    folder = tmp_path / "projector"
+    embed_file(run, table, tmp_path / "h.npz", projector=folder)
+    rows = [line.split("\t") for line in (folder / "metadata.tsv").read_text().splitlines()]
+    assert rows[0][:3] == ["SMILES", "name", "logS"] and "weight" in rows[0]
+    assert [row[:3] for row in rows[1:]] == [["CCO", "a", "-0.5"], ["c1ccccc1", "c", "nan"]]
+    found, config = np.load(tmp_path / "h.npz"), (folder / "projector_config.pbtxt").read_text()
+    for name in ("h_2d", "h_3d"):
+        if name in found:
+            points = np.loadtxt(folder / f"{name}.tsv", ndmin=2)
+            assert np.allclose(points, found[name][[0, 2]], rtol=1e-4) and name in config
+    sprite = np.asarray(Image.open(folder / "sprite.png").convert("L"))
+    assert all((sprite[:80, 80 * i : 80 * i + 80] < 128).any() for i in range(2))
+    assert list(folder.glob("events.out.tfevents.*"))
+    with pytest.raises(MsdeError, match="--projector shows molecules"):
+        embed_file(run, table, tmp_path / "h.npz", level="node", projector=folder)
