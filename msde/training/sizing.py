@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rdkit import Chem
 
-from msde.chem.conformers import embed_conformer
-from msde.chem.record import record_from_mol
+from msde.chem.record import record_from
 from msde.config import Config, deepspeed
 from msde.data.batch import NO_KEY, MoleculeBatch
 from msde.data.codec import columns_from_records
@@ -79,14 +77,17 @@ def measure(config: Config, batches: Sequence[MoleculeBatch]) -> Needs:
     if config.run.activation_checkpointing:
         checkpoint_activations(model)
     sizes = [batch.num_graphs for batch in batches]
+    num_molecules = sum(sizes)
     with counting() as counter:
         kept = [_kept_bytes(model, batch) for batch in batches]
+    if sizes[0] == sizes[1]:  # the data have fewer molecules than a batch may have
+        kept[0] = sizes[0] = 0
     per_molecule = (kept[1] - kept[0]) / (sizes[1] - sizes[0])
     return Needs(
         num_parameters=sum(p.numel() for p in model.parameters()),
-        fixed=max(0.0, kept[0] - per_molecule * sizes[0]),
+        fixed=max(0.0, kept[1] - per_molecule * sizes[1]),
         per_molecule=per_molecule,
-        flops_per_molecule=3 * counter.get_total_flops() / sum(sizes),
+        flops_per_molecule=3 * counter.get_total_flops() / num_molecules,
     )
 
 
@@ -114,8 +115,7 @@ def sample(config: Config, data: Sequence[str]) -> tuple[list[MoleculeBatch], in
         data: folders of shards; without any, the batches are of one typical molecule.
     """
     if not data:
-        mol = embed_conformer(Chem.MolFromSmiles(TYPICAL), seed=0)
-        record = record_from_mol(mol, uid=0)
+        record = record_from(TYPICAL, topology_only=False)
         columns = [columns_from_records([record] * number) for number in SAMPLE]
         return [MoleculeBatch.from_columns(each, NO_KEY) for each in columns], None
     batches = []

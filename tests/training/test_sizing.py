@@ -1,0 +1,73 @@
+"""What launch/plan.py tells of a run before it is started."""
+
+import json
+
+import pytest
+
+from fixtures.commands import run_here
+from msde.config import deepspeed, make_config
+from msde.training import sizing
+
+SMALL = ["model.hidden_dim=64", "model.schnet.num_filters=64", "data.validation_fraction=0"]
+
+
+@pytest.mark.parametrize("again", ["false", "true"])
+def test_activations_of_a_larger_slot_follow_from_two_small_ones(shard_dir, again, monkeypatch):
+    overrides = [*SMALL, f"run.activation_checkpointing={again}"]
+    config = make_config("base", overrides=overrides)
+    needs = sizing.measure(config, sizing.sample(config, [str(shard_dir)])[0])
+    monkeypatch.setattr(sizing, "SAMPLE", (50, 75))
+    larger = sizing.sample(config, [str(shard_dir)])[0]
+    found = sizing.measure(config, larger).activations(75)
+    assert needs.activations(75) == pytest.approx(found, rel=0.1)
+
+
+def test_activation_checkpointing_needs_less():
+    needs = [
+        sizing.measure(config, sizing.sample(config, [])[0]).activations(64)
+        for config in (
+            make_config("base", overrides=[*SMALL, f"run.activation_checkpointing={again}"])
+            for again in ("true", "false")
+        )
+    ]
+    assert needs[0] < 0.7 * needs[1]
+
+
+def plan(*arguments):
+    return run_here("msde.launch.plan", "--preset=base", *arguments, *SMALL)
+
+
+def test_a_plan_has_memory_steps_and_a_configuration(shard_dir, tmp_path):
+    chosen = tmp_path / "chosen.json"
+    done = plan("--gpu=A100", "--gpus=4", f"--data={shard_dir}", f"--output={chosen}")
+    assert done.returncode == 0, done.stderr
+    for part in ("64 molecules of", "an epoch: 150 molecules", "zero3_offload: ", "TF32", "fits"):
+        assert part in done.stdout
+    assert "zero1.json" in done.stdout
+    assert json.loads(chosen.read_text()) == sizing.read("zero1")
+
+
+def test_larger_stages_are_chosen_where_smaller_ones_do_not_fit(monkeypatch):
+    config = make_config("base", overrides=SMALL)
+    needs = sizing.Needs(10**9, fixed=0, per_molecule=1e6, flops_per_molecule=1e9)
+    found = {peak.name: peak.device for peak in sizing.peaks(needs, 64, num_gpus=8)}
+    # Here the weights that zero3 gathers take more than what it saves.
+    assert found["zero1"] > found["zero3"] > found["zero2"] > found["zero3_offload"]
+    monkeypatch.setattr(sizing, "measure", lambda *_: needs)
+    for below, name in (("zero1", "zero2"), ("zero2", "zero3_offload")):
+        monkeypatch.setitem(sizing.GPU_MEMORY, "A100", found[below] / (1 - sizing.RESERVED) - 1)
+        assert sizing.report(config, "A100", 8, [])[1] == name
+    assert deepspeed.shipped_config("zero3_offload").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpu=T4"], "unknown GPU 'T4', expected one of A100-40GB"),
+        (["--gpu=A100", "data.molecules_per_slot=2000000"], "nothing fits 72 GB of A100"),
+        (["--gpu=A100", "--data=nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_planned_is_an_error(arguments, message):
+    done = plan(*arguments)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
