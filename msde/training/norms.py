@@ -53,12 +53,14 @@ def _own_state(
         groups = enumerate(inner.param_groups)
         tensors = [(number, tensor) for number, group in groups for tensor in group["params"]]
     for number, tensor in tensors:
-        if state := inner.state.get(tensor):
-            yield number, inner.param_groups[number], tensor, state
+        yield number, inner.param_groups[number], tensor, inner.state.get(tensor, {})
 
 
 def _squares(group: dict[str, Any], weights: Tensor, state: dict[str, Any]) -> Tensor:
     """Return the squared norms of gradient, update and weights of one tensor, (3,) float64."""
+    if not state:  # weights without a part in the loss
+        size = weights.detach().double().square().sum()
+        return torch.stack([torch.zeros_like(size), torch.zeros_like(size), size])
     (beta1, beta2), lr, step = group["betas"], group["lr"], float(state["step"])
     tensors = (state["exp_avg"], state["exp_avg_sq"], weights)
     total = torch.zeros(3, dtype=torch.float64, device=weights.device)

@@ -81,7 +81,7 @@ def test_update_norms_are_those_of_the_weights(shard_dir, tmp_path, stage):
         load_file(output / f"checkpoints/step-{step:09d}/model.safetensors") for step in (2, 3)
     )
     row = read_metrics(output / "metrics.jsonl")[-1]
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "frequency")
     for part in ("encoder_2d", "encoder_3d", "score_2d_to_3d", "score_3d_to_2d"):
         own = [n for n in after if n.startswith(f"{part}.") and not n.endswith(buffers)]
         moved = math.sqrt(sum(float((after[n] - before[n]).double().square().sum()) for n in own))
