@@ -134,8 +134,14 @@ def _size(parameter: nn.Parameter) -> int:
 
 
 def _hash_together(folder: Path) -> dict[str, dict[str, Any]]:
-    """Sync and hash a folder's files, each by one of the ranks."""
-    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Sync and hash a folder's files, each by one of the ranks.
+
+    The first rank lists them: on a network file system other ranks may not see all of them yet, and
+    with lists of their own would leave files out.
+    """
+    names = on_first_rank(
+        lambda: sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    )
     own = hash_files(folder, names[dist.get_rank() :: dist.get_world_size()])
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, own)

@@ -44,6 +44,9 @@ class SideStream:
 
     def send(self, make: Callable[[], list[MoleculeBatch]]) -> PrefetchedSlots:
         """Queue the kernels of `make` on the stream and return without waiting for them."""
+        # A new thread is on GPU 0, to which leaving the stream would return: every rank of a
+        # machine would then take memory there.
+        torch.cuda.set_device(self._stream.device)
         with torch.cuda.stream(self._stream):
             return PrefetchedSlots(make(), self._stream.record_event())
 

@@ -70,9 +70,10 @@ class StepGuard:
         """
         self._skipped_before = self._engine.skipped_steps
         totals = torch.cat([total for _, total in self._observed]).double()
-        facts = totals.new_tensor([float(stop), float(len(totals))])
+        # Filled on the device: a copy of the host's numbers would wait for it.
+        facts = (totals.new_full((1,), fact) for fact in (float(stop), float(len(totals))))
         statistics = self._running_statistics.take_sum().to(totals.device)
-        agreed = torch.cat([totals.sum().reshape(1), facts, statistics])
+        agreed = torch.cat([totals.sum().reshape(1), *facts, statistics])
         dist.all_reduce(agreed)
         self._facts, self._statistics_sum = agreed[:3], agreed[3:]
         mean = agreed[0] / agreed[2]
