@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.jobs import wait_for
 from msde.monitor import trackers
 from msde.monitor.writer import Monitor, read_metrics
 
@@ -43,7 +44,8 @@ def test_weights_and_biases_gets_the_scalars(folder, monkeypatch, caplog):
     report(folder, "wandb")
     assert not [m for m in caplog.messages if "failed" in m]
     (log,) = (folder / "run/wandb").glob("offline-run-*/run-*.wandb")
-    assert b"loss/total" in log.read_bytes() and b"optim.lr" in log.read_bytes()
+    # Its own process writes the file, and may still do so when the run is over.
+    wait_for(lambda: all(name in log.read_bytes() for name in (b"loss/total", b"optim.lr")), 30)
 
 
 class Broken:
