@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["model.hidden_dim=16", "model.schnet.num_filters=16", "data.molecules_per_slot=2"]
 LARGE = ["model.hidden_dim=512", "model.schnet.num_filters=512"]
-# None of them was used to choose sizing.TRANSIENT.
+# By these sizing.TRANSIENT was chosen.
 CONFIGURATIONS = {
     "paper, 512 molecules": ["--preset=paper", "data.molecules_per_slot=512"],
     "base, 256 molecules": ["--preset=base", "data.molecules_per_slot=256"],
