@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["model.hidden_dim=16", "model.schnet.num_filters=16", "data.molecules_per_slot=2"]
 LARGE = ["model.hidden_dim=512", "model.schnet.num_filters=512"]
-# By these sizing.TRANSIENT was chosen.
+# sizing.TRANSIENT was chosen from these runs.
 CONFIGURATIONS = {
     "paper, 512 molecules": ["--preset=paper", "data.molecules_per_slot=512"],
     "base, 256 molecules": ["--preset=base", "data.molecules_per_slot=256"],
@@ -28,7 +28,7 @@ CONFIGURATIONS = {
         "--preset=base", "data.molecules_per_slot=256", "model.encoder_3d=painn",
     ],
     "base, width 512, 256": ["--preset=base", "data.molecules_per_slot=256", *LARGE],
-    "base, activations again, 512": [
+    "base, activation checkpointing, 512": [
         "--preset=base", "data.molecules_per_slot=512", "run.activation_checkpointing=true",
     ],
     "conformers, 256": ["--preset=conformers", "data.molecules_per_slot=256"],
@@ -51,7 +51,7 @@ def peak_of_run(data: Path, options: list[str]) -> float:
 
 
 def calculated(data: Path, options: list[str]) -> float:
-    """Return the peak that launch/plan.py would tell, in bytes."""
+    """Return the peak that launch/plan.py calculates, in bytes."""
     from msde.config import make_config
     from msde.training.sizing import measure, peaks, sample
 

@@ -1,4 +1,4 @@
-"""Tell what a run will need: memory of each GPU, disk, steps and hours, and what fits.
+"""Calculate the memory of each GPU, disk, steps and hours of a run.
 
 python launch/plan.py --preset xl --gpu H200 --gpus 64 [--data DIR] [key=value ...]
 

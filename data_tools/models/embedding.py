@@ -16,7 +16,7 @@ A `.csv` has the columns name, line (or uid), reason, the labels, and h_2d_0, h_
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from rdkit import Chem
 
 from msde.checkpoints.weights import find_weights
 from msde.chem.parsing import silence_rdkit
-from msde.chem.rebuild import mol_from_record
+from msde.chem.rebuild import mol_or_error
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
@@ -92,7 +92,7 @@ def embed_file(
     write = _write_table if output.suffix == ".csv" else _write_arrays
     write_atomically(output, lambda path: write(path, arrays))
     if projector is not None:
-        mols = _of_shards(input) if input.is_dir() else read.mols
+        mols = map(mol_or_error, dataset.records()) if input.is_dir() else read.mols
         _project(projector, mols, where, arrays)
     print_notes("embedded", where, found.reasons, found.notes)
     shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items() if name.startswith("h_"))
@@ -100,21 +100,9 @@ def embed_file(
     print(f"{output}: {size - len(found.reasons)} of {size} molecules, {shapes}")
 
 
-def _of_shards(folder: Path) -> list[Chem.Mol | MoleculeError]:
-    """Return the molecules of a folder of shards, or the reasons why RDKit has none."""
-    found: list[Chem.Mol | MoleculeError] = []
-    for columns in ShardDataset(folder).blocks():
-        for place in range(len(columns)):
-            try:
-                found.append(mol_from_record(columns.record(place)))
-            except MoleculeError as error:
-                found.append(error)
-    return found
-
-
 def _project(
     folder: Path,
-    mols: Sequence[Chem.Mol | MoleculeError],
+    mols: Iterable[Chem.Mol | MoleculeError],
     where: Sequence[str],
     arrays: dict[str, np.ndarray],
 ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from rdkit import Chem
 
 from msde.chem.parsing import silence_rdkit
-from msde.chem.rebuild import mol_from_record
+from msde.chem.rebuild import mol_or_error
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.evaluation.conformers import StereoCount, count_stereo, stereo_of
@@ -85,10 +85,7 @@ def molecules_of(
     for record in ShardDataset(path).records():
         names.append(record.name)
         where.append(record.name or f"{record.uid:016x}")
-        try:
-            mols.append(mol_from_record(record))
-        except MoleculeError as error:
-            mols.append(error)
+        mols.append(mol_or_error(record))
     return mols, names, where
 
 

@@ -84,6 +84,14 @@ def _set_bond_stereo(mol: Chem.RWMol, stereo: dict[int, Chem.BondStereo]) -> Non
             bond.SetStereo(kind)
 
 
+def mol_or_error(record: MoleculeRecord) -> Chem.Mol | MoleculeError:
+    """Return what `mol_from_record` does, or the error with the reason why RDKit has none."""
+    try:
+        return mol_from_record(record)
+    except MoleculeError as error:
+        return error
+
+
 def plain_mol(record: MoleculeRecord) -> Chem.Mol | None:
     """Return the topology of a record as RDKit reads its SMILES, or None where RDKit fails.
 

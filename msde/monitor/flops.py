@@ -60,7 +60,7 @@ FLOPS: dict[Any, Callable[..., int]] = {
 
 
 # Dense peak rates by NVIDIA's data sheets, in FLOPs a second: bfloat16, TF32, float32.
-_PEAKS = {
+PEAKS = {
     "H200": (989.4e12, 494.7e12, 66.9e12),
     "H100 80GB HBM3": (989.4e12, 494.7e12, 66.9e12),
     "A100": (312e12, 156e12, 19.5e12),
@@ -116,7 +116,7 @@ def peak(bfloat16: bool) -> float | None:
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()
-    for known, (of_bfloat16, of_tf32, of_float32) in _PEAKS.items():
+    for known, (of_bfloat16, of_tf32, of_float32) in PEAKS.items():
         if known in name:
             if bfloat16:
                 return of_bfloat16

@@ -1,10 +1,10 @@
-"""What a run will need of each GPU, in memory and time, before it is started."""
+"""The memory, time and disk of a run on given GPUs, calculated from two small batches."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,13 +15,12 @@ from msde.data.batch import NO_KEY, MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.errors import MsdeError
 from msde.model import MoleculeSDE
-from msde.monitor.flops import counting
+from msde.monitor.flops import PEAKS, counting
 from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.memory import state_memory
 from msde.training.plan import make_plan, slot_size
 
 GPU_MEMORY = {"A100-40GB": 40e9, "A100": 80e9, "H100": 80e9, "H200": 141e9}  # bytes
-PEAKS = {"A100-40GB": 156e12, "A100": 156e12, "H100": 494.7e12, "H200": 494.7e12}  # TF32, FLOP/s
 SHARES = (0.1, 0.35)  # of the peak, that a run may reach
 # From the least to the most that is exchanged between GPUs.
 CONFIGURATIONS = ("zero1", "zero2", "zero3", "zero3_offload")
@@ -120,8 +119,8 @@ def sample(config: Config, data: Sequence[str]) -> tuple[list[MoleculeBatch], in
         return [MoleculeBatch.from_columns(each, NO_KEY) for each in columns], None
     batches = []
     for number in SAMPLE:
-        config.data.molecules_per_slot, config.data.atoms_per_slot = number, None
-        plan = make_plan(config, data, slots_per_step=1)
+        sized = replace(config.data, molecules_per_slot=number, atoms_per_slot=None)
+        plan = make_plan(replace(config, data=sized), data, slots_per_step=1)
         batches.append(next(iter(plan.stream))[0])
     partition = plan.stream.partition
     share = 1 - partition.validation_fraction
@@ -144,7 +143,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tuple[str, str]:
-    """Return what a run will need, as text, and the name of the first configuration that fits.
+    """Return the calculated needs as text, and the name of the first configuration that fits.
 
     Raises:
         MsdeError: the GPU is not known, the data cannot be used, or nothing fits.
@@ -168,7 +167,9 @@ def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tupl
     if num_molecules is not None:
         lines.append(f"an epoch: {num_molecules} molecules, {num_molecules / step:.0f} steps")
         total = flops * num_molecules / num_gpus
-        times = (f"{_duration(total / (share * PEAKS[gpu]))} at {share:.0%}" for share in SHARES)
+        model = gpu.partition("-")[0]  # without its memory
+        rate = next(tf32 for name, (_, tf32, _) in PEAKS.items() if name.startswith(model))
+        times = (f"{_duration(total / (share * rate))} at {share:.0%}" for share in SHARES)
         lines.append(f"time of an epoch: {', '.join(times)} of the GPU's peak in TF32")
     found = peaks(needs, molecules, num_gpus)
     fitting = [peak.name for peak in found if peak.fits(memory)]

@@ -1,4 +1,4 @@
-"""What launch/plan.py tells of a run before it is started."""
+"""The memory, steps and DeepSpeed configuration that launch/plan.py calculates for a run."""
 
 import json
 
