@@ -41,6 +41,7 @@ class Stream(enum.IntEnum):
     SAMPLING = 14
     SHIFTS = 15
     SHIFT_STD = 16
+    DISPLACEMENTS = 17
 
 
 class Key(NamedTuple):

@@ -197,6 +197,11 @@ class LossConfig:
     coefficient_2d_to_3d: float = 1.0
     # Coefficient of the denoising loss of atom types and adjacency.
     coefficient_3d_to_2d: float = 1.0
+    # Coefficient of an objective of the 3D encoder that is not MoleculeSDE's: to find small
+    # displacements of the atoms (Zaidi et al. 2023).
+    coefficient_displacements: float = 0.0
+    # Their standard deviation, A.
+    displacement_std: float = 0.05
     # Contrastive objective: EBM-NCE over atoms, EBM-NCE over molecules, or InfoNCE over molecules.
     contrastive: Literal["node_ebm_nce", "graph_ebm_nce", "info_nce"] = "node_ebm_nce"
     # Number that the contrastive logits are divided by.

@@ -56,7 +56,8 @@ class Embeddings:
 def trained_views(config: Config) -> list[str]:
     """Return the views whose encoders some objective with a coefficient above 0 trains."""
     loss = config.loss
-    trains = {"2d": loss.coefficient_2d_to_3d, "3d": loss.coefficient_3d_to_2d}
+    of_3d = loss.coefficient_3d_to_2d or loss.coefficient_displacements
+    trains = {"2d": loss.coefficient_2d_to_3d, "3d": of_3d}
     return [view for view, own in trains.items() if loss.coefficient_contrastive or own]
 
 

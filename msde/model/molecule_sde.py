@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from msde.chem.vocabulary import ATOM_SIZES
-from msde.config import Config
+from msde.config import Config, LossConfig
 from msde.data.batch import MoleculeBatch
+from msde.model import geometry
 from msde.model.contrastive import OBJECTIVES
 from msde.model.denoising import adjacency_loss, atom_type_loss, bond_loss, position_loss
 from msde.model.encoders import ENCODERS_3D, GIN
@@ -20,6 +21,7 @@ from msde.model.layers import Linear
 from msde.model.noise import TIMES, Noise
 from msde.model.score import BondScore, make_conformer_score, make_topology_score
 from msde.model.score.bonds import NearPairs
+from msde.model.score.displacements import Displacements
 from msde.model.sde import SDE, perturb
 from msde.ops import normals, words
 from msde.philox import Stream
@@ -29,9 +31,9 @@ class MoleculeSDE(nn.Module):
     """The joint model of Liu et al. (ICML 2023).
 
     loss = c_cl L_contrastive + c_23 L_2d_to_3d + c_32 (L_node + L_adj) / 2
-    """
 
-    TERMS = ("total", "contrastive", "2d_to_3d", "3d_to_2d", "contrastive_accuracy")
+    and, where it is asked for, c_displacements L_displacements, which is not theirs.
+    """
 
     def __init__(self, config: Config) -> None:
         """Build the networks of `config.model`, with weights from torch's global generator."""
@@ -48,6 +50,9 @@ class MoleculeSDE(nn.Module):
         if self.encoder_2d.output_dim != dim:
             self.projection_2d = Linear(self.encoder_2d.output_dim, dim)
         self.objective = OBJECTIVES[config.loss.contrastive](config.loss)
+        self.displacements: Displacements | None = None
+        if config.loss.coefficient_displacements:
+            self.displacements = Displacements(dim)
 
     @classmethod
     def from_seed(cls, config: Config) -> MoleculeSDE:
@@ -72,6 +77,10 @@ class MoleculeSDE(nn.Module):
             share = words(key, Stream.SHIFT_STD, batch.uid) * 2.0**-32  # (num_graphs, 1)
             std = (topology.position_noise * share).to(pos)[batch.batch]  # (num_atoms, 1) A
             shifts = std * normals(key, Stream.SHIFTS, atom_uid, atom, 3)
+        displacements = pos.new_zeros(0, 3)
+        if self.displacements is not None:
+            drawn = normals(key, Stream.DISPLACEMENTS, atom_uid, atom, 3)
+            displacements = geometry.centre(drawn, batch.batch, batch.atoms_per_graph)
         return Noise(
             t_2d_to_3d=times(batch, Stream.TIME_2D_TO_3D, loss.num_timesteps),
             t_3d_to_2d=times(batch, Stream.TIME_3D_TO_2D, loss.num_timesteps),
@@ -81,6 +90,7 @@ class MoleculeSDE(nn.Module):
             negatives_of_2d=self.objective.draw(batch, Stream.NEGATIVES_OF_2D),
             negatives_of_3d=self.objective.draw(batch, Stream.NEGATIVES_OF_3D),
             shifts=shifts,
+            displacements=displacements,
         )
 
     def contrastive(
@@ -157,6 +167,15 @@ class MoleculeSDE(nn.Module):
         loss = bond_loss(score(bonds_t, t, h_3d, batch, near), classes, graph, batch)
         return batch.valid(loss * self._anneal(score.sde, t))
 
+    def loss_displacements(
+        self, network: Displacements, batch: MoleculeBatch, noise: Noise
+    ) -> Tensor:
+        """Return the loss of finding displacements from the displaced geometry, (num_valid,)."""
+        std = self.config.loss.displacement_std
+        pos = batch.pos + std * noise.displacements.to(batch.pos)
+        found = network(self.encoder_3d(batch, pos), pos, batch)
+        return batch.valid(position_loss(found, noise.displacements, batch))
+
     def _anneal(self, sde: SDE, t: Tensor) -> Tensor:
         """Return the weights std^anneal_power of the score losses at times t, (num_graphs,)."""
         return sde.marginal_prob(t, t)[1] ** self.config.loss.anneal_power
@@ -171,8 +190,7 @@ class MoleculeSDE(nn.Module):
 
         Returns:
             The scalar to differentiate, and detached terms in float32, one value for each molecule
-            that counts: `total`, `contrastive`, `2d_to_3d`, `3d_to_2d` and the pair accuracy
-            `contrastive_accuracy`.
+            that counts, named by `names_of_terms`.
         """
         noise = self.draw_noise(batch) if noise is None else noise
         terms = self.terms(batch, noise)
@@ -180,7 +198,7 @@ class MoleculeSDE(nn.Module):
         return terms["total"].mean() * batch.weight, detached
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
-        """Return the terms that `forward` names, to be differentiated, in the order of TERMS.
+        """Return the terms that `forward` names, to be differentiated, as `names_of_terms`.
 
         A term whose coefficient is zero is not computed: it is zero.
         """
@@ -202,6 +220,8 @@ class MoleculeSDE(nn.Module):
                 contrastive, accuracy = self.contrastive(h_2d, h_3d, batch, noise)
             if weights.coefficient_3d_to_2d:
                 h_seen = h_3d if is_shared else self.encoder_3d(seen)
+            if self.displacements is not None:
+                displacements = self.loss_displacements(self.displacements, batch, noise)
         if weights.coefficient_2d_to_3d:
             to_3d = self.loss_2d_to_3d(h_2d, batch, noise)
         if weights.coefficient_3d_to_2d:
@@ -212,7 +232,18 @@ class MoleculeSDE(nn.Module):
             + weights.coefficient_2d_to_3d * to_3d
             + weights.coefficient_3d_to_2d * to_2d
         )  # (molecules that count,)
-        return dict(zip(self.TERMS, (total, contrastive, to_3d, to_2d, accuracy), strict=True))
+        terms = [total, contrastive, to_3d, to_2d, accuracy]
+        if self.displacements is not None:
+            terms[0] = total + weights.coefficient_displacements * displacements
+            terms.insert(4, displacements)
+        return dict(zip(names_of_terms(weights), terms, strict=True))
+
+
+def names_of_terms(loss: LossConfig) -> tuple[str, ...]:
+    """Return the names of the total loss, the losses in it, and the accuracy of the contrast."""
+    displacements = ("displacements",) if loss.coefficient_displacements else ()
+    losses = ("contrastive", "2d_to_3d", "3d_to_2d", *displacements)
+    return ("total", *losses, "contrastive_accuracy")
 
 
 def adjacency(batch: MoleculeBatch) -> Tensor:

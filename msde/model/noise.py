@@ -27,6 +27,8 @@ class Noise:
     negatives_of_3d: Tensor  # (num_atoms,) or (0,)
     # (num_atoms, 3) A, added to the positions that bonds are found from, or (0, 3)
     shifts: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
+    # (num_atoms, 3) standard normals, the displacements that the 3D encoder is to find, or (0, 3)
+    displacements: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
 
 
 def _time(step: Tensor, num_timesteps: int) -> Tensor:

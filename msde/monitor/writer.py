@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("msde")
 
 MESHES = 3  # of a row of structures; each takes about 0.1 MB
-OBJECTIVES = ("total", "contrastive", "2d_to_3d", "3d_to_2d")
+OBJECTIVES = ("total", "contrastive", "2d_to_3d", "3d_to_2d", "displacements")
 
 
 class Monitor:
@@ -232,7 +232,9 @@ def summary(output: Path) -> str:
     lines = [f"{'':24}{'training':>20}{'held out':>20}"]
     names = [*(f"loss/{{}}{name}" for name in OBJECTIVES), "accuracy/{}contrastive"]
     for name in names:
-        found = (first_and_last(name.format(part)) for part in ("", "validation/"))
+        found = [first_and_last(name.format(part)) for part in ("", "validation/")]
+        if found == [None, None]:
+            continue
         cells = ("-" if pair is None else f"{pair[0]:.3f} -> {pair[1]:.3f}" for pair in found)
         lines.append(f"{name.format(''):24}" + "".join(f"{cell:>20}" for cell in cells))
     speeds = [r["throughput/molecules_per_s"] for r in rows if "throughput/molecules_per_s" in r]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
-from msde.model import MoleculeSDE, Noise
+from msde.model import MoleculeSDE, Noise, names_of_terms
 
 MAX_GRAPHS = 24
 WARM_UP = 3  # passes before the capture, in which libraries choose their kernels
@@ -152,7 +152,7 @@ class GraphedMoleculeSDE(MoleculeSDE):
         if graph is None:
             return super().terms(batch, noise)
         terms = _Replay.apply(graph, batch, noise, *graph.parameters)
-        return dict(zip(self.TERMS, terms, strict=True))
+        return dict(zip(names_of_terms(self.config.loss), terms, strict=True))
 
     def _captured(self, batch: MoleculeBatch, noise: Noise) -> _Graph | None:
         parameters = [p for p in self.parameters() if p.requires_grad]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from msde.config import deepspeed
 from msde.data.batch import MoleculeBatch
@@ -54,6 +58,43 @@ def state_memory(num_parameters: int, world_size: int, ds_config: dict[str, Any]
 
 def _offloaded(zero: dict[str, Any], key: str) -> bool:
     return zero.get(key, {}).get("device", "none") != "none"
+
+
+class LiveMemory(TorchDispatchMode):
+    """Follows the memory of the tensors that are made inside, until they are freed.
+
+    What an op of ours needs within its C++ code is not seen.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        """Start at no bytes; the memory of `known` is not counted."""
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._counted: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple = (), named: dict | None = None
+    ) -> Any:
+        """Count the memory of what an operator returns, each memory once."""
+        result = function(*arguments, **(named or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        self.peak = max(self.peak, self.bytes)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in self._counted:
+            return
+
+        def freed(_: weakref.ref) -> None:
+            self.bytes -= size
+            del self._counted[key]
+
+        self.bytes += size
+        self._counted[key] = weakref.ref(storage, freed)
 
 
 class OutOfMemory(MsdeError):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from msde.config import LossConfig
 from msde.data.batch import MoleculeBatch
+from msde.model import names_of_terms
 from msde.model.noise import TIMES
-from msde.monitor.writer import OBJECTIVES
 from msde.philox import Stream
 
 QUARTERS = ("0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00")  # of the diffusion time
@@ -28,21 +28,20 @@ class TermSums:
     has drawn. Molecules with a term that is not finite are not counted; `step_guard` reports them.
     """
 
-    NAMES = (*OBJECTIVES, "contrastive_accuracy")
     STREAMS = {"2d_to_3d": Stream.TIME_2D_TO_3D, "3d_to_2d": Stream.TIME_3D_TO_2D}
 
     def __init__(self, device: torch.device, loss: LossConfig) -> None:
         """Start from zero; `loss` says how times are drawn and which terms there are."""
-        self._loss = loss
+        self._loss, self._names = loss, names_of_terms(loss)
         self._timed = [n for n in self.STREAMS if getattr(loss, f"coefficient_{n}")]
         self._quarters = torch.arange(len(QUARTERS), device=device).unsqueeze(1)  # (4, 1)
         by_time = 2 * len(self._timed) * len(QUARTERS)
-        size = len(self.NAMES) + 2 + by_time
+        size = len(self._names) + 2 + by_time
         self._sums = torch.zeros(size, dtype=torch.float64, device=device)
 
     def add(self, terms: dict[str, Tensor], batch: MoleculeBatch) -> None:
         """Add the terms of one slot."""
-        stacked = torch.stack([terms[name] for name in self.NAMES]).double()
+        stacked = torch.stack([terms[name] for name in self._names]).double()
         finite = stacked.isfinite().all(0)  # (num_valid,)
         stacked = torch.where(finite, stacked, 0.0)
         atoms = torch.where(finite, batch.valid(batch.atoms_per_graph), 0)  # (num_valid,)
@@ -50,7 +49,7 @@ class TermSums:
         for name in self._timed:
             quarter = (self._times(batch, name) * len(QUARTERS)).long()  # (num_valid,)
             member = ((quarter == self._quarters) & finite).double()  # (4, num_valid)
-            parts += [member @ stacked[self.NAMES.index(name)], member.sum(1)]  # (4,) each
+            parts += [member @ stacked[self._names.index(name)], member.sum(1)]  # (4,) each
         self._sums += torch.cat(parts)
 
     def _times(self, batch: MoleculeBatch, name: str) -> Tensor:
@@ -70,11 +69,11 @@ class TermSums:
         dist.all_reduce(self._sums)
         sums = self._sums.tolist()
         self._sums.zero_()
-        size = len(self.NAMES)
+        size = len(self._names)
         molecules, atoms = map(int, sums[size : size + 2])
         if not molecules:
             return {}, 0, 0
-        found = {f"loss/{part}{n}": s / molecules for n, s in zip(self.NAMES, sums, strict=False)}
+        found = {f"loss/{part}{n}": s / molecules for n, s in zip(self._names, sums, strict=False)}
         found[f"accuracy/{part}contrastive"] = found.pop(f"loss/{part}contrastive_accuracy")
         rest = iter(sums[size + 2 :])
         for name in self._timed:

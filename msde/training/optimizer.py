@@ -16,9 +16,12 @@ def parameter_groups(model: MoleculeSDE) -> list[dict]:
     """Return the four optimizer groups, each with its `name` and learning rate `lr`."""
     optim = model.config.optim
     encoder_2d = nn.ModuleList([m for m in (model.encoder_2d, model.projection_2d) if m])
+    encoder_3d = nn.ModuleList(
+        [m for m in (model.encoder_3d, model.displacements) if m is not None]
+    )
     parts = {
         "encoder_2d": (encoder_2d, optim.scale_encoder_2d),
-        "encoder_3d": (model.encoder_3d, optim.scale_encoder_3d),
+        "encoder_3d": (encoder_3d, optim.scale_encoder_3d),
         "score_2d_to_3d": (model.score_2d_to_3d, optim.scale_2d_to_3d),
         "score_3d_to_2d": (model.score_3d_to_2d, optim.scale_3d_to_2d),
     }

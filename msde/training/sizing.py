@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from msde.chem.record import record_from
 from msde.config import Config, deepspeed
 from msde.data.batch import NO_KEY, MoleculeBatch
@@ -17,7 +15,7 @@ from msde.errors import MsdeError
 from msde.model import MoleculeSDE
 from msde.monitor.flops import PEAKS, counting
 from msde.training.activation_checkpointing import checkpoint_activations
-from msde.training.memory import state_memory
+from msde.training.memory import LiveMemory, state_memory
 from msde.training.plan import make_plan, slot_size
 
 GPU_MEMORY = {"A100-40GB": 40e9, "A100": 80e9, "H100": 80e9, "H200": 141e9}  # bytes
@@ -28,9 +26,6 @@ CONFIGURATIONS = ("zero1", "zero2", "zero3", "zero3_offload")
 SAMPLE = (16, 32)
 # Without data: a molecule of the average size in PCQM4Mv2, 14 heavy atoms.
 TYPICAL = "COc1ccc(C(=O)NCCO)cc1"
-# Peak of forward and backward pass over what the forward pass keeps: chosen by the runs on CPUs in
-# benchmarks/RESULTS.md.
-TRANSIENT = 1.25
 # CUDA's context, the libraries' workspaces and what the allocator cannot use. Not measured.
 RESERVED = 0.1
 
@@ -40,13 +35,13 @@ class Needs:
     """What the training steps of a model need, measured on a CPU."""
 
     num_parameters: int
-    fixed: float  # bytes that the forward pass keeps for any batch
+    fixed: float  # bytes at the peak of forward and backward pass, for any batch
     per_molecule: float  # and for each molecule of a slot
     flops_per_molecule: float  # of matrix products, forward and backward
 
     def activations(self, molecules: float) -> float:
         """Return the peak of activations in bytes for a slot of so many molecules."""
-        return TRANSIENT * (self.fixed + self.per_molecule * molecules)
+        return self.fixed + self.per_molecule * molecules
 
     def checkpoint_bytes(self, ema: bool) -> int:
         """Return the size of a checkpoint: weights, their copy in ZeRO and Adam's two moments."""
@@ -67,7 +62,7 @@ class Peak:
 
 
 def measure(config: Config, batches: Sequence[MoleculeBatch]) -> Needs:
-    """Run the forward pass on two batches and count what it keeps and computes.
+    """Run forward and backward pass on two batches; note their peak of memory, and count FLOPs.
 
     Args:
         batches: two of different sizes, of molecules like those of the run.
@@ -76,35 +71,35 @@ def measure(config: Config, batches: Sequence[MoleculeBatch]) -> Needs:
     if config.run.activation_checkpointing:
         checkpoint_activations(model)
     sizes = [batch.num_graphs for batch in batches]
-    num_molecules = sum(sizes)
-    with counting() as counter:
-        kept = [_kept_bytes(model, batch) for batch in batches]
+    found = [_measure_batch(model, batch) for batch in batches]
+    num_molecules, num_flops = sum(sizes), sum(flops for _, flops in found)
+    peaks = [peak for peak, _ in found]
     if sizes[0] == sizes[1]:  # the data have fewer molecules than a batch may have
-        kept[0] = sizes[0] = 0
-    per_molecule = (kept[1] - kept[0]) / (sizes[1] - sizes[0])
+        peaks[0] = sizes[0] = 0
+    per_molecule = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
     return Needs(
         num_parameters=sum(p.numel() for p in model.parameters()),
-        fixed=max(0.0, kept[1] - per_molecule * sizes[1]),
+        fixed=max(0.0, peaks[1] - per_molecule * sizes[1]),
         per_molecule=per_molecule,
-        flops_per_molecule=3 * counter.get_total_flops() / num_molecules,
+        flops_per_molecule=3 * num_flops / num_molecules,
     )
 
 
-def _kept_bytes(model: MoleculeSDE, batch: MoleculeBatch) -> int:
-    """Return the bytes that the forward pass keeps for the backward pass, each memory once."""
-    found = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    kept: list[torch.Tensor] = []  # their memory must not be used again meanwhile
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in found:
-            found.add(place)
-            kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(batch)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept)
+def _measure_batch(model: MoleculeSDE, batch: MoleculeBatch) -> tuple[int, int]:
+    """Return the peak of the passes' memory without gradients of parameters, and forward FLOPs."""
+    with LiveMemory([*model.parameters(), *model.buffers(), *batch.tensors().values()]) as live:
+        with counting() as counter:
+            loss, _ = model(batch)
+        # `state_memory` counts the gradients.
+        hooks = [
+            p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+            for p in model.parameters()
+            if p.requires_grad
+        ]
+        loss.backward()
+    for hook in hooks:
+        hook.remove()
+    return live.peak, counter.get_total_flops()
 
 
 def sample(config: Config, data: Sequence[str]) -> tuple[list[MoleculeBatch], int | None]:
@@ -155,13 +150,12 @@ def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tupl
     atoms = sum(b.num_atoms for b in batches) / sum(b.num_graphs for b in batches)
     molecules = size.molecules or (size.atoms or 0) / atoms
     step = molecules * num_gpus
-    flops, checkpointed = needs.flops_per_molecule, config.run.activation_checkpointing
+    flops = needs.flops_per_molecule
     lines = [
         f"model: {needs.num_parameters:,} parameters, {flops / 1e9:.3g} GFLOP of a step a molecule",
         f"slots: {molecules:.0f} molecules of {atoms:.1f} atoms on each of {num_gpus} GPUs, "
         f"{step:.0f} molecules a step",
-        f"activations: {needs.activations(molecules) / 1e9:.2f} GB"
-        + ", too little: what is computed again is not counted" * checkpointed,
+        f"activations: {needs.activations(molecules) / 1e9:.2f} GB",
         f"checkpoint: {needs.checkpoint_bytes(bool(config.run.ema_decay)) / 1e9:.2f} GB",
     ]
     if num_molecules is not None:
