@@ -1,7 +1,7 @@
 """Finding displacements of atoms from the 3D encoder's view of them (Zaidi et al. 2023).
 
-An auxiliary objective of the 3D encoder, arXiv:2206.00133, that MoleculeSDE does not have: the atoms
-of a geometry near equilibrium are displaced a little, and their displacements are to be found from
+An objective of the 3D encoder (arXiv:2206.00133) that MoleculeSDE does not have: the atoms of a
+geometry near equilibrium are displaced a little, and their displacements are to be found from
 the displaced geometry. In the harmonic approximation that is to learn forces.
 """
 
