@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,8 +56,11 @@ class Key(NamedTuple):
         return self.seed & _MASK, (self.seed >> 32) & _MASK ^ self.epoch
 
 
-def philox4x32(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Turn 128-bit counters, as four broadcastable words, into four random words of their shape."""
+def philox4x32(counter: tuple[Any, ...], key: tuple[int, int]) -> tuple[Any, ...]:
+    """Turn 128-bit counters, as four words, into four random words.
+
+    The words are integers of Python's, or tensors of shapes that broadcast.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -132,5 +135,7 @@ def sort_key(drawn: Tensor) -> Tensor:
 
 def seed_for(key: Key, stream: Stream, number: int) -> int:
     """Return a 63-bit seed for another generator, for example torch's for dropout."""
-    low, high = words(key, stream, torch.tensor([number]), 0, 2)[0].tolist()
+    # In Python's integers: what `words` returns for one row, a hundred times as fast.
+    counter = (number & _MASK, number >> 32 & _MASK, 0, int(stream))
+    low, high, _, _ = philox4x32(counter, key.words)
     return (high << 32 | low) & (2**63 - 1)

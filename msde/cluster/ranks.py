@@ -39,12 +39,16 @@ def map_environment(environment: Mapping[str, str]) -> dict[str, str]:
             continue
         if rank is None or local_rank is None:
             raise _unknown_rank(names[2], world_size)
+        # A GPU that is the only one a task sees has the number 0. DeepSpeed ends a run in which the
+        # launcher's own variable says something else.
+        only = {"LOCAL_RANK": "0", names[1]: "0"} if _sees_one_gpu(environment) else {}
         return {
             "RANK": rank,
             "LOCAL_RANK": local_rank,
             "WORLD_SIZE": world_size,
             "LOCAL_WORLD_SIZE": (local_size or "1").partition("(")[0].partition(",")[0],
             **_rendezvous(environment, launcher),
+            **only,
         }
     if int(environment.get("WORLD_SIZE") or 1) > 1:
         raise _unknown_rank("WORLD_SIZE", environment["WORLD_SIZE"])
@@ -56,6 +60,11 @@ def map_environment(environment: Mapping[str, str]) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
     }
+
+
+def _sees_one_gpu(environment: Mapping[str, str]) -> bool:
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return bool(visible) and "," not in visible
 
 
 def _unknown_rank(name: str, world_size: str) -> MsdeError:

@@ -57,8 +57,15 @@ class _Graph:
         batch: MoleculeBatch,
         noise: Noise,
         capture: Capture,
+        gradients: dict[int, Tensor],
     ) -> None:
-        """Capture both passes of `compute` over copies of a batch and of its noise."""
+        """Capture both passes of `compute` over copies of a batch and of its noise.
+
+        Args:
+            gradients: by size, what the graphs write all gradients to. They share it, because one
+                of their own takes as much memory as the weights.
+        """
+        self._shared = gradients
         self._compute, self.parameters = compute, parameters
         self._batch = dataclasses.replace(batch, **_copies(batch.tensors()))
         self._noise = Noise(**_copies(vars(noise)))
@@ -76,13 +83,20 @@ class _Graph:
         return [term.detach() for term in terms.values()]
 
     def _backward(self) -> list[Tensor]:
-        gradients = torch.autograd.grad(
-            self._total, self.parameters, self._upper, allow_unused=True
-        )
+        # Without graphs the engine leaves autocast before the backward pass.
+        with torch.autocast(self._upper.device.type, enabled=False):
+            gradients = torch.autograd.grad(
+                self._total, self.parameters, self._upper, allow_unused=True
+            )
         # Some parameters of the published layout have no part in the terms.
         found = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
         self.parameters = [parameter for parameter, _ in found]
-        return [torch.cat([gradient.flatten() for _, gradient in found])]
+        size = sum(gradient.numel() for _, gradient in found)
+        if size not in self._shared:  # in the warm-up, so outside of the graphs' own memory
+            self._shared[size] = self._upper.new_empty(size)
+        flat = self._shared[size]
+        torch.cat([gradient.flatten() for _, gradient in found], out=flat)
+        return [flat]
 
     def forward(self, batch: MoleculeBatch, noise: Noise) -> tuple[Tensor, ...]:
         """Return the terms of a batch of the captured shape, in memory of their own."""
@@ -137,6 +151,7 @@ class GraphedMoleculeSDE(MoleculeSDE):
         self._capture = capture or CudaCapture()
         self._met: collections.Counter[tuple] = collections.Counter()
         self._graphs: dict[tuple, _Graph | None] = {}
+        self._gradients: dict[int, Tensor] = {}
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return what `MoleculeSDE.terms` returns; of a replay, only the total has a gradient."""
@@ -158,7 +173,9 @@ class GraphedMoleculeSDE(MoleculeSDE):
         parameters = [p for p in self.parameters() if p.requires_grad]
         try:
             with preserve_state(self):
-                return _Graph(super().terms, parameters, batch, noise, self._capture)
+                return _Graph(
+                    super().terms, parameters, batch, noise, self._capture, self._gradients
+                )
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             log.warning("steps of this shape are not captured in a CUDA graph: %s", reason)

@@ -10,7 +10,7 @@ from msde.checkpoints import engine_state
 from msde.cluster import ranks
 from msde.cluster.launcher import Launcher
 from msde.cluster.preemption import StopRequest
-from msde.cluster.watchdog import Watchdog, limit_waiting
+from msde.cluster.watchdog import STARTING, Watchdog, limit_waiting
 from msde.config import Config, deepspeed
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
@@ -57,6 +57,8 @@ def pretrain(
     plan = make_plan(config, data, slots_per_step, ranks.rank(), ranks.world_size())
     stop = StopRequest(output)
     start_process_group(config.run.comm_timeout)
+    # Until `build_run` has finished: ranks wait while the first one converts a checkpoint.
+    limit_waiting(max(config.run.comm_timeout, STARTING))
     watchdog = Watchdog(config.run.comm_timeout, stop, launcher or Launcher())
     with watchdog.explaining_failures():
         run = build_run(config, plan, output, ds_config, resume, init_from, stop, watchdog)

@@ -27,6 +27,9 @@ def test_srun_is_mapped():
         "MASTER_ADDR": "gpu017",
         "MASTER_PORT": str(20_000 + 1234567 % 20_000),
     }
+    alone = map_environment(slurm | {"CUDA_VISIBLE_DEVICES": "1"})  # a GPU for each task
+    assert (alone["LOCAL_RANK"], alone["SLURM_LOCALID"], alone["RANK"]) == ("0", "0", "5")
+    assert map_environment(slurm | {"CUDA_VISIBLE_DEVICES": "0,1"})["LOCAL_RANK"] == "1"
     chosen = map_environment(slurm | {"MASTER_ADDR": "a", "MASTER_PORT": "1"})
     assert (chosen["MASTER_ADDR"], chosen["MASTER_PORT"]) == ("a", "1")
 

@@ -79,7 +79,7 @@ class Graphs:
         self.captured = 0
 
     def __call__(self, run):
-        results = [result.clone() for result in run()]
+        results = run()
         self.captured += 1
 
         def replay():
@@ -126,6 +126,28 @@ def test_replays_of_several_batches_do_not_share_memory(records):
         kept.append([terms["total"] for _, terms in found] + [p.grad for p in one.parameters()])
     for one, other in zip(*kept, strict=True):
         assert one is other or torch.equal(one, other)
+
+
+def test_graphs_share_the_memory_of_their_gradients(records):
+    model, _ = graphed_and_plain("paper", Graphs())
+    for molecules in (records, records * 8):
+        for _ in range(2):
+            outcome(model, both(molecules)[1])
+    one, other = model._graphs.values()
+    assert one._flat.data_ptr() == other._flat.data_ptr()
+
+
+def test_under_autocast_a_replay_has_the_gradients_of_a_step_without_graphs(records):
+    model, plain = graphed_and_plain("base", Graphs())
+    _, full = both(records)
+    for _ in range(3):
+        for one in (model, plain):
+            one.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, _ = one(full)
+            loss.backward()
+        pairs = zip(model.parameters(), plain.parameters(), strict=True)
+        assert all(torch.equal(a.grad, b.grad) for a, b in pairs if b.grad is not None)
 
 
 def test_a_shape_that_cannot_be_captured_is_computed(records, caplog):
