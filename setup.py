@@ -64,6 +64,7 @@ setup(
             "scikit-learn>=1.4",
             "ase>=3.24",
             "msgpack>=1.0",
+            "pyyaml>=6",
             "distributed>=2024.1",
             "matplotlib>=3.8",
             # Its interpreter runs the kernels for GPUs on a CPU.
