@@ -16,7 +16,7 @@ WRONG = {
     "target": ([*FINETUNE, "--task=custom", "--targets=z"], "smiles, y"),
     "encoder": ([*PRETRAIN, "model.encoder_3d=nothing"], "schnet, painn"),
     "SDE": ([*PRETRAIN, "model.conformer.sde.kind=nothing"], "VE, VP, subVP"),
-    "preset": ([*PRETRAIN, "--preset=nothing"], "base, bonds, conformers"),
+    "preset": ([*PRETRAIN, "--preset=nothing"], "paper, base, large, xl"),
     "format": (["msde.data_tools.convert", "m.csv", "--output=out", "--format=no"], "smiles"),
     "view": (["msde.launch.embed", "--input=m.csv", "--output=m.npz", "--view=no"], "2d"),
     "sampler": (
