@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from msde.files import user_cache
+
 log = logging.getLogger(__name__)
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -39,7 +41,7 @@ def compiled(source: Path, flags: Sequence[str], libraries: Sequence[str] = ()) 
     if "-march=native" in flags:
         words.append(_instructions())
     key = hashlib.sha256(b"\0".join([*texts, *map(str.encode, words)])).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msde"
+    cache = user_cache()
     path = cache / f"{source.stem}-{key}.so"
     if not path.exists():
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
