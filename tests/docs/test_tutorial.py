@@ -43,9 +43,8 @@ def scalars_of(folder):
 
 def test_the_tutorial_begins_with_the_machine_and_the_size_of_a_run():
     doctor, plan, printed = blocks(PAGE)[1:4]
-    assert doctor.text == "msde doctor\n" and PAGE.read_text().index(
-        plan.text
-    ) < PAGE.read_text().index("## A table")
+    text = PAGE.read_text()
+    assert doctor.text == "msde doctor\n" and text.index(plan.text) < text.index("## A table")
     found = run_here("msde.__main__", *shlex.split(plan.text)[1:])
     lines = {form(line) for line in found.stdout.splitlines()} | {"..."}
     assert found.returncode == 0 and {form(line) for line in printed.text.splitlines()} <= lines
