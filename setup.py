@@ -64,11 +64,15 @@ setup(
             "scikit-learn>=1.4",
             "ase>=3.24",
             "msgpack>=1.0",
+            "pyyaml>=6",
+            "shtab>=1.7",
             "distributed>=2024.1",
             "matplotlib>=3.8",
             # Its interpreter runs the kernels for GPUs on a CPU.
             "triton>=3.2; platform_system == 'Linux'",
         ],
+        # Completion of `msde` in bash and zsh.
+        "completion": ["shtab>=1.7"],
         "plot": ["matplotlib>=3.8"],
         # To compare conformers and bonds with other programs.
         "evaluate": ["posebusters>=0.4", "openbabel-wheel>=3.1"],

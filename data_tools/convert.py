@@ -36,23 +36,26 @@ class Stopped(MsdeError):
     exit_code = 128 + signal.SIGTERM
 
 
-def _parse_arguments() -> argparse.Namespace:
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
     cores = len(os.sched_getaffinity(0))
-    parser = OneLineParser(
-        prog="data_tools.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser(description=__doc__, example="msde convert molecules.csv --output data")
     add = parser.add_argument
     add(
         "inputs", nargs="+", metavar="INPUT",
         help="files (.gz, .tar.gz too), folders, patterns in quotes, or @FILE, a list of them",
     )  # fmt: skip
-    add("--output", required=True, type=Path, metavar="DIR")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder of the shards")
     add("--processes", type=int, default=cores, metavar="N", help="local ones; default: all cores")
-    add("--executor", default="local", metavar="WHERE", help="local, dask:ADDRESS or mpi")
+    add("--executor", default="local", metavar="WHERE", help="local (default), dask:ADDRESS or mpi")
     add("--limit", type=int, metavar="N", help="read only the first N molecules")
-    add("--max-atoms", type=int, default=Options.max_atoms, metavar="N", help="reject larger ones")
+    add(
+        "--max-atoms",
+        type=int,
+        default=Options.max_atoms,
+        metavar="N",
+        help="reject molecules with more",
+    )
     add(
         "--conformers", type=int, default=1, metavar="N",
         help="how many to make where there is no geometry; 0: topology only",
@@ -63,9 +66,7 @@ def _parse_arguments() -> argparse.Namespace:
         help="fail if more of the molecules are rejected; default: 1, never",
     )  # fmt: skip
     add_reader_options(parser)
-    arguments = parser.parse_args()
-    _check_arguments(arguments)
-    return arguments
+    return parser
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
@@ -86,7 +87,8 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> None:
     """Parse the command line and convert; SIGTERM and Ctrl-C end it with one line."""
-    arguments = _parse_arguments()
+    arguments = make_parser().parse_args()
+    _check_arguments(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
         _run(arguments)

@@ -11,7 +11,6 @@ many molecules have `forces` and their unit, `taken` (role and column or field o
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -24,17 +23,18 @@ from .lazy import names_of
 __getattr__ = names_of(f"{__package__}.sets.description", "describe", "summary")
 
 
-def main() -> None:
-    """Parse the command line, describe and print."""
-    parser = OneLineParser(
-        prog="data_tools.describe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("root", type=Path, metavar="DIR")
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    parser = OneLineParser(description=__doc__, example="msde describe data --output data.png")
+    parser.add_argument("root", type=Path, metavar="DIR", help="a data set")
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="also draw a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse the command line, describe and print."""
+    arguments = make_parser().parse_args()
     if arguments.output and arguments.output.suffix != ".png":
         raise MsdeError(f"--output {arguments.output} should end in .png")
     check_present(arguments.root)

@@ -20,13 +20,22 @@ from .lazy import names_of
 __getattr__ = names_of(f"{__package__}.sets.exporting", "export", "sdf_records")
 
 
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    parser = OneLineParser(
+        description=__doc__, example="msde export data --output molecules.sdf --limit 100"
+    )
+    parser.add_argument("root", type=Path, metavar="DIR", help="a data set")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help=".sdf or .sdf.gz"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="write only the first N molecules")
+    return parser
+
+
 def main() -> None:
     """Parse the command line and export."""
-    parser = OneLineParser(prog="data_tools.export", description=__doc__)
-    parser.add_argument("root", type=Path, metavar="DIR")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--limit", type=int, metavar="N", help="write only the first N molecules")
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     check_present(arguments.root)
     from .sets.exporting import export, skipped_path
 

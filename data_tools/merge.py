@@ -19,11 +19,15 @@ from .lazy import names_of
 __getattr__ = names_of(f"{__package__}.sets.merging", "merge")
 
 
-def main() -> None:
-    """Parse the command line and merge."""
-    parser = OneLineParser(prog="data_tools.merge", description=__doc__)
-    parser.add_argument("roots", nargs="+", type=Path, metavar="DIR")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    parser = OneLineParser(
+        description=__doc__, example="msde merge data more --output all --skip-duplicates"
+    )
+    parser.add_argument("roots", nargs="+", type=Path, metavar="DIR", help="data sets")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder of the new data set"
+    )
     parser.add_argument(
         "--labels",
         choices=("same", "union"),
@@ -39,7 +43,12 @@ def main() -> None:
         metavar="DIR",
         help="leave out molecules with the 2D graph of one in this data set; can be repeated",
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse the command line and merge."""
+    arguments = make_parser().parse_args()
     for root in (*arguments.roots, *arguments.without):
         check_present(root)
     from msde.data.shards import ShardDataset

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
+from msde.cli import from_arguments
+from msde.config.choices import SAMPLERS
 from msde.errors import MsdeError
 
 AUTO = "auto"
@@ -100,7 +102,13 @@ class Label:
 def add_reader_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how the files of any format are read."""
     add = parser.add_argument
-    add("--format", default=AUTO, choices=(AUTO, *FORMATS), help="default: by the name")
+    add(
+        "--format",
+        default=AUTO,
+        choices=(AUTO, *FORMATS),
+        metavar="NAME",
+        help="of the file; auto finds it by name and content",
+    )
     add("--keep-hydrogens", action=argparse.BooleanOptionalAction, help="default: by the format")
     add("--group-conformers", action="store_true", help="neighbours of one title are one molecule")
     add("--smiles-column", metavar="NAME", help="of a table; default: one named like one")
@@ -118,6 +126,19 @@ def add_reader_options(parser: argparse.ArgumentParser) -> None:
     add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
 
 
+def add_sampler_options(parser: argparse.ArgumentParser, *others: str) -> None:
+    """Add the options of a sampler.
+
+    Args:
+        others: names that `--sampler` takes besides those of samplers; the first is the default.
+    """
+    add, names = parser.add_argument, (*others, *SAMPLERS)
+    default = others[0] if others else "dpm_solver_2m"
+    add("--sampler", default=default, choices=names, metavar="NAME", help="see docs/science.md")
+    add("--steps", type=int, default=20, metavar="N", help="of the sampler")
+    add("--seed", type=int, default=0, metavar="N", help="of the sampler's noise")
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -133,7 +154,8 @@ def reader_options(arguments: argparse.Namespace, **others: Any) -> Options:
     """
     if arguments.delimiter is not None and len(arguments.delimiter) != 1:
         raise MsdeError("--delimiter is one character; give a tab as $'\\t'")
-    given = {f.name: getattr(arguments, f.name) for f in fields(Options) if f.name in arguments}
-    if arguments.label_column:
-        given["label_columns"] = (*(arguments.label_columns or ()), *arguments.label_column)
-    return Options(**given | others)
+    options = replace(from_arguments(Options, arguments), **others)
+    if not arguments.label_column:
+        return options
+    labels = (*(options.label_columns or ()), *arguments.label_column)
+    return replace(options, label_columns=labels)

@@ -15,14 +15,23 @@ from .lazy import names_of
 __getattr__ = names_of(f"{__package__}.sets.resharding", "reshard")
 
 
-def main() -> None:
-    """Parse the command line and cut."""
-    parser = OneLineParser(prog="data_tools.reshard", description=__doc__)
-    parser.add_argument("root", type=Path, metavar="DIR")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    parser = OneLineParser(
+        description=__doc__, example="msde reshard data --output larger --shard-molecules 100000"
+    )
+    parser.add_argument("root", type=Path, metavar="DIR", help="a data set")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder of the new data set"
+    )
     parser.add_argument("--shard-molecules", type=int, metavar="N", help="default: as for convert")
     parser.add_argument("--block-molecules", type=int, metavar="N", help="default: as for convert")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse the command line and cut."""
+    arguments = make_parser().parse_args()
     check_present(arguments.root)
     from msde.data.shards import ShardDataset
 

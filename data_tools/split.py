@@ -18,14 +18,27 @@ from .lazy import names_of
 __getattr__ = names_of(f"{__package__}.sets.splitting", "split")
 
 
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    parser = OneLineParser(
+        description=__doc__, example="msde split data --output parts --fraction 0.1"
+    )
+    parser.add_argument("roots", nargs="+", type=Path, metavar="DIR", help="data sets")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder of the two data sets"
+    )
+    parser.add_argument(
+        "--fraction", type=float, default=0.1, metavar="F", help="share of the test set, 0 to 1"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the choice of scaffolds"
+    )
+    return parser
+
+
 def main() -> None:
     """Parse the command line and split."""
-    parser = OneLineParser(prog="data_tools.split", description=__doc__)
-    parser.add_argument("roots", nargs="+", type=Path, metavar="DIR")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--fraction", type=float, default=0.1, help="of scaffolds in the test set")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of scaffolds")
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     for root in arguments.roots:
         check_present(root)
     from .sets.splitting import split

@@ -21,12 +21,17 @@ from .runs import is_run
 __getattr__ = names_of(f"{__package__}.sets.verification", "verify", "molecule_problems")
 
 
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    parser = OneLineParser(description=__doc__, example="msde verify data --quick")
+    parser.add_argument("root", type=Path, metavar="DIR", help="a data set, a run or weights")
+    parser.add_argument("--quick", action="store_true", help="do not read the contents of shards")
+    return parser
+
+
 def main() -> None:
     """Parse the command line, verify and print."""
-    parser = OneLineParser(prog="data_tools.verify", description=__doc__)
-    parser.add_argument("root", type=Path, metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="do not read the contents of shards")
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     a_run = is_run(arguments.root)
     if not a_run:
         check_present(arguments.root)

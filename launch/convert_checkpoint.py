@@ -6,23 +6,32 @@ python launch/convert_checkpoint.py --to-published DIR --output model_complete.p
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
 from msde.errors import MsdeError
 
 
-def main() -> None:
-    """Parse and convert in one of the two directions."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    example = "msde convert_checkpoint --from-published model_complete.pth --output weights"
+    parser = OneLineParser(description=__doc__, example=example)
     direction = parser.add_mutually_exclusive_group(required=True)
-    direction.add_argument("--from-published", type=Path, metavar="FILE")
-    direction.add_argument("--to-published", type=Path, metavar="DIR")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR or FILE")
+    direction.add_argument(
+        "--from-published", type=Path, metavar="FILE", help="of the published code"
+    )
+    direction.add_argument("--to-published", type=Path, metavar="DIR", help="weights of ours")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR|FILE", help="what is written"
+    )
     undetermined = "settings that the tensors do not determine; all of them are printed"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=undetermined)
-    arguments = parser.parse_intermixed_args()
+    return parser
+
+
+def main() -> None:
+    """Parse and convert in one of the two directions."""
+    arguments = make_parser().parse_intermixed_args()
     given = arguments.from_published or arguments.to_published
     if not given.exists():
         raise MsdeError(f"{given} cannot be read: there is no such file or folder")

@@ -8,21 +8,26 @@ fix.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from msde.cli import OneLineParser, check_exist, report_errors
 
 
-def main() -> None:
-    """Parse and examine."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    example = "msde doctor --data data --output run"
+    parser = OneLineParser(description=__doc__, example=example)
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="a folder of shards")
     add("--output", type=Path, metavar="DIR", help="where runs will be written")
     add("--hostfile", type=Path, metavar="FILE", help="of the deepspeed launcher")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse and examine."""
+    arguments = make_parser().parse_args()
     if arguments.hostfile is not None:
         check_exist(arguments.hostfile)
 

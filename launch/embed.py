@@ -10,7 +10,6 @@ A .csv has the columns name, line (or uid), reason, the labels, h_2d_0, h_2d_1, 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from msde import shipped_checkpoint
@@ -18,19 +17,25 @@ from msde.cli import OneLineParser, check_exist, report_errors
 from msde.data_tools.options import add_reader_options, reader_options
 
 
-def main() -> None:
-    """Parse, embed and write one file."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    example = "msde embed --input molecules.csv --output embeddings.csv --view 2d"
+    parser = OneLineParser(description=__doc__, example=example)
     add = parser.add_argument
     weights = "weights, or a run; default: shipped"
     add("--checkpoint", type=Path, default=shipped_checkpoint(), metavar="DIR", help=weights)
-    add("--input", type=Path, required=True, metavar="FILE", help="or a folder of shards")
+    add("--input", type=Path, required=True, metavar="FILE", help="molecules, or shards")
     add("--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
     add("--view", choices=("2d", "3d", "both"), default="both", help="which encoder")
     add("--level", choices=("graph", "node"), default="graph", help="a row a molecule, or an atom")
     add("--projector", type=Path, metavar="DIR", help="also a folder for TensorBoard's projector")
     add_reader_options(parser)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse, embed and write one file."""
+    arguments = make_parser().parse_args()
     options = reader_options(arguments)
     check_exist(arguments.checkpoint, arguments.input)
 

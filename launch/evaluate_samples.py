@@ -1,59 +1,59 @@
 """Compare sampled conformers, or bonds that were found, with references and with other programs.
 
-python launch/evaluate_samples.py --checkpoint DIR --references DIR --output FILE.json
-python launch/evaluate_samples.py bonds --checkpoint DIR --references DIR --output FILE.json
+python launch/evaluate_samples.py [bonds] --checkpoint DIR --references DIR --output FILE.json
 
-Prints one table. Conformers: MAT-R by number of conformers K and by size, stereochemistry, lengths
-and angles. Bonds: exact graphs and F1, from positions with noise.
+Prints one table, of MAT-R, stereochemistry and geometry, or of exact graphs and F1 of bonds.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from msde.cli import OneLineParser, check_exist, report_errors
+from msde.cli import OneLineParser, check_exist, from_arguments, report_errors
 from msde.data.manifest import check_present
+from msde.data_tools.options import add_sampler_options
+
+
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    example = "msde evaluate_samples --checkpoint run --references data --output figures.json"
+    parser, noises = OneLineParser(description=__doc__, example=example), [0.0, 0.05, 0.1, 0.2]
+    add, kinds = parser.add_argument, ("conformers", "bonds")
+    add("what", nargs="?", choices=kinds, default="conformers", help="what is compared")
+    add("--checkpoint", type=Path, required=True, metavar="DIR", help="weights, or a run")
+    add("--references", type=Path, required=True, metavar="DIR", help="shards with geometry")
+    add("--output", type=Path, required=True, metavar="FILE", help="all figures, as JSON")
+    add("--limit", type=int, metavar="N", help="take this many references; default: all")
+    add("--counts", type=int, nargs="+", default=[1, 10], metavar="K", help="of each molecule")
+    add("--std", type=float, default=0.7, metavar="A", help="noise on ETKDG's, in Angstrom")
+    add("--noise", type=float, nargs="+", default=noises, metavar="A", help="Angstrom; for bonds")
+    add_sampler_options(parser)
+    add("--pictures", type=Path, metavar="DIR", help="draw PNG files there")
+    add("--posebusters", action="store_true", help="share of first samples that pass its checks")
+    return parser
 
 
 def main() -> None:
     """Parse, compare and print the table."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    add = parser.add_argument
-    add("what", nargs="?", choices=("conformers", "bonds"), default="conformers")
-    add("--checkpoint", type=Path, required=True, metavar="DIR", help="weights, or a run")
-    add("--references", type=Path, required=True, metavar="DIR", help="shards with geometry")
-    add("--output", type=Path, required=True, metavar="FILE", help="all figures, as JSON")
-    add("--limit", type=int, help="take this many references; default: all")
-    add("--counts", type=int, nargs="+", default=[1, 10], help="conformers of each molecule")
-    add("--std", type=float, default=0.7, help="A of noise that is added to ETKDG's conformers")
-    add("--noise", type=float, nargs="+", default=[0.0, 0.05, 0.1, 0.2], help="A; for bonds")
-    add("--steps", type=int, default=20, help="of the sampler")
-    add("--sampler", default="dpm_solver_2m", help="see msde.sampling.samplers.SAMPLERS")
-    add("--seed", type=int, default=0)
-    add("--pictures", type=Path, metavar="DIR", help="draw PNG files there")
-    add("--posebusters", action="store_true", help="share of first samples that pass its checks")
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     check_exist(arguments.checkpoint)
     check_present(arguments.references)
 
     from msde.cluster import process
 
     process.prepare()
-    from msde.data_tools.models.bond_comparison import compare_bonds
-    from msde.data_tools.models.comparison import compare
+    from msde.data_tools.models import bond_comparison, comparison
     from msde.sampling.bonds import BondOptions
     from msde.sampling.conformers import ConformerOptions
 
     given = vars(arguments)
     common = {name: given[name] for name in ("checkpoint", "references", "output", "limit")}
-    options = {name: given[name] for name in ("steps", "sampler", "seed")}
     if arguments.what == "bonds":
-        print(compare_bonds(**common, options=BondOptions(**options), noises=arguments.noise))
+        options = from_arguments(BondOptions, arguments)
+        print(bond_comparison.compare_bonds(**common, options=options, noises=arguments.noise))
         return
-    sampling = ConformerOptions(**options, std=arguments.std)
-    names = ("counts", "pictures", "posebusters")
-    print(compare(**common, sampling=sampling, **{name: given[name] for name in names}))
+    common |= {name: given[name] for name in ("counts", "pictures", "posebusters")}
+    print(comparison.compare(**common, sampling=from_arguments(ConformerOptions, arguments)))
 
 
 if __name__ == "__main__":

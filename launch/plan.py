@@ -8,29 +8,35 @@ The first DeepSpeed configuration that fits is named; --output writes it.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 
 from msde.cli import OneLineParser, report_errors
 from msde.config import deepspeed, make_config
+from msde.config.choices import GPU_MEMORY
 from msde.config.presets import PRESETS
 
 
-def main() -> None:
-    """Parse, measure and print."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    example = "msde plan --preset large --gpu H200 --gpus 8 data.molecules_per_slot=256"
+    parser = OneLineParser(description=__doc__, example=example)
     add = parser.add_argument
-    add("--preset", default="base", choices=PRESETS)
-    add("--gpu", default="H100", metavar="NAME", help="A100-40GB, A100, H100 (default) or H200")
-    add("--gpus", type=int, default=1, metavar="N", help="GPUs of all nodes together (default 1)")
+    add("--preset", default="base", choices=PRESETS, metavar="NAME", help="of the network")
+    add("--gpu", default="H100", choices=GPU_MEMORY, metavar="NAME", help="kind of GPU")
+    add("--gpus", type=int, default=1, metavar="N", help="GPUs of all nodes together")
     data = (
         "shards, for their sizes and steps an epoch; can be repeated; default: a typical molecule"
     )
     add("--data", action="append", default=[], metavar="DIR", help=data)
     add("--output", type=Path, metavar="FILE", help="write the DeepSpeed configuration that fits")
     add("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse, measure and print."""
+    arguments = make_parser().parse_args()
     config = make_config(arguments.preset, overrides=arguments.overrides)
 
     from msde.cluster import process

@@ -9,22 +9,27 @@ where there is no prediction.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from msde.cli import OneLineParser, check_exist, report_errors
 from msde.data_tools.options import add_reader_options, reader_options
 
 
-def main() -> None:
-    """Parse, predict and write one file."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    example = "msde predict --model tuned --input molecules.csv --output predicted.csv"
+    parser = OneLineParser(description=__doc__, example=example)
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="--output of launch/finetune.py")
-    add("--input", type=Path, required=True, metavar="FILE", help="or a folder of shards")
+    add("--input", type=Path, required=True, metavar="FILE", help="molecules, or shards")
     add("--output", type=Path, required=True, metavar="FILE", help=".csv")
     add_reader_options(parser)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse, predict and write one file."""
+    arguments = make_parser().parse_args()
     options = reader_options(arguments)
     check_exist(arguments.model, arguments.input)
 

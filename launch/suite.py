@@ -10,7 +10,6 @@ DIR/comparisons.csv and DIR/table.md. docs/downstream.md describes plans.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 from pathlib import Path
@@ -19,19 +18,25 @@ from msde import shipped_checkpoint
 from msde.cli import OneLineParser, check_exist, report_errors
 
 
-def main() -> None:
-    """Parse and run the suite."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def make_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    example = "msde suite --plan plan.json --data tables --output suite --processes 2"
+    parser = OneLineParser(description=__doc__, example=example)
     add = parser.add_argument
     seen = "shards it was pretrained on, to count molecules that it has seen; can be repeated"
     add("--plan", type=Path, required=True, metavar="FILE", help="JSON, see docs/downstream.md")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of the plan's files")
     weights = "weights, or a run; can be repeated; default: pretrained=, those that come with msde"
     add("--checkpoint", action="append", default=[], metavar="[NAME=]DIR", help=weights)
-    add("--output", type=Path, required=True, metavar="DIR")
+    add("--output", type=Path, required=True, metavar="DIR", help="of the tables and all runs")
     add("--pretraining", type=Path, action="append", default=[], metavar="DIR", help=seen)
     add("--processes", type=int, default=1, metavar="N", help="runs at a time")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse and run the suite."""
+    arguments = make_parser().parse_args()
     named = [re.fullmatch(r"(?:([\w ]+)=)?(.+)", text) for text in arguments.checkpoint]
     checkpoints = {m[1] or "pretrained": Path(m[2]) for m in named if m}
     checkpoints = checkpoints or {"pretrained": shipped_checkpoint()}

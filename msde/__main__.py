@@ -14,7 +14,7 @@ from msde.errors import MsdeError
 # In the order of a project: data, pretraining, use.
 TOOLS = ("convert", "verify", "describe", "split", "merge", "reshard", "export")
 LAUNCHED = ("doctor", "plan", "pretrain", "supervise", "convert_checkpoint", "embed", "finetune",
-            "predict", "suite", "sample", "evaluate_samples")  # fmt: skip
+            "predict", "suite", "sample", "evaluate_samples", "completion")  # fmt: skip
 COMMANDS = {
     **{name: f"msde.data_tools.{name}" for name in TOOLS},
     **{name: f"msde.launch.{name}" for name in LAUNCHED},
@@ -25,7 +25,7 @@ def main() -> None:
     """Run the command that the first argument names, or list all."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         sys.stdout.write("usage: msde COMMAND ...; msde COMMAND --help tells more\n\n")
-        lines = (f"  {name:<20}{_summary(module)}\n" for name, module in COMMANDS.items())
+        lines = (f"  {name:<20}{summary_of(module)}\n" for name, module in COMMANDS.items())
         sys.stdout.writelines(lines)
         return
     report_errors(_run)
@@ -39,7 +39,7 @@ def _run() -> None:
     importlib.import_module(COMMANDS[name]).main()
 
 
-def _summary(module: str) -> str:
+def summary_of(module: str) -> str:
     """Return the first line of a module's docstring; the module is not run."""
     found = importlib.util.find_spec(module)
     assert found is not None and found.origin is not None

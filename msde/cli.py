@@ -3,22 +3,65 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from msde.errors import MsdeError
+
+T = TypeVar("T")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that ends the text of each option with its allowed values and its default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, facts = action.help or "", []
+        # Without a metavar argparse shows the choices in its place.
+        if action.choices is not None and action.metavar is not None:
+            facts.append(f"one of {', '.join(map(str, action.choices))}")
+        values = action.default if isinstance(action.default, list) else [action.default]
+        told = "default" in text or action.default in (None, argparse.SUPPRESS, [])
+        if not told and not isinstance(action.default, bool):
+            facts.append(f"default: {' '.join(map(str, values))}")
+        return f"{text} ({'; '.join(facts).replace('%', '%%')})" if facts else text
 
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser that raises an MsdeError instead of printing the usage."""
 
+    def __init__(self, *arguments: Any, example: str = "", **options: Any) -> None:
+        """Build a parser.
+
+        Args:
+            example: a whole command, with which the help ends.
+        """
+        options.setdefault("formatter_class", HelpFormatter)
+        options.setdefault("epilog", f"example:\n  {example}")
+        super().__init__(*arguments, **options)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            allowed = list(map(str, action.choices))
+            close = difflib.get_close_matches(str(value), allowed, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            text = f"found {value!r}, expected one of {', '.join(allowed)}{hint}"
+            raise argparse.ArgumentError(action, text)
+
     def error(self, message: str) -> NoReturn:
         """Raise an error that `report_errors` prints."""
         raise MsdeError(f"{message}; see --help")
+
+
+def from_arguments(kind: Callable[..., T], arguments: argparse.Namespace) -> T:
+    """Return a dataclass whose fields have the values of the arguments of the same names."""
+    names = (field.name for field in fields(kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(arguments, name) for name in names if name in arguments})
 
 
 def check_exist(*paths: Path) -> None:

@@ -157,6 +157,15 @@ def write_json(path: Path, values: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
+def user_cache() -> Path:
+    """Return the folder for what is made once and kept for the user.
+
+    Raises:
+        RuntimeError: the user has no home folder nor XDG_CACHE_HOME.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msde"
+
+
 def sync(path: Path) -> None:
     """Write a file's bytes, or a folder's entries, from the system's cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,6 +1,7 @@
 """Shared fixtures: real molecules, small models. Process settings come before torch's threads."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Several processes of pytest-xdist share the cores.
@@ -30,6 +31,15 @@ from msde.data_tools.convert import convert  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
 from msde.ops.dispatch import OPERATORS  # noqa: E402
 from msde.philox import Key  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def conformer_cache(tmp_path_factory) -> Iterator[Path]:
+    """The folder where conformers are kept, instead of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msde.data_tools.models.cache.user_cache", lambda: folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")

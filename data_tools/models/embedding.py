@@ -34,6 +34,7 @@ from msde.inference.pretrained import Level, View, load
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
+from .cache import add_conformers
 from .results import add_notes, check_writable, places, print_notes
 
 ROWS = 1024  # of a table that are written together
@@ -77,6 +78,8 @@ def embed_file(
     else:
         options = replace(options, keep_hydrogens=keep_hydrogens)
         read = read_molecules(input, options, format)
+        if view != "2d":
+            add_conformers(input, read, format, options)
         labels = [(label.name, label.unit) for label in read.labels]
         arrays |= {"name": np.array(read.names), "line": np.array(read.lines), "y": read.y}
         where = places(read.names, read.lines)
@@ -84,13 +87,12 @@ def embed_file(
         add_notes(found.notes, read.notes)
     size = len(arrays["y"])
     arrays["reason"] = np.array([found.reasons.get(number, "") for number in range(size)])
-    arrays |= {"label_names": np.array([name for name, _ in labels], str)}
-    arrays |= {"label_units": np.array([unit for _, unit in labels], str)}
+    for place, name in enumerate(("label_names", "label_units")):
+        arrays[name] = np.array([label[place] for label in labels], str)
     arrays |= {f"h_{name}": h for name, h in found.h.items()}
     if found.ptr is not None:
         arrays["ptr"] = found.ptr
-    write = _write_table if output.suffix == ".csv" else _write_arrays
-    write_atomically(output, lambda path: write(path, arrays))
+    _write(output, arrays)
     if projector is not None:
         mols = map(mol_or_error, dataset.records()) if input.is_dir() else read.mols
         _project(projector, mols, where, arrays)
@@ -124,6 +126,11 @@ def _check_output(output: Path, level: Level, projector: Path | None) -> None:
     if output.suffix == ".csv" and level == "node":
         raise MsdeError("--level node has a row an atom, which only an --output .npz can hold")
     check_writable(output)
+
+
+def _write(output: Path, arrays: dict[str, np.ndarray]) -> None:
+    write = _write_table if output.suffix == ".csv" else _write_arrays
+    write_atomically(output, lambda path: write(path, arrays))
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -18,20 +16,17 @@ from msde.downstream.finetune import CONFIG, fine_tune, prepare
 from msde.downstream.settings import Settings, make_settings
 from msde.downstream.tasks import CUSTOM, Task, get_task
 from msde.errors import MsdeError
-from msde.files import write_json
 
 from ..inputs import check_inputs, expand_inputs
 from ..options import AUTO, Options
 from ..parsing.files import source_name
 from ..parsing.reader import BaseReader
 from ..parsing.tables import dialect_of, header_of, is_table, rows
-from ..pipeline.conversion import convert
 from ..readers import get_reader
 from ..reading import choose_format
+from .cache import convert_once
 
 log = logging.getLogger("msde")
-
-SOURCE = "source.json"  # what the cached shards were made of
 
 
 @dataclass(frozen=True)
@@ -99,19 +94,13 @@ def task_shards(
     options = replace(options, conformers=int(settings.view != "2d") if is_made else 1)
     reader = get_reader(format, options)
     lines = _lines(inputs, reader)
-    job = _job(inputs, format, options)
-    if not (cache / NAME).exists():
-        counts = convert(inputs, cache, format, options=options, report=log.info)
-        write_json(cache / SOURCE, job)
-        reasons = read_manifest(cache)["rejects_by_reason"]
+    if convert_once(inputs, cache, format, options):
+        manifest = read_manifest(cache)
+        reasons, counts = manifest["rejects_by_reason"], manifest["counts"]
         if reasons:
             listed = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
             log.info("%d of %d molecules cannot be used: %s (%s)", counts["rejected"],
                      counts["read"], listed[:300], cache / "rejects.jsonl")  # fmt: skip
-    elif not (cache / SOURCE).exists():
-        write_json(cache / SOURCE, job)  # the conversion was stopped at its very end
-    elif json.loads((cache / SOURCE).read_text()) != job:
-        raise MsdeError(f"{cache} holds other data or options; choose another --output")
     return Shards(cache, lines, _words_of_tables(inputs, options, settings))
 
 
@@ -211,16 +200,6 @@ def _words_of_shards(root: Path, settings: Settings) -> dict[int, str]:
         for block in dataset.blocks()
         for uid, value in zip(block.uid, block.y[:, place], strict=True)
     }
-
-
-def _job(inputs: Sequence[Path], format: str, options: Options) -> dict[str, Any]:
-    stats = [(path, path.stat()) for path in inputs]
-    job = {
-        "inputs": [[source_name(p), stat.st_size, stat.st_mtime_ns] for p, stat in stats],
-        "format": format,
-        "options": dataclasses.asdict(options),
-    }
-    return json.loads(json.dumps(job))
 
 
 def _wait_for(path: Path) -> None:

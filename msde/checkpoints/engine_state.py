@@ -4,6 +4,7 @@
         MANIFEST.json       see `snapshots`
         model.safetensors   the weights        ema.safetensors   their moving average, if any
         config.json         the run's configuration
+        README.md           the model card, which is not hashed: it is there to be edited
         *.pt                DeepSpeed's state
 
 DeepSpeed's files are pickles: a file is only loaded if it has the hash in the run's own manifest.
@@ -16,7 +17,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,6 +27,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from msde.checkpoints import card
 from msde.checkpoints.snapshots import (
     folder_name,
     make_room,
@@ -75,12 +77,16 @@ def full_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def export_weights(
-    module: nn.Module, config: Config, folder: Path, write: Callable = save_weights
+    module: nn.Module,
+    config: Config,
+    folder: Path,
+    origin: Sequence[str],
+    write: Callable = save_weights,
 ) -> None:
-    """Write model.safetensors and config.json to `folder`; every rank must call it."""
+    """Write model.safetensors, config.json and the card to `folder`; every rank must call it."""
     state = full_state(module)
     if dist.get_rank() == 0:
-        write(state, config, folder)
+        write(state, config, folder, origin)
     dist.barrier()
 
 
@@ -90,6 +96,7 @@ def save(
     config: Config,
     ema: ExponentialMovingAverage | None,
     facts: dict[str, Any],
+    origin: Sequence[str] = (),
 ) -> None:
     """Write the checkpoint of a step; every rank must call it.
 
@@ -98,6 +105,7 @@ def save(
     Args:
         facts: entries of the manifest: the `step`, the state of the run, and what a run that
             resumes is compared with.
+        origin: what is known of the training, for the card.
 
     Raises:
         DiskFull: there is no room for it; nothing is left of it.
@@ -109,7 +117,7 @@ def save(
     on_first_rank(lambda: make_room(root, final, needed))
     with undo_if_disk_full(final, temporary, needed):
         engine.save_checkpoint(str(root), tag=temporary.name, save_latest=False)
-        export_weights(engine.module, config, temporary, write_weights)  # `publish` seals
+        export_weights(engine.module, config, temporary, origin, write_weights)  # `publish` seals
         if ema is not None:
             with ema.swapped_in():
                 state = full_state(engine.module)
@@ -140,7 +148,11 @@ def _hash_together(folder: Path) -> dict[str, dict[str, Any]]:
     with lists of their own would leave files out.
     """
     names = on_first_rank(
-        lambda: sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+        lambda: sorted(
+            str(p.relative_to(folder))
+            for p in folder.rglob("*")
+            if p.is_file() and p.name != card.NAME
+        )
     )
     own = hash_files(folder, names[dist.get_rank() :: dist.get_world_size()])
     parts: list[Any] = [None] * dist.get_world_size()

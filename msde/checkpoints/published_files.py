@@ -34,7 +34,9 @@ def from_published(path: Path, output: Path, overrides: list[str]) -> str:
     checkpoint, left_out = read_published(path)
     state, config, kept, notes = published.import_checkpoint(checkpoint, overrides)
     try:
-        save_weights(state, config, output)
+        save_weights(
+            state, config, output, [f"Converted from the published checkpoint `{path.name}`."]
+        )
     except OSError as error:
         raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
     kept = {name: tensor.contiguous() for name, tensor in kept.items()}

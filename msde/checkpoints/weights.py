@@ -3,6 +3,7 @@
 model.safetensors   the weights
 config.json         the configuration of their model
 MANIFEST.json       sizes and hashes of both, checked whenever one is read
+README.md           the model card
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from msde.checkpoints.card import write_pretrained_card
 from msde.config import Config, from_dict, read_json, to_dict
 from msde.errors import MsdeError
 from msde.files import MANIFEST, check_file, hash_files, write_atomically, write_folder_manifest
@@ -29,11 +31,17 @@ MODEL = "model.safetensors"
 CONFIG = "config.json"
 
 
-def save_weights(state: dict[str, Tensor], config: Config, folder: Path) -> None:
-    """Write weights, configuration and MANIFEST to `folder`, each file as a whole."""
+def save_weights(
+    state: dict[str, Tensor], config: Config, folder: Path, origin: Sequence[str] = ()
+) -> None:
+    """Write weights, configuration, card and MANIFEST to `folder`, each file as a whole.
+
+    Args:
+        origin: what is known of the training, for the card.
+    """
     # Without it the folder can be read even if this process ends between two files.
     (folder / MANIFEST).unlink(missing_ok=True)
-    write_weights(state, config, folder)
+    write_weights(state, config, folder, origin)
     seal(folder, [MODEL, CONFIG])
 
 
@@ -42,12 +50,15 @@ def seal(folder: Path, names: Iterable[str]) -> None:
     write_folder_manifest(folder, {"format": FORMAT, "files": hash_files(folder, names)})
 
 
-def write_weights(state: dict[str, Tensor], config: Config, folder: Path) -> None:
-    """Write weights and configuration to `folder`, each file as a whole, without MANIFEST."""
+def write_weights(
+    state: dict[str, Tensor], config: Config, folder: Path, origin: Sequence[str] = ()
+) -> None:
+    """Write weights, configuration and card to `folder`, each file as a whole, without MANIFEST."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_dict(config), indent=2) + "\n"
     write_atomically(folder / MODEL, lambda path: save_file(state, path))
     write_atomically(folder / CONFIG, lambda path: path.write_text(text))
+    write_pretrained_card(folder, state, config, origin)
 
 
 def read_config(folder: Path) -> Config:

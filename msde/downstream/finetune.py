@@ -132,12 +132,27 @@ def _one_seed(job: Job, folder: Path, seed: int) -> None:
     trainer.run(folder)
     outcomes = {name: trainer.predict(places) for name, places in job.split.parts().items()
                 if name != "train"}  # fmt: skip
-    save_model(model, folder / "model")
+    save_model(model, folder / "model", _origin(job, outcomes, seed))
     record_seed(job, folder, seed, outcomes, trainer.epoch, trainer.best_epoch)
     (folder / STATE).unlink(missing_ok=True)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in outcomes["test"].metrics.items())
     log.info("seed %d: test %s (best epoch %d of %d)", seed, shown, trainer.best_epoch,
              trainer.epoch)  # fmt: skip
+
+
+def _origin(job: Job, outcomes: Mapping[str, Outcome], seed: int) -> list[str]:
+    """Return what the card of a model says of its training."""
+    data, weights = job.values["data"], job.values["checkpoint"]
+    parts = ", ".join(f"{len(places):,} {name}" for name, places in job.split.parts().items())
+    start = f"weights with SHA-256 {weights['sha256']}" if job.weights else "random weights"
+    found = outcomes["test"].metrics.items()
+    return [
+        f"Data: {data['molecules']:,} molecules with labels, SHA-256 of the shards "
+        f"{data['sha256']}.",
+        f"Split `{job.settings.split}`: {parts}.",
+        f"The encoders start from {start}; seed {seed}.",
+        f"On the test part: {', '.join(f'{name} {value:.4g}' for name, value in found)}.",
+    ]
 
 
 def record_seed(

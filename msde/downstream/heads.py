@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from msde.checkpoints.card import write_card
 from msde.checkpoints.weights import CONFIG, MODEL, find_weights, read_config, read_state, seal
 from msde.config import Config, from_dict, make_config, read_json, to_dict
 from msde.data.batch import MoleculeBatch
@@ -24,6 +26,9 @@ from msde.inference.pretrained import views_of
 from msde.model.encoders import ENCODERS_3D, GIN
 
 FORMAT = "msde-finetuned/1"
+USE = """```sh
+msde predict --model DIR --input molecules.csv --output predicted.csv
+```"""
 NUMBERED = re.compile(r"(?:layers|norms|interactions|messages|mixings)\.(\d+)\.")
 
 
@@ -183,8 +188,12 @@ def depths(encoder: nn.Module) -> dict[str, int]:
     return {name: last + 1 if depth < 0 else depth for name, depth in found.items()}
 
 
-def save_model(model: TaskModel, folder: Path) -> None:
-    """Write weights, network and facts of a model, with a MANIFEST of their hashes."""
+def save_model(model: TaskModel, folder: Path, origin: Sequence[str] = ()) -> None:
+    """Write weights, network and facts of a model, with their card and a MANIFEST of their hashes.
+
+    Args:
+        origin: what is known of the training, for the card.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "format": FORMAT,
@@ -194,7 +203,25 @@ def save_model(model: TaskModel, folder: Path) -> None:
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(folder / MODEL, lambda path: save_file(state, path))
     write_json(folder / CONFIG, values)
+    _write_card(model, state, folder, origin)
     seal(folder, [MODEL, CONFIG])
+
+
+def _write_card(
+    model: TaskModel, state: dict[str, Tensor], folder: Path, origin: Sequence[str]
+) -> None:
+    facts, names = model.facts, {"2d": "GIN", "3d": model.config.model.encoder_3d}
+    networks = {f"encoders.{view}": f"{names[view]}, of the {view.upper()} view"
+                for view in facts.views}  # fmt: skip
+    networks["head"] = "a linear layer"
+    pairs = zip(facts.targets, facts.units, strict=True)
+    predicted = [f"`{name}`" + f" ({unit})" * bool(unit) for name, unit in pairs]
+    forces = f", and forces ({facts.forces_unit})" if facts.forces_unit else ""
+    write_card(
+        folder, state, networks, origin or ["It is not recorded what this model was trained on."],
+        tag="molecular-property-prediction", title=f"Fine-tuned for {facts.task}", use=USE,
+        summary=f"Predicts {', '.join(predicted)}{forces} of molecules.",
+    )  # fmt: skip
 
 
 def load_model(folder: Path) -> TaskModel:

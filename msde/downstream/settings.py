@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import sys
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
+from msde.config.document import explanations
 from msde.config.resolve import apply_overrides, apply_values
 from msde.downstream.tasks import Task
 from msde.errors import MsdeError, require
@@ -62,6 +67,19 @@ class Settings:
     labels: int | None = None
     # Least seconds between two saved states.
     save_seconds: float = 20.0
+
+
+def describe_settings() -> str:
+    """Return a line for each setting: its name, allowed values, default and meaning."""
+    texts = explanations(inspect.getsource(sys.modules[__name__]))["Settings"]
+    lines = ["Settings, as key=value:", ""]
+    for name, kind in get_type_hints(Settings).items():
+        allowed = "|".join(get_args(kind)) if get_origin(kind) is Literal else ""
+        default = json.dumps(getattr(Settings, name)).strip('"')
+        facts = "; ".join(filter(None, (allowed, f"default: {default}")))
+        lines += textwrap.wrap(f"{name}  {texts[name]} ({facts})", 96, initial_indent="  ",
+                               subsequent_indent="      ")  # fmt: skip
+    return "\n".join(lines)
 
 
 def make_settings(task: Task, overrides: Iterable[str] = ()) -> Settings:

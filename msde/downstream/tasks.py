@@ -10,6 +10,7 @@ from msde.config.resolve import nearest
 from msde.errors import MsdeError
 
 Metric = Literal["roc_auc", "rmse", "mae"]
+METRICS: tuple[str, ...] = get_args(Metric)
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ def get_task(name: str, targets: Sequence[str] | None = None, metric: str | None
             )
         return TASKS[name]
     chosen: Any = metric or "rmse"
-    if chosen not in get_args(Metric):
-        raise MsdeError(f"--metric is {metric!r}, expected one of {', '.join(get_args(Metric))}")
+    if chosen not in METRICS:
+        raise MsdeError(f"--metric is {metric!r}, expected one of {', '.join(METRICS)}")
     losses = {"roc_auc": "bce", "rmse": "mse", "mae": "l1"}
     chosen_targets = tuple(targets) if targets else None
     return Task(CUSTOM, chosen, chosen_targets, settings={"loss": losses[chosen]})

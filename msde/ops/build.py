@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -16,6 +17,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from msde.files import user_cache
+
+log = logging.getLogger(__name__)
 
 COMPILERS = ("c++", "g++", "clang++")
 
@@ -36,12 +41,16 @@ def compiled(source: Path, flags: Sequence[str], libraries: Sequence[str] = ()) 
     if "-march=native" in flags:
         words.append(_instructions())
     key = hashlib.sha256(b"\0".join([*texts, *map(str.encode, words)])).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msde"
+    cache = user_cache()
     path = cache / f"{source.stem}-{key}.so"
     if not path.exists():
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(cache / ".lock"):
             if not path.exists():
+                log.warning(
+                    "compiling %s for this machine with %s, once, which takes about half a minute; "
+                    "the result is kept in %s", source.name, command[0], cache,
+                )  # fmt: skip
                 _compile([*command, *flags], source, libraries, path)
     return path
 

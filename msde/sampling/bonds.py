@@ -17,6 +17,7 @@ from torch import Tensor
 
 from msde.chem.record import MoleculeRecord, molecule_uid, record_of_atoms
 from msde.chem.vocabulary import ATOM_SIZES, MoleculeError
+from msde.config.choices import CLASSIFIER
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.errors import MsdeError, require
@@ -29,7 +30,6 @@ from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS
 from msde.sampling.schedule import karras_times
 
-CLASSIFIER = "classifier"
 MAX_ATOMS = 400  # memory and time grow with the pairs of atoms
 LEAST_DISTANCE = 0.2  # A, below which two atoms are on one spot; H2 has 0.74
 BATCH_PAIRS = 60_000  # pairs of atoms of the molecules that are handled together

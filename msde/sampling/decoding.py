@@ -14,8 +14,6 @@ from collections import defaultdict
 
 import numpy as np
 from rdkit import Chem
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from msde.chem.vocabulary import MoleculeError
 
@@ -78,6 +76,9 @@ class _Program:
 
     def solve(self) -> np.ndarray | None:
         """Return the values of all variables at the least cost found, or None."""
+        from scipy.optimize import Bounds, LinearConstraint, milp  # takes a second
+        from scipy.sparse import coo_array
+
         rows, columns, values = map(np.array, zip(*self._entries, strict=True))
         shape = (len(self._limits), len(self.costs))
         low, high = map(np.array, zip(*self._limits, strict=True))

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from msde.model.sde import SDE, per_row
 from msde.sampling.schedule import intervals, scales, sigma_of
@@ -86,6 +85,8 @@ def adaptive_log_likelihood(
     Args:
         tolerance: of the error of a step, relative and absolute, of x and of the log-likelihood.
     """
+    from torchdiffeq import odeint  # imports scipy's integrators, which takes a second
+
     intervals(times)  # raises the error
     counts = sample_sums(torch.ones_like(x), batch).clamp(min=1)  # (num_samples,)
     ends = [sigma_of(sde, t).log() for t in (times[-1], times[0])]

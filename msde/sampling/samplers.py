@@ -23,7 +23,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from msde.model.sde import SDE
 from msde.sampling.schedule import intervals, scales, sigma_of
@@ -232,6 +231,8 @@ def adaptive(
     Args:
         tolerance: root mean square of a sample's error in a step, in the unit of x.
     """
+    from torchdiffeq import odeint  # imports scipy's integrators, which takes a second
+
     intervals(times)  # raises the error
     start, end = times[0], times[-1]
     counts = sample_sums(torch.ones_like(x), batch).clamp(min=1)  # (num_samples,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import multiprocessing
 import os
 import resource
@@ -58,6 +59,7 @@ def examine(
         MsdeError: the hostfile cannot be read.
     """
     yield from versions()
+    yield modules()
     yield compiler()
     yield from accelerators()
     yield from limits()
@@ -85,6 +87,18 @@ def versions() -> Iterator[Finding]:
             continue
         fits = wanted.specifier.contains(version, prereleases=True)
         yield Finding(wanted.name, version, "" if fits else f'pip install "{text}"')
+
+
+def modules() -> Finding:
+    """Look whether Python keeps the modules that it has compiled."""
+    if Path(importlib.util.cache_from_source(torch.__file__)).exists():
+        return Finding("Python's modules", "compiled")
+    site = Path(torch.__file__).parents[1]
+    return Finding(
+        "Python's modules",
+        "compiled anew at every start, which takes half a minute or more",
+        f"unset PYTHONDONTWRITEBYTECODE, or once: {sys.executable} -m compileall -q {site}",
+    )
 
 
 def compiler() -> Finding:

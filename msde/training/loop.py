@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from msde.training.samples import sampled_conformers
 from msde.training.state import RunState
 from msde.training.step_guard import StepGuard
 from msde.training.validation import Validator
+
+log = logging.getLogger("msde")
 
 
 def pretrain(
@@ -56,6 +59,8 @@ def pretrain(
     slots_per_step = ds_config["train_batch_size"]
     plan = make_plan(config, data, slots_per_step, ranks.rank(), ranks.world_size())
     stop = StopRequest(output)
+    if ranks.world_size() > 1:
+        log.info("waiting for all %d ranks to join", ranks.world_size())
     start_process_group(config.run.comm_timeout)
     # Until `build_run` has finished: ranks wait while the first one converts a checkpoint.
     limit_waiting(max(config.run.comm_timeout, STARTING))
@@ -86,6 +91,7 @@ def build_run(
         universal = engine_state.check_compatible(checkpoint, config, world_size, stage)
         state = RunState.from_manifest(checkpoint.manifest)
         plan.stream.load_state_dict(checkpoint.manifest["stream"])
+    log.info("building the model and DeepSpeed's engine")
     model = make_model(config, init_from if checkpoint is None else None)
     engine_state.on_first_rank(lambda: prepare_output(output, config, ds_config))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from msde.checkpoints import engine_state, snapshots
+from msde.checkpoints import card, engine_state, snapshots
 from msde.cluster import preemption, ranks
 from msde.cluster.preemption import StopRequest
 from msde.cluster.watchdog import Watchdog
@@ -202,12 +202,36 @@ class Run:
                 self.monitor.event(self.state.step, "validation without finite losses", {})
             if self.state.step and total < self.state.best_validation:
                 self.state.best_validation = total
-                engine_state.export_weights(self.engine.module, self.config, self.output / "best")
+                best = self.output / "best"
+                engine_state.export_weights(
+                    self.engine.module, self.config, best, self.origin(bool(self.ema))
+                )
             if self.samples is not None and self.state.step:
                 samples = self.samples(self.engine)
                 if self.monitor is not None and samples:
                     self.monitor.structures(self.state.step, "samples", samples)
         return False
+
+    def origin(self, averaged: bool = False) -> list[str]:
+        """Return what the model card says of the training so far.
+
+        Args:
+            averaged: whether the weights are the moving average.
+        """
+        stream, state = self.plan.stream, self.state
+        held_out = stream.partition.validation_fraction
+        taken = f"{state.step:,} of {self.plan.total_steps:,} planned"
+        versions = ", ".join(f"{name} {value}" for name, value in _versions().items())
+        best = f"Lowest loss on held-out molecules so far: {state.best_validation:.4g}."
+        average = f"The weights are a moving average, of decay {self.config.run.ema_decay:g}."
+        return [
+            *card.describe_data(stream.data),
+            f"Held out of training: {held_out:.1%} of the molecules.",
+            f"Optimizer steps: {taken}, {stream.epochs_done:.4g} epochs.",
+            *[best] * math.isfinite(state.best_validation),
+            *[average] * averaged,
+            f"Made with {versions}.",
+        ]
 
     def _agree_to_go_on(self) -> bool:
         """Return whether no rank was asked to stop; every rank must call it."""
@@ -233,7 +257,7 @@ class Run:
             "stream": stream.state_dict(),
             "data_digest": stream.data.digest,
         }
-        engine_state.save(self.engine, folder, self.config, self.ema, facts)
+        engine_state.save(self.engine, folder, self.config, self.ema, facts, self.origin())
         self.saved_step = self.state.step
         self.watchdog.progress()
         if ranks.rank() == 0:

@@ -9,6 +9,7 @@ from typing import Any
 
 from msde.chem.record import record_from
 from msde.config import Config, deepspeed
+from msde.config.choices import GPU_MEMORY
 from msde.data.batch import NO_KEY, MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.errors import MsdeError
@@ -18,7 +19,6 @@ from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.memory import LiveMemory, state_memory
 from msde.training.plan import make_plan, slot_size
 
-GPU_MEMORY = {"A100-40GB": 40e9, "A100": 80e9, "H100": 80e9, "H200": 141e9}  # bytes
 SHARES = (0.1, 0.35)  # of the peak, that a run may reach
 # From the least to the most that is exchanged between GPUs.
 CONFIGURATIONS = ("zero1", "zero2", "zero3", "zero3_offload")

@@ -359,7 +359,7 @@ def test_the_same_molecule_twice_is_an_error(tmp_path):
         (["--limit", "-1"], "must be at least 1"),
         (["--conformers", "-1"], "must be at least 0"),
         (["--max-rejects", "2"], "a fraction"),
-        (["--format", "smile"], "invalid choice"),
+        (["--format", "smile"], "did you mean 'smiles'?"),
         (["TORN"], "cannot be read"),
         (["EMPTY"], "no molecules in"),
     ],

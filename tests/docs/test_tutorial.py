@@ -2,14 +2,16 @@
 
 import csv
 import json
+import shlex
 import subprocess
 import time
 import urllib.request
 
 import pytest
 
+from fixtures.commands import run_here
 from fixtures.launching import BINARIES, ENVIRONMENT, free_port
-from fixtures.pages import run_page
+from fixtures.pages import blocks, form, run_page
 from fixtures.paths import ROOT
 
 PAGE = ROOT / "docs/tutorial.md"
@@ -37,6 +39,15 @@ def scalars_of(folder):
     finally:
         server.kill()
         server.wait()
+
+
+def test_the_tutorial_begins_with_the_machine_and_the_size_of_a_run():
+    doctor, plan, printed = blocks(PAGE)[1:4]
+    text = PAGE.read_text()
+    assert doctor.text == "msde doctor\n" and text.index(plan.text) < text.index("## A table")
+    found = run_here("msde.__main__", *shlex.split(plan.text)[1:])
+    lines = {form(line) for line in found.stdout.splitlines()} | {"..."}
+    assert found.returncode == 0 and {form(line) for line in printed.text.splitlines()} <= lines
 
 
 @pytest.mark.slow

@@ -53,6 +53,14 @@ def test_results_hold_a_value_a_seed_with_split_settings_and_checkpoint(folder, 
     assert results["data"]["molecules"] == 58  # two have no label
 
 
+def test_the_card_of_a_model_has_data_split_and_test_metric(done):
+    results, card = read_results(done), (done / "seed-1/model/README.md").read_text()
+    assert card.startswith("---\n") and "Predicts `logp` of molecules" in card
+    assert results["data"]["sha256"] in card and results["checkpoint"]["sha256"] in card
+    parts = ", ".join(f"{results['split'][name]} {name}" for name in ("train", "valid", "test"))
+    assert parts in card and f"rmse {results['test']['rmse'][1]:.4g}" in card
+
+
 def test_predictions_have_the_ids_of_the_input_and_give_the_metric(folder, done):
     rows = read_predictions(done / "seed-1/predictions.csv")
     lines = (folder / "t.csv").read_text().splitlines()

@@ -56,6 +56,14 @@ def test_a_library_is_compiled_once(machine_compiler, source, cache, monkeypatch
     assert build.compiled(source, FLAGS) == path
 
 
+def test_a_line_says_why_the_first_call_takes_long(machine_compiler, source, cache, caplog):
+    build.compiled(source, FLAGS)
+    (said,) = caplog.messages
+    assert said.startswith("compiling answer.cpp for this machine") and str(cache) in said
+    build.compiled(source, FLAGS)
+    assert len(caplog.messages) == 1
+
+
 def test_another_header_or_other_flags_make_another_library(machine_compiler, source, cache):
     first = build.compiled(source, FLAGS)
     assert build.compiled(source, (*FLAGS, "-DOTHER")) != first

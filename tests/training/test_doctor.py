@@ -1,6 +1,10 @@
 """What the doctor finds: a line a check, and what to do where something is wrong."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
+import torch
 
 from fixtures.commands import run_here
 from msde.errors import MsdeError
@@ -17,6 +21,15 @@ def test_versions_are_those_that_the_package_asks_for(monkeypatch):
     lines = [str(finding) for finding in doctor.versions()][1:]
     assert lines[0].startswith("FIX   torch: ") and lines[0].endswith('; pip install "torch<1"')
     assert lines[1] == 'FIX   nothing: not installed; pip install "nothing>2"'
+
+
+def test_modules_that_python_compiles_at_every_start_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.pycache_prefix", str(tmp_path))
+    assert "python -m compileall -q " in doctor.modules().advice.replace("python3", "python")
+    kept = Path(importlib.util.cache_from_source(torch.__file__))
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert not doctor.modules().advice
 
 
 def test_data_and_output(shard_dir, tmp_path, monkeypatch):

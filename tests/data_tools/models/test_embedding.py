@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from rdkit import Chem
 
 from fixtures.models import make_small
 from msde.checkpoints.weights import find_weights, save_weights
@@ -59,6 +60,47 @@ def test_a_table_has_the_same_rows(run, table, tmp_path):
     assert np.allclose(float(rows[0]["h_2d_3"]), h[0, 3]) and rows[1]["h_2d_3"] == ""
     with pytest.raises(MsdeError, match="--level node .*npz"):
         embed_file(run, table, tmp_path / "h.csv", level="node")
+
+
+SMILES = "smiles\nCCO\nC1#CC#C1\nC C\nC/C=C/C=N\nc1ccccc1[N+](=O)[O-]\n"  # no. 2 has no conformer
+
+
+def test_conformers_are_made_once_for_a_file_and_its_options(run, tmp_path, capsys, monkeypatch):
+    source, made = tmp_path / "c.csv", "msde.data_tools.readers.smiles.embed_conformers"
+    source.write_text(SMILES)
+    said = []
+
+    def embed(name, **options):
+        embed_file(run, source, tmp_path / name, view="3d", **options)
+        said.append(capsys.readouterr().out.splitlines()[-3])
+        return np.load(tmp_path / name)["h_3d"]
+
+    first = embed("first.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(made, None)
+        patch.setattr("msde.chem.record.embed_conformer", lambda *_: Chem.MolFromSmiles(""))
+        again = embed("again.npz")
+    assert np.array_equal(first, again, equal_nan=True)
+    assert np.isfinite(first).all(1).tolist() == [True, False, False, True, True]
+    embed("other.npz", options=Options(keep_hydrogens=True))
+    source.write_text(SMILES.replace("CCO", "CCCO"))
+    assert not np.allclose(embed("changed.npz")[0], first[0])
+    counts = [line.partition(";")[0] for line in said]
+    assert counts == [
+        "conformers: 0 read from the cache, 3 made, 1 failed",
+        "conformers: 3 read from the cache, 0 made, 1 failed",
+        "conformers: 0 read from the cache, 3 made, 1 failed",
+        "conformers: 0 read from the cache, 3 made, 1 failed",
+    ]
+
+
+def test_without_a_cache_conformers_are_made_all_the_same(run, tmp_path, monkeypatch, caplog):
+    (tmp_path / "c.csv").write_text(SMILES)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("msde.data_tools.models.cache.user_cache", lambda: tmp_path / "file/cache")
+    embed_file(run, tmp_path / "c.csv", tmp_path / "h.npz", view="3d")
+    assert np.isfinite(np.load(tmp_path / "h.npz")["h_3d"][0]).all()
+    assert "conformers are not kept: " in caplog.text
 
 
 def test_options_of_readers_choose_columns(run, table, tmp_path):
