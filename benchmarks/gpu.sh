@@ -4,6 +4,7 @@
 #
 #   benchmarks/gpu.sh pcqm4mv2-2k.csv results [checkout of chao1224/MoleculeSDE]
 #
+# benchmarks/carry.sh fills a folder with the wheels that a machine without a network needs for it.
 # Each part writes a file of its own as soon as it is done; one that fails leaves its message there.
 set -u
 input=$1 output=$2 published=${3:+--published $3}

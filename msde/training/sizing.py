@@ -141,9 +141,9 @@ def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tupl
     """Return the calculated needs as text, and the name of the first configuration that fits.
 
     Raises:
-        MsdeError: the GPU is not known, the data cannot be used, or nothing fits.
+        MsdeError: the data cannot be used, or nothing fits.
     """
-    memory = _memory_of(gpu)
+    memory = GPU_MEMORY[gpu]
     size = slot_size(config, num_gpus)
     batches, num_molecules = sample(config, data)
     needs = measure(config, batches)
@@ -181,9 +181,3 @@ def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tupl
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 3600 else f"{seconds / 3600:.3g} h"
-
-
-def _memory_of(gpu: str) -> float:
-    if gpu not in GPU_MEMORY:
-        raise MsdeError(f"unknown GPU {gpu!r}, expected one of {', '.join(GPU_MEMORY)}")
-    return GPU_MEMORY[gpu]

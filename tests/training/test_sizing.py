@@ -63,7 +63,7 @@ def test_larger_stages_are_chosen_where_smaller_ones_do_not_fit(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpu=T4"], "unknown GPU 'T4', expected one of A100-40GB"),
+        (["--gpu=T4"], "found 'T4', expected one of A100-40GB"),
         (["--gpu=A100", "data.molecules_per_slot=2000000"], "nothing fits 72 GB of A100"),
         (["--gpu=A100", "--data=nowhere"], "nowhere"),
     ],
