@@ -88,10 +88,13 @@ def write_pretrained_card(
     }
     if any(name.startswith("projection_2d.") for name in state):
         parts["projection_2d"] = "2D to the width of 3D, for the contrastive loss"
+    if loss.coefficient_displacements:
+        parts["displacements"] = "small displacements of atoms, given the displaced geometry"
     objectives = {
         "contrastive": loss.coefficient_contrastive,
         "2D to 3D": loss.coefficient_2d_to_3d,
         "3D to 2D": loss.coefficient_3d_to_2d,
+        "displacements": loss.coefficient_displacements,
     }
     used = ", ".join(f"{name} {value:g}" for name, value in objectives.items())
     lines = [
