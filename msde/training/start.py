@@ -69,6 +69,7 @@ def check_data(data: Sequence[str], config: Config | None) -> None:
         with errors.collect():
             check_present(root_and_weight(item)[0])
     errors.raise_if_any()
+    log.info("checking options and data; loading torch for it takes a while")
     set_up_torch()
     from msde.training.plan import open_data
 
@@ -140,7 +141,6 @@ def start(
     rank, world_size = ranks.rank(), ranks.world_size()
     logging.basicConfig(format=f"[rank {rank}] %(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    log.info("checking options and data; loading torch for it takes a while")
     if save_every is not None:
         overrides = [*overrides, f"run.save_every={save_every}"]
     errors, resolved = ErrorList(), None
