@@ -198,7 +198,7 @@ class MoleculeSDE(nn.Module):
         return terms["total"].mean() * batch.weight, detached
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
-        """Return the terms that `forward` names, to be differentiated, as `names_of_terms`.
+        """Return the terms that `forward` names, to be differentiated, in their order.
 
         A term whose coefficient is zero is not computed: it is zero.
         """
@@ -232,15 +232,15 @@ class MoleculeSDE(nn.Module):
             + weights.coefficient_2d_to_3d * to_3d
             + weights.coefficient_3d_to_2d * to_2d
         )  # (molecules that count,)
-        terms = [total, contrastive, to_3d, to_2d, accuracy]
+        losses = {"contrastive": contrastive, "2d_to_3d": to_3d, "3d_to_2d": to_2d}
         if self.displacements is not None:
-            terms[0] = total + weights.coefficient_displacements * displacements
-            terms.insert(4, displacements)
-        return dict(zip(names_of_terms(weights), terms, strict=True))
+            losses["displacements"] = displacements
+            total = total + weights.coefficient_displacements * displacements
+        return {"total": total, **losses, "contrastive_accuracy": accuracy}
 
 
 def names_of_terms(loss: LossConfig) -> tuple[str, ...]:
-    """Return the names of the total loss, the losses in it, and the accuracy of the contrast."""
+    """Return the names of the model's terms: the total loss, the losses in it, the accuracy."""
     displacements = ("displacements",) if loss.coefficient_displacements else ()
     losses = ("contrastive", "2d_to_3d", "3d_to_2d", *displacements)
     return ("total", *losses, "contrastive_accuracy")

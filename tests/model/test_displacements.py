@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from fixtures.models import make_small
+from fixtures.models import make_small, train
 from msde.model import names_of_terms
 from msde.training.optimizer import parameter_groups
 
@@ -65,12 +65,6 @@ def test_displacements_are_learned(batch):
     model = make_small("base", ASKED, *alone).train()
     noise = model.draw_noise(batch)
     adam = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(150):
-        loss, terms = model(batch, noise)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        losses.append(terms["displacements"].mean().item())
+    losses = [terms["displacements"] for terms in train(model, batch, noise, adam, steps=150)]
     zero = noise.displacements.square().sum(1).mean().item()
     assert losses[0] > 0.5 * zero and losses[-1] < 0.5 * losses[0]

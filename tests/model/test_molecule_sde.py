@@ -5,7 +5,7 @@ import pytest
 import torch
 from rdkit import Chem
 
-from fixtures.models import NO_DROPOUT, make_small
+from fixtures.models import NO_DROPOUT, make_small, train
 from fixtures.molecules import make_record
 from msde.chem.record import record_from_mol
 from msde.config import make_config
@@ -254,14 +254,7 @@ def test_training_overfits_a_small_batch(batch):
     overrides = ["model.hidden_dim=32", "optim.lr=6e-3", "optim.scale_encoder_3d=1"]
     model = MoleculeSDE.from_seed(make_config("paper", overrides=overrides)).train()
     optimizer = torch.optim.Adam(parameter_groups(model))
-    noise = model.draw_noise(batch)
-    losses = []
-    for _ in range(50):
-        loss, terms = model(batch, noise)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append({name: term.mean().item() for name, term in terms.items()})
+    losses = train(model, batch, model.draw_noise(batch), optimizer, steps=50)
     assert losses[-1]["contrastive"] < 0.2 * losses[0]["contrastive"]
     assert losses[-1]["2d_to_3d"] < 0.5 * losses[0]["2d_to_3d"]
     assert losses[-1]["3d_to_2d"] < 0.5 * losses[0]["3d_to_2d"]
