@@ -3,8 +3,9 @@
 python benchmarks/plan_memory.py --data DIR --json
 
 Each configuration trains for three steps under ZeRO 1. A run of a tiny network stands for libraries
-and buffers of the process. The memory of freed tensors is returned to the operating system at once. By default a run on a CPU
-keeps it for later tensors, and its peak also depends on how well these fit.
+and buffers of the process. The memory of freed tensors is returned to the operating system at once.
+By default a run on a CPU keeps it for later tensors, and its peak also depends on how well these
+fit.
 """
 
 from __future__ import annotations
