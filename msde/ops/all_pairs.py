@@ -22,7 +22,7 @@ def all_pairs(
     attr_weight: Tensor,
     weight: Tensor,
     bias: Tensor,
-    queries: tuple[Tensor, Tensor, Tensor] | None,
+    queries: tuple[Tensor, ...] | None,
     num_heads: int,
     centres: Tensor,
     ptr: Tensor,

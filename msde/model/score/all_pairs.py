@@ -9,6 +9,7 @@ mirror images are equally likely. Inputs and outputs are preconditioned (Karras 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -141,33 +142,38 @@ class PairFeatures(nn.Module):
         self,
         n: Tensor,
         pos: Tensor,
+        moves: Tensor,
         static: Static,
-        queries: tuple[Tensor, Tensor, Tensor] | None = None,
+        queries: Callable[[], tuple[Tensor, ...]] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return moves, (num_atoms, 3), and the result of the attention, if there are queries.
+        """Return `moves` and those along edges, and the result of the attention, if it is made.
 
         Args:
             n: (num_atoms, hidden_dim).
             pos: (num_atoms, 3) A.
-            queries: queries, keys and values, (num_atoms, output_dim) each.
+            moves: (num_atoms, 3) A, to which these are added.
+            queries: returns queries, keys and values, (num_atoms, output_dim) each.
         """
         n = self.norm(n)
         a, b = self.nodes(n, n)
         weights = (self.output_weight, self.output_bias)
         edges = static.related.edges
         if static.is_of_pairs:
-            return all_pairs(
-                pos, a, b, static.features, self.edge_weight, *weights, queries, self.num_heads,
-                log_distances(pos), edges.ptr, EPSILON,
+            along, attended = all_pairs(
+                pos, a, b, static.features, self.edge_weight, *weights,
+                None if queries is None else queries(), self.num_heads, log_distances(pos),
+                edges.ptr, EPSILON,
             )  # fmt: skip
+            return moves + along, attended
         difference, near = differences(pos, edges.index)
         attr = torch.cat([static.features, near], dim=-1)
         e = edge_mlp(a, b, *weights, edges, "silu", attr, self.edge_weight)
-        moves = segment_sum(difference * e[:, -1:], edges.index[1], len(pos))
+        moves = moves + segment_sum(difference * e[:, -1:], edges.index[1], len(pos))
         if queries is None:
             return moves, None
-        e = at_least_float32(e[:, :-1].contiguous())
-        return moves, edge_attention(*queries, e, None, edges, self.num_heads)
+        e = e[:, :-1].contiguous()
+        q, k, v = queries()
+        return moves, edge_attention(q, k, v, at_least_float32(e), None, edges, self.num_heads)
 
 
 class Moves(nn.Module):
@@ -182,7 +188,7 @@ class Moves(nn.Module):
     def forward(self, n: Tensor, pos: Tensor, static: Static) -> Tensor:
         """Return moves, (num_atoms, 3), of n, (num_atoms, hidden_dim), and pos in A."""
         n, moves = self.stereocentres(n, pos, static.related)
-        return moves + self.pairs(n, pos, static)[0]
+        return self.pairs(n, pos, moves, static)[0]
 
 
 def log_distances(pos: Tensor) -> Tensor:
@@ -223,11 +229,14 @@ class PairBlock(nn.Module):
     def forward(self, n: Tensor, pos: Tensor, static: Static) -> tuple[Tensor, Tensor]:
         """Return updated n, (num_atoms, hidden_dim), and moves, (num_atoms, 3)."""
         n, moves = self.moves.stereocentres(n, pos, static.related)
-        m = self.norm_attention(n)
-        q, k, v = (at_least_float32(part(m)) for part in (self.query, self.key, self.value))
-        along, attended = self.moves.pairs(n, pos, static, (q, k, v))
+
+        def queries() -> tuple[Tensor, ...]:
+            m = self.norm_attention(n)
+            return tuple(at_least_float32(part(m)) for part in (self.query, self.key, self.value))
+
+        moves, attended = self.moves.pairs(n, pos, moves, static, queries)
         n = n + self.output(attended)
-        return n + self.feed_forward(self.norm_feed_forward(n)), moves + along
+        return n + self.feed_forward(self.norm_feed_forward(n)), moves
 
 
 class AllPairsScore(nn.Module):
