@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fixtures.conformers import sampling_model
 from fixtures.ops import offsets, threads
 from msde import ops
 from msde.data.ragged import complete_edges
@@ -104,3 +105,15 @@ def test_the_operator_is_as_registered(fused):
     arguments = (pos, a, b, known, attr_weight, weight, bias, *queries, ptr, heads, 0.4, epsilon)
     assert "all_pairs" in OPERATORS
     torch.library.opcheck(torch.ops.msde.all_pairs.default, arguments)
+
+
+def test_the_network_of_conformers_is_the_same_with_and_without_it(fused, batch):
+    model = sampling_model()
+    network, t = model.score_2d_to_3d, torch.linspace(0.1, 0.9, batch.num_graphs)
+    pos = network.to_subspace(batch.pos + 0.3 * torch.sin(batch.pos.flip(0)), batch)
+    h = model.encoder_2d(batch).detach()
+    by_edges = network(pos, t, h, batch).detach()
+    with torch.no_grad():
+        found = network(pos, t, h, batch)
+    assert not torch.equal(found, by_edges)
+    assert (found - by_edges).abs().max() < 1e-5 * by_edges.abs().max()
