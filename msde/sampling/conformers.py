@@ -40,6 +40,7 @@ LAST_STD = 0.03  # A, of the noise before the step to x_0; nothing finer is lear
 BATCH_EDGES = 60_000  # directed edges between all atoms, of the molecules sampled together
 ITEMS_OF_SAMPLE = 2**16  # between the items that key the noise of a molecule's samples
 TURNS = 2  # times that a sample with wrong double bonds is turned and sampled again
+TURN_STD = 0.7  # A, of the noise that is added then, or `std` where that is less
 DRAWS_OF_TURN = 2**20  # between the draws of noise of a sample and of its next turn
 
 
@@ -176,8 +177,9 @@ def _sample_and_turn(
     """Return the positions of samples, (num_atoms, 3) A each, with double bonds as labelled.
 
     Where a label came out wrong, one side of the bond is turned, and the sampler removes noise of
-    `options.std` from there, as it does from conformers of ETKDG.
+    TURN_STD from there, as it does from conformers of ETKDG.
     """
+    less_noise = dataclasses.replace(options, std=min(options.std, TURN_STD))
     starts = [None if task.starts is None else task.starts[number] for task, number in rows]
     found = _sample(model, rows, starts, options)
     for turn in range(1, TURNS + 1 if options.turn else 1):
@@ -186,7 +188,7 @@ def _sample_and_turn(
         if not wrong:
             break
         again = _sample(
-            model, [rows[k] for k in wrong], [turned[k] for k in wrong], options,
+            model, [rows[k] for k in wrong], [turned[k] for k in wrong], less_noise,
             first_draw=turn * DRAWS_OF_TURN,
         )  # fmt: skip
         for k, pos in zip(wrong, again, strict=True):
