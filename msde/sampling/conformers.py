@@ -33,15 +33,15 @@ from msde.sampling.likelihood import log_likelihood, on_sphere
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
 from msde.sampling.schedule import karras_times, time_of_noise
-from msde.sampling.stereo import turn_wrong_bonds
+from msde.sampling.stereo import inverts_centre, turn_wrong_bonds
 
 MAX_ATOMS = 200  # without hydrogens; memory and time grow with the pairs of atoms
 LAST_STD = 0.03  # A, of the noise before the step to x_0; nothing finer is learnt
 BATCH_EDGES = 60_000  # directed edges between all atoms, of the molecules sampled together
 ITEMS_OF_SAMPLE = 2**16  # between the items that key the noise of a molecule's samples
-TURNS = 2  # times that a sample with wrong double bonds is turned and sampled again
-TURN_STD = 0.7  # A, of the noise that is added then, or `std` where that is less
-DRAWS_OF_TURN = 2**20  # between the draws of noise of a sample and of its next turn
+REPAIRS = 2  # times that a sample with a wrong label is made again
+REPAIR_STD = 0.7  # A, of the noise that is added then, or `std` where that is less
+DRAWS_OF_REPAIR = 2**20  # between the draws of noise of a sample and of its next repair
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class ConformerOptions:
 
     num: int = 10  # conformers of each molecule
     start: str = "etkdg"  # or `noise`
-    std: float = 0.7  # A, of the noise that is added to conformers of ETKDG
+    std: float = 2.0  # A, of the noise that is added to conformers of ETKDG
     steps: int = 20
     sampler: str = "dpm_solver_2m"
     seed: int = 0
     relax: bool = False  # by MMFF94, with hydrogens
-    turn: bool = True  # double bonds whose label came out wrong, and sample again from there
+    repair: bool = True  # make samples with wrong labels again
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -105,7 +105,7 @@ def sample_conformers(
     tasks = [task for task in results if isinstance(task, _Task)]
     positions: dict[tuple[int, int], np.ndarray] = {}  # of task and number of the sample
     for part in _parts(tasks, options.num):
-        pos = _sample_and_turn(model, [(tasks[k], number) for k, number in part], options)
+        pos = _sample_and_repair(model, [(tasks[k], number) for k, number in part], options)
         positions |= dict(zip(part, pos, strict=True))
     numbers = iter(range(len(tasks)))
     for result in results:
@@ -171,38 +171,44 @@ def _parts(tasks: list[_Task], num: int) -> Iterator[list[tuple[int, int]]]:
         yield from limited_batches(samples, lambda row: kind(row[0])[1] ** 2, BATCH_EDGES)
 
 
-def _sample_and_turn(
+def _sample_and_repair(
     model: MoleculeSDE, rows: list[tuple[_Task, int]], options: ConformerOptions
 ) -> list[np.ndarray]:
-    """Return the positions of samples, (num_atoms, 3) A each, with double bonds as labelled.
+    """Return the positions of samples, (num_atoms, 3) A each, labelled as far as it can be done.
 
-    Where a label came out wrong, one side of the bond is turned, and the sampler removes noise of
-    TURN_STD from there, as it does from conformers of ETKDG.
+    A sample with a wrong label is made again with less noise, REPAIR_STD: from its conformer of
+    ETKDG, or, if it started from noise, from itself with wrong double bonds turned. There is no
+    such start for stereocentres of samples from noise.
     """
-    less_noise = dataclasses.replace(options, std=min(options.std, TURN_STD))
     starts = [None if task.starts is None else task.starts[number] for task, number in rows]
     found = _sample(model, rows, starts, options)
-    for turn in range(1, TURNS + 1 if options.turn else 1):
-        turned = [turn_wrong_bonds(rows[k][0].mol, pos) for k, pos in enumerate(found)]
-        wrong = [k for k, pos in enumerate(turned) if pos is not None]
-        if not wrong:
+    less_noise = dataclasses.replace(options, std=min(options.std, REPAIR_STD))
+    for repair in range(1, REPAIRS + 1 if options.repair else 1):
+        better: dict[int, np.ndarray] = {}
+        for k, ((task, number), pos) in enumerate(zip(rows, found, strict=True)):
+            turned, start = turn_wrong_bonds(task.mol, pos), starts[k]
+            if start is not None:
+                if turned is not None or inverts_centre(task.mol, pos, start):
+                    better[k] = start
+            elif turned is not None:
+                better[k] = turned
+            if k in better and repair == 1:
+                task.notes.append(f"sample {number + 1} was made again, its stereo was wrong")
+        if not better:
             break
         again = _sample(
-            model, [rows[k] for k in wrong], [turned[k] for k in wrong], less_noise,
-            first_draw=turn * DRAWS_OF_TURN,
+            model, [rows[k] for k in better], list(better.values()), less_noise,
+            first_draw=repair * DRAWS_OF_REPAIR,
         )  # fmt: skip
-        for k, pos in zip(wrong, again, strict=True):
+        for k, pos in zip(better, again, strict=True):
             found[k] = pos
-            task, number = rows[k]
-            if turn == 1:
-                task.notes.append(f"double bonds of sample {number + 1} were turned")
     return found
 
 
 def _sample(
     model: MoleculeSDE,
     rows: list[tuple[_Task, int]],
-    starts: list[np.ndarray | None],
+    starts: Sequence[np.ndarray | None],
     options: ConformerOptions,
     first_draw: int = 0,
 ) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Double bonds whose E or Z came out wrong, turned round."""
+"""Labels that came out wrong: double bonds that are turned round, centres that are found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from rdkit import Chem
 
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
+_CENTRE = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 
 
 def turn_wrong_bonds(mol: Chem.Mol, pos: np.ndarray) -> np.ndarray | None:
@@ -42,6 +43,28 @@ def turn_wrong_bonds(mol: Chem.Mol, pos: np.ndarray) -> np.ndarray | None:
         arms = turned[side] - turned[i]
         turned[side] = turned[i] + 2 * (arms @ axis)[:, None] * axis - arms
     return turned
+
+
+def inverts_centre(mol: Chem.Mol, pos: np.ndarray, right: np.ndarray) -> bool:
+    """Return whether a labelled stereocentre has another chirality than in `right`.
+
+    Args:
+        pos, right: (num_atoms, 3); the labels of `right` are those of the molecule.
+    """
+    for atom in mol.GetAtoms():
+        around = [neighbour.GetIdx() for neighbour in atom.GetNeighbors()]
+        if atom.GetChiralTag() not in _CENTRE or len(around) < 3:
+            continue
+        one, other = (_volume(x, atom.GetIdx(), around) for x in (pos, right))
+        if one * other < 0:
+            return True
+    return False
+
+
+def _volume(pos: np.ndarray, centre: int, around: list[int]) -> float:
+    """Return the signed volume of the first neighbours, whose sign is the chirality."""
+    origin = pos[around[3]] if len(around) > 3 else pos[centre]
+    return float(np.linalg.det(pos[around[:3]] - origin))
 
 
 def _side(pos: np.ndarray, first: int, i: int, j: int, last: int) -> float:

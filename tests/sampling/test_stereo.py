@@ -11,7 +11,7 @@ from msde.chem.conformers import embed
 from msde.evaluation.conformers import stereo_of, stereo_of_conformer
 from msde.sampling import conformers
 from msde.sampling.conformers import ConformerOptions, sample_conformers
-from msde.sampling.stereo import turn_wrong_bonds
+from msde.sampling.stereo import inverts_centre, turn_wrong_bonds
 
 PAIRS = [
     ("C/C=C/CC", "C/C=C\\CC"),
@@ -56,6 +56,17 @@ def test_rings_and_bonds_without_a_label_are_left():
     assert turn_wrong_bonds(free, free.GetConformer().GetPositions()) is None
 
 
+@pytest.mark.parametrize("smiles", ["C[C@H](F)Cl", "C[C@](F)(Cl)Br", "C[C@@H]1CCCO1"])
+def test_a_centre_with_the_other_chirality_is_found(smiles):
+    mol = embedded(smiles)
+    pos = mol.GetConformer().GetPositions()
+    turned = pos @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]) + 1
+    assert not inverts_centre(mol, turned, pos)
+    assert inverts_centre(mol, pos * [1, 1, -1], pos)
+    free = embedded("CC(F)Cl")
+    assert not inverts_centre(free, pos[: free.GetNumAtoms()] * [1, 1, -1], pos)
+
+
 @pytest.mark.parametrize("start", ["noise", "etkdg"])
 def test_only_wrong_samples_are_sampled_again_from_other_noise(monkeypatch, start):
     model, calls = sampling_model(), []
@@ -66,11 +77,11 @@ def test_only_wrong_samples_are_sampled_again_from_other_noise(monkeypatch, star
         return inner(model, batch, numbers, starts, options, **named)
 
     monkeypatch.setattr(conformers, "sample_batch", sample_batch)
-    options = ConformerOptions(num=6, start=start, steps=4)
+    options = ConformerOptions(num=6, start=start, steps=4, std=0.7)
     found = next(sample_conformers(model, ["C/C(F)=C(\\CC)c1ccccc1"], options))
     once = next(
         sample_conformers(
-            model, ["C/C(F)=C(\\CC)c1ccccc1"], dataclasses.replace(options, turn=False)
+            model, ["C/C(F)=C(\\CC)c1ccccc1"], dataclasses.replace(options, repair=False)
         )
     )
     (numbers, from_noise, draw), *others = calls[:-1]
@@ -79,7 +90,7 @@ def test_only_wrong_samples_are_sampled_again_from_other_noise(monkeypatch, star
     for again, is_noise, draw in others:
         assert set(again) < set(numbers) and not is_noise and draw > 0
     first = others[0][0]
-    assert found.notes == [f"double bonds of sample {k + 1} were turned" for k in first]
+    assert found.notes == [f"sample {k + 1} was made again, its stereo was wrong" for k in first]
     heavy = [Chem.RemoveHs(m.mol) for m in (found, once)]
     for k in range(6):
         one, other = (m.GetConformer(k).GetPositions() for m in heavy)
