@@ -40,7 +40,7 @@ LAST_STD = 0.03  # A, of the noise before the step to x_0; nothing finer is lear
 BATCH_EDGES = 60_000  # directed edges between all atoms, of the molecules sampled together
 ITEMS_OF_SAMPLE = 2**16  # between the items that key the noise of a molecule's samples
 REPAIRS = 2  # times that a sample with a wrong label is made again
-REPAIR_STD = 0.7  # A, of the noise that is added the first time, or `std` where that is less
+REPAIR_STD = 0.7  # A, of the noise that is added then, or `std` where that is less
 DRAWS_OF_REPAIR = 2**20  # between the draws of noise of a sample and of its next repair
 
 
@@ -182,6 +182,7 @@ def _sample_and_repair(
     """
     starts = [None if task.starts is None else task.starts[number] for task, number in rows]
     found = _sample(model, rows, starts, options)
+    less_noise = dataclasses.replace(options, std=min(options.std, REPAIR_STD))
     for repair in range(1, REPAIRS + 1 if options.repair else 1):
         better: dict[int, np.ndarray] = {}
         for k, ((task, number), pos) in enumerate(zip(rows, found, strict=True)):
@@ -195,7 +196,6 @@ def _sample_and_repair(
                 task.notes.append(f"sample {number + 1} was made again, its stereo was wrong")
         if not better:
             break
-        less_noise = dataclasses.replace(options, std=min(options.std, REPAIR_STD / repair))
         again = _sample(
             model, [rows[k] for k in better], list(better.values()), less_noise,
             first_draw=repair * DRAWS_OF_REPAIR,
