@@ -36,6 +36,8 @@ def test_a_run_says_what_it_does_before_it_loads_torch(shard_dir, tmp_path):
 
 
 def test_scipy_is_not_loaded_before_it_is_used():
-    loaded = "import sys, msde.training.loop, msde.inference.pretrained; print('scipy' in sys.modules)"
+    loaded = (
+        "import sys, msde.training.loop, msde.inference.pretrained; print('scipy' in sys.modules)"
+    )
     done = python(loaded)
     assert done.stdout.strip().endswith("False"), done.stderr
