@@ -11,12 +11,12 @@ set -u
 input=$1 output=$2 published=${3:+--published $3}
 mkdir -p "$output"
 here=$(dirname "$0")
-# Where there is no GPU this shows that the script runs: fewer steps, longer limits, and no model of
+# Where there is no GPU this shows that the script runs: few steps of 32 molecules, longer limits, no model of
 # a billion parameters.
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     big=xl scale=1 few= short= short_runs=
 else
-    big=base scale=5 few="--turns 1 --steps 1" short="--repeats 1" short_runs="--steps 1 --batch-sizes 32"
+    big=base scale=5 few="--turns 1 --steps 1 --batch-size 32" short="--repeats 1" short_runs="--steps 1 --batch-sizes 32"
 fi
 date -u +%FT%TZ > "$output/date.txt"
 
@@ -26,7 +26,7 @@ part() {  # file, seconds at most, command
     timeout "$((limit * scale))" "$@" > "$file" 2> "$file.log" && rm "$file.log" || echo "$file: failed" >&2
 }
 
-part tests.txt 75 python -m pytest -q "$here/../tests/ops" "$here/../tests/training/test_cuda_graphs.py" \
+part tests.txt 75 python -m pytest "$here/../tests/ops" "$here/../tests/training/test_cuda_graphs.py" \
     "$here/../tests/data/test_stream.py" -k "triton or Triton or gpu or cuda"
 part step-256.json 70 python "$here/step.py" --input "$input" --json $published $few
 part step-1024.json 70 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 --json \
