@@ -5,7 +5,8 @@ python benchmarks/stereo.py --checkpoint DIR --smiles FILE --output FILE.json
 Takes the first molecules with one stereocentre, with several, and with E/Z double bonds alone of a
 file of SMILES, the last word of each line. Labels that a molecule lacks are drawn, such that ETKDG
 can embed it. Each is sampled, and its mirror image, from ETKDG and from noise; right labels are
-counted before any filter.
+counted before any filter. --no-repair counts what the network makes before samples with wrong
+labels are made again.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--num", type=int, default=2, help="conformers of each molecule")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--no-repair", action="store_true", help="leave wrong labels")
     parser.add_argument("--limit", type=int, help="molecules of each set")
     arguments = parser.parse_args()
     process.prepare()
@@ -116,7 +118,12 @@ def main() -> None:
     rows = []
     for name, mols in choose(arguments.smiles).items():
         for start in ("etkdg", "noise"):
-            options = ConformerOptions(num=arguments.num, start=start, steps=arguments.steps)
+            options = ConformerOptions(
+                num=arguments.num,
+                start=start,
+                steps=arguments.steps,
+                repair=not arguments.no_repair,
+            )
             for image in (False, True):
                 some = [mirrored(m) if image else m for m in mols[: arguments.limit]]
                 begin = time.perf_counter()

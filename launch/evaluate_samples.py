@@ -25,7 +25,7 @@ def make_parser() -> OneLineParser:
     add("--output", type=Path, required=True, metavar="FILE", help="all figures, as JSON")
     add("--limit", type=int, metavar="N", help="take this many references; default: all")
     add("--counts", type=int, nargs="+", default=[1, 10], metavar="K", help="of each molecule")
-    add("--std", type=float, default=0.7, metavar="A", help="noise on ETKDG's, in Angstrom")
+    add("--std", type=float, default=2.0, metavar="A", help="noise on ETKDG's, in Angstrom")
     add("--noise", type=float, nargs="+", default=noises, metavar="A", help="Angstrom; for bonds")
     add_sampler_options(parser)
     add("--pictures", type=Path, metavar="DIR", help="draw PNG files there")

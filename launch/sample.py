@@ -30,7 +30,7 @@ def make_parser() -> OneLineParser:
     add = commands.choices["conformers"].add_argument
     add("--num", type=int, default=10, metavar="N", help="conformers of each molecule")
     add("--start", choices=("etkdg", "noise"), default="etkdg", help="where sampling starts")
-    add("--std", type=float, default=0.7, metavar="A", help="noise on ETKDG's, in Angstrom")
+    add("--std", type=float, default=2.0, metavar="A", help="noise on ETKDG's, in Angstrom")
     add("--relax", action="store_true", help="relax the conformers by MMFF94 afterwards")
     return parser
 

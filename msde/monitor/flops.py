@@ -32,6 +32,14 @@ def _edge_mlp_grad(g: Shape, *rest: Any, **_: Any) -> int:
     return 2 * _edge_mlp(*rest[:5], (), *rest[5:])
 
 
+def _all_pairs(
+    pos: Shape, a: Shape, b: Shape, known: Shape, attr_weight: Shape, weight: Shape, *_: Any,
+    **__: Any,
+) -> int:  # fmt: skip
+    # As edge_mlp would make them: its products by heads are fewer and depend on their number.
+    return 2 * known[0] * a[1] * (attr_weight[1] + 2 * weight[0])
+
+
 def _pair_sum(weight: Shape, x: Shape, *_: Any, **__: Any) -> int:
     return 4 * math.prod(weight) * x[2]  # each pair in both orders
 
@@ -52,6 +60,7 @@ FLOPS: dict[Any, Callable[..., int]] = {
     _msde.fourier_linear_grad: lambda g, v, frequency, **_: 4 * math.prod(g) * v[1] * frequency[0],
     _msde.edge_mlp: _edge_mlp,
     _msde.edge_mlp_grad: _edge_mlp_grad,
+    _msde.all_pairs: _all_pairs,
     _msde.pair_sum: _pair_sum,
     _msde.pair_dot: lambda x, g, index, *_, **__: 4 * index[1] * x[0] * x[2],
     _msde.pair_attention: _pair_attention,

@@ -6,6 +6,7 @@ every sum is made by one thread in one order: the bits depend neither on chance 
 of threads.
 """
 
+from msde.ops.all_pairs import all_pairs, all_pairs_fits
 from msde.ops.edge_attention import edge_attention
 from msde.ops.edge_mlp import edge_mlp
 from msde.ops.filters import Interpolation, filter_conv, interpolated_conv
@@ -34,6 +35,8 @@ __all__ = [
     "Interpolation",
     "PairWeights",
     "Pairs",
+    "all_pairs",
+    "all_pairs_fits",
     "batch_norm",
     "dropout_factors",
     "edge_attention",

@@ -33,11 +33,15 @@ from msde.sampling.likelihood import log_likelihood, on_sphere
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
 from msde.sampling.schedule import karras_times, time_of_noise
+from msde.sampling.stereo import inverts_centre, turn_wrong_bonds
 
 MAX_ATOMS = 200  # without hydrogens; memory and time grow with the pairs of atoms
 LAST_STD = 0.03  # A, of the noise before the step to x_0; nothing finer is learnt
 BATCH_EDGES = 60_000  # directed edges between all atoms, of the molecules sampled together
 ITEMS_OF_SAMPLE = 2**16  # between the items that key the noise of a molecule's samples
+REPAIRS = 2  # times that a sample with a wrong label is made again
+REPAIR_STD = 0.7  # A, of the noise that is added the first time, or `std` where that is less
+DRAWS_OF_REPAIR = 2**20  # between the draws of noise of a sample and of its next repair
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,12 @@ class ConformerOptions:
 
     num: int = 10  # conformers of each molecule
     start: str = "etkdg"  # or `noise`
-    std: float = 0.7  # A, of the noise that is added to conformers of ETKDG
+    std: float = 2.0  # A, of the noise that is added to conformers of ETKDG
     steps: int = 20
     sampler: str = "dpm_solver_2m"
     seed: int = 0
     relax: bool = False  # by MMFF94, with hydrogens
+    repair: bool = True  # make samples with wrong labels again
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -100,7 +105,7 @@ def sample_conformers(
     tasks = [task for task in results if isinstance(task, _Task)]
     positions: dict[tuple[int, int], np.ndarray] = {}  # of task and number of the sample
     for part in _parts(tasks, options.num):
-        pos = _sample(model, [(tasks[k], number) for k, number in part], options)
+        pos = _sample_and_repair(model, [(tasks[k], number) for k, number in part], options)
         positions |= dict(zip(part, pos, strict=True))
     numbers = iter(range(len(tasks)))
     for result in results:
@@ -166,17 +171,55 @@ def _parts(tasks: list[_Task], num: int) -> Iterator[list[tuple[int, int]]]:
         yield from limited_batches(samples, lambda row: kind(row[0])[1] ** 2, BATCH_EDGES)
 
 
-def _sample(
+def _sample_and_repair(
     model: MoleculeSDE, rows: list[tuple[_Task, int]], options: ConformerOptions
 ) -> list[np.ndarray]:
-    """Return the positions of samples, (num_atoms, 3) A each."""
+    """Return the positions of samples, (num_atoms, 3) A each, labelled as far as it can be done.
+
+    A sample with a wrong label is made again with less noise, REPAIR_STD: from its conformer of
+    ETKDG, or, if it started from noise, from itself with wrong double bonds turned. There is no
+    such start for stereocentres of samples from noise.
+    """
+    starts = [None if task.starts is None else task.starts[number] for task, number in rows]
+    found = _sample(model, rows, starts, options)
+    for repair in range(1, REPAIRS + 1 if options.repair else 1):
+        better: dict[int, np.ndarray] = {}
+        for k, ((task, number), pos) in enumerate(zip(rows, found, strict=True)):
+            turned, start = turn_wrong_bonds(task.mol, pos), starts[k]
+            if start is not None:
+                if turned is not None or inverts_centre(task.mol, pos, start):
+                    better[k] = start
+            elif turned is not None:
+                better[k] = turned
+            if k in better and repair == 1:
+                task.notes.append(f"sample {number + 1} was made again, its stereo was wrong")
+        if not better:
+            break
+        less_noise = dataclasses.replace(options, std=min(options.std, REPAIR_STD / repair))
+        again = _sample(
+            model, [rows[k] for k in better], list(better.values()), less_noise,
+            first_draw=repair * DRAWS_OF_REPAIR,
+        )  # fmt: skip
+        for k, pos in zip(better, again, strict=True):
+            found[k] = pos
+    return found
+
+
+def _sample(
+    model: MoleculeSDE,
+    rows: list[tuple[_Task, int]],
+    starts: Sequence[np.ndarray | None],
+    options: ConformerOptions,
+    first_draw: int = 0,
+) -> list[np.ndarray]:
+    """Return the positions of samples from these starts, or, if all are None, from noise."""
     device = next(model.parameters()).device
     columns = columns_from_records([task.record for task, _ in rows])
     batch = MoleculeBatch.from_columns(columns).to(device)
-    starts = [task.starts[number] for task, number in rows if task.starts is not None]
-    begin = torch.from_numpy(np.concatenate(starts)).to(device) if starts else None
+    known = [start for start in starts if start is not None]
+    begin = torch.from_numpy(np.concatenate(known)).to(device) if known else None
     numbers = torch.tensor([number for _, number in rows], device=device)
-    return sample_batch(model, batch, numbers, begin, options)
+    return sample_batch(model, batch, numbers, begin, options, first_draw=first_draw)
 
 
 @torch.no_grad()
@@ -187,6 +230,7 @@ def sample_batch(
     starts: Tensor | None,
     options: ConformerOptions,
     observe: Callable[[Tensor, Tensor], None] = lambda pos, t: None,
+    first_draw: int = 0,
 ) -> list[np.ndarray]:
     """Return one sample of each molecule of a batch, (num_atoms, 3) A each.
 
@@ -194,6 +238,7 @@ def sample_batch(
         numbers: (num_graphs,) numbers of the samples, which key their noise.
         starts: (num_atoms, 3) A, conformers to add noise to; None: samples start from noise.
         observe: called with the positions and the time whenever the network sees them.
+        first_draw: number of the first draw of noise; others give other noise.
     """
     item = batch.atom_in_graph + ITEMS_OF_SAMPLE * numbers[batch.batch]  # (num_atoms,)
     draws = keyed_noise(options.seed, batch.uid[batch.batch], item, 3)
@@ -201,7 +246,7 @@ def sample_batch(
     sde = network.sde
 
     def noise(draw: int) -> Tensor:
-        return network.to_subspace(draws(draw), batch)
+        return network.to_subspace(draws(first_draw + draw), batch)
 
     first, last = (time_of_noise(sde, std).item() for std in (options.std, LAST_STD))
     times = karras_times(sde, options.steps, first=1.0 if starts is None else first, last=last)

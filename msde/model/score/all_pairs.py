@@ -9,6 +9,7 @@ mirror images are equally likely. Inputs and outputs are preconditioned (Karras 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ from msde.model.layers import (
 from msde.model.relations import RELATION_SIZES, Relations, relations
 from msde.model.rotations import RotationMean
 from msde.model.sde import make_sde, per_row
-from msde.ops import Edges, edge_attention, edge_mlp, segment_sum
+from msde.ops import all_pairs, all_pairs_fits, edge_attention, edge_mlp, segment_sum
 
 NUM_GAUSSIANS = 32
 MAX_LOG_DISTANCE = 2.7  # log(1 + d), d in A, of the last Gaussian
@@ -46,6 +47,17 @@ class Condition:
     nodes: Tensor  # (num_atoms, hidden_dim)
     relations: Relations
     features: Tensor  # (num_edges, RELATION_DIM) of the relations
+
+
+@dataclass(frozen=True)
+class Static:
+    """What all blocks of one evaluation share."""
+
+    related: Relations
+    # (num_edges, RELATION_DIM); where the op `all_pairs` is used, of the edges from the atom that
+    # comes first to the other one alone, (num_pairs, RELATION_DIM).
+    features: Tensor
+    is_of_pairs: bool
 
 
 class Stereocentres(nn.Module):
@@ -103,16 +115,21 @@ def signed_volumes(pos: Tensor, related: Relations) -> tuple[Tensor, Tensor]:
 
 
 class PairFeatures(nn.Module):
-    """Features of all directed edges, from both atoms, their relation and their distance."""
+    """Features of all directed edges, and what is made of them.
 
-    def __init__(self, hidden_dim: int, basis_dim: int, output_dim: int) -> None:
-        """Make an MLP of `basis_dim` hidden units."""
+    They come from both atoms, their relation and their distance. One of them moves the target along
+    the difference of the atoms; the others enter the attention of the atoms.
+    """
+
+    def __init__(self, config: ConformerScoreConfig, output_dim: int) -> None:
+        """Make an MLP with features of width `output_dim` beside the moves; 0: no attention."""
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_dim)
-        self.nodes = SplitLinear(2 * hidden_dim, basis_dim)
+        self.num_heads = config.num_heads
+        self.norm = nn.LayerNorm(config.hidden_dim)
+        self.nodes = SplitLinear(2 * config.hidden_dim, config.basis_dim)
         hidden, output = (
-            nn.Linear(RELATION_DIM + NUM_GAUSSIANS, basis_dim, bias=False),
-            nn.Linear(basis_dim, output_dim),
+            nn.Linear(RELATION_DIM + NUM_GAUSSIANS, config.basis_dim, bias=False),
+            nn.Linear(config.basis_dim, output_dim + 1),
         )
         # One op uses all of them, so this module holds them, not two layers of its own.
         self.edge_weight = hidden.weight
@@ -121,52 +138,77 @@ class PairFeatures(nn.Module):
             self.output_weight[-1] *= 1e-2  # the column of moves: a network starts at rest
             self.output_bias[-1] = 0
 
-    def forward(self, n: Tensor, edge_attr: Tensor, edges: Edges) -> Tensor:
-        """Map n, (num_atoms, hidden_dim), and edge_attr to (num_edges, output_dim)."""
+    def forward(
+        self,
+        n: Tensor,
+        pos: Tensor,
+        moves: Tensor,
+        static: Static,
+        queries: Callable[[], tuple[Tensor, ...]] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return `moves` and those along edges, and the result of the attention, if it is made.
+
+        Args:
+            n: (num_atoms, hidden_dim).
+            pos: (num_atoms, 3) A.
+            moves: (num_atoms, 3) A, to which these are added.
+            queries: returns queries, keys and values, (num_atoms, output_dim) each.
+        """
         n = self.norm(n)
         a, b = self.nodes(n, n)
-        return edge_mlp(
-            a, b, self.output_weight, self.output_bias, edges, "silu", edge_attr, self.edge_weight
-        )
+        weights = (self.output_weight, self.output_bias)
+        edges = static.related.edges
+        if static.is_of_pairs:
+            along, attended = all_pairs(
+                pos, a, b, static.features, self.edge_weight, *weights,
+                None if queries is None else queries(), self.num_heads, log_distances(pos),
+                edges.ptr, EPSILON,
+            )  # fmt: skip
+            return moves + along, attended
+        difference, near = differences(pos, edges.index)
+        attr = torch.cat([static.features, near], dim=-1)
+        e = edge_mlp(a, b, *weights, edges, "silu", attr, self.edge_weight)
+        moves = moves + segment_sum(difference * e[:, -1:], edges.index[1], len(pos))
+        if queries is None:
+            return moves, None
+        e = e[:, :-1].contiguous()
+        q, k, v = queries()
+        return moves, edge_attention(q, k, v, at_least_float32(e), None, edges, self.num_heads)
 
 
 class Moves(nn.Module):
-    """Moves of all atoms along their differences and at stereocentres, and features of edges."""
+    """Moves of all atoms along their differences and at stereocentres."""
 
     def __init__(self, config: ConformerScoreConfig, output_dim: int) -> None:
         """Make edge features of width `output_dim`, which may be 0."""
         super().__init__()
         self.stereocentres = Stereocentres(config.hidden_dim)
-        self.pairs = PairFeatures(config.hidden_dim, config.basis_dim, output_dim + 1)
+        self.pairs = PairFeatures(config, output_dim)
 
-    def forward(
-        self, n: Tensor, pos: Tensor, static: Tensor, related: Relations
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return updated n, moves, (num_atoms, 3), and edge features, (num_edges, output_dim).
-
-        Args:
-            n: (num_atoms, hidden_dim).
-            pos: (num_atoms, 3) A.
-            static: (num_edges, RELATION_DIM) features that all blocks share.
-        """
-        source, target = related.edges.index
-        n, moves = self.stereocentres(n, pos, related)
-        difference, near = differences(pos, related.edges)
-        e = self.pairs(n, torch.cat([static, near], dim=-1), related.edges)
-        moves = moves + segment_sum(difference * e[:, -1:], target, len(pos))
-        return n, moves, e[:, :-1].contiguous()
+    def forward(self, n: Tensor, pos: Tensor, static: Static) -> Tensor:
+        """Return moves, (num_atoms, 3), of n, (num_atoms, hidden_dim), and pos in A."""
+        n, moves = self.stereocentres(n, pos, static.related)
+        return self.pairs(n, pos, moves, static)[0]
 
 
-def differences(pos: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+def log_distances(pos: Tensor) -> Tensor:
+    """Return the centres of the Gaussians, (NUM_GAUSSIANS,), in log(1 + distance / A)."""
+    return torch.linspace(0, MAX_LOG_DISTANCE, NUM_GAUSSIANS, device=pos.device)
+
+
+def differences(pos: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Return target minus source over 1 + distance, (num_edges, 3), and Gaussians of the distance.
 
     The Gaussians, (num_edges, NUM_GAUSSIANS), are evenly spaced in log(1 + distance / A).
+
+    Args:
+        index: (2, num_edges) sources and targets.
     """
-    source, target = edges.index
+    source, target = index
     difference = pos.index_select(0, target) - pos.index_select(0, source)
     distance = (difference.square().sum(-1) + EPSILON).sqrt()
-    centres = torch.linspace(0, MAX_LOG_DISTANCE, NUM_GAUSSIANS, device=pos.device)
-    return difference / (1 + distance).unsqueeze(-1), gaussians(torch.log1p(distance), centres)
+    near = gaussians(torch.log1p(distance), log_distances(pos))
+    return difference / (1 + distance).unsqueeze(-1), near
 
 
 class PairBlock(nn.Module):
@@ -184,15 +226,16 @@ class PairBlock(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(dim)
         self.feed_forward = MLP([dim, 2 * dim, dim], "silu")
 
-    def forward(
-        self, n: Tensor, pos: Tensor, static: Tensor, related: Relations
-    ) -> tuple[Tensor, Tensor]:
-        """Return updated n, (num_atoms, hidden_dim), and moves, (num_atoms, 3); see `Moves`."""
-        n, moves, e = self.moves(n, pos, static, related)
-        m = self.norm_attention(n)
-        q, k, v = (at_least_float32(part(m)) for part in (self.query, self.key, self.value))
-        e = at_least_float32(e)
-        n = n + self.output(edge_attention(q, k, v, e, None, related.edges, self.num_heads))
+    def forward(self, n: Tensor, pos: Tensor, static: Static) -> tuple[Tensor, Tensor]:
+        """Return updated n, (num_atoms, hidden_dim), and moves, (num_atoms, 3)."""
+        n, moves = self.moves.stereocentres(n, pos, static.related)
+
+        def queries() -> tuple[Tensor, ...]:
+            m = self.norm_attention(n)
+            return tuple(at_least_float32(part(m)) for part in (self.query, self.key, self.value))
+
+        moves, attended = self.moves.pairs(n, pos, moves, static, queries)
+        n = n + self.output(attended)
         return n + self.feed_forward(self.norm_feed_forward(n)), moves
 
 
@@ -272,14 +315,19 @@ class AllPairsScore(nn.Module):
         pos = pos_t * rows(torch.rsqrt(1 + level) / alpha)  # as large as the data
         kept = pos_t * rows(1 / (alpha * (1 + level)))  # c_skip x_t
         c_out = rows((level / (1 + level)).sqrt())
-        _, near = differences(pos, related.edges)
-        static = known.features + self.noised_distance(near)  # (num_edges, RELATION_DIM)
+        index, features = related.edges.index, known.features
+        is_fused = all_pairs_fits(pos, known.nodes, features)
+        if is_fused:
+            forward = (index[0] < index[1]).nonzero().squeeze(-1)  # (num_pairs,)
+            index, features = index[:, forward], features.index_select(0, forward)
+        _, near = differences(pos, index)
+        static = Static(related, features + self.noised_distance(near), is_fused)
         n = known.nodes + index_rows(self.time(t), batch.batch)
         moves = torch.zeros_like(pos)
         for block in self.blocks:
-            n, more = block(n, pos, static, related)
+            n, more = block(n, pos, static)
             moves = moves + more
             pos = kept + c_out * moves  # the estimate of x_0 so far
-        moves = moves + self.last(n, pos, static, related)[1]
+        moves = moves + self.last(n, pos, static)
         pos_0 = self.to_subspace(kept + c_out * moves, batch)
         return (pos_t - rows(alpha) * pos_0) / rows(std)

@@ -1,4 +1,5 @@
 // The library of the ops. Each header exports its functions to Python: see EXPORT in base.hpp.
+#include "all_pairs.hpp"
 #include "edge_attention.hpp"
 #include "edge_mlp.hpp"
 #include "filters.hpp"

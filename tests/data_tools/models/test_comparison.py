@@ -45,7 +45,7 @@ def test_every_method_has_a_row_for_each_count(weights, tmp_path):
     drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert drawn == ["conformers.png", "errors.png", "film.png"]
     result = json.loads((tmp_path / "r.json").read_text())
-    assert [row["K"] for row in result["rows"]] == [1] * 5 + [3] * 5
+    assert [row["K"] for row in result["rows"]] == [1] * 7 + [3] * 7
     by_name = {(row["method"], row["K"]): row for row in result["rows"]}
     for method in ("ETKDGv3", BASELINE, "msde, from noise"):
         more, fewer = by_name[method, 3], by_name[method, 1]
@@ -56,9 +56,15 @@ def test_every_method_has_a_row_for_each_count(weights, tmp_path):
     assert by_name[BASELINE, 3]["sizes"]["1-8"]["MAT-R"] < 0.05
     assert by_name["msde, from noise", 3]["MAT-R"] > by_name[BASELINE, 3]["MAT-R"]
     methods = result["methods"]
+    for start in ("ETKDG", "noise"):
+        sampled, relaxed = (f"msde, from {start}{rest}" for rest in ("", ", relaxed"))
+        assert by_name[relaxed, 3]["MAT-R"] != by_name[sampled, 3]["MAT-R"]
+        for kind in ("error of lengths", "error of angles"):
+            assert methods[relaxed][kind] < methods[sampled][kind]
+        assert methods[relaxed]["conformers/s"] < methods[sampled]["conformers/s"]
     assert methods[BASELINE]["centres"] == [3, 3] and methods[BASELINE]["bonds"] == [3, 3]
     assert methods[BASELINE]["error of lengths"] < 0.01
-    assert text.count("\n| 3 |") == 5 and "4 references" in text
+    assert text.count("\n| 3 |") == 7 and "4 references" in text
 
 
 def test_references_without_geometry_are_an_error(weights, tmp_path):

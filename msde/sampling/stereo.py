@@ -1,0 +1,85 @@
+"""Labels that came out wrong: double bonds that are turned round, centres that are found."""
+
+from __future__ import annotations
+
+import numpy as np
+from rdkit import Chem
+
+_CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
+_TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
+_CENTRE = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+
+
+def turn_wrong_bonds(mol: Chem.Mol, pos: np.ndarray) -> np.ndarray | None:
+    """Turn one side of each double bond whose positions have the other label, by 180 degrees.
+
+    The smaller side turns about the bond. A bond in a ring cannot be turned and is left as it is.
+    The geometry around a turned bond is rough: it is a start for a sampler, not a conformer.
+
+    Args:
+        mol: its double bonds have labels and their stereo atoms, as RDKit assigns them.
+        pos: (num_atoms, 3).
+
+    Returns:
+        (num_atoms, 3), or None if there is nothing to turn.
+    """
+    turned = None
+    for bond in mol.GetBonds():
+        is_labelled = bond.GetStereo() in (*_CIS, *_TRANS) and len(bond.GetStereoAtoms()) == 2
+        if not is_labelled or bond.IsInRing():
+            continue
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        first, last = bond.GetStereoAtoms()
+        if (_side(pos, first, i, j, last) > 0) == (bond.GetStereo() in _CIS):
+            continue
+        if turned is None:
+            turned = pos.copy()
+        side = _beyond(mol, i, j)
+        if 2 * len(side) > mol.GetNumAtoms():
+            i, j = j, i
+            side = _beyond(mol, i, j)
+        axis = turned[j] - turned[i]
+        axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
+        arms = turned[side] - turned[i]
+        turned[side] = turned[i] + 2 * (arms @ axis)[:, None] * axis - arms
+    return turned
+
+
+def inverts_centre(mol: Chem.Mol, pos: np.ndarray, right: np.ndarray) -> bool:
+    """Return whether a labelled stereocentre has another chirality than in `right`.
+
+    Args:
+        pos, right: (num_atoms, 3); the labels of `right` are those of the molecule.
+    """
+    for atom in mol.GetAtoms():
+        around = [neighbour.GetIdx() for neighbour in atom.GetNeighbors()]
+        if atom.GetChiralTag() not in _CENTRE or len(around) < 3:
+            continue
+        one, other = (_volume(x, atom.GetIdx(), around) for x in (pos, right))
+        if one * other < 0:
+            return True
+    return False
+
+
+def _volume(pos: np.ndarray, centre: int, around: list[int]) -> float:
+    """Return the signed volume of the first neighbours, whose sign is the chirality."""
+    origin = pos[around[3]] if len(around) > 3 else pos[centre]
+    return float(np.linalg.det(pos[around[:3]] - origin))
+
+
+def _side(pos: np.ndarray, first: int, i: int, j: int, last: int) -> float:
+    """Return a number that is positive where `first` and `last` lie on one side of the bond."""
+    axis = pos[j] - pos[i]
+    a, b = np.cross(pos[first] - pos[i], axis), np.cross(pos[last] - pos[j], axis)
+    return float(a @ b)
+
+
+def _beyond(mol: Chem.Mol, i: int, j: int) -> list[int]:
+    """Return the atoms on j's side of the bond between i and j, which is in no ring."""
+    found, seen = [j], {i, j}
+    for atom in found:
+        for neighbour in mol.GetAtomWithIdx(atom).GetNeighbors():
+            if neighbour.GetIdx() not in seen:
+                seen.add(neighbour.GetIdx())
+                found.append(neighbour.GetIdx())
+    return found

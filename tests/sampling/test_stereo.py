@@ -1,0 +1,97 @@
+"""Double bonds that are turned round where their label came out wrong."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from fixtures.conformers import sampling_model
+from msde.chem.conformers import embed
+from msde.evaluation.conformers import stereo_of, stereo_of_conformer
+from msde.sampling import conformers
+from msde.sampling.conformers import ConformerOptions, sample_conformers
+from msde.sampling.stereo import inverts_centre, turn_wrong_bonds
+
+PAIRS = [
+    ("C/C=C/CC", "C/C=C\\CC"),
+    ("C/C(F)=C(\\CC)c1ccccc1", "C/C(F)=C(/CC)c1ccccc1"),
+    ("C/C=N/O", "C/C=N\\O"),
+    ("C/C=C/C=C/C", "C/C=C\\C=C\\C"),
+    ("O=C1N(C)c2ccccc2/C1=C1/SC(=O)NC1=O", "O=C1N(C)c2ccccc2/C1=C1\\SC(=O)NC1=O"),
+]
+
+
+def embedded(smiles):
+    full = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    embed(full, 1, 1)
+    return Chem.RemoveHs(full)
+
+
+@pytest.mark.parametrize("one, other", PAIRS, ids=[one for one, _ in PAIRS])
+def test_a_bond_with_the_other_label_is_turned(one, other):
+    mol, wanted = embedded(one), Chem.MolFromSmiles(other)
+    pos = mol.GetConformer().GetPositions()
+    assert turn_wrong_bonds(mol, pos) is None
+    turned = turn_wrong_bonds(wanted, pos)
+    mol.GetConformer().SetPositions(turned)
+    assert stereo_of_conformer(mol, -1) == stereo_of(wanted)
+    assert turn_wrong_bonds(wanted, turned) is None
+
+
+def test_lengths_of_bonds_stay():
+    mol, wanted = embedded(PAIRS[1][0]), Chem.MolFromSmiles(PAIRS[1][1])
+    pos = mol.GetConformer().GetPositions()
+    turned = turn_wrong_bonds(wanted, pos)
+    ends = np.array([[b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in mol.GetBonds()]).T
+    before, after = (np.linalg.norm(x[ends[0]] - x[ends[1]], axis=1) for x in (pos, turned))
+    assert np.allclose(before, after) and np.abs(pos - turned).max() > 0.5
+
+
+def test_rings_and_bonds_without_a_label_are_left():
+    ring = Chem.MolFromSmiles("C1CCCC/C=C\\CCC1")
+    trans = embedded("C1CCCC/C=C/CCC1").GetConformer().GetPositions()
+    assert turn_wrong_bonds(ring, trans) is None
+    free = embedded("CC=CC")
+    assert turn_wrong_bonds(free, free.GetConformer().GetPositions()) is None
+
+
+@pytest.mark.parametrize("smiles", ["C[C@H](F)Cl", "C[C@](F)(Cl)Br", "C[C@@H]1CCCO1"])
+def test_a_centre_with_the_other_chirality_is_found(smiles):
+    mol = embedded(smiles)
+    pos = mol.GetConformer().GetPositions()
+    turned = pos @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]) + 1
+    assert not inverts_centre(mol, turned, pos)
+    assert inverts_centre(mol, pos * [1, 1, -1], pos)
+    free = embedded("CC(F)Cl")
+    assert not inverts_centre(free, pos[: free.GetNumAtoms()] * [1, 1, -1], pos)
+
+
+@pytest.mark.parametrize("start", ["noise", "etkdg"])
+def test_only_wrong_samples_are_sampled_again_from_other_noise(monkeypatch, start):
+    model, calls = sampling_model(), []
+    inner = conformers.sample_batch
+
+    def sample_batch(model, batch, numbers, starts, options, **named):
+        calls.append((numbers.tolist(), starts is None, named["first_draw"]))
+        return inner(model, batch, numbers, starts, options, **named)
+
+    monkeypatch.setattr(conformers, "sample_batch", sample_batch)
+    options = ConformerOptions(num=6, start=start, steps=4, std=0.7)
+    found = next(sample_conformers(model, ["C/C(F)=C(\\CC)c1ccccc1"], options))
+    once = next(
+        sample_conformers(
+            model, ["C/C(F)=C(\\CC)c1ccccc1"], dataclasses.replace(options, repair=False)
+        )
+    )
+    (numbers, from_noise, draw), *others = calls[:-1]
+    assert numbers == list(range(6)) and from_noise == (start == "noise") and draw == 0
+    assert others, "this untrained model makes no wrong label: take another seed"
+    for again, is_noise, draw in others:
+        assert set(again) < set(numbers) and not is_noise and draw > 0
+    first = others[0][0]
+    assert found.notes == [f"sample {k + 1} was made again, its stereo was wrong" for k in first]
+    heavy = [Chem.RemoveHs(m.mol) for m in (found, once)]
+    for k in range(6):
+        one, other = (m.GetConformer(k).GetPositions() for m in heavy)
+        assert np.allclose(one, other, atol=1e-4) == (k not in first)
