@@ -41,8 +41,10 @@ def main() -> None:
         coefficient_displacements=of_3d.loss.coefficient_displacements,
     )
     one, two = (file_sha256(folder / MODEL) for folder in folders)
-    origin = [f"The 2D encoder and its score network are of weights with SHA-256 {one}.",
-              f"The 3D encoder and its score network are of weights with SHA-256 {two}."]  # fmt: skip
+    origin = [
+        f"The 2D encoder and its score network are of weights with SHA-256 {one}.",
+        f"The 3D encoder and its score network are of weights with SHA-256 {two}.",
+    ]
     save_weights(state, dataclasses.replace(of_2d, loss=loss), given.output, origin)
     print(f"{given.output}: {sum(t.numel() for t in state.values()):,} weights")
 
