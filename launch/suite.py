@@ -30,7 +30,9 @@ def make_parser() -> OneLineParser:
     add("--checkpoint", action="append", default=[], metavar="[NAME=]DIR", help=weights)
     add("--output", type=Path, required=True, metavar="DIR", help="of the tables and all runs")
     add("--pretraining", type=Path, action="append", default=[], metavar="DIR", help=seen)
-    add("--processes", type=int, default=1, metavar="N", help="runs at a time")
+    add("--processes", type=int, default=1, metavar="N", help="runs at a time, on this machine")
+    where = "local, dask:ADDRESS of a scheduler, or mpi; its workers see the same folders"
+    add("--executor", default="local", help=f"where to run: {where}; default: %(default)s")
     return parser
 
 

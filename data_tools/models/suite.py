@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from msde.data.shards import ShardDataset
 from msde.downstream.labels import read_task_data
@@ -19,10 +17,11 @@ from msde.downstream.overlap import blocks_of_data_sets, overlapping
 from msde.downstream.report import write_rows, write_tables
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import DRAWS
-from msde.downstream.suite import Design, Plan, Run, execute, read_plan
+from msde.downstream.suite import Design, Plan, execute, read_plan
 from msde.errors import MsdeError
 from msde.files import write_json
 
+from ..pipeline.executors import open_workers, worker_failure_as_error
 from .finetuning import task_shards
 
 log = logging.getLogger("msde")
@@ -36,6 +35,7 @@ def run_suite(
     pretraining: Sequence[Path] = (),
     processes: int = 1,
     draws: int = DRAWS,
+    executor: str = "local",
 ) -> None:
     """Run what is not done of a plan; write each run's rows as they come, then the comparisons.
 
@@ -43,8 +43,9 @@ def run_suite(
         data: the folder that the plan's files lie in.
         checkpoints: by name; random weights take the network of the first.
         pretraining: folders of shards that the checkpoints were trained on, to count overlaps.
-        processes: runs at a time.
+        processes: runs at a time, of `local`.
         draws: of the bootstrap.
+        executor: see `open_workers`; workers on other machines have to see the same folders.
 
     Raises:
         MsdeError: the plan is wrong, `output` holds another plan, or a run fails.
@@ -58,39 +59,31 @@ def run_suite(
     overlaps = _overlaps(read, shards, output / "overlap.json", pretraining)
     runs = list(read.runs())
     arguments = [(r, shards[r.design.name], checkpoints, output / "runs", read.seeds) for r in runs]
-    if processes == 1:
-        for run, given in zip(runs, arguments, strict=True):
-            execute(*given)
-            _done(run, output, read)
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, initializer=_prepare) as pool:
-            futures = [pool.submit(execute, *given) for given in arguments]
-            try:
-                for run, future in zip(runs, futures, strict=True):
-                    future.result()
-                    _done(run, output, read)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    # Local processes are spawned: threads of torch do not live in a fork.
+    with open_workers(executor, processes, "spawn") as workers:
+        submit = workers.executor.submit if workers.executor else None
+        results = [submit(_execute_alone, *given) if submit else None for given in arguments]
+        for run, given, result in zip(runs, arguments, results, strict=True):
+            if result is None:
+                execute(*given)
+            else:
+                with worker_failure_as_error(f"in {run.folder}"):
+                    result.result()
+            log.info("done: %s", run.folder)
+            write_rows(output, read)
     print(write_tables(output, read, overlaps, draws))
 
 
-def _prepare() -> None:
-    """Set up a worker: one thread each, and none outlives a suite that is killed."""
+def _execute_alone(*arguments: Any) -> None:
+    """Do a run in a worker: one thread, and only warnings are printed."""
     import torch
 
-    from msde.cluster import launcher, process
+    from msde.cluster import process
 
-    launcher.end_with_the_parent(signal.SIGKILL)
     process.prepare()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-
-
-def _done(run: Run, output: Path, plan: Plan) -> None:
-    log.info("done: %s", run.folder)
-    write_rows(output, plan)
+    execute(*arguments)
 
 
 def _keep_plan(plan: Path, kept: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where molecules are converted: in this process, in local ones, on a Dask cluster or under MPI."""
+"""Where work is done: in this process, in local ones, on a Dask cluster or under MPI."""
 
 from __future__ import annotations
 
@@ -42,11 +42,15 @@ def _start_worker() -> None:
 
 
 @contextlib.contextmanager
-def open_workers(executor: Executor | str, processes: int = 1) -> Iterator[Workers]:
+def open_workers(
+    executor: Executor | str, processes: int = 1, start_method: str | None = None
+) -> Iterator[Workers]:
     """Start or reach the workers of `local`, `dask:ADDRESS` or `mpi`, or of an open executor.
 
     Args:
         processes: how many, for `local`; one means that this process does the work.
+        start_method: of local processes; by default that of the platform. Those that train need
+            "spawn": threads of torch do not live in a fork.
 
     Raises:
         MsdeError: a package is missing, or the cluster cannot be reached.
@@ -56,7 +60,7 @@ def open_workers(executor: Executor | str, processes: int = 1) -> Iterator[Worke
         return
     scheme, _, address = executor.partition(":")
     if executor == "local":
-        opened = _local(processes)
+        opened = _local(processes, start_method)
     elif scheme == "dask" and address:
         opened = _dask(address)
     elif executor == "mpi":
@@ -68,18 +72,19 @@ def open_workers(executor: Executor | str, processes: int = 1) -> Iterator[Worke
 
 
 @contextlib.contextmanager
-def _local(processes: int) -> Iterator[Workers]:
+def _local(processes: int, start_method: str | None) -> Iterator[Workers]:
     if processes == 1:
         yield Workers(None, 1)
         return
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, initializer=_start_worker)
+    context = multiprocessing.get_context(start_method)
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker)
     try:
         yield Workers(pool, processes)
         pool.shutdown()
     except BaseException:
         for worker in set(multiprocessing.active_children()) - others:
-            worker.kill()  # a molecule may take minutes, and the user has stopped the conversion
+            worker.kill()  # its work may take minutes, and the user has stopped it
         # The rest of a half-sent result never comes; the pool notices when the pipe is closed.
         pool._result_queue._writer.close()  # type: ignore[attr-defined]
         pool.shutdown(cancel_futures=True)
@@ -151,19 +156,27 @@ def converted(
             chunk = next(chunks, None)
             if chunk is None:
                 break
-            with _worker_failure_as_error(chunk[1]):
+            with worker_failure_as_error(_place(chunk[1])):
                 pending.append((*chunk, workers.executor.submit(convert_chunk, task, chunk[1])))
         if not pending:
             return
         first, raws, future = pending.popleft()
-        with _worker_failure_as_error(raws):
+        with worker_failure_as_error(_place(raws)):
             result = future.result()
         yield first, raws, result
 
 
+def _place(raws: list[RawMolecule]) -> str:
+    return f"near line {raws[0].line} of {raws[0].source}"
+
+
 @contextlib.contextmanager
-def _worker_failure_as_error(raws: list[RawMolecule]) -> Iterator[None]:
-    where = f"near line {raws[0].line} of {raws[0].source}"
+def worker_failure_as_error(where: str) -> Iterator[None]:
+    """Say in one line what became of a worker.
+
+    Raises:
+        MsdeError: it died or failed; or its own.
+    """
     try:
         yield
     except BrokenExecutor as error:

@@ -36,6 +36,7 @@ RANGES: dict[str, Range] = {
         ),
         POSITIVE,
     ),
+    "data.hydrogen_dropout": ("in [0, 1]", lambda value: 0 <= value <= 1),
     "data.molecules_per_step": _at_least(2),
     "data.molecules_per_slot": _at_least(2),
     "data.workers": _at_least(0),
@@ -82,6 +83,9 @@ def _relations(config: Config) -> dict[str, bool]:
         ),
         "data.resident and data.masking_ratio cannot be used together": (
             not data.resident or not data.masking_ratio
+        ),
+        "data.resident and data.hydrogen_dropout cannot be used together": (
+            not data.resident or not data.hydrogen_dropout
         ),
         "run.cuda_graphs works without run.activation_checkpointing, data.atoms_per_slot and "
         "loss.negatives=ranks only": not run.cuda_graphs

@@ -33,6 +33,9 @@ class DataConfig:
     # Share of each molecule's atoms that training does not see: it sees a random connected
     # subgraph of the others. 0 is off.
     masking_ratio: float = 0.0
+    # Share of the molecules, drawn anew in each epoch, that training sees without their hydrogens.
+    # For shards with hydrogens, so that the encoders serve molecules with and without them.
+    hydrogen_dropout: float = 0.0
     # Most held-out molecules that one validation looks at.
     max_validation_molecules: int = 10_000
     # Threads that read ahead of training. 0 reads a batch when a step asks for it.

@@ -1,7 +1,7 @@
-"""Subgraph masking: training may see a random connected part of each molecule (Liu et al. 2023).
+"""Training may see a part of each molecule: a connected subgraph, or all but the hydrogens.
 
-Start at a random atom and add random neighbours of the atoms taken so far; where a fragment of the
-molecule is exhausted, continue at a random atom of the others.
+Subgraph masking (Liu et al. 2023): start at a random atom and add random neighbours of the atoms
+taken so far; where a fragment of the molecule is exhausted, go on at a random atom of the others.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import dataclasses
 import numpy as np
 
 from msde import philox
+from msde.chem.vocabulary import ATOM_VOCABULARY
 from msde.data.codec import MoleculeColumns
 from msde.philox import Key, Stream
+
+CHARGE, NUM_HS = (list(ATOM_VOCABULARY).index(name) for name in ("formal_charge", "num_hs"))
 
 
 def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeColumns:
@@ -21,9 +24,38 @@ def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeCo
     Bonds are those among the atoms that are kept, extended pairs those of the whole molecule among
     them, and positions are centred afterwards. The choice depends on (key, uid) alone.
     """
-    if ratio == 0:
+    return columns if ratio == 0 else _keep(columns, _grow(columns, ratio, key))
+
+
+def drop_hydrogens(columns: MoleculeColumns, share: float, key: Key) -> MoleculeColumns:
+    """Remove the hydrogens of a random share of the molecules, as if converted without them.
+
+    Those stay that RDKit keeps, too: with a charge, bridging, or bonded to hydrogen alone. The
+    number of hydrogens is a feature of the atoms that they were bonded to. The chirality tag, which
+    depends on the order of neighbours, is left as it is. The choice depends on (key, uid) alone.
+    """
+    if share == 0:
         return columns
-    kept = _grow(columns, ratio, key)  # (num_atoms,) bool
+    drawn = philox.words(key, Stream.HYDROGENS, philox.signed(columns.uid)).numpy()[:, 0]
+    atoms = columns.num_atoms.astype(np.int64)
+    first = np.cumsum(atoms) - atoms
+    bonds = columns.bond_index + np.repeat(first, columns.num_bonds)[:, None]
+    ends = np.concatenate([bonds, bonds[:, ::-1]])  # (2 * num_bonds, 2) atom and neighbour
+    degree = np.bincount(ends[:, 0], minlength=len(columns.z))
+    neutral = columns.x[:, CHARGE] == ATOM_VOCABULARY["formal_charge"].index(0)
+    plain = (columns.z == 1) & (degree == 1) & neutral
+    plain &= np.repeat(drawn < share * 2.0**32, atoms)
+    leaving = ends[plain[ends[:, 0]] & (columns.z[ends[:, 1]] != 1)]
+    kept = np.ones(len(columns.z), bool)
+    kept[leaving[:, 0]] = False
+    x = columns.x.copy()
+    lost = np.bincount(leaving[:, 1], minlength=len(x))
+    x[:, NUM_HS] = np.minimum(x[:, NUM_HS] + lost, len(ATOM_VOCABULARY["num_hs"]) - 1)
+    return _keep(dataclasses.replace(columns, x=x), kept)
+
+
+def _keep(columns: MoleculeColumns, kept: np.ndarray) -> MoleculeColumns:
+    """Return the molecules with some of their atoms, (num_atoms,) bool, and what is among them."""
     atoms = columns.num_atoms.astype(np.int64)
     first = np.cumsum(atoms) - atoms  # (num_molecules,)
     place = np.cumsum(kept) - 1  # (num_atoms,) number of a kept atom among all kept ones

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from msde.data.batch import MoleculeBatch
-from msde.data.masking import mask_columns
+from msde.data.masking import drop_hydrogens, mask_columns
 from msde.data.mixture import Mixture
 from msde.data.packed import PackedMolecules
 from msde.data.padding import pad
@@ -61,6 +61,7 @@ class ShardStream:
         world_size: int = 1,
         workers: int = 0,
         masking_ratio: float = 0.0,
+        hydrogen_dropout: float = 0.0,
         padded: bool = False,
     ) -> None:
         """Start at the first step of epoch 0.
@@ -69,6 +70,7 @@ class ShardStream:
             workers: threads that prepare windows in the background, with one more that makes
                 batches; 0 does both in the training thread. Batches do not depend on it.
             masking_ratio: see `masking.mask_columns`.
+            hydrogen_dropout: the share of `masking.drop_hydrogens`.
             padded: pad batches to sizes that repeat, see `padding`.
 
         Raises:
@@ -83,6 +85,7 @@ class ShardStream:
         self.partition = partition
         self.workers = workers
         self.masking_ratio, self.padded = masking_ratio, padded
+        self.hydrogen_dropout = hydrogen_dropout
         share = slots_per_step // world_size
         self.own_slots = range(rank * share, (rank + 1) * share)
         self.position = Position(0, 0, 0)
@@ -166,6 +169,7 @@ class ShardStream:
 
         def read(first: int, last: int) -> PackedMolecules:
             part = columns.part(first, last)
+            part = drop_hydrogens(part, self.hydrogen_dropout, window.key)
             return PackedMolecules.from_columns(mask_columns(part, self.masking_ratio, window.key))
 
         return _Prepared(window, ptr, read)

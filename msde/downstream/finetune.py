@@ -279,6 +279,8 @@ def _keep(path: Path, values: dict[str, Any]) -> None:
     """Write the configuration, or check that it is the one that is there."""
     if path.exists():
         there = json.loads(path.read_text())
+        # Settings that were added since then have their defaults.
+        there["settings"] = dataclasses.asdict(Settings()) | there["settings"]
         if there != json.loads(json.dumps(values)):
             changed = next(k for k in values if there.get(k) != json.loads(json.dumps(values[k])))
             raise MsdeError(

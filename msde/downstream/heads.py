@@ -115,12 +115,14 @@ class TaskModel(nn.Module):
 
 
 def network_config(checkpoint: Path | None, settings: Settings) -> Config:
-    """Return the configuration of the network: the checkpoint's, with the settings' dropout."""
+    """Return the configuration of the network: the checkpoint's, with the settings' changes."""
     if checkpoint is None:
         config = make_config(settings.preset)
     else:
         config = read_config(find_weights(checkpoint))
     gin = dataclasses.replace(config.model.gin, dropout=settings.dropout)
+    if settings.readout != "pretrained":
+        gin = dataclasses.replace(gin, readout=settings.readout)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, gin=gin))
 
 

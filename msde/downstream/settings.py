@@ -22,6 +22,9 @@ class Settings:
 
     # Encoders that the head sees; `both`: side by side.
     view: Literal["2d", "3d", "both"] = "2d"
+    # Layers of the 2D encoder that the head sees, see `model.gin.readout`; `pretrained`: those that
+    # pretraining had. The weights fit all of them.
+    readout: Literal["pretrained", "last", "concat", "max", "sum"] = "pretrained"
     # What is trained: all; the head alone; at first the head and then all; or all with rates that
     # fall towards the input.
     training: Literal["full", "frozen", "staged", "layerwise"] = "full"

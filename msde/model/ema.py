@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class ExponentialMovingAverage:
     """average <- decay * average + (1 - decay) * weights, after each optimizer step.
 
+    After a step that was skipped, too: the weights are then those of the step before.
+
     Under ZeRO-3 each rank averages its own partition of the weights, else all weights.
     """
 

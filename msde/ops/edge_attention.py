@@ -63,9 +63,10 @@ def _cpp(
 def _triton(q, k, v, edge, keep, heads, index, row_ptr, ptr, reverse):
     (atoms, width), out = q.shape, torch.empty_like(q)
     alpha, dim = q.new_empty(len(edge), heads), width // heads
+    block = triton.power_of_2(dim)
     triton.kernels("edge_attention").edge_attention[(atoms, heads)](
         q, k, v, edge, q if keep is None else keep, row_ptr, index, alpha, out, 1 / math.sqrt(dim),
-        keep is not None, heads, dim, triton.power_of_2(dim),
+        keep is not None, heads, dim, block, num_warps=triton.warps(block),
     )  # fmt: skip
     return out, alpha
 
@@ -88,12 +89,14 @@ def _grad_triton(g, alpha, q, k, v, edge, keep, heads, index, row_ptr, ptr, reve
     gq, gk, gv, ge = map(torch.empty_like, (q, k, v, edge))
     kernels, dim = triton.kernels("edge_attention"), width // heads
     factor = q if keep is None else keep
-    sizes = (keep is not None, heads, dim, triton.power_of_2(dim))
+    block = triton.power_of_2(dim)
+    sizes, num_warps = (keep is not None, heads, dim, block), triton.warps(block)
     kernels.edge_attention_grad[(atoms, heads)](
-        g, q, k, v, edge, factor, alpha, row_ptr, index, gq, ge, slopes, 1 / math.sqrt(dim), *sizes
-    )
+        g, q, k, v, edge, factor, alpha, row_ptr, index, gq, ge, slopes, 1 / math.sqrt(dim), *sizes,
+        num_warps=num_warps,
+    )  # fmt: skip
     kernels.edge_attention_source_grad[(atoms, heads)](
-        g, q, factor, alpha, slopes, row_ptr, index, reverse, gk, gv, *sizes
+        g, q, factor, alpha, slopes, row_ptr, index, reverse, gk, gv, *sizes, num_warps=num_warps
     )
     return gq, gk, gv, ge
 

@@ -139,7 +139,7 @@ def _frame_mean_cpp(b: Tensor, frames: Tensor, row_ptr: Tensor) -> Tensor:
 
 def _frame_mean_triton(b, frames, row_ptr):
     y = b.new_empty(len(row_ptr) - 1, 3)
-    triton.kernels("frames").frame_mean[(len(y),)](b, frames, row_ptr, y)
+    triton.kernels("frames").frame_mean[(len(y),)](b, frames, row_ptr, y, num_warps=1)
     return y
 
 
@@ -151,7 +151,8 @@ def _frame_mean_grad_cpp(g: Tensor, frames: Tensor, row_ptr: Tensor) -> Tensor:
 
 def _frame_mean_grad_triton(g, frames, row_ptr):
     gb = g.new_empty(len(frames), 3)
-    triton.kernels("frames").frame_mean_grad[(len(g),)](g, frames, row_ptr, gb, EDGES_OF_ATOM)
+    kernel = triton.kernels("frames").frame_mean_grad
+    kernel[(len(g),)](g, frames, row_ptr, gb, EDGES_OF_ATOM, num_warps=triton.warps(EDGES_OF_ATOM))
     return gb
 
 

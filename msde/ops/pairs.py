@@ -46,9 +46,11 @@ def _pair_sum_cpp(
 
 def _pair_sum_triton(weight, x, index, ptr, pair_ptr, graph):
     (channels, atoms, width), out = x.shape, torch.empty_like(x)
+    block = triton.power_of_2(width)
     triton.kernels("pairs").pair_sum[(atoms, channels)](
-        weight, x, graph, ptr, pair_ptr, out, atoms, channels, width, triton.power_of_2(width)
-    )
+        weight, x, graph, ptr, pair_ptr, out, atoms, channels, width, block,
+        num_warps=triton.warps(block),
+    )  # fmt: skip
     return out
 
 
@@ -139,9 +141,10 @@ def _pair_attention_grad_cpp(
 
 def _pair_attention_grad_triton(g, q, k, chunk, index, ptr, pair_ptr, graph):
     (channels, atoms, width), gq, gk = q.shape, torch.empty_like(q), torch.empty_like(k)
+    block = triton.power_of_2(chunk)
     triton.kernels("pairs").pair_attention_grad[(atoms, channels)](
         g, q, k, graph, ptr, pair_ptr, gq, gk, atoms, channels, 1 / math.sqrt(chunk),
-        width // chunk, chunk, triton.power_of_2(chunk),
+        width // chunk, chunk, block, num_warps=triton.warps(block),
     )  # fmt: skip
     return gq, gk
 

@@ -29,7 +29,7 @@ class RunningStatistics:
         self._slots_per_step = slots_per_step
         self._running = self._flat()
         self._sum = torch.zeros_like(self._running, dtype=torch.float64)
-        self._batches = [counter.clone() for counter in self._counters]
+        self._batches = torch.stack(self._counters)  # (layers,)
 
     @property
     def device(self) -> torch.device:
@@ -39,14 +39,6 @@ class RunningStatistics:
     def _flat(self) -> Tensor:
         return torch.cat([buffer.flatten() for buffer in self._buffers])
 
-    def _fill(self, flat: Tensor) -> None:
-        for buffer, values in zip(
-            self._buffers, flat.split([b.numel() for b in self._buffers]), strict=True
-        ):
-            # Through `data`: autograd has saved the buffers in the forward pass and would refuse
-            # the backward pass, which does not use them, if it knew of the change.
-            buffer.data.copy_(values)
-
     @torch.no_grad()
     def collect(self, slot: int) -> None:
         """Add the statistics of a slot, by its number in the step, after its forward pass."""
@@ -55,9 +47,12 @@ class RunningStatistics:
         self._restore()
 
     def _restore(self) -> None:
-        self._fill(self._running)
-        for counter, batches in zip(self._counters, self._batches, strict=True):
-            counter.copy_(batches)
+        # Through `data`: autograd has saved the buffers in the forward pass and would refuse the
+        # backward pass, which does not use them, if it knew of the change.
+        buffers = [buffer.data for buffer in self._buffers]
+        parts = self._running.split([buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, list(parts))
+        torch._foreach_copy_(self._counters, list(self._batches.unbind()))
 
     def take_sum(self) -> Tensor:
         """Return this rank's part of the step's sum, to be summed over ranks; reset it."""
@@ -65,9 +60,15 @@ class RunningStatistics:
         return own
 
     @torch.no_grad()
-    def commit(self, total: Tensor) -> None:
-        """Update the running statistics by a step, given the sum over ranks."""
+    def commit(self, total: Tensor, skipped: Tensor) -> None:
+        """Update the running statistics by a step, unless it was skipped.
+
+        Args:
+            total: the sum over ranks of `take_sum`.
+            skipped: () 0 or 1.
+        """
         kept = (1 - self._momentum) ** self._slots_per_step
-        self._running = (kept * self._running.double() + total).to(self._running.dtype)
-        self._batches = [batches + self._slots_per_step for batches in self._batches]
+        updated = (kept * self._running.double() + total).to(self._running.dtype)
+        self._running = torch.where(skipped > 0, self._running, updated)
+        self._batches = self._batches + self._slots_per_step * (skipped == 0)
         self._restore()

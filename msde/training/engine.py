@@ -20,7 +20,7 @@ from msde.config.deepspeed import zero_stage
 from msde.model import MoleculeSDE
 from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.cuda_graphs import GraphedMoleculeSDE
-from msde.training.optimizer import SkippingAdam, parameter_groups
+from msde.training.optimizer import decides_to_skip, parameter_groups
 
 log = logging.getLogger("msde")
 
@@ -64,13 +64,15 @@ def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
 def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
     """Build Adam with its four groups, and the engine around model and optimizer."""
     optim = model.config.optim
-    adam = torch.optim.Adam if zero_stage(ds_config) else SkippingAdam
-    optimizer = adam(
+    optimizer = torch.optim.Adam(
         parameter_groups(model),
         betas=(optim.beta1, optim.beta2),
         weight_decay=optim.weight_decay,
-        fused=get_accelerator().device_name() == "cuda",
+        fused=True,
     )
+    if zero_stage(ds_config) and decides_to_skip(ds_config):
+        zero = ds_config["zero_optimization"] | {"compute_grad_norm": False}
+        ds_config = ds_config | {"zero_optimization": zero}
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
     if engine.zero_optimization_partition_weights():
         _clear_padding(engine.optimizer)

@@ -141,6 +141,7 @@ def train(run: Run, profile_steps: int) -> None:
             saving = last or stop or state.step % config.run.save_every == 0
             logging = state.step == 1 or state.step % config.run.log_every == 0
             if logging or validating or saving:
+                stop = run.conclude(newest=True) or stop
                 run.report_steps(interval)
             with interval.paused():
                 if validating:

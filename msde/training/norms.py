@@ -58,7 +58,7 @@ def _own_state(
 
 def _squares(group: dict[str, Any], weights: Tensor, state: dict[str, Any]) -> Tensor:
     """Return the squared norms of gradient, update and weights of one tensor, (3,) float64."""
-    if not state:  # weights without a part in the loss
+    if not state or not state["step"]:  # no part in the loss, or no step taken yet
         size = weights.detach().double().square().sum()
         return torch.stack([torch.zeros_like(size), torch.zeros_like(size), size])
     (beta1, beta2), lr, step = group["betas"], group["lr"], float(state["step"])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from msde.config import OptimConfig
+from msde.config.deepspeed import zero_stage
 from msde.model import MoleculeSDE
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 def parameter_groups(model: MoleculeSDE) -> list[dict]:
@@ -35,24 +40,54 @@ def parameter_groups(model: MoleculeSDE) -> list[dict]:
     ]
 
 
-class SkippingAdam(torch.optim.Adam):
-    """Adam that skips a step with a gradient that is not finite.
+def decides_to_skip(ds_config: dict[str, Any]) -> bool:
+    """Return whether `GradientCheck` decides which steps are skipped, or else DeepSpeed does.
 
-    It says so in `overflow`, which DeepSpeed's engine reads to count skipped steps. The optimizers
-    of ZeRO do the same; this one is for runs without ZeRO, where every rank holds the same reduced
-    gradients and decides alike.
+    DeepSpeed's decision needs a number from the device, for which the host waits. ZeRO 3, clipped
+    gradients under ZeRO 1 and 2, and an optimizer on the host are left to it.
     """
+    stage = zero_stage(ds_config)
+    offloads = "offload_optimizer" in ds_config.get("zero_optimization", {})
+    return stage == 0 or (stage < 3 and not offloads and not ds_config["gradient_clipping"])
 
-    overflow = False
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Make a step, or none if any gradient is not finite."""
-        gradients = [
-            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
-        ]
-        norms = torch.stack(torch._foreach_norm(gradients))
-        self.overflow = not bool(norms.isfinite().all())
-        return None if self.overflow else super().step(closure)
+class GradientCheck:
+    """Makes Adam skip steps with a gradient that is not finite, without a wait of the host."""
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        """Check the engine's gradients."""
+        self._engine = engine
+        self._is_ours = decides_to_skip(engine.config)
+
+    def before_step(self) -> None:
+        """Tell Adam whether to skip the step; called between the last backward pass and it."""
+        self._skipped_before = self._engine.skipped_steps
+        if self._is_ours:
+            norms = torch.stack(torch._foreach_norm(self._gradients()))
+            self._found = (~norms.isfinite().all()).float()
+            if self._engine.zero_optimization():  # each rank has seen its own part
+                dist.all_reduce(self._found, dist.ReduceOp.MAX)
+            # As torch.amp.GradScaler does: the fused kernels then leave weights and state alone.
+            outer = self._engine.optimizer
+            getattr(outer, "optimizer", outer).found_inf = self._found
+
+    def skipped(self, device: torch.device) -> Tensor:
+        """Return whether the step just made was skipped, () float64: 0 or 1."""
+        if self._is_ours:
+            return self._found.double()
+        by_deepspeed = self._engine.skipped_steps > self._skipped_before
+        return torch.full((), float(by_deepspeed), dtype=torch.float64, device=device)
+
+    def count(self) -> None:
+        """Note a skipped step in the engine's count, where the engine does not know of it."""
+        self._engine.skipped_steps += self._is_ours
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the reduced gradients that this rank's optimizer uses."""
+        if self._engine.zero_optimization():
+            groups = self._engine.optimizer.averaged_gradients.values()
+            return [gradient for group in groups for gradient in group]
+        return [p.grad for p in self._engine.module.parameters() if p.grad is not None]
 
 
 def learning_rate_factor(step: int, total_steps: int, optim: OptimConfig) -> float:
@@ -79,3 +114,4 @@ def set_hyper_parameters(
         group["lr"] = lr * factor
         group["betas"] = (optim.beta1, optim.beta2)
         group["weight_decay"] = optim.weight_decay
+        group["fused"] = True  # checkpoints of earlier releases say no

@@ -128,6 +128,7 @@ def make_plan(
         world_size=world_size,
         workers=config.data.workers,
         masking_ratio=config.data.masking_ratio,
+        hydrogen_dropout=config.data.hydrogen_dropout,
         padded=config.run.cuda_graphs,
     )
     steps = partition.steps_per_epoch()

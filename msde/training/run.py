@@ -128,6 +128,8 @@ class Run:
     def take_step(self, slots: list[MoleculeBatch], interval: Interval) -> bool:
         """Make one optimizer step, unless all ranks agree to skip it.
 
+        The host does not wait for the device: what is returned and raised is of the step before.
+
         Returns:
             Whether some rank was asked to stop.
 
@@ -147,21 +149,40 @@ class Run:
                         loss = self.guard.agree(loss, self.stop.asked)
                     self.engine.backward(loss)
                 with phase("optimizer"):
+                    if number == len(slots) - 1:
+                        self.guard.before_step()
                     self.engine.step()
             interval.sums.add(terms, batch)
             del loss, terms  # they would keep the slot's autograd graph during the next one
-        stop, skipped = self.guard.conclude()
         self.state.step += 1
-        if skipped is not None:
-            if self.monitor is not None:
-                facts = dataclasses.asdict(skipped)
-                self.monitor.event(self.state.step, "step skipped", facts)
-            self.guard.raise_if_stuck(skipped)
-        elif self.ema is not None:
+        self.guard.after_step(self.state.step)
+        if self.ema is not None:
             self.ema.update()
         self.watchdog.progress()
         if self.monitor is not None:
             self.monitor.advance()
+        return self.conclude(newest=False)
+
+    def conclude(self, newest: bool) -> bool:
+        """Report the steps that were skipped; every rank must call it.
+
+        Args:
+            newest: the newest step, too, for which the device is waited for.
+
+        Returns:
+            Whether some rank was asked to stop.
+
+        Raises:
+            NotFinite: too many steps in a row were skipped.
+        """
+        stop = False
+        for concluded in self.guard.conclude(newest):
+            stop = stop or concluded.stop
+            if concluded.skipped is not None:
+                if self.monitor is not None:
+                    facts = dataclasses.asdict(concluded.skipped)
+                    self.monitor.event(concluded.step, "step skipped", facts)
+                self.guard.raise_if_stuck(concluded.skipped)
         return stop
 
     def report(self, scalars: dict[str, float]) -> None:

@@ -7,8 +7,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-MEAN_DECAY = 0.99  # of the moving average of the losses
-
 
 @dataclass
 class MeanLoss:
@@ -16,12 +14,6 @@ class MeanLoss:
 
     value: float = 0.0
     steps: int = 0
-
-    def update(self, loss: float) -> None:
-        """Add the loss of one step."""
-        decay = min(MEAN_DECAY, self.steps / (self.steps + 1))
-        self.value = decay * self.value + (1 - decay) * loss
-        self.steps += 1
 
 
 @dataclass

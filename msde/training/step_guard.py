@@ -2,14 +2,16 @@
 
 A loss or gradient that is not finite, or a spike of the loss, must not reach weights, optimizer or
 running statistics, on any rank and at any ZeRO stage. The gradients of a step to be skipped are
-made non-finite: the optimizers of ZeRO 1 to 3 skip such a step, and so does `SkippingAdam`, which
-takes their place without ZeRO.
+made non-finite, and a step with such gradients is skipped by Adam (see `optimizer.GradientCheck`).
+
+All this is decided on the device. The host reads what became of a step after the next one, so it
+never waits for the step that the device is still busy with.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +23,14 @@ from msde.config import RunConfig
 from msde.data.batch import MoleculeBatch
 from msde.errors import NotFinite
 from msde.training.batchnorm import RunningStatistics
-from msde.training.state import RunState
+from msde.training.optimizer import GradientCheck
+from msde.training.state import MeanLoss, RunState
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 MEAN_STEPS = 50  # steps after which the mean loss is trusted as a measure of spikes
+MEAN_DECAY = 0.99  # of the moving average of the losses
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,37 @@ class SkippedStep:
 
     reason: str
     slots: list[dict[str, Any]]  # each with its epoch, number and the ids of the molecules
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What became of a step."""
+
+    step: int
+    stop: bool  # whether some rank was asked to stop
+    skipped: SkippedStep | None  # why it was skipped, if it was
+
+
+class HostCopy:
+    """Numbers on their way from the device to the host. Only reading them waits for them."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        """Begin to copy."""
+        self._numbers, self._arrived = numbers, None
+        if numbers.is_cuda:
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> list[float]:
+        """Return the numbers; work of the device that came after them is not waited for."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._numbers.tolist()
+
+
+Observed = list[tuple[MoleculeBatch, Tensor]]  # slots, and the losses of their molecules
 
 
 class StepGuard:
@@ -49,9 +84,13 @@ class StepGuard:
             config: its `spike_factor` and `max_skipped_steps`.
             state: of the run; the guard updates its mean loss and its count of skipped steps.
         """
-        self._engine, self._config, self._state = engine, config, state
+        self._config, self._state = config, state
         self._running_statistics = RunningStatistics(engine.module, slots_per_step)
-        self._observed: list[tuple[MoleculeBatch, Tensor]] = []
+        self._gradients = GradientCheck(engine)
+        mean = [state.mean_loss.value, state.mean_loss.steps]
+        self._mean = torch.tensor(mean, dtype=torch.float64, device=engine.device)
+        self._observed: Observed = []
+        self._unread: list[tuple[int, HostCopy, Observed]] = []
 
     def observe(self, batch: MoleculeBatch, total: Tensor, slot_in_step: int) -> None:
         """Note a slot after its forward pass; `total` is (num_valid,), its molecules' losses."""
@@ -68,34 +107,50 @@ class StepGuard:
         Returns:
             The loss to differentiate, not finite if the step is to be skipped.
         """
-        self._skipped_before = self._engine.skipped_steps
         totals = torch.cat([total for _, total in self._observed]).double()
         # Filled on the device: a copy of the host's numbers would wait for it.
         facts = (totals.new_full((1,), fact) for fact in (float(stop), float(len(totals))))
         statistics = self._running_statistics.take_sum().to(totals.device)
         agreed = torch.cat([totals.sum().reshape(1), *facts, statistics])
         dist.all_reduce(agreed)
-        self._facts, self._statistics_sum = agreed[:3], agreed[3:]
-        mean = agreed[0] / agreed[2]
-        skip = ~mean.isfinite() | (mean > self._limit())
+        self._loss, self._stop, self._sum = agreed[0] / agreed[2], agreed[1], agreed[3:]
+        self._limit = self._spike_limit()
+        skip = ~self._loss.isfinite() | (self._loss > self._limit)
         return loss * torch.where(skip, torch.nan, 1.0).to(loss.dtype)
 
-    def conclude(self) -> tuple[bool, SkippedStep | None]:
-        """Finish a step after the optimizer's step.
+    def before_step(self) -> None:
+        """Look at the gradients, between the last backward pass and the optimizer's step."""
+        self._gradients.before_step()
 
-        Returns:
-            Whether some rank was asked to stop, and why the step was skipped, if it was.
+    def after_step(self, step: int) -> None:
+        """Finish a step, of the given number, after the optimizer's step."""
+        skipped = self._gradients.skipped(self._mean.device)
+        statistics = self._running_statistics
+        statistics.commit(self._sum.to(statistics.device), skipped.to(statistics.device))
+        value, steps = self._mean
+        decay = (steps / (steps + 1)).clamp(max=MEAN_DECAY)
+        updated = torch.stack([decay * value + (1 - decay) * self._loss, steps + 1])
+        self._mean = torch.where(skipped > 0, self._mean, updated)
+        facts = torch.stack([skipped, self._stop, self._loss, self._limit, *self._mean])
+        self._unread.append((step, HostCopy(facts), self._observed))
+        self._observed = []
+
+    def conclude(self, newest: bool) -> Iterator[Conclusion]:
+        """Yield what became of steps, in their order.
+
+        Args:
+            newest: of the newest one, too, for which the device is waited for.
         """
-        total, stop, molecules = self._facts.tolist()  # waits for the device
-        observed, self._observed = self._observed, []
-        if self._engine.skipped_steps == self._skipped_before:
-            statistics = self._running_statistics
-            statistics.commit(self._statistics_sum.to(statistics.device))
-            self._state.mean_loss.update(total / molecules)
-            self._state.skipped_in_a_row = 0
-            return stop > 0, None
-        self._state.skipped_in_a_row += 1
-        return stop > 0, self._explain(total / molecules, observed)
+        while len(self._unread) > (not newest):
+            step, facts, observed = self._unread.pop(0)
+            skipped, stop, loss, limit, mean, steps = facts.read()
+            state, why = self._state, None
+            state.mean_loss = MeanLoss(mean, int(steps))
+            state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
+            if skipped:
+                self._gradients.count()
+                why = self._explain(loss, limit, observed)
+            yield Conclusion(step, stop > 0, why)
 
     def raise_if_stuck(self, skipped: SkippedStep) -> None:
         """End the run after too many skipped steps in a row.
@@ -111,20 +166,20 @@ class StepGuard:
                 "(gradient_clipping), and resume"
             )
 
-    def _limit(self) -> float:
-        """Return the mean loss above which a step is a spike."""
-        if not self._config.spike_factor or self._state.mean_loss.steps < MEAN_STEPS:
-            return math.inf
-        return self._config.spike_factor * self._state.mean_loss.value
+    def _spike_limit(self) -> Tensor:
+        """Return the mean loss above which a step is a spike, () float64."""
+        value, steps = self._mean
+        if not self._config.spike_factor:
+            return torch.full_like(value, math.inf)
+        return torch.where(steps < MEAN_STEPS, math.inf, self._config.spike_factor * value)
 
-    def _explain(self, mean: float, observed: list[tuple[MoleculeBatch, Tensor]]) -> SkippedStep:
-        if not math.isfinite(mean):
+    def _explain(self, loss: float, limit: float, observed: Observed) -> SkippedStep:
+        if not math.isfinite(loss):
             return SkippedStep("losses are not finite", _gather_slots(observed, _nonfinite))
-        limit = self._limit()
-        if mean > limit:
+        if loss > limit:
+            factor = self._config.spike_factor
             reason = (
-                f"the loss is {mean:.4g}, more than {self._config.spike_factor:g} times its mean "
-                f"{self._state.mean_loss.value:.4g}"
+                f"the loss is {loss:.4g}, more than {factor:g} times its mean {limit / factor:.4g}"
             )
             return SkippedStep(reason, _gather_slots(observed, lambda _, total: total > limit))
         # Gradients are sums over the slots: any of the molecules can be the cause.
@@ -144,7 +199,7 @@ def _nonfinite(batch: MoleculeBatch, total: Tensor) -> Tensor:
 
 
 def _gather_slots(
-    observed: list[tuple[MoleculeBatch, Tensor]],
+    observed: Observed,
     which: Callable[[MoleculeBatch, Tensor], Tensor],
 ) -> list[dict[str, Any]]:
     """Return the slots of all ranks with the ids of those molecules that `which` selects."""

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from fixtures.molecules import make_record
+from fixtures.molecules import NCI, SMILES, make_record
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
-from msde.data.masking import mask_columns
+from msde.data.masking import drop_hydrogens, mask_columns
 from msde.philox import Key
 
 
@@ -113,3 +113,40 @@ def test_masked_training_streams(shard_dir):
     assert torch.equal(batch.uid, other.uid)
     assert (batch.atoms_per_graph <= other.atoms_per_graph).all()
     assert batch.num_atoms < 0.8 * other.num_atoms
+
+
+def records_of(smiles, keep_hydrogens):
+    made = [make_record(s, n, keep_hydrogens) for n, s in enumerate(smiles, start=1)]
+    return columns_from_records(made)
+
+
+@pytest.fixture(scope="module")
+def with_and_without():
+    """Molecules converted with their hydrogens and without, of the same conformers."""
+    lines = NCI.read_text().splitlines()[:400:5]
+    stereo = ["C[C@H](N)[C@@H](F)C(=O)O", "C/C(F)=C(/Cl)[C@@H]1CC[C@H](O)CC1"]
+    smiles = [*SMILES, *stereo, "[H][H]", "[OH3+]", "[2H]OC", *(line.split()[0] for line in lines)]
+    return [records_of(smiles, keep_hydrogens) for keep_hydrogens in (True, False)]
+
+
+def test_without_hydrogens_molecules_are_as_converted_without_them(with_and_without):
+    whole, heavy = with_and_without
+    dropped = drop_hydrogens(whole, 1.0, Key(0, 0))
+    MoleculeBatch.from_columns(dropped).validate()
+    assert len(dropped.z) < 0.7 * len(whole.z)
+    exact = ("num_atoms", "num_bonds", "num_extended", "z", "x", "cip", "bond_index", "bond_attr")
+    for name in (*exact, "extended_source", "extended_degree"):
+        assert np.array_equal(getattr(dropped, name), getattr(heavy, name)), name
+    assert np.abs(dropped.pos - heavy.pos).max() < 1e-4
+
+
+def test_a_share_of_the_molecules_loses_its_hydrogens_anew_in_each_epoch(with_and_without):
+    whole, heavy = with_and_without
+    lost = []
+    for epoch in range(40):
+        counts = drop_hydrogens(whole, 0.3, Key(0, epoch)).num_atoms
+        assert ((counts == whole.num_atoms) | (counts == heavy.num_atoms)).all()
+        lost.append(counts < whole.num_atoms)
+    some = np.array(lost)[:, heavy.num_atoms < whole.num_atoms]
+    assert 0.27 < some.mean() < 0.33 and some.any(0).all() and not some.all(0).any()
+    assert drop_hydrogens(whole, 0.0, Key(0, 0)) is whole

@@ -16,7 +16,10 @@ from msde.data_tools.export import export
 from msde.data_tools.readers import Options
 from msde.data_tools.verify import verify
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}"),
+]
 PROCESSES = len(os.sched_getaffinity(0))
 
 RADICAL = "radical"
@@ -145,7 +148,6 @@ def test_exported_dft_geometries_come_back_the_same(tmp_path):
         assert np.abs(one.pos - other.pos).max() < 2e-4
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", [name for name in WITH_GEOMETRY if name not in SMALL])
 def test_files_with_geometry_in_full(tmp_path, name):
     read, expected = WITH_GEOMETRY[name]
@@ -153,14 +155,12 @@ def test_files_with_geometry_in_full(tmp_path, name):
     assert manifest["no_geometry"] == 0
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", SMILES_IN_FULL)
 def test_smiles_in_full_without_geometry(tmp_path, name):
     read, expected = SMILES_IN_FULL[name]
     check(tmp_path / "data", name, expected, read, Options(conformers=0))
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", FIRST_500_EMBEDDED)
 def test_the_first_500_smiles_with_a_conformer(tmp_path, name):
     manifest = check(tmp_path / "data", name, FIRST_500_EMBEDDED[name], 500, limit=500)

@@ -186,6 +186,25 @@ def test_rates_fall_towards_the_input_by_layer(folder, done, tmp_path):
     assert gin["atom_embedding.weight"] == 0 and gin["layers.4.mlp.0.weight"] == 5
 
 
+def test_the_head_can_see_all_layers_of_a_pretrained_encoder(folder, done, tmp_path):
+    """The embedding and the two layers side by side, without other weights."""
+    finetune(folder / "t.csv", folder / "checkpoint", tmp_path / "o", "readout=concat")
+    model, last = (load_model(path / "seed-0/model") for path in (tmp_path / "o", done))
+    layers = len(last.encoders["2d"].layers) + 1
+    assert model.head.in_features == layers * last.head.in_features
+    assert model.encoders.state_dict().keys() == last.encoders.state_dict().keys()
+
+
+def test_a_folder_of_an_earlier_release_lacks_new_settings(folder, tmp_path):
+    finetune(folder / "t.csv", folder / "checkpoint", tmp_path, "training=frozen")
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    del values["settings"]["readout"]
+    path.write_text(json.dumps(values))
+    finetune(folder / "t.csv", folder / "checkpoint", tmp_path, "training=frozen", seeds=2)
+    assert read_results(tmp_path)["seeds"] == [0, 1]
+
+
 def test_both_views_and_classification(folder, tmp_path):
     results = finetune(
         folder / "t.csv", folder / "checkpoint", tmp_path, "view=both", "split=random",

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fixtures.host_waits import HostWaits
 from fixtures.models import KINDS, NO_DROPOUT, make_small, outcome
 from fixtures.molecules import both
 from fixtures.triton import use_triton
@@ -11,32 +11,14 @@ from msde.model import Noise
 from msde.ops import dispatch, triton
 from msde.training.cuda_graphs import GraphedMoleculeSDE
 
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "item", "equal"}
-
-
-class Asked(TorchDispatchMode):
-    """Notes operators that make the host wait for a GPU, and tensors made of the host's numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.operators = []
-
-    def __torch_dispatch__(self, function, types, arguments=(), named=None):
-        name = function.overloadpacket.__name__
-        of_masks = name == "index" and any(
-            index is not None and index.dtype == torch.bool for index in arguments[1]
-        )
-        unknown = name == "repeat_interleave" and not (named or {}).get("output_size")
-        if name in WAITING or name == "lift_fresh" or of_masks or unknown:
-            self.operators.append(name)
-        return function(*arguments, **(named or {}))
-
 
 def test_operators_that_wait_are_noticed():
-    with Asked() as asked:
+    with HostWaits() as waits:
         x = torch.arange(3)
-        x[x > 0], x.max().item(), torch.tensor([1]), x.repeat_interleave(x)
-    assert {"index", "_local_scalar_dense", "lift_fresh", "repeat_interleave"} <= {*asked.operators}
+        x[x > 0], x.max().item(), torch.tensor([1]), x.repeat_interleave(x), x.tolist()
+        bool(x.any())
+    expected = {"index", "_local_scalar_dense", "lift_fresh", "repeat_interleave", "tolist"}
+    assert expected | {"__bool__"} <= {found.split()[0] for found in waits.found}
 
 
 class Unlaunched:
@@ -61,10 +43,10 @@ def test_no_step_makes_the_host_wait_for_a_gpu(kind, gpu, records, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
     model = make_small(kind, *NO_DROPOUT).train()  # only a CPU's dropout takes a seed to the host
     for batch in both(records):
-        with Asked() as asked:
+        with HostWaits() as waits:
             loss, _ = model(batch)
             loss.backward()
-        assert asked.operators == []
+        assert waits.found == []
 
 
 def one_hot(codes, sizes):

@@ -68,8 +68,9 @@ def main():
 def pretrain_with(script, *arguments):
     """Run a script that calls main() of launch/pretrain.py, alone in a process."""
     command = [sys.executable, "-c", MAIN + script, PRETRAIN, *arguments]
+    env = ENVIRONMENT | {"PYTHONPATH": str(ROOT / "tests")}
     result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, timeout=400
+        list(map(str, command)), capture_output=True, text=True, env=env, timeout=400
     )
     assert result.returncode == 0, result.stderr[-3000:]
 
@@ -123,6 +124,25 @@ MoleculeSDE.terms, Run.take_step = marking, counting
 main()
 """
 
+# The model is left out, whose operators on a GPU are others: tests/training/test_cuda_graphs.py.
+WAITS = """
+from fixtures.host_waits import HostWaits
+from msde.monitor.flops import FlopsCounter
+from msde.training.run import Run
+from msde.training.step_guard import HostCopy
+take_step, waits = Run.take_step, HostWaits()
+
+def watched(*arguments):
+    with waits:
+        return take_step(*arguments)
+
+FlopsCounter.forward = waits.ignoring(FlopsCounter.forward)
+HostCopy.read = waits.ignoring(HostCopy.read)  # of the step before
+Run.take_step = watched
+main()
+assert not waits.found, waits.found
+"""
+
 
 @pytest.mark.parametrize(
     ("stage", "slots"),
@@ -139,6 +159,15 @@ def test_no_node_of_autograd_outlives_its_step(shard_dir, tmp_path, stage, slots
     arguments = ["--data", shard_dir, "--output", tmp_path / "run", *PAPER, "run.steps=2"]
     arguments += ["--deepspeed_config", ds_config(tmp_path, stage, slots=slots)]
     pretrain_with(LIVE_NODES, *arguments)
+
+
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+def test_no_step_makes_the_host_wait_for_the_device(shard_dir, tmp_path, stage):
+    """Numbers of a step are read after the next one."""
+    no_dropout = ["model.gin.dropout=0", "model.conformer.dropout=0"]
+    arguments = ["--data", shard_dir, "--output", tmp_path / "run", *PAPER, *no_dropout]
+    arguments += ["--deepspeed_config", ds_config(tmp_path, stage, slots=2), "run.ema_decay=0.9"]
+    pretrain_with(WAITS, *arguments, "run.log_every=100", "run.spike_factor=10")
 
 
 @pytest.mark.dist

@@ -29,3 +29,11 @@ def cdiv(number: int, size: int) -> int:
 def power_of_2(number: int) -> int:
     """Return the least power of two that is not below a number: the length of a Triton vector."""
     return 1 << max(0, number - 1).bit_length()
+
+
+def warps(number: int) -> int:
+    """Return how many warps, of 32 threads, a program that works on so many numbers can use.
+
+    Not more than the four that Triton takes by default.
+    """
+    return min(4, max(1, number // 32))

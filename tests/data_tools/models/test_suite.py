@@ -96,6 +96,21 @@ def test_a_second_start_repeats_nothing_and_a_lost_run_is_made_again(folder, mon
     assert (folder / "out/table.csv").read_text() == before
 
 
+@pytest.mark.slow
+def test_runs_on_a_dask_cluster_give_the_same_rows(folder, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    small = PLAN | {"seeds": 1, "arms": ["pretrained", "random", "ecfp + ridge"]}
+    (tmp_path / "plan.json").write_text(json.dumps(small))
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    given = (tmp_path / "plan.json", folder, checkpoints(folder))
+    with distributed.LocalCluster(**options, silence_logs=50) as cluster:
+        executor = f"dask:{cluster.scheduler_address}"
+        run_suite(*given, tmp_path / "there", draws=50, executor=executor)
+    run_suite(*given, tmp_path / "here", draws=50)
+    assert read(tmp_path / "there/table.csv") == read(tmp_path / "here/table.csv")
+    assert len(read(tmp_path / "here/table.csv")) == 6
+
+
 def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(PLAN | {"seeds": 3}))
     with pytest.raises(MsdeError, match="holds the runs of another plan"):
