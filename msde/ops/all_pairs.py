@@ -30,7 +30,7 @@ def all_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Return the moves of atoms, (num_atoms, 3), and attention, (num_atoms, heads * head_dim).
 
-    With d_ij = sqrt(|x_i - x_j|^2 + epsilon), the features of each edge j -> i are
+    With d_ij, the root of the squared distance plus epsilon, the features of each edge j -> i are
 
         e_ij = weight silu(a_j + b_i + attr_weight [known_ij, Gaussians of log(1 + d_ij)]) + bias.
 
