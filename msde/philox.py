@@ -42,6 +42,7 @@ class Stream(enum.IntEnum):
     SHIFTS = 15
     SHIFT_STD = 16
     DISPLACEMENTS = 17
+    HIDDEN_TYPES = 18
 
 
 class Key(NamedTuple):
