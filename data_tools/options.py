@@ -126,6 +126,15 @@ def add_reader_options(parser: argparse.ArgumentParser) -> None:
     add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
 
 
+def add_conformer_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of sampled conformers."""
+    add = parser.add_argument
+    add("--num", type=int, default=10, metavar="N", help="conformers of each molecule")
+    add("--start", choices=("etkdg", "noise"), default="etkdg", help="where sampling starts")
+    add("--std", type=float, default=2.0, metavar="A", help="noise on ETKDG's, in Angstrom")
+    add("--relax", action="store_true", help="relax the conformers by MMFF94 afterwards")
+
+
 def add_sampler_options(parser: argparse.ArgumentParser, *others: str) -> None:
     """Add the options of a sampler.
 

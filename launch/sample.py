@@ -11,7 +11,7 @@ from pathlib import Path
 from msde import shipped_checkpoint
 from msde.cli import OneLineParser, check_exist, from_arguments, report_errors
 from msde.config.choices import CLASSIFIER
-from msde.data_tools.options import add_reader_options, add_sampler_options, reader_options
+from msde.data_tools import options as shared
 
 
 def make_parser() -> OneLineParser:
@@ -25,20 +25,18 @@ def make_parser() -> OneLineParser:
         add("--checkpoint", type=Path, default=shipped, metavar="DIR", help="default: shipped")
         add("--input", type=Path, required=True, metavar="FILE", help="molecules, or shards")
         add("--output", type=Path, required=True, metavar="FILE", help=".sdf or .sdf.gz")
-        add_sampler_options(command, *others)
-        add_reader_options(command)
-    add = commands.choices["conformers"].add_argument
-    add("--num", type=int, default=10, metavar="N", help="conformers of each molecule")
-    add("--start", choices=("etkdg", "noise"), default="etkdg", help="where sampling starts")
-    add("--std", type=float, default=2.0, metavar="A", help="noise on ETKDG's, in Angstrom")
-    add("--relax", action="store_true", help="relax the conformers by MMFF94 afterwards")
+        shared.add_sampler_options(command, *others)
+        shared.add_reader_options(command)
+    shared.add_conformer_options(commands.choices["conformers"])
+    add = commands.choices["bonds"].add_argument
+    add("--types", action="store_true", help="find atom types, too; those of the file are not used")
     return parser
 
 
 def main() -> None:
     """Parse, sample and write one file."""
     given = make_parser().parse_args()
-    options = reader_options(given)
+    options = shared.reader_options(given)
     check_exist(given.checkpoint, given.input)
 
     from msde.cluster import process

@@ -43,6 +43,7 @@ class Stream(enum.IntEnum):
     SHIFT_STD = 16
     DISPLACEMENTS = 17
     HYDROGENS = 18
+    HIDDEN_TYPES = 19
 
 
 class Key(NamedTuple):

@@ -61,6 +61,8 @@ def compare_bonds(
         return lambda given: [found.mol for found in find_bonds(model, given, chosen)]
 
     methods: dict[str, Method] = {"msde, classifier": ours(replace(options, sampler=CLASSIFIER))}
+    if getattr(model.score_3d_to_2d, "types", None) is not None:
+        methods["msde, types hidden"] = ours(BondOptions(types=True))
     if options.sampler != CLASSIFIER:
         methods[f"msde, {options.sampler}, {options.steps} steps"] = ours(options)
     rules = {name: RuleProcess(name, TIME_LIMIT) for name in available_rules()}
@@ -116,6 +118,7 @@ def _rows(
                 "noise": noise,
                 "method": name,
                 "exact": scores.exact,
+                "types": type_accuracy(found, mols),
                 "F1": scores.f1,
                 "F1 with orders": scores.f1_with_orders,
                 "failed": int(scores.has_failed.sum()),
@@ -129,18 +132,29 @@ def _rows(
     return rows
 
 
+def type_accuracy(found: list[Chem.Mol | None], mols: list[Chem.Mol]) -> float:
+    """Return the share of atoms with the right element; a missing molecule has none."""
+    right = total = 0
+    for mol, reference in zip(found, mols, strict=True):
+        total += reference.GetNumAtoms()
+        if mol is not None:
+            pairs = zip(mol.GetAtoms(), reference.GetAtoms(), strict=True)
+            right += sum(a.GetAtomicNum() == b.GetAtomicNum() for a, b in pairs)
+    return right / total
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the result of `compare_bonds` as a table in Markdown."""
     head = ["noise, A", "method", "exact match", "classifier minus this", "F1 of pairs"]
-    head += ["F1 with orders", "failed", "killed", "molecules/s"]
+    head += ["F1 with orders", "atom types", "failed", "killed", "molecules/s"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in result["rows"]:
         mean, low, high = (100 * value for value in row["classifier minus this"])
         cells = [
             f"{row['noise']:g}", row["method"], f"{100 * row['exact']:.1f} %",
             f"{mean:+.1f} ({low:+.1f} to {high:+.1f})", f"{100 * row['F1']:.2f}",
-            f"{100 * row['F1 with orders']:.2f}", str(row["failed"]), str(row["killed"]),
-            f"{row['molecules/s']:.1f}",
+            f"{100 * row['F1 with orders']:.2f}", f"{100 * row['types']:.2f} %",
+            str(row["failed"]), str(row["killed"]), f"{row['molecules/s']:.1f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     facts = result["references"]

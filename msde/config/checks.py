@@ -45,6 +45,7 @@ RANGES: dict[str, Range] = {
     "model.conformer.time_dim": _at_least(0),
     "model.topology.time_dim": _at_least(0),
     "model.topology.position_noise": ("0 or more", lambda value: value >= 0),
+    "model.topology.hidden_types": ("in [0, 1]", lambda value: 0 <= value <= 1),
     "optim.warmup_steps": _at_least(0),
     "optim.weight_decay": _at_least(0),
     "run.comm_timeout": _at_least(5),
@@ -110,6 +111,8 @@ def _relations(config: Config) -> dict[str, bool]:
         "model.topology.bonds=one_hot needs time_dim above 0": model.topology.bonds != "one_hot"
         or model.topology.time_dim > 0,
         "model.topology.position_noise needs bonds=one_hot": not model.topology.position_noise
+        or model.topology.bonds == "one_hot",
+        "model.topology.hidden_types needs bonds=one_hot": not model.topology.hidden_types
         or model.topology.bonds == "one_hot",
         "model.topology.num_heads must divide model.topology.attention_dim and node_dim": (
             model.topology.attention_dim % model.topology.num_heads == 0

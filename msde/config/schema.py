@@ -147,12 +147,15 @@ class TopologyScoreConfig:
     sde: SDEConfig = field(default_factory=lambda: SDEConfig(sigma_min=0.1))
     # How bonds diffuse. `scalar`: the bond type is one number a pair, as published. `one_hot` is
     # another network, to find bonds with: a channel for each class of bond, known atom types. It
-    # needs `time_dim`, and of the keys below uses `position_noise`, `node_dim`, `attention_dim`
-    # (hidden units of the MLP of each edge), `num_heads` and `num_layers` (blocks).
+    # needs `time_dim`, and of the keys below uses `position_noise`, `hidden_types`, `node_dim`,
+    # `attention_dim` (hidden units of the MLP of each edge), `num_heads` and `num_layers` (blocks).
     bonds: Literal["scalar", "one_hot"] = "scalar"
     # `one_hot`: the noise of positions in training has a std of up to this, in Angstrom, drawn for
     # each molecule.
     position_noise: float = 0.0
+    # `one_hot`: the share of molecules, drawn anew in each epoch, whose atom types the network does
+    # not see in training, and finds. 0: it cannot find types.
+    hidden_types: float = 0.0
     # Fourier features of the time, an even number. 0: the network does not see the time.
     time_dim: int = 0
     # Std of the data that noised atom types and bond types are scaled back to. null: no scaling.

@@ -33,6 +33,20 @@ def atom_type_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> T
     return segment_mean(per_atom, batch.batch, batch.atoms_per_graph)
 
 
+def hidden_type_loss(logits: Tensor, types: Tensor, hidden: Tensor, batch: MoleculeBatch) -> Tensor:
+    """Return the mean cross-entropy of atom types of molecules that hide them, (num_graphs,).
+
+    Of other molecules it is zero.
+
+    Args:
+        logits: (num_atoms, 119).
+        types: (num_atoms,) the true codes.
+        hidden: (num_graphs,) bool.
+    """
+    per_atom = nn.functional.cross_entropy(logits, types, reduction="none")  # (num_atoms,)
+    return segment_mean(per_atom, batch.batch, batch.atoms_per_graph) * hidden
+
+
 def adjacency_loss(noise_pred: Tensor, noise: Tensor, batch: MoleculeBatch) -> Tensor:
     """Return the mean over pairs of atoms of (noise_pred - noise)^2, (num_graphs,).
 

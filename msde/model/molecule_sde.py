@@ -15,12 +15,18 @@ from msde.config import Config, LossConfig
 from msde.data.batch import MoleculeBatch
 from msde.model import geometry
 from msde.model.contrastive import OBJECTIVES
-from msde.model.denoising import adjacency_loss, atom_type_loss, bond_loss, position_loss
+from msde.model.denoising import (
+    adjacency_loss,
+    atom_type_loss,
+    bond_loss,
+    hidden_type_loss,
+    position_loss,
+)
 from msde.model.encoders import ENCODERS_3D, GIN
 from msde.model.layers import Linear
 from msde.model.noise import TIMES, Noise
 from msde.model.score import BondScore, make_conformer_score, make_topology_score
-from msde.model.score.bonds import NearPairs
+from msde.model.score.bonds import NearPairs, hide_types
 from msde.model.score.displacements import Displacements
 from msde.model.sde import SDE, perturb
 from msde.ops import normals, words
@@ -77,6 +83,10 @@ class MoleculeSDE(nn.Module):
             share = words(key, Stream.SHIFT_STD, batch.uid) * 2.0**-32  # (num_graphs, 1)
             std = (topology.position_noise * share).to(pos)[batch.batch]  # (num_atoms, 1) A
             shifts = std * normals(key, Stream.SHIFTS, atom_uid, atom, 3)
+        hidden = batch.uid.new_zeros(0, dtype=torch.bool)
+        if topology.hidden_types:
+            drawn = words(key, Stream.HIDDEN_TYPES, batch.uid)[:, 0]  # (num_graphs,) 32-bit words
+            hidden = drawn < topology.hidden_types * 2**32
         displacements = pos.new_zeros(0, 3)
         if self.displacements is not None:
             drawn = normals(key, Stream.DISPLACEMENTS, atom_uid, atom, 3)
@@ -91,6 +101,7 @@ class MoleculeSDE(nn.Module):
             negatives_of_3d=self.objective.draw(batch, Stream.NEGATIVES_OF_3D),
             shifts=shifts,
             displacements=displacements,
+            hidden=hidden,
         )
 
     def contrastive(
@@ -129,20 +140,23 @@ class MoleculeSDE(nn.Module):
         return batch.valid(loss * self._anneal(score.sde, t))
 
     def loss_3d_to_2d(
-        self, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
+        self, h_3d: Tensor, batch: MoleculeBatch, noise: Noise, types_of: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the denoising losses of atom types and of adjacency given `h_3d`.
 
         Args:
             h_3d: (num_atoms, hidden_dim) representations of the geometry.
+            types_of: (num_atoms,) codes of the atom types, by default those of the batch, which
+                may hide them.
 
         Returns:
             Two tensors (num_valid,).
         """
         score, t = self.score_3d_to_2d, noise.t_3d_to_2d
+        types_of = batch.x[:, 0] if types_of is None else types_of
         if isinstance(score, BondScore):
-            return batch.valid(torch.zeros_like(t)), self._loss_of_bonds(score, h_3d, batch, noise)
-        types = nn.functional.one_hot(batch.x[:, 0], ATOM_SIZES[0])  # (num_atoms, 119)
+            return self._losses_of_bonds(score, h_3d, batch, noise, types_of)
+        types = nn.functional.one_hot(types_of, ATOM_SIZES[0])  # (num_atoms, 119)
         types = types.to(noise.types.dtype)
         types_t = perturb(score.sde, types, t[batch.batch], noise.types)  # (num_atoms, 119)
         adj = adjacency(batch).to(noise.adj.dtype)  # (num_pairs,)
@@ -154,18 +168,27 @@ class MoleculeSDE(nn.Module):
             batch.valid(adjacency_loss(adj_pred, noise.adj, batch) * weight),
         )
 
-    def _loss_of_bonds(
-        self, score: BondScore, h_3d: Tensor, batch: MoleculeBatch, noise: Noise
-    ) -> Tensor:
-        """Return the cross-entropy of bonds given noised channels and `h_3d`, (num_valid,)."""
+    def _losses_of_bonds(
+        self,
+        score: BondScore,
+        h_3d: Tensor,
+        batch: MoleculeBatch,
+        noise: Noise,
+        types_of: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropies of hidden atom types and of bonds, (num_valid,) each."""
         near, t = NearPairs.of(batch), noise.t_3d_to_2d
         classes = adjacency(batch).long()[near.pair]  # (num_near,)
         graph = batch.pair_batch[near.pair]
         one_hot = nn.functional.one_hot(classes, score.bond_channels + 1)[:, :-1]
         noise_of_bonds = noise.adj[near.pair]
         bonds_t = perturb(score.sde, one_hot.to(noise.adj.dtype), t[graph], noise_of_bonds)
-        loss = bond_loss(score(bonds_t, t, h_3d, batch, near), classes, graph, batch)
-        return batch.valid(loss * self._anneal(score.sde, t))
+        logits, of_types = score(bonds_t, t, h_3d, batch, near)
+        loss = bond_loss(logits, classes, graph, batch) * self._anneal(score.sde, t)
+        loss_of_types = torch.zeros_like(t)
+        if of_types is not None:
+            loss_of_types = hidden_type_loss(of_types, types_of, noise.hidden, batch)
+        return batch.valid(loss_of_types), batch.valid(loss)
 
     def loss_displacements(
         self, network: Displacements, batch: MoleculeBatch, noise: Noise
@@ -208,6 +231,8 @@ class MoleculeSDE(nn.Module):
         seen = batch  # what bonds are found from
         if len(noise.shifts):
             seen = dataclasses.replace(batch, pos=batch.pos + noise.shifts)
+        if len(noise.hidden):
+            seen = hide_types(seen, noise.hidden)
         is_shared = seen is batch
         # Autocast is for the score networks: bfloat16 in the encoders and in the contrastive logits
         # moves the gradient by 15 %, in the score networks alone by less than 0.1 %.
@@ -225,7 +250,7 @@ class MoleculeSDE(nn.Module):
         if weights.coefficient_2d_to_3d:
             to_3d = self.loss_2d_to_3d(h_2d, batch, noise)
         if weights.coefficient_3d_to_2d:
-            of_types, of_adj = self.loss_3d_to_2d(h_seen, seen, noise)
+            of_types, of_adj = self.loss_3d_to_2d(h_seen, seen, noise, batch.x[:, 0])
         to_2d = (of_types + of_adj) / 2
         total = (
             weights.coefficient_contrastive * contrastive

@@ -29,6 +29,8 @@ class Noise:
     shifts: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
     # (num_atoms, 3) standard normals, the displacements that the 3D encoder is to find, or (0, 3)
     displacements: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
+    # (num_graphs,) bool, molecules whose atom types the 3D -> 2D networks do not see, or (0,)
+    hidden: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
 
 def _time(step: Tensor, num_timesteps: int) -> Tensor:

@@ -8,7 +8,7 @@ have valences of their element and formal charge, and whose charges add up to th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from msde.data.codec import columns_from_records
 from msde.errors import MsdeError, require
 from msde.model import MoleculeSDE
 from msde.model.score import BondScore
-from msde.model.score.bonds import NearPairs
+from msde.model.score.bonds import HIDDEN, NearPairs, hide_types
 from msde.sampling.batching import limited_batches
 from msde.sampling.decoding import decode
 from msde.sampling.noise import keyed_noise
@@ -51,6 +51,7 @@ class BondOptions:
     sampler: str = CLASSIFIER  # or one of SAMPLERS
     steps: int = 20  # of the sampler
     seed: int = 0  # of the sampler's noise
+    types: bool = False  # find the atom types, too, from the positions alone
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -80,10 +81,11 @@ def find_bonds(
 ) -> Iterator[Bonded]:
     """Yield the molecule of each geometry, in order.
 
-    Hydrogens are taken as complete if one is on another element than N, O and S; see `decode`.
+    Hydrogens are taken as complete if one is on another element than N, O and S; see `decode`. With
+    `options.types` the atomic numbers of the geometries are not used, but found by `find_types`.
 
     Raises:
-        MsdeError: the model has no network for bonds.
+        MsdeError: the model has no network for bonds, or none for atom types.
     """
     if not isinstance(model.score_3d_to_2d, BondScore):
         raise MsdeError(
@@ -92,13 +94,45 @@ def find_bonds(
         )
     reasons = [problem(geometry) for geometry in geometries]
     good = [k for k, reason in enumerate(reasons) if not reason]
-    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    found: dict[int, tuple[Geometry, np.ndarray, np.ndarray]] = {}
     good.sort(key=lambda k: len(geometries[k].z))  # similar sizes together
     for part in limited_batches(good, lambda k: len(geometries[k].z) ** 2 // 2, BATCH_PAIRS):
-        logs = class_log_probabilities(model, [geometries[k] for k in part], options)
-        found |= dict(zip(part, logs, strict=True))
+        given = [geometries[k] for k in part]
+        if options.types:
+            types = find_types(model, given)
+            given = [replace(g, z=z) for g, z in zip(given, types, strict=True)]
+        logs = class_log_probabilities(model, given, options)
+        found |= {k: (g, *log) for k, g, log in zip(part, given, logs, strict=True)}
     for k, reason in enumerate(reasons):
-        yield Bonded(None, reason) if reason else _finish(geometries[k], *found.pop(k))
+        yield Bonded(None, reason) if reason else _finish(*found.pop(k))
+
+
+@torch.inference_mode()
+def find_types(model: MoleculeSDE, geometries: Sequence[Geometry]) -> list[np.ndarray]:
+    """Return the likeliest atomic numbers of each geometry, (num_atoms,), from positions alone.
+
+    Each atom's is the likeliest by itself, in one evaluation at t = 1 with hidden types.
+
+    Raises:
+        MsdeError: the model has no network for atom types.
+    """
+    network = model.score_3d_to_2d
+    if not isinstance(network, BondScore) or network.types is None:
+        raise MsdeError(
+            "the model finds no atom types: its model.topology.hidden_types is 0; train one with "
+            "--preset bonds model.topology.hidden_types=0.5"
+        )
+    device = next(model.parameters()).device
+    carbons = [replace(g, z=np.full(len(g.pos), 6)) for g in geometries]  # any element will do
+    batch = MoleculeBatch.from_columns(columns_from_records(list(map(record_of, carbons))))
+    batch = batch.to(device)
+    batch = hide_types(batch, torch.ones_like(batch.uid, dtype=torch.bool))
+    near = NearPairs.of(batch)
+    x = batch.pos.new_zeros(len(near.pair), network.bond_channels)
+    times = batch.pos.new_ones(batch.num_graphs)
+    _, logits = network(x, times, model.encoder_3d(batch), batch, near)
+    found = logits[:, :HIDDEN].argmax(-1) + 1  # the code of an element is one less than its number
+    return [z.cpu().numpy() for z in found.split(batch.atoms_per_graph.tolist())]
 
 
 def problem(geometry: Geometry) -> str:
@@ -144,7 +178,7 @@ def class_log_probabilities(
     h_3d = model.encoder_3d(batch)
 
     def logits(x: Tensor, t: Tensor) -> Tensor:
-        return network(x, t.to(x).expand(batch.num_graphs), h_3d, batch, near)
+        return network(x, t.to(x).expand(batch.num_graphs), h_3d, batch, near)[0]
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         times = t.to(x).expand(batch.num_graphs)

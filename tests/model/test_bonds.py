@@ -29,7 +29,7 @@ def logits(model, batch, t=0.5, x=None):
         x = 0.3 * torch.sin(torch.arange(len(near.pair) * 5.0)).view(-1, 5)
     times = torch.full((batch.num_graphs,), t)
     network = model.score_3d_to_2d
-    return network(x, times, model.encoder_3d(batch), batch, near)
+    return network(x, times, model.encoder_3d(batch), batch, near)[0]
 
 
 def test_rotations_shifts_and_mirror_images_change_nothing(molecules):

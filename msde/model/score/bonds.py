@@ -8,13 +8,14 @@ softmax is the mean of x_0 given x_t, and the score follows from it by Tweedie's
 
 The log-likelihood of x_t under each class, alpha x_t / std^2 up to a constant, is added to the
 logits by Bayes' rule, and is the form in which the network sees x_t. At t = 1 it almost vanishes:
-one evaluation there, at x_t = 0, is the classifier. Atom types are known, charges are not. All
+one evaluation there, at x_t = 0, is the classifier. Charges are not known. Atom types are, or, in
+networks with `hidden_types`, may be hidden: then the network finds them from positions alone. All
 geometry enters by distances and scalar products, so rotations and mirror images change nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,21 @@ FIRST, NUM_GAUSSIANS = 0.8, 32  # A, of the Gaussians of distances, which end at
 NUM_VECTORS = 16  # of each atom, whose scalar products with bonds are functions of angles
 EPSILON = 1e-8  # A^2, added below roots, which are not differentiable at zero
 LIKELIHOOD_SCALE = 4.0  # of log-likelihoods as an input, which are squashed by tanh
+
+
+HIDDEN = ATOM_SIZES[0] - 1  # the code of a hidden atom type: that of no element
+
+
+def hide_types(batch: MoleculeBatch, hidden: Tensor) -> MoleculeBatch:
+    """Return the batch without the atom types of some molecules.
+
+    Args:
+        hidden: (num_graphs,) bool.
+    """
+    is_hidden = hidden[batch.batch]  # (num_atoms,)
+    codes = batch.x[:, :1].masked_fill(is_hidden.unsqueeze(-1), HIDDEN)
+    x = torch.cat([codes, batch.x[:, 1:]], dim=1)
+    return replace(batch, x=x, z=batch.z.masked_fill(is_hidden, 0))
 
 
 @dataclass(frozen=True)
@@ -131,7 +147,7 @@ class BondScore(nn.Module):
     """The network of bonds given the geometry, and the SDE of their one-hot channels."""
 
     bond_channels = len(CLASSES)
-    type_channels = 0  # atom types are known
+    type_channels = 0  # atom types do not diffuse
 
     def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
         """Build the network for 3D representations of width `input_dim`."""
@@ -139,6 +155,7 @@ class BondScore(nn.Module):
         dim = config.node_dim
         self.sde = make_sde(config.sde)
         self.position_noise = config.position_noise  # A
+        self.hidden_types = config.hidden_types
         self.atoms = CategoricalEmbedding([ATOM_SIZES[0], 2], dim)
         self.geometry = MLP([input_dim, dim], "silu")
         self.time = TimeEmbedding(config.time_dim, dim)
@@ -146,6 +163,9 @@ class BondScore(nn.Module):
         self.blocks = nn.ModuleList(BondBlock(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim)
         self.out = MLP([dim, dim, len(CLASSES)], "silu")
+        self.types: nn.Sequential | None = None
+        if config.hidden_types:
+            self.types = nn.Sequential(nn.LayerNorm(dim), MLP([dim, dim, ATOM_SIZES[0]], "silu"))
 
     def forward(
         self,
@@ -154,8 +174,10 @@ class BondScore(nn.Module):
         h_3d: Tensor,
         batch: MoleculeBatch,
         near: NearPairs | None = None,
-    ) -> Tensor:
-        """Return the logits of each class given bonds_t, (num_near, 5).
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of each class given bonds_t, (num_near, 5), and those of atom types.
+
+        The latter are (num_atoms, 119), or None of a network that finds no types.
 
         Args:
             bonds_t: (num_near, 5) noised one-hot channels of the near pairs.
@@ -181,7 +203,8 @@ class BondScore(nn.Module):
         for block in self.blocks:
             n, e, vectors = block(n, e, vectors, direction, near.edges)
         both = e.index_select(0, near.edges_of_pair.flatten()).view(-1, 2, e.shape[1]).sum(1)
-        return self.out(self.norm(both)) + likelihood
+        of_types = None if self.types is None else self.types(n)
+        return self.out(self.norm(both)) + likelihood, of_types
 
     def log_likelihood(
         self, bonds_t: Tensor, t: Tensor, near: NearPairs, batch: MoleculeBatch

@@ -202,6 +202,7 @@ class TopologyScore(nn.Module):
     type_channels = ATOM_SIZES[0]
     bond_channels = 1
     position_noise = 0.0  # A
+    hidden_types = 0.0
 
     def __init__(self, input_dim: int, config: TopologyScoreConfig) -> None:
         """Build the network for 3D representations of width `input_dim`."""
