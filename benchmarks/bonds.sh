@@ -4,7 +4,7 @@
 # DATA holds pcqm4mv2-2k.csv, dft8k.sdf.gz and gdb7.sdf.gz. It goes on where it was interrupted.
 # The rules of Open Babel need openbabel-wheel (msde[evaluate]).
 set -euo pipefail
-DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") STEPS=${3:-3500}
+DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") STEPS=${3:-8500}
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 split() { # INPUT... OUTPUT: the same scaffolds are held out of every data set
@@ -25,7 +25,8 @@ for hydrogens in full heavy; do
 done
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} deepspeed --num_accelerators 1 launch/pretrain.py --preset bonds \
     --data "$OUTPUT/parts/full/train" --data "$OUTPUT/parts/heavy/train" --output "$OUTPUT/run" \
-    data.molecules_per_step=32 run.steps="$STEPS" run.validate_every=500 run.save_every=500
+    data.molecules_per_step=32 run.steps="$STEPS" run.validate_every=500 run.save_every=500 \
+    model.topology.hidden_types=0.5
 for name in pcqm4mv2-2k.csv dft8k.sdf.gz; do
     split "$OUTPUT/full/$name" "$OUTPUT/held/$name"
     python launch/evaluate_samples.py bonds --checkpoint "$OUTPUT/run" --limit 150 \

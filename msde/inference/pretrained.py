@@ -170,8 +170,8 @@ class Pretrained:
         """Return the molecule of atoms and positions: `.mol`, or `.reason` why there is none.
 
         Args:
-            z: (num_atoms,) atomic numbers. Without hydrogens, but for those of
-                N, O and S, the others are implied.
+            z: (num_atoms,) atomic numbers; with `types=True` only their number counts. Without
+                hydrogens, but for those of N, O and S, the others are implied.
             pos: (num_atoms, 3) A.
             charge: of all atoms together.
             options: those of `msde.sampling.bonds.BondOptions`.
