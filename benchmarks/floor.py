@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -20,6 +22,20 @@ def now() -> float:
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+@contextlib.contextmanager
+def waits_of_the_host() -> Iterator[list[str]]:
+    """Collect where the host waits for the GPU within the block, as torch reports it."""
+    found: list[str] = []
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield found
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found += [f"{w.filename}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
 
 
 def best(work: Callable[[], object], repeats: int) -> float:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import torch
-from floor import DEVICE
+from floor import DEVICE, waits_of_the_host
 from step import NCI, Ours, Stopwatch, make_columns, make_task, memory_mb, reset_peak
 from torch.profiler import ProfilerActivity, profile
 
@@ -32,16 +31,13 @@ def host_waits(side: Ours) -> int:
         return 0
     batch = side.batch(WARM_UP)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with waits_of_the_host() as waits:
         with side.autocast():
             loss, _ = side.model(batch)
         loss.backward()
         side.optimizer.step()
         side.optimizer.zero_grad()
-    torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(warning.message) for warning in caught)
+    return len(waits)
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ import runpy
 import subprocess
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from floor import waits_of_the_host
 from step import NCI
 
 from msde.data_tools.convert import convert
@@ -79,18 +79,17 @@ def watch(warm_up: int, arguments: list[str]) -> None:
     take_step, waits = Run.take_step, []
 
     def watched(run: Run, *given: Any) -> bool:
-        torch.cuda.set_sync_debug_mode("warn" if run.state.step >= warm_up else "default")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        if run.state.step < warm_up:
+            return take_step(run, *given)
+        with waits_of_the_host() as found:
             stop = take_step(run, *given)
-        torch.cuda.set_sync_debug_mode("default")
-        waits.extend(w for w in caught if "synchronizing" in str(w.message))
+        waits.extend(found)
         return stop
 
     Run.take_step = watched  # type: ignore[method-assign]
     sys.argv = [str(PRETRAIN), *arguments]
     runpy.run_path(str(PRETRAIN))["main"]()
-    print(json.dumps({"waits": len(waits), "where": [f"{w.filename}:{w.lineno}" for w in waits]}))
+    print(json.dumps({"waits": len(waits), "where": waits}))
 
 
 def main() -> None:

@@ -39,8 +39,7 @@ def drop_hydrogens(columns: MoleculeColumns, share: float, key: Key) -> Molecule
     drawn = philox.words(key, Stream.HYDROGENS, philox.signed(columns.uid)).numpy()[:, 0]
     atoms = columns.num_atoms.astype(np.int64)
     first = np.cumsum(atoms) - atoms
-    bonds = columns.bond_index + np.repeat(first, columns.num_bonds)[:, None]
-    ends = np.concatenate([bonds, bonds[:, ::-1]])  # (2 * num_bonds, 2) atom and neighbour
+    ends = _neighbours(columns, first)
     degree = np.bincount(ends[:, 0], minlength=len(columns.z))
     neutral = columns.x[:, CHARGE] == ATOM_VOCABULARY["formal_charge"].index(0)
     plain = (columns.z == 1) & (degree == 1) & neutral
@@ -103,14 +102,23 @@ def _keep(columns: MoleculeColumns, kept: np.ndarray) -> MoleculeColumns:
     )
 
 
+def _neighbours(columns: MoleculeColumns, first: np.ndarray) -> np.ndarray:
+    """Return each atom and neighbour, (2 * num_bonds, 2), numbered through all molecules.
+
+    Args:
+        first: (num_molecules,) numbers of the molecules' first atoms.
+    """
+    bonds = columns.bond_index + np.repeat(first, columns.num_bonds)[:, None]
+    return np.concatenate([bonds, bonds[:, ::-1]])
+
+
 def _grow(columns: MoleculeColumns, ratio: float, key: Key) -> np.ndarray:
     """Choose the atoms to keep, (num_atoms,) bool; the loop adds one atom to each molecule."""
     atoms = columns.num_atoms.astype(np.int64)
     first = np.cumsum(atoms) - atoms
     molecule = np.repeat(np.arange(len(atoms)), atoms)  # (num_atoms,)
     target = np.minimum((atoms * (1 - ratio)).astype(np.int64) + 1, atoms)
-    bonds = columns.bond_index + np.repeat(first, columns.num_bonds)[:, None]
-    source, neighbour = np.concatenate([bonds, bonds[:, ::-1]]).T  # (2 * num_bonds,) each
+    source, neighbour = _neighbours(columns, first).T  # (2 * num_bonds,) each
     steps = int(target.max())
     drawn = philox.words(
         key, Stream.MASKING, philox.signed(columns.uid), 0, steps
