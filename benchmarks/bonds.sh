@@ -29,6 +29,6 @@ OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} deepspeed --num_accelerators 1 launch/pret
     model.topology.hidden_types=0.5
 for name in pcqm4mv2-2k.csv dft8k.sdf.gz; do
     split "$OUTPUT/full/$name" "$OUTPUT/held/$name"
-    python launch/evaluate_samples.py bonds --checkpoint "$OUTPUT/run" --limit 150 \
+    python launch/evaluate_samples.py bonds --checkpoint "$OUTPUT/run" --limit 150 --types \
         --references "$OUTPUT/held/$name/test" --output "$OUTPUT/bonds-$name.json"
 done

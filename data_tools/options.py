@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from msde.cli import from_arguments
-from msde.config.choices import SAMPLERS
+from msde.config.choices import SAMPLERS, STD_ON_ETKDG
 from msde.errors import MsdeError
 
 AUTO = "auto"
@@ -126,12 +126,18 @@ def add_reader_options(parser: argparse.ArgumentParser) -> None:
     add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
 
 
+def add_std_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the noise that sampling from ETKDG's conformers begins with."""
+    noise = "noise on ETKDG's, in Angstrom"
+    parser.add_argument("--std", type=float, default=STD_ON_ETKDG, metavar="A", help=noise)
+
+
 def add_conformer_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of sampled conformers."""
     add = parser.add_argument
     add("--num", type=int, default=10, metavar="N", help="conformers of each molecule")
     add("--start", choices=("etkdg", "noise"), default="etkdg", help="where sampling starts")
-    add("--std", type=float, default=2.0, metavar="A", help="noise on ETKDG's, in Angstrom")
+    add_std_option(parser)
     add("--relax", action="store_true", help="relax the conformers by MMFF94 afterwards")
 
 

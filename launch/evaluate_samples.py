@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msde.cli import OneLineParser, check_exist, from_arguments, report_errors
 from msde.data.manifest import check_present
-from msde.data_tools.options import add_sampler_options
+from msde.data_tools.options import add_sampler_options, add_std_option
 
 
 def make_parser() -> OneLineParser:
@@ -25,7 +25,8 @@ def make_parser() -> OneLineParser:
     add("--output", type=Path, required=True, metavar="FILE", help="all figures, as JSON")
     add("--limit", type=int, metavar="N", help="take this many references; default: all")
     add("--counts", type=int, nargs="+", default=[1, 10], metavar="K", help="of each molecule")
-    add("--std", type=float, default=2.0, metavar="A", help="noise on ETKDG's, in Angstrom")
+    add_std_option(parser)
+    add("--types", action="store_true", help="for bonds: one more row, with atom types found, too")
     add("--noise", type=float, nargs="+", default=noises, metavar="A", help="Angstrom; for bonds")
     add_sampler_options(parser)
     add("--pictures", type=Path, metavar="DIR", help="draw PNG files there")
@@ -38,22 +39,21 @@ def main() -> None:
     arguments = make_parser().parse_args()
     check_exist(arguments.checkpoint)
     check_present(arguments.references)
-
     from msde.cluster import process
 
     process.prepare()
     from msde.data_tools.models import bond_comparison, comparison
-    from msde.sampling.bonds import BondOptions
-    from msde.sampling.conformers import ConformerOptions
+    from msde.sampling import bonds, conformers
 
     given = vars(arguments)
     common = {name: given[name] for name in ("checkpoint", "references", "output", "limit")}
     if arguments.what == "bonds":
-        options = from_arguments(BondOptions, arguments)
-        print(bond_comparison.compare_bonds(**common, options=options, noises=arguments.noise))
-        return
-    common |= {name: given[name] for name in ("counts", "pictures", "posebusters")}
-    print(comparison.compare(**common, sampling=from_arguments(ConformerOptions, arguments)))
+        options = from_arguments(bonds.BondOptions, arguments)
+        print(bond_comparison.compare_bonds(**common, options=options, noises=given["noise"]))
+    else:
+        common |= {name: given[name] for name in ("counts", "pictures", "posebusters")}
+        sampling = from_arguments(conformers.ConformerOptions, arguments)
+        print(comparison.compare(**common, sampling=sampling))
 
 
 if __name__ == "__main__":

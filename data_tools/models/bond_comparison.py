@@ -46,7 +46,8 @@ def compare_bonds(
 
     Args:
         references: a folder of shards.
-        options: those of the sampler; the classifier is always a row of its own.
+        options: those of the sampler; the classifier is always a row of its own. With `types`
+            there is a row of atom types that are found, too; wrong ones take long to decode.
         limit: take this many references, spread evenly over the data set.
         noises: standard deviations of the noise of positions, A.
 
@@ -60,11 +61,13 @@ def compare_bonds(
     def ours(chosen: BondOptions) -> Method:
         return lambda given: [found.mol for found in find_bonds(model, given, chosen)]
 
-    methods: dict[str, Method] = {"msde, classifier": ours(replace(options, sampler=CLASSIFIER))}
-    if getattr(model.score_3d_to_2d, "types", None) is not None:
-        methods["msde, types hidden"] = ours(BondOptions(types=True))
+    known = replace(options, types=False)
+    classifier = replace(known, sampler=CLASSIFIER)
+    methods: dict[str, Method] = {"msde, classifier": ours(classifier)}
+    if options.types:
+        methods["msde, types hidden"] = ours(replace(classifier, types=True))
     if options.sampler != CLASSIFIER:
-        methods[f"msde, {options.sampler}, {options.steps} steps"] = ours(options)
+        methods[f"msde, {options.sampler}, {options.steps} steps"] = ours(known)
     rules = {name: RuleProcess(name, TIME_LIMIT) for name in available_rules()}
     for name, rule in rules.items():
         methods[name] = lambda given, rule=rule: [  # type: ignore[misc]

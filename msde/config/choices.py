@@ -1,4 +1,4 @@
-"""Names that options of commands offer, which --help lists without importing torch."""
+"""Names and a default of commands' options, which --help lists without importing torch."""
 
 from __future__ import annotations
 
@@ -16,4 +16,5 @@ SAMPLERS = (
     "dpm_solver_2m",
 )
 CLASSIFIER = "classifier"  # finds bonds in one pass of the network, without a sampler
+STD_ON_ETKDG = 2.0  # A, of the noise that is added to ETKDG's conformers
 GPU_MEMORY = {"A100-40GB": 40e9, "A100": 80e9, "H100": 80e9, "H200": 141e9}  # bytes

@@ -22,6 +22,7 @@ from msde.chem.conformers import embed, relax
 from msde.chem.parsing import mol_from_smiles, remove_hydrogens
 from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
 from msde.chem.vocabulary import MoleculeError
+from msde.config.choices import STD_ON_ETKDG
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.errors import require
@@ -50,7 +51,7 @@ class ConformerOptions:
 
     num: int = 10  # conformers of each molecule
     start: str = "etkdg"  # or `noise`
-    std: float = 2.0  # A, of the noise that is added to conformers of ETKDG
+    std: float = STD_ON_ETKDG  # A, of the noise that is added to conformers of ETKDG
     steps: int = 20
     sampler: str = "dpm_solver_2m"
     seed: int = 0
