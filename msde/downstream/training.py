@@ -130,9 +130,13 @@ class Trainer:
         return mean
 
     def _freeze(self) -> None:
-        """Set which weights the epoch trains; frozen encoders are in evaluation mode."""
+        """Set which weights and statistics the epoch trains; what is frozen is set to evaluate."""
         is_frozen = self.settings.training == "frozen" or self.epoch < self._head_epochs
         self.model.train(not is_frozen)
+        if self.settings.norms == "kept":
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm1d):
+                    module.eval()
         if self._head_epochs:
             for parameter in self.trained:
                 parameter.requires_grad_(not is_frozen)

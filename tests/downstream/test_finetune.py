@@ -142,6 +142,19 @@ def test_frozen_encoders_stay_and_full_ones_move(folder, tmp_path):
         assert torch.equal(model[name], stored[f"encoder_2d.{name}"]) == stays
 
 
+def test_kept_statistics_of_norms_are_those_of_pretraining(folder, tmp_path):
+    stored = load_file(folder / "checkpoint/model.safetensors")
+    for norms in ("kept", "batch"):
+        output = tmp_path / norms
+        finetune(folder / "t.csv", folder / "checkpoint", output, f"norms={norms}")
+        state = load_model(output / "seed-0/model").encoders["2d"].state_dict()
+        statistics = [name for name in state if "running" in name]
+        same = [torch.equal(state[name], stored[f"encoder_2d.{name}"]) for name in statistics]
+        assert statistics and all(same) == (norms == "kept")
+        moved = "norms.0.weight"  # of an affine map that is trained either way
+        assert not torch.equal(state[moved], stored[f"encoder_2d.{moved}"])
+
+
 def test_validation_chooses_the_epoch_and_patience_ends_the_run(folder, tmp_path):
     finetune(
         folder / "t.csv", folder / "checkpoint", tmp_path, "epochs=40", "patience=2", "lr=0.05"
