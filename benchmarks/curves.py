@@ -2,9 +2,10 @@
 
 python benchmarks/curves.py --input pcqm4mv2-2k.csv > curves.json
 
-Three runs with the same seed, batches and noise, each in a fresh process: fused ops on two threads,
-plain torch on two, and plain torch on one. Compared are the means of 20 steps of the three losses.
-The fused ops pass if they change these at most twice as much as the number of threads does.
+Four runs with the same seed, batches and noise, each in a fresh process: fused ops on two threads,
+the same with products at `medium` precision, plain torch on two threads, and plain torch on one.
+Compared are the means of 20 steps of the three losses. The fused ops pass if they change these at
+most twice as much as the number of threads does.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from msde.training.optimizer import parameter_groups
 
 WINDOW = 20  # steps averaged
 LOSSES = ("contrastive", "2d_to_3d", "3d_to_2d")
-# run -> the environment of its process
+# run -> ops, threads and precision of its process
 RUNS = {
-    "fused": {"MSDE_OPS": "fused", "OMP_NUM_THREADS": "2"},
-    "reference": {"MSDE_OPS": "reference", "OMP_NUM_THREADS": "2"},
-    "reference, one thread": {"MSDE_OPS": "reference", "OMP_NUM_THREADS": "1"},
+    "fused": ("fused", "2", "highest"),
+    "fused, medium precision": ("fused", "2", "medium"),
+    "reference": ("reference", "2", "highest"),
+    "reference, one thread": ("reference", "1", "highest"),
 }
 Curves = dict[str, list[float]]
 
@@ -64,12 +66,11 @@ def train(path: Path, batch_size: int, steps: int) -> Curves:
     }
 
 
-def train_apart(environment: dict[str, str]) -> Curves:
+def train_apart(ops: str, threads: str, precision: str) -> Curves:
     """Train in a fresh process with the arguments of this one."""
-    command = [sys.executable, *sys.argv, "--alone"]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, env={**os.environ, **environment}
-    )
+    command = [sys.executable, *sys.argv, "--precision", precision]
+    environment = {**os.environ, "MSDE_OPS": ops, "OMP_NUM_THREADS": threads}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     return json.loads(done.stdout)
 
 
@@ -88,19 +89,23 @@ def main() -> None:
     parser.add_argument("--input", type=Path, default=NCI, help="default: rdkit's NCI SMILES")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--precision", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.alone:
+    if arguments.precision:
+        torch.set_float32_matmul_precision(arguments.precision)
         print(json.dumps(train(arguments.input, arguments.batch_size, arguments.steps)))
         return
-    curves = {run: train_apart(environment) for run, environment in RUNS.items()}
+    curves = {run: train_apart(*how) for run, how in RUNS.items()}
     of_ops = largest_differences(curves["fused"], curves["reference"])
+    of_medium = largest_differences(curves["fused, medium precision"], curves["fused"])
     of_threads = largest_differences(curves["reference"], curves["reference, one thread"])
     result = {
         "curves": curves,
         "largest_difference_of_ops": of_ops,
+        "largest_difference_of_medium_precision": of_medium,
         "largest_difference_of_threads": of_threads,
         "at_most_twice": {name: of_ops[name] <= 2 * of_threads[name] for name in of_ops},
+        "medium_at_most_twice": {n: of_medium[n] <= 2 * of_threads[n] for n in of_medium},
         "batch_size": arguments.batch_size,
         "steps": arguments.steps,
         "torch": torch.__version__,

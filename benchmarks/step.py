@@ -235,6 +235,7 @@ def run_side(arguments: argparse.Namespace) -> dict:
     task = make_task(choose_format([arguments.input]), arguments.keep_hydrogens)
     if arguments.side in (OURS, IN_ENGINE):
         process.prepare()
+        torch.set_float32_matmul_precision(arguments.matmul_precision)
         columns = make_columns(arguments.input, task, arguments.batch_size, None)
         # Steps are recorded when their size is met for the second time.
         warm_up = 2 * len(columns) if arguments.cuda_graphs else WARM_UP
@@ -297,6 +298,7 @@ def compare(arguments: argparse.Namespace) -> dict:
         },
         "preset": arguments.preset,
         "bfloat16": arguments.bfloat16,
+        "matmul_precision": arguments.matmul_precision,
         "activation_checkpointing": arguments.activation_checkpointing,
         "cuda_graphs": arguments.cuda_graphs,
         "batch_size": arguments.batch_size,
@@ -344,6 +346,7 @@ def main() -> None:
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--keep-hydrogens", action="store_true")
     parser.add_argument("--bfloat16", action="store_true", help="ours under autocast")
+    parser.add_argument("--matmul-precision", default="highest", help="ours; highest or medium")
     parser.add_argument("--activation-checkpointing", action="store_true", help="of ours")
     parser.add_argument("--cuda-graphs", action="store_true", help="ours on padded batches")
     parser.add_argument("--engine", action="store_true", help="also ours in DeepSpeed's engine")

@@ -96,7 +96,15 @@ def call(name: str, *arguments: Tensor | float | None) -> None:
         values.append(argument.data_ptr())
     symbol = f"msde_{name}" if dtype is None else f"msde_{name}_{SUFFIXES[dtype]}"
     function = _functions.get(symbol) or _function(symbol, arguments)
+    # Products of float32, rounded to bfloat16 where the processor multiplies that.
+    _bfloat16().value = torch.get_float32_matmul_precision() == "medium"
     function(*values, torch.get_num_threads())
+
+
+@functools.cache
+def _bfloat16() -> ctypes.c_int:
+    """Return the library's variable that says whether products take bfloat16."""
+    return ctypes.c_int.in_dll(load(), "msde_bfloat16")
 
 
 def _function(symbol: str, arguments: tuple[Tensor | float | None, ...]) -> Callable[..., None]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fixtures.conformers import sampling_model
-from fixtures.ops import offsets, threads
+from fixtures.ops import medium_precision, offsets, threads
 from msde import ops
 from msde.data.ragged import complete_edges
 from msde.model.layers import gaussians
@@ -117,3 +117,13 @@ def test_the_network_of_conformers_is_the_same_with_and_without_it(fused, batch)
         found = network(pos, t, h, batch)
     assert not torch.equal(found, by_edges)
     assert (found - by_edges).abs().max() < 1e-5 * by_edges.abs().max()
+
+
+def test_it_is_close_at_medium_precision(fused):
+    """Where the processor multiplies bfloat16, factors are rounded to it."""
+    given = inputs([40, 3], 3, 20, dtype=torch.float32)
+    exact = ops.all_pairs(*given)
+    with medium_precision():
+        found = ops.all_pairs(*given)
+    for one, other in zip(found, exact, strict=True):
+        assert (one - other).norm() <= 0.02 * other.norm()

@@ -86,6 +86,11 @@ struct AllPairs {
   // c (rows, cols) = a (rows, depth) b (depth, cols), the rows of b and c some distance apart.
   static void multiply(View<T> a, Index rows, Index depth, const T* b, Index ldb, Index cols, T* c,
                        Index ldc) {
+    if (in_pairs<T>()) {
+      T* packed = scratch<T, 2>(depth * panels<T>(cols) * COLS<T>);
+      pack(View<T>{b, ldb, 1}, depth, cols, packed);
+      return product(a, rows, depth, packed, cols, c, ldc, false);
+    }
     for (Index f = 0; f < cols; f += COLS<T>) {
       const Index some = std::min<Index>(COLS<T>, cols - f);
       T* panel = scratch<T, 2>(depth * COLS<T>);

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 // Let Python call `function` as SYMBOL: the library holds its address under the name msde_SYMBOL.
 // Its arguments are pointers, Index and double; the last one is the number of threads.

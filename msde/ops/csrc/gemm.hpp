@@ -3,11 +3,42 @@
 // The innermost loop keeps a block of ROWS x COLS results in registers and adds one outer product
 // a step: c_ij += a_ik b_kj. A result is summed over k in one order, by any thread, so the bits do
 // not depend on the number of threads.
+//
+// Where Python asks for it and the processor can, factors are rounded to bfloat16, and a step takes
+// a Pair of them; sums are float. A packed panel of pairs stands where that of floats would, which
+// is twice as large.
 #pragma once
 
 #include "base.hpp"
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+extern "C" {
+int msde_bfloat16 = 0;  // whether products are made of pairs; Python sets it before a call
+}
 
 namespace msde {
+
+using Pair = std::uint32_t;  // two bfloat16 that follow each other in k, the first one below
+
+template <class T>
+bool in_pairs() {
+#if defined(__AVX512BF16__)
+  return std::is_same_v<T, float> && msde_bfloat16;
+#else
+  return false;
+#endif
+}
+
+constexpr Index pair_count(Index depth) { return (depth + 1) / 2; }
+
+// The nearest bfloat16, the even one of two.
+inline Pair rounded(float value) {
+  Pair bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return value == value ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
+}
 
 constexpr Index TILE = 8 * ROWS;  // rows of a layer whose hidden numbers stay in cache
 constexpr Index DEPTH = 384;  // steps of k at once: a panel of b, DEPTH x COLS, stays in cache
@@ -25,10 +56,49 @@ constexpr Index panels(Index columns) {
   return (columns + COLS<T> - 1) / COLS<T>;
 }
 
+// Round `width` columns of b to pairs, (pair_count(depth), columns), padded with zeros.
+template <class T>
+void pack_pairs(View<T> b, Index depth, Index width, Index columns, Pair* out) {
+  if (width < columns) std::fill(out, out + pair_count(depth) * columns, 0);
+  if (b.column == 1) {
+    for (Index k = 0; k < depth; k += 2, out += columns) {
+      const T *low = b.at(k, 0), *high = b.at(std::min(k + 1, depth - 1), 0);
+      const Pair kept = k + 1 < depth ? 0xffff : 0;
+      for (Index j = 0; j < width; j++) out[j] = rounded(low[j]) | (rounded(high[j]) & kept) << 16;
+    }
+    return;
+  }
+  for (Index j = 0; j < width; j++)
+    for (Index k = 0; k < depth; k += 2)
+      out[k / 2 * columns + j] =
+          rounded(*b.at(k, j)) | (k + 1 < depth ? rounded(*b.at(k + 1, j)) << 16 : 0);
+}
+
+// Round a, (rows, depth), to pairs in memory of this thread, (rows, pair_count(depth)).
+template <class T>
+View<Pair> pairs_of(View<T> a, Index rows, Index depth) {
+  const Index count = pair_count(depth);
+  Pair* out = scratch<Pair, 13>(rows * count);
+  if (a.row == 1) {
+    pack_pairs(View<T>{a.data, a.column, 1}, depth, rows, rows, out);
+    return {out, 1, rows};
+  }
+  std::uint16_t* to = reinterpret_cast<std::uint16_t*>(out);
+  for (Index i = 0; i < rows; i++, to += 2 * count) {
+    const T* from = a.at(i, 0);
+    for (Index k = 0; k < depth; k++) to[k] = rounded(from[k * a.column]);
+    if (depth % 2) to[depth] = 0;
+  }
+  return {out, count, 1};
+}
+
 // Copy one panel, COLS columns of b from `first` on, to (depth, COLS), padded with zeros.
 template <class T>
 void pack_panel(View<T> b, Index depth, Index columns, Index first, T* out) {
   const Index width = std::min<Index>(COLS<T>, columns - first);
+  if (in_pairs<T>())
+    return pack_pairs(View<T>{b.at(0, first), b.row, b.column}, depth, width, COLS<T>,
+                      reinterpret_cast<Pair*>(out));
   if (b.column == 1 && width == COLS<T>) {
     for (Index k = 0; k < depth; k++)
       std::memcpy(out + k * COLS<T>, b.at(k, first), sizeof(T) * COLS<T>);
@@ -53,7 +123,7 @@ void pack_panel(View<T> b, Index depth, Index columns, Index first, T* out) {
 // stand side by side, rows are read one after another: the processor fetches ahead.
 template <class T>
 void pack(View<T> b, Index depth, Index columns, T* out) {
-  const Index whole = b.column == 1 ? columns / COLS<T> : 0;
+  const Index whole = b.column == 1 && !in_pairs<T>() ? columns / COLS<T> : 0;
   for (Index k = 0; k < depth; k++)
     for (Index p = 0; p < whole; p++)
       std::memcpy(out + (p * depth + k) * COLS<T>, b.at(k, p * COLS<T>), sizeof(T) * COLS<T>);
@@ -73,56 +143,78 @@ void pack_transposed(const T* a, Index stride, Index depth, Index rows, T* out) 
   }
 }
 
+// sum + value * b
+template <class T, class V>
+V plus_product(V sum, T value, V b) {
+  return sum + value * b;
+}
+template <class V, class B>
+V plus_product(V sum, Pair, B) {  // of others than float: compiled, never called
+  return sum;
+}
+#if defined(__AVX512BF16__)
+inline Vector<float> plus_product(Vector<float> sum, Pair value, Vector<Pair> b) {
+  return (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(value),
+                                         (__m512bh)b);
+}
+#endif
+
 // c (rows, COLS) = [c +] a (rows, depth) panel (depth, COLS), the rows of the panel `stride` apart;
-// only `width` columns are written, and only as many vectors of them are computed.
-template <class T, int rows, int vectors>
-void block(View<T> a, const T* __restrict panel, Index stride, Index depth, T* __restrict c,
+// only `width` columns are written, and only as many vectors of them are computed. E is T or Pair.
+template <class T, class E, int rows, int vectors>
+void block(View<E> a, const E* __restrict panel, Index stride, Index depth, T* __restrict c,
            Index ldc, Index width, bool add) {
   using V = Vector<T>;
   constexpr int L = Lanes<T>::count;
   V sum[rows][vectors];
+#pragma GCC unroll 12
   for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
     for (int h = 0; h < vectors; h++) sum[i][h] = V{};
 #pragma GCC unroll 12
   for (int i = 0; i < rows; i++) {  // else the results would have to wait for their place in cache
     __builtin_prefetch(c + i * ldc, 1);
     __builtin_prefetch(c + i * ldc + vectors * L - 1, 1);
   }
-  const T* __restrict at = a.data;
+  const E* __restrict at = a.data;
   for (Index k = 0; k < depth; k++, at += a.column, panel += stride) {
-    V b[vectors];
+    Vector<E> b[vectors];
     for (int h = 0; h < vectors; h++) b[h] = *vector_at(panel + h * L);
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
-      const T value = at[i * a.row];
+      const E value = at[i * a.row];
 #pragma GCC unroll 2
-      for (int h = 0; h < vectors; h++) sum[i][h] += value * b[h];
+      for (int h = 0; h < vectors; h++) sum[i][h] = plus_product(sum[i][h], value, b[h]);
     }
   }
   if (width == vectors * L) {
+#pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
       for (int h = 0; h < vectors; h++) {
         V* out = vector_at(c + i * ldc + h * L);
         *out = add ? *out + sum[i][h] : sum[i][h];
       }
     return;
   }
+#pragma GCC unroll 12
   for (int i = 0; i < rows; i++) {
-    const T* row = reinterpret_cast<const T*>(sum[i]);
+    T row[vectors * L];  // a copy, so that the sums themselves can stay in registers
+    for (int h = 0; h < vectors; h++) *vector_at(row + h * L) = sum[i][h];
     for (Index j = 0; j < width; j++) c[i * ldc + j] = add ? c[i * ldc + j] + row[j] : row[j];
   }
 }
 
 // The same for any number of rows.
-template <class T, int vectors>
-void stripe_of(View<T> a, Index rows, const T* panel, Index stride, Index depth, T* c, Index ldc,
+template <class T, class E, int vectors>
+void stripe_of(View<E> a, Index rows, const E* panel, Index stride, Index depth, T* c, Index ldc,
                Index width, bool add) {
   Index i = 0;
   auto take = [&](auto size) {
     constexpr int n = decltype(size)::value;
     for (; i + n <= rows; i += n)
-      block<T, n, vectors>({a.at(i, 0), a.row, a.column}, panel, stride, depth, c + i * ldc, ldc,
-                           width, add);
+      block<T, E, n, vectors>({a.at(i, 0), a.row, a.column}, panel, stride, depth, c + i * ldc,
+                              ldc, width, add);
   };
   take(std::integral_constant<int, ROWS>());
   take(std::integral_constant<int, ROWS / 2>());
@@ -130,24 +222,35 @@ void stripe_of(View<T> a, Index rows, const T* panel, Index stride, Index depth,
   take(std::integral_constant<int, 1>());
 }
 
-template <class T>
-void stripe(View<T> a, Index rows, const T* panel, Index stride, Index depth, T* c, Index ldc,
+template <class T, class E>
+void stripe(View<E> a, Index rows, const E* panel, Index stride, Index depth, T* c, Index ldc,
             Index width, bool add) {
   if (width > Lanes<T>::count)
-    stripe_of<T, 2>(a, rows, panel, stride, depth, c, ldc, width, add);
+    stripe_of<T, E, 2>(a, rows, panel, stride, depth, c, ldc, width, add);
   else
-    stripe_of<T, 1>(a, rows, panel, stride, depth, c, ldc, width, add);
+    stripe_of<T, E, 1>(a, rows, panel, stride, depth, c, ldc, width, add);
+}
+
+// The same of `pairs`, which holds a, and a panel of pairs, or else of a.
+template <class T>
+void stripe(View<T> a, View<Pair> pairs, Index rows, const T* panel, Index stride, Index depth,
+            T* c, Index ldc, Index width, bool add) {
+  if (pairs.data)
+    stripe(pairs, rows, reinterpret_cast<const Pair*>(panel), stride, pair_count(depth), c, ldc,
+           width, add);
+  else
+    stripe(a, rows, panel, stride, depth, c, ldc, width, add);
 }
 
 // c (rows, columns) = [c +] a (rows, depth) b (depth, columns), with b packed.
 template <class T>
 void product(View<T> a, Index rows, Index depth, const T* packed, Index columns, T* c, Index ldc,
              bool add) {
-  for (Index p = 0; p < panels<T>(columns); p++) {
-    const Index width = std::min<Index>(COLS<T>, columns - p * COLS<T>);
-    stripe(a, rows, packed + p * depth * COLS<T>, COLS<T>, depth, c + p * COLS<T>, ldc, width,
-           add);
-  }
+  View<Pair> pairs{};
+  if (in_pairs<T>()) pairs = pairs_of(a, rows, depth);
+  for (Index p = 0; p < panels<T>(columns); p++)
+    stripe(a, pairs, rows, packed + p * depth * COLS<T>, COLS<T>, depth, c + p * COLS<T>, ldc,
+           std::min<Index>(COLS<T>, columns - p * COLS<T>), add);
 }
 
 // c (rows, columns) += a^T b, with a (count, rows) and b (count, columns); `room` is for b, packed.

@@ -32,7 +32,7 @@ struct Matmul {
 
   // Copying a panel pays where many rows use it, and must be where its numbers are not in a row.
   bool direct(Index panel) const {
-    return rows <= 4 * ROWS && b.column == 1 && width(panel) == COLS<T>;
+    return rows <= 4 * ROWS && b.column == 1 && width(panel) == COLS<T> && !in_pairs<T>();
   }
 
   // Have part `p` of the stripe of rows from `first` on brought to the cache.
@@ -49,11 +49,13 @@ struct Matmul {
     for (Index k = 0; k < depth; k += step) {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
+      View<Pair> pairs{};
+      if (in_pairs<T>()) pairs = pairs_of(part, count, deep);
       for (Index p = 0; p < panel_count(); p++) {
         fetch_part(first + count, count, p, k, deep);
         const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;
-        stripe(part, count, panel, direct(p) ? b.row : COLS<T>, deep, to + p * COLS<T>, columns,
-               width(p), add || plus || k > 0);
+        stripe(part, pairs, count, panel, direct(p) ? b.row : COLS<T>, deep, to + p * COLS<T>,
+               columns, width(p), add || plus || k > 0);
       }
     }
     if (bias) add_bias(bias, count, columns, to);
@@ -100,6 +102,11 @@ struct TransposedMatmul {
   // Rows at once. Panels as long as a power of two would fall on the same places of a cache.
   static constexpr Index STEP = 252;
 
+  // Where the block of row i begins among blocks of pairs.
+  static Pair* of_pairs(T* blocks, Index i, Index depth) {
+    return reinterpret_cast<Pair*>(blocks) + i * pair_count(depth);
+  }
+
   // The columns left ... right of one part, from the rows first ... last.
   void piece(Index first, Index last, Index left, Index right, T* c) const {
     const Index wide = right - left;
@@ -111,7 +118,14 @@ struct TransposedMatmul {
     for (Index k = first; k < last; k += STEP) {
       const Index deep = std::min(STEP, last - k), next = k + deep;
       const Index ahead = std::min(STEP, last - next);
-      pack_transposed(a + k * rows, rows, deep, rows, blocks);
+      if (in_pairs<T>())
+        for (Index i = 0; i < rows; i += ROWS) {
+          const Index high = std::min<Index>(ROWS, rows - i);
+          pack_pairs(View<T>{a + k * rows + i, rows, 1}, deep, high, high,
+                     of_pairs(blocks, i, deep));
+        }
+      else
+        pack_transposed(a + k * rows, rows, deep, rows, blocks);
       pack(View<T>{b + k * columns + left, columns, 1}, deep, wide, packed);
       if (sums) add_rows(a + k * rows, deep, rows, rows, sums);
       Index done = 0;
@@ -122,8 +136,10 @@ struct TransposedMatmul {
           fetch(a + from * rows, number, rows, rows);
           fetch(b + from * columns + left, number, columns, wide);
           const Index high = std::min<Index>(ROWS, rows - i);
-          stripe(View<T>{blocks + i * deep, 1, high}, high, packed + j * deep, COLS<T>, deep,
-                 c + i * columns + left + j, columns, std::min<Index>(COLS<T>, wide - j),
+          View<Pair> pairs{};
+          if (in_pairs<T>()) pairs = {of_pairs(blocks, i, deep), 1, high};
+          stripe(View<T>{blocks + i * deep, 1, high}, pairs, high, packed + j * deep, COLS<T>,
+                 deep, c + i * columns + left + j, columns, std::min<Index>(COLS<T>, wide - j),
                  k > first);
         }
     }

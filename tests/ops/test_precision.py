@@ -1,0 +1,58 @@
+"""Products of the C++ ops at `torch.set_float32_matmul_precision("medium")`."""
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures.ops import cases, medium_precision, results, threads
+from msde import ops
+
+CPU = Path("/proc/cpuinfo")
+ROUNDS = CPU.exists() and platform.machine() == "x86_64" and "avx512_bf16" in CPU.read_text()
+PRODUCTS = ["linear", "linear silu", "linear of channels", "linear plus", "fourier_linear",
+            "edge_mlp silu", "edge_mlp silu attr"]  # fmt: skip
+
+
+def rounded(x):
+    """As a factor of a product, in float64."""
+    return (x.bfloat16() if ROUNDS else x).double()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (61, 800, 33), (70, 65, 64), (1100, 131, 110)])
+@pytest.mark.parametrize("channels", [None, 3])
+def test_factors_are_rounded_and_sums_are_not(fused, shape, channels):
+    rows, inputs, outputs = shape
+    of_channels = [] if channels is None else [channels]
+    torch.manual_seed(0)
+    x = torch.randn(rows, inputs, requires_grad=True)
+    weight = torch.randn(*of_channels, outputs, inputs, requires_grad=True)
+    g = torch.randn(*of_channels, rows, outputs)
+    with medium_precision():
+        y = ops.linear(x, weight)
+        gx, g_weight = torch.autograd.grad(y, [x, weight], g)
+    one, other, of_y = (rounded(tensor.detach()) for tensor in (x, weight, g))
+    each_gx = of_y @ other
+    expected_gx = each_gx if channels is None else each_gx.sum(0)
+    expected = (one @ other.mT, expected_gx, of_y.mT @ one)
+    for found, exact in zip((y, gx, g_weight), expected, strict=True):
+        assert (found - exact).norm() <= 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_results_are_close_and_do_not_depend_on_threads(fused, name):
+    case = cases(name, [3, 1, 14, 18, 9, 2] * 4, width=70)
+    narrow = [x.detach().float() for x in case.inputs]
+    weight = torch.randn_like(case.op(*narrow))
+    exact, single = results(case, case.inputs, weight), results(case, narrow, weight)
+    with medium_precision():
+        found = results(case, narrow, weight)
+        for number in (2, 3, 4):
+            with threads(number):
+                assert all(map(torch.equal, found, results(case, narrow, weight)))
+        assert all(map(torch.equal, exact, results(case, case.inputs, weight)))  # float64
+    for one, other in zip(found, single, strict=True):
+        assert (one - other).norm() <= 0.02 * other.norm()
+    assert all(map(torch.equal, found, single)) != ROUNDS
+    assert all(map(torch.equal, single, results(case, narrow, weight)))
