@@ -28,7 +28,7 @@ class Settings:
     # What is trained: all; the head alone; at first the head and then all; or all with rates that
     # fall towards the input.
     training: Literal["full", "frozen", "staged", "layerwise"] = "full"
-    # Statistics of the 2D encoder's BatchNorm: those of each `batch`, or those of pretraining, `kept`
+    # Statistics of the 2D encoder's BatchNorm: of each `batch`, or those of pretraining, `kept`
     # (means of 0 and variances of 1 with init=random).
     norms: Literal["batch", "kept"] = "batch"
     # Epochs in which the head alone is trained, with training=staged.
