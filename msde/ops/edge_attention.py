@@ -60,13 +60,19 @@ def _cpp(
     return out, alpha
 
 
+def _launch(heads: int, width: int) -> tuple[tuple[int, ...], int]:
+    """Return the sizes that Triton's kernels take, and the warps of a program, of an atom each."""
+    dim = width // heads
+    all_heads, block = triton.power_of_2(heads), triton.power_of_2(dim)
+    return (heads, dim, all_heads, block), triton.warps(all_heads * block)
+
+
 def _triton(q, k, v, edge, keep, heads, index, row_ptr, ptr, reverse):
     (atoms, width), out = q.shape, torch.empty_like(q)
-    alpha, dim = q.new_empty(len(edge), heads), width // heads
-    block = triton.power_of_2(dim)
-    triton.kernels("edge_attention").edge_attention[(atoms, heads)](
-        q, k, v, edge, q if keep is None else keep, row_ptr, index, alpha, out, 1 / math.sqrt(dim),
-        keep is not None, heads, dim, block, num_warps=triton.warps(block),
+    alpha, sizes, num_warps = q.new_empty(len(edge), heads), *_launch(heads, width)
+    triton.kernels("edge_attention").edge_attention[(atoms,)](
+        q, k, v, edge, q if keep is None else keep, row_ptr, index, alpha, out,
+        1 / math.sqrt(width // heads), keep is not None, *sizes, num_warps=num_warps,
     )  # fmt: skip
     return out, alpha
 
@@ -87,17 +93,16 @@ def _grad_cpp(
 def _grad_triton(g, alpha, q, k, v, edge, keep, heads, index, row_ptr, ptr, reverse):
     (atoms, width), slopes = q.shape, torch.empty_like(alpha)
     gq, gk, gv, ge = map(torch.empty_like, (q, k, v, edge))
-    kernels, dim = triton.kernels("edge_attention"), width // heads
-    factor = q if keep is None else keep
-    block = triton.power_of_2(dim)
-    sizes, num_warps = (keep is not None, heads, dim, block), triton.warps(block)
-    kernels.edge_attention_grad[(atoms, heads)](
-        g, q, k, v, edge, factor, alpha, row_ptr, index, gq, ge, slopes, 1 / math.sqrt(dim), *sizes,
+    kernels, factor = triton.kernels("edge_attention"), q if keep is None else keep
+    sizes, num_warps = _launch(heads, width)
+    kernels.edge_attention_grad[(atoms,)](
+        g, q, k, v, edge, factor, alpha, row_ptr, index, gq, ge, slopes,
+        1 / math.sqrt(width // heads), keep is not None, *sizes, num_warps=num_warps,
+    )  # fmt: skip
+    kernels.edge_attention_source_grad[(atoms,)](
+        g, q, factor, alpha, slopes, row_ptr, index, reverse, gk, gv, keep is not None, *sizes,
         num_warps=num_warps,
     )  # fmt: skip
-    kernels.edge_attention_source_grad[(atoms, heads)](
-        g, q, factor, alpha, slopes, row_ptr, index, reverse, gk, gv, *sizes, num_warps=num_warps
-    )
     return gq, gk, gv, ge
 
 

@@ -120,7 +120,17 @@ def _gin_message_grad_triton(g, x, table, eps, code, code_ptr, code_order, index
     kernels.gin_message_grad[(atoms,)](g, x, table, eps, code, row_ptr, index, gx, width, block)
     parts = x.new_empty(codes, triton.PARTS, width)
     kernels.gin_table_grad[(codes, triton.PARTS)](
-        g, x, table, code_order, code_ptr, *index, parts, width, triton.PARTS, block
+        g,
+        x,
+        table,
+        code_order,
+        code_ptr,
+        *index,
+        parts,
+        width,
+        triton.PARTS,
+        triton.rows_at_once(block),
+        block,
     )
     return gx, parts.sum(1), (g * x).sum().view(1)
 

@@ -121,9 +121,12 @@ def _batch_norm_triton(x, weight, bias, relu, eps, num_valid):
     (rows, width), has_padding = x.shape, num_valid is not None
     y, mean, variance = map(torch.empty_like, (x, weight, weight))
     parts, number = x.new_empty(triton.PARTS, 2, width), num_valid if has_padding else x
-    constants = (has_padding, triton.PARTS, triton.BLOCK)
-    kernels.batch_norm_parts[(triton.PARTS, across)](x, number, parts, rows, width, *constants)
-    kernels.batch_norm_statistics[(across,)](parts, number, mean, variance, rows, width, *constants)
+    kernels.batch_norm_parts[(triton.PARTS, across)](
+        x, number, parts, rows, width, has_padding, triton.PARTS, triton.TILE, triton.BLOCK
+    )
+    kernels.batch_norm_statistics[(across,)](
+        parts, number, mean, variance, rows, width, has_padding, triton.PARTS, triton.BLOCK
+    )
     kernels.batch_norm[(triton.cdiv(rows, triton.TILE), across)](
         x, weight, bias, mean, variance, y, rows, width, eps, relu, triton.TILE, triton.BLOCK
     )
@@ -148,7 +151,7 @@ def _batch_norm_grad_triton(g, x, weight, bias, relu, eps, num_valid, mean, vari
     gx, parts = torch.empty_like(x), x.new_empty(triton.PARTS, 2, width)
     given = (g, x, weight, bias, mean, variance)
     kernels.batch_norm_grad_parts[(triton.PARTS, across)](
-        *given, parts, rows, width, eps, relu, triton.PARTS, triton.BLOCK
+        *given, parts, rows, width, eps, relu, triton.PARTS, triton.TILE, triton.BLOCK
     )
     g_weight, g_bias = (part.sum(0) for part in parts.unbind(1))
     kernels.batch_norm_grad[(triton.cdiv(rows, triton.TILE), across)](

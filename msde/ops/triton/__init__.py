@@ -31,6 +31,11 @@ def power_of_2(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
+def rows_at_once(block: int) -> int:
+    """Return how many whole rows, of a power of two of numbers, a program's registers hold."""
+    return max(1, min(8, 2048 // block))
+
+
 def warps(number: int) -> int:
     """Return how many warps, of 32 threads, a program that works on so many numbers can use.
 

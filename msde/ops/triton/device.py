@@ -33,6 +33,13 @@ def load_row(pointer, row, f, width, block: tl.constexpr):
 
 
 @triton.jit
+def load_rows(pointer, rows, f, width, there):
+    """Load the columns f of the rows that are there, (rows, columns), and zeros for the others."""
+    at = rows[:, None] * width + f[None, :]
+    return tl.load(pointer + at, mask=there[:, None] & (f < width)[None, :], other=0)
+
+
+@triton.jit
 def pair_number(i, j, first, first_pair, last):
     """Return the number of the pair of two atoms of the molecule with atoms first ... last - 1."""
     low = tl.minimum(i, j) - first

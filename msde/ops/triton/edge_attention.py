@@ -7,89 +7,116 @@ import triton.language as tl
 
 
 @triton.jit
-def _head(pointer, row, h, f, heads: tl.constexpr, dim: tl.constexpr):
-    return tl.load(pointer + (row * heads + h) * dim + f, mask=f < dim, other=0)
+def _at(row, heads: tl.constexpr, dim: tl.constexpr, all_heads: tl.constexpr, block: tl.constexpr):
+    """The places of a row's numbers, (heads, dim), and which of them are there."""
+    h = tl.arange(0, all_heads)[:, None]
+    f = tl.arange(0, block)[None, :]
+    return (row * heads + h) * dim + f, (h < heads) & (f < dim)
+
+
+@triton.jit
+def _row(pointer, row, heads: tl.constexpr, dim: tl.constexpr, all_heads: tl.constexpr,
+         block: tl.constexpr):  # fmt: skip
+    """Load a row, (all_heads, block), with zeros where nothing is."""
+    at, there = _at(row, heads, dim, all_heads, block)
+    return tl.load(pointer + at, mask=there, other=0)
+
+
+@triton.jit
+def _of_heads(pointer, row, heads: tl.constexpr, all_heads: tl.constexpr):
+    """Load a number of each head, (all_heads,)."""
+    h = tl.arange(0, all_heads)
+    return tl.load(pointer + row * heads + h, mask=h < heads, other=0)
 
 
 @triton.jit
 def edge_attention(q, k, v, edge, keep, row_ptr, source, alpha, out, scale: tl.constexpr,
                    has_keep: tl.constexpr, heads: tl.constexpr, dim: tl.constexpr,
-                   block: tl.constexpr):  # fmt: skip
-    """One atom and head: softmax over the edges into it, the maximum taken first."""
+                   all_heads: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    """One atom: softmax over the edges into it, the maximum taken first."""
     i = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1).to(tl.int64)
-    f = tl.arange(0, block)
+    h = tl.arange(0, all_heads)
     first, last = tl.load(row_ptr + i), tl.load(row_ptr + i + 1)
-    qi = _head(q, i, h, f, heads, dim) * scale
-    top = tl.sum(qi, axis=0) * 0 - float("inf")
+    qi = _row(q, i, heads, dim, all_heads, block) * scale
+    top = tl.sum(qi, axis=1) * 0 - float("inf")
     for e in range(first, last):
-        ke = _head(k, tl.load(source + e), h, f, heads, dim) + _head(edge, e, h, f, heads, dim)
-        top = tl.maximum(top, tl.sum(qi * ke, axis=0))
-    total = tl.sum(qi, axis=0) * 0
-    value = tl.zeros([block], out.dtype.element_ty)
+        ke = _row(k, tl.load(source + e), heads, dim, all_heads, block)
+        ke += _row(edge, e, heads, dim, all_heads, block)
+        top = tl.maximum(top, tl.sum(qi * ke, axis=1))
+    total = tl.sum(qi, axis=1) * 0
     for e in range(first, last):
-        ke = _head(k, tl.load(source + e), h, f, heads, dim) + _head(edge, e, h, f, heads, dim)
-        total += tl.exp(tl.sum(qi * ke, axis=0) - top)
+        ke = _row(k, tl.load(source + e), heads, dim, all_heads, block)
+        ke += _row(edge, e, heads, dim, all_heads, block)
+        total += tl.exp(tl.sum(qi * ke, axis=1) - top)
+    value = tl.zeros([all_heads, block], out.dtype.element_ty)
     for e in range(first, last):
         j = tl.load(source + e)
-        be = _head(edge, e, h, f, heads, dim)
-        weight = tl.exp(tl.sum(qi * (_head(k, j, h, f, heads, dim) + be), axis=0) - top) / total
-        tl.store(alpha + e * heads + h, weight)
+        be = _row(edge, e, heads, dim, all_heads, block)
+        ke = _row(k, j, heads, dim, all_heads, block) + be
+        weight = tl.exp(tl.sum(qi * ke, axis=1) - top) / total
+        tl.store(alpha + e * heads + h, weight, mask=h < heads)
         if has_keep:
-            weight *= tl.load(keep + e * heads + h)
-        value += weight * (_head(v, j, h, f, heads, dim) + be)
-    tl.store(out + (i * heads + h) * dim + f, value, f < dim)
+            weight *= _of_heads(keep, e, heads, all_heads)
+        value += weight[:, None] * (_row(v, j, heads, dim, all_heads, block) + be)
+    at, there = _at(i, heads, dim, all_heads, block)
+    tl.store(out + at, value, mask=there)
 
 
 @triton.jit
 def edge_attention_grad(gy, q, k, v, edge, keep, alpha, row_ptr, source, gq, ge, slopes,
                         scale: tl.constexpr, has_keep: tl.constexpr, heads: tl.constexpr,
-                        dim: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """One atom and head: the gradients of its query and of the edges into it, and the slopes."""
+                        dim: tl.constexpr, all_heads: tl.constexpr,
+                        block: tl.constexpr):  # fmt: skip
+    """One atom: the gradients of its query and of the edges into it, and the slopes."""
     i = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1).to(tl.int64)
-    f = tl.arange(0, block)
+    h = tl.arange(0, all_heads)
     first, last = tl.load(row_ptr + i), tl.load(row_ptr + i + 1)
-    gi, qi = _head(gy, i, h, f, heads, dim), _head(q, i, h, f, heads, dim)
-    mean = tl.sum(gi, axis=0) * 0
+    gi = _row(gy, i, heads, dim, all_heads, block)
+    qi = _row(q, i, heads, dim, all_heads, block)
+    mean = tl.sum(gi, axis=1) * 0
     for e in range(first, last):
-        ve = _head(v, tl.load(source + e), h, f, heads, dim) + _head(edge, e, h, f, heads, dim)
-        u = tl.sum(gi * ve, axis=0) * tl.load(alpha + e * heads + h)
+        ve = _row(v, tl.load(source + e), heads, dim, all_heads, block)
+        ve += _row(edge, e, heads, dim, all_heads, block)
+        u = tl.sum(gi * ve, axis=1) * _of_heads(alpha, e, heads, all_heads)
         if has_keep:
-            u *= tl.load(keep + e * heads + h)
+            u *= _of_heads(keep, e, heads, all_heads)
         mean += u
-    of_q = tl.zeros([block], gq.dtype.element_ty)
+    of_q = tl.zeros([all_heads, block], gq.dtype.element_ty)
     for e in range(first, last):
         j = tl.load(source + e)
-        be = _head(edge, e, h, f, heads, dim)
-        weight = tl.load(alpha + e * heads + h)
-        u = tl.sum(gi * (_head(v, j, h, f, heads, dim) + be), axis=0)
+        be = _row(edge, e, heads, dim, all_heads, block)
+        weight = _of_heads(alpha, e, heads, all_heads)
+        u = tl.sum(gi * (_row(v, j, heads, dim, all_heads, block) + be), axis=1)
         kept = weight
         if has_keep:
-            u *= tl.load(keep + e * heads + h)
-            kept *= tl.load(keep + e * heads + h)
+            u *= _of_heads(keep, e, heads, all_heads)
+            kept *= _of_heads(keep, e, heads, all_heads)
         slope = weight * (u - mean) * scale
-        of_q += slope * (_head(k, j, h, f, heads, dim) + be)
-        tl.store(ge + (e * heads + h) * dim + f, slope * qi + kept * gi, f < dim)
-        tl.store(slopes + e * heads + h, slope)
-    tl.store(gq + (i * heads + h) * dim + f, of_q, f < dim)
+        of_q += slope[:, None] * (_row(k, j, heads, dim, all_heads, block) + be)
+        at, there = _at(e, heads, dim, all_heads, block)
+        tl.store(ge + at, slope[:, None] * qi + kept[:, None] * gi, mask=there)
+        tl.store(slopes + e * heads + h, slope, mask=h < heads)
+    at, there = _at(i, heads, dim, all_heads, block)
+    tl.store(gq + at, of_q, mask=there)
 
 
 @triton.jit
 def edge_attention_source_grad(gy, q, keep, alpha, slopes, row_ptr, source, reverse, gk, gv,
                                has_keep: tl.constexpr, heads: tl.constexpr,
-                               dim: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """One atom and head: the gradients of its key and value, over the edges out of it."""
+                               dim: tl.constexpr, all_heads: tl.constexpr,
+                               block: tl.constexpr):  # fmt: skip
+    """One atom: the gradients of its key and value, over the edges out of it."""
     j = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1).to(tl.int64)
-    f = tl.arange(0, block)
-    of_k, of_v = tl.zeros([block], gk.dtype.element_ty), tl.zeros([block], gk.dtype.element_ty)
+    of_k = tl.zeros([all_heads, block], gk.dtype.element_ty)
+    of_v = tl.zeros([all_heads, block], gv.dtype.element_ty)
     for e in range(tl.load(row_ptr + j), tl.load(row_ptr + j + 1)):
         i, out = tl.load(source + e), tl.load(reverse + e)
-        kept = tl.load(alpha + out * heads + h)
+        kept = _of_heads(alpha, out, heads, all_heads)
         if has_keep:
-            kept *= tl.load(keep + out * heads + h)
-        of_k += tl.load(slopes + out * heads + h) * _head(q, i, h, f, heads, dim)
-        of_v += kept * _head(gy, i, h, f, heads, dim)
-    tl.store(gk + (j * heads + h) * dim + f, of_k, f < dim)
-    tl.store(gv + (j * heads + h) * dim + f, of_v, f < dim)
+            kept *= _of_heads(keep, out, heads, all_heads)
+        slope = _of_heads(slopes, out, heads, all_heads)
+        of_k += slope[:, None] * _row(q, i, heads, dim, all_heads, block)
+        of_v += kept[:, None] * _row(gy, i, heads, dim, all_heads, block)
+    at, there = _at(j, heads, dim, all_heads, block)
+    tl.store(gk + at, of_k, mask=there)
+    tl.store(gv + at, of_v, mask=there)

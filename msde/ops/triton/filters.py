@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from msde.ops.triton.device import load_row, molecule_of, pair_number
+from msde.ops.triton.device import load_row, load_rows, molecule_of, pair_number
 
 
 @triton.jit
@@ -29,17 +29,20 @@ def interpolated_conv(x, table, first_row, weight, graph, ptr, pair_ptr, out, wi
 
 @triton.jit
 def interpolated_table_grad(x, g, weight, index, order, cell_ptr, parts, num_pairs, width,
-                            block: tl.constexpr):  # fmt: skip
+                            tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """One cell between knots: its four rows of weight_q (x_i g_j + x_j g_i)."""
     k = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, block)
     q = tl.arange(0, 4)
     total = tl.zeros([4, block], parts.dtype.element_ty)
-    for s in range(tl.load(cell_ptr + k), tl.load(cell_ptr + k + 1)):
-        p = tl.load(order + s)
+    last = tl.load(cell_ptr + k + 1)
+    for start in range(tl.load(cell_ptr + k), last, tile):
+        s = start + tl.arange(0, tile)
+        p = tl.load(order + s, mask=s < last, other=0)
         i, j = tl.load(index + p), tl.load(index + num_pairs + p)
-        both = load_row(x, i, f, width, block) * load_row(g, j, f, width, block)
-        both += load_row(x, j, f, width, block) * load_row(g, i, f, width, block)
-        total += tl.load(weight + 4 * p + q)[:, None] * both[None, :]
+        both = load_rows(x, i, f, width, s < last) * load_rows(g, j, f, width, s < last)
+        both += load_rows(x, j, f, width, s < last) * load_rows(g, i, f, width, s < last)
+        of_knots = tl.load(weight + 4 * p[:, None] + q[None, :])  # (tile, 4)
+        total += tl.sum(of_knots[:, :, None] * both[:, None, :], axis=0)
     at = (k * 4 + q)[:, None] * width + f[None, :]
     tl.store(parts + at, total, mask=(f < width)[None, :])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from msde.ops.triton.device import apply_relu, load_row, relu_grad
+from msde.ops.triton.device import apply_relu, load_row, load_rows, relu_grad
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def gin_message_grad(g, x, table, eps, code, row_ptr, source, gx, width, block: 
 
 @triton.jit
 def gin_table_grad(g, x, table, order, code_ptr, source, target, parts, width,
-                   num_parts: tl.constexpr, block: tl.constexpr):  # fmt: skip
+                   num_parts: tl.constexpr, tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """One part of the bonds of one code: sum of relu'(x_j + table[code]) g_i."""
     c = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
@@ -56,11 +56,13 @@ def gin_table_grad(g, x, table, order, code_ptr, source, target, parts, width,
     first = tl.load(code_ptr + c)
     count = tl.load(code_ptr + c + 1) - first
     bond = load_row(table, c, f, width, block)
-    total = tl.zeros([block], parts.dtype.element_ty)
-    start = first + part * count // num_parts
-    for s in range(start, first + (part + 1) * count // num_parts):
-        e = tl.load(order + s)
-        message = load_row(x, tl.load(source + e), f, width, block) + bond
-        received = load_row(g, tl.load(target + e), f, width, block)
+    total = tl.zeros([tile, block], parts.dtype.element_ty)
+    last = first + (part + 1) * count // num_parts
+    for start in range(first + part * count // num_parts, last, tile):
+        s = start + tl.arange(0, tile)
+        e = tl.load(order + s, mask=s < last, other=0)
+        message = load_rows(x, tl.load(source + e), f, width, s < last) + bond[None, :]
+        received = load_rows(g, tl.load(target + e), f, width, s < last)
         total += relu_grad(received, message)
-    tl.store(parts + (c * num_parts + part) * width + f, total, mask=f < width)
+    at = (c * num_parts + part) * width + f
+    tl.store(parts + at, tl.sum(total, axis=0), mask=f < width)

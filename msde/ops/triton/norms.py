@@ -15,8 +15,16 @@ def _part(part, rows, num_parts: tl.constexpr):
 
 
 @triton.jit
+def _tile_at(start, last, f, width, tile: tl.constexpr):
+    """The places of columns f of `tile` rows from `start` on, and which are there before `last`."""
+    r = start + tl.arange(0, tile)
+    return r[:, None] * width + f[None, :], (r < last)[:, None] & (f < width)[None, :]
+
+
+@triton.jit
 def batch_norm_parts(x, num_valid, parts, rows, width, has_padding: tl.constexpr,
-                     num_parts: tl.constexpr, block: tl.constexpr):  # fmt: skip
+                     num_parts: tl.constexpr, tile: tl.constexpr,
+                     block: tl.constexpr):  # fmt: skip
     """A part of the rows that count, some columns: their mean, and the squares around it."""
     part = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * block + tl.arange(0, block)
@@ -25,16 +33,18 @@ def batch_norm_parts(x, num_valid, parts, rows, width, has_padding: tl.constexpr
         first, last = _part(part, tl.load(num_valid), num_parts)
     else:
         first, last = _part(part, rows, num_parts)
-    total = tl.zeros([block], parts.dtype.element_ty)
-    for r in range(first, last):
-        total += tl.load(x + r * width + f, mask=mask, other=0)
-    mean = total / tl.maximum(last - first, 1)
-    squares = tl.zeros([block], parts.dtype.element_ty)
-    for r in range(first, last):
-        apart = tl.load(x + r * width + f, mask=mask, other=0) - mean
+    total = tl.zeros([tile, block], parts.dtype.element_ty)
+    for start in range(first, last, tile):
+        at, there = _tile_at(start, last, f, width, tile)
+        total += tl.load(x + at, mask=there, other=0)
+    mean = tl.sum(total, axis=0) / tl.maximum(last - first, 1)
+    squares = tl.zeros([tile, block], parts.dtype.element_ty)
+    for start in range(first, last, tile):
+        at, there = _tile_at(start, last, f, width, tile)
+        apart = tl.where(there, tl.load(x + at, mask=there, other=0) - mean[None, :], 0)
         squares += apart * apart
     tl.store(parts + 2 * part * width + f, mean, mask=mask)
-    tl.store(parts + (2 * part + 1) * width + f, squares, mask=mask)
+    tl.store(parts + (2 * part + 1) * width + f, tl.sum(squares, axis=0), mask=mask)
 
 
 @triton.jit
@@ -84,25 +94,26 @@ def batch_norm(x, weight, bias, mean, variance, y, rows, width, eps: tl.constexp
 @triton.jit
 def batch_norm_grad_parts(g, x, weight, bias, mean, variance, parts, rows, width,
                           eps: tl.constexpr, relu: tl.constexpr, num_parts: tl.constexpr,
-                          block: tl.constexpr):  # fmt: skip
+                          tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """A part of the rows, some columns: its share of the gradients of weight and bias."""
     part = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * block + tl.arange(0, block)
     mask = f < width
     inverse = 1 / tl.sqrt(_column(variance, f, width) + eps)
     centre, w, b = _column(mean, f, width), _column(weight, f, width), _column(bias, f, width)
-    of_weight = tl.zeros([block], parts.dtype.element_ty)
-    of_bias = tl.zeros([block], parts.dtype.element_ty)
+    of_weight = tl.zeros([tile, block], parts.dtype.element_ty)
+    of_bias = tl.zeros([tile, block], parts.dtype.element_ty)
     first, last = _part(part, rows, num_parts)
-    for r in range(first, last):
-        normal = (tl.load(x + r * width + f, mask=mask, other=0) - centre) * inverse
-        upper = tl.load(g + r * width + f, mask=mask, other=0)
+    for start in range(first, last, tile):
+        at, there = _tile_at(start, last, f, width, tile)
+        normal = (tl.load(x + at, mask=there, other=0) - centre[None, :]) * inverse[None, :]
+        upper = tl.load(g + at, mask=there, other=0)
         if relu:
-            upper = relu_grad(upper, normal * w + b)
+            upper = relu_grad(upper, normal * w[None, :] + b[None, :])
         of_weight += upper * normal
         of_bias += upper
-    tl.store(parts + 2 * part * width + f, of_weight, mask=mask)
-    tl.store(parts + (2 * part + 1) * width + f, of_bias, mask=mask)
+    tl.store(parts + 2 * part * width + f, tl.sum(of_weight, axis=0), mask=mask)
+    tl.store(parts + (2 * part + 1) * width + f, tl.sum(of_bias, axis=0), mask=mask)
 
 
 @triton.jit
