@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msde.downstream.statistics import DRAWS, Comparison, compare, error_of, holm, wilcoxon
-from msde.downstream.suite import FROZEN, PRETRAINED, Plan, pairs_of, rows_of
+from msde.downstream.suite import CHOSEN, FROZEN, PRETRAINED, Plan, pairs_of, rows_of
 from msde.files import write_atomically
 from msde.monitor.pictures import BLUE, GREY, INK, has_matplotlib, new_figure, save_figure
 
@@ -26,13 +26,14 @@ VERDICTS = ("better", "equal", "open", "worse")
 def compared(arms: Sequence[str]) -> list[tuple[str, str]]:
     """Return pairs of arms: each is compared with the pretrained one of its kind.
 
-    The first of a pair is asked about. Kinds are fine-tuned, frozen and ridge regression; forests
-    are compared with the fine-tuned one, too.
+    The first of a pair is asked about. Kinds are fine-tuned, frozen, ridge regression and chosen;
+    forests are compared with the fine-tuned one, too.
     """
     pairs = []
     for arm in arms:
-        if arm.startswith(FROZEN):
-            first = FROZEN + PRETRAINED
+        kind = next((kind for kind in (FROZEN, CHOSEN) if arm.startswith(kind)), "")
+        if kind:
+            first = kind + PRETRAINED
         elif arm.endswith(" + ridge"):
             first = f"{PRETRAINED} + ridge"
         else:

@@ -6,7 +6,9 @@ A plan is a JSON object:
     settings  key=value, of all fine-tunings
     splits    a list of lists of key=value, such as [["split=scaffold"]]
     arms      "NAME" and "frozen NAME" of a checkpoint or of "random" weights, which are fine-tuned;
-              and "FEATURES + forest" or "FEATURES + ridge", of "ecfp", "descriptors" or a NAME
+              and "FEATURES + forest" or "FEATURES + ridge", of "ecfp", "descriptors" or a NAME;
+              "chosen NAME" is, for each split and seed, the one of the plan's arms NAME, "frozen
+              NAME" and "NAME + ridge" that validates best
     tasks     a list of objects: task, data (a file in the folder of data), and optionally settings,
               labels (a list of numbers of training molecules, null for all), targets, metric, arms
 
@@ -19,8 +21,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,7 @@ from msde.downstream.finetune import (
     record_seed,
 )
 from msde.downstream.heads import make_model
+from msde.downstream.metrics import is_better
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import Pair
 from msde.downstream.tasks import Task, get_task
@@ -49,7 +52,7 @@ from msde.errors import MsdeError
 
 log = logging.getLogger("msde")
 
-PRETRAINED, RANDOM, FROZEN = "pretrained", "random", "frozen "
+PRETRAINED, RANDOM, FROZEN, CHOSEN = "pretrained", "random", "frozen ", "chosen "
 DEFAULT_ARMS = (PRETRAINED, RANDOM, FROZEN + PRETRAINED, FROZEN + RANDOM,
                 "ecfp + forest", "descriptors + forest")  # fmt: skip
 LISTS = {"settings", "splits", "arms", "tasks", "labels", "targets"}
@@ -103,6 +106,15 @@ class Run:
         return self.arm.removeprefix(FROZEN).partition(" + ")[0]
 
     @property
+    def choices(self) -> list[Run]:
+        """The runs of the same split that this one takes the best of; none of it is made anew."""
+        name = self.arm.removeprefix(CHOSEN)
+        if name == self.arm:
+            return []
+        arms = (name, FROZEN + name, f"{name} + ridge")
+        return [Run(self.design, self.split, arm) for arm in arms if arm in self.design.arms]
+
+    @property
     def folder(self) -> Path:
         """Where the run lies below `runs`."""
         split = ",".join(part.partition("=")[2] for part in self.split) or "default"
@@ -122,12 +134,16 @@ class Plan:
         """All arms of all designs."""
         return list(dict.fromkeys(arm for design in self.designs for arm in design.arms))
 
-    def runs(self) -> Iterator[Run]:
-        """Yield all runs, those of one split together."""
+    def rows(self) -> Iterator[Run]:
+        """Yield what the table has, those of one split together."""
         for design in self.designs:
             for split in self.splits:
                 for arm in design.arms:
                     yield Run(design, split, arm)
+
+    def runs(self) -> Iterator[Run]:
+        """Yield what has to be run."""
+        return (run for run in self.rows() if not run.choices)
 
 
 def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
@@ -144,6 +160,7 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     starts = [*checkpoints, RANDOM]
     known = [*starts, *(FROZEN + name for name in starts)]
     known += [f"{name} + {kind}" for kind in ESTIMATORS for name in (*FINGERPRINTS, *starts)]
+    known += [CHOSEN + name for name in starts]
     designs = []
     for entry in values["tasks"]:
         _check_keys(path, entry, TASK_KEYS)
@@ -155,6 +172,9 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
                 raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
         for labels in entry.get("labels", [None]):
             designs.append(Design(task, entry["data"], labels, settings, tuple(arms)))
+            for run in (Run(designs[-1], (), arm) for arm in arms if arm.startswith(CHOSEN)):
+                if len(run.choices) < 2:
+                    raise MsdeError(f"{path}: {run.arm} needs two arms to choose from")
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
     if not isinstance(plan.seeds, int) or plan.seeds < 1:
@@ -270,6 +290,23 @@ def tested(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     return [row[1] for row in test], numbers[:, ::2], numbers[:, 1::2]
 
 
+def seed_folder(runs: Path, run: Run, seed: int) -> Path | None:
+    """Return where a seed's results lie, of a choice those that validate best; None: not yet."""
+    if not run.choices:
+        folder = runs / run.folder / f"seed-{seed}"
+        return folder if (folder / RESULTS).exists() else None
+    best, best_folder = math.nan, None
+    for choice in run.choices:
+        found = seed_folder(runs, choice, seed)
+        if found is None:
+            return None
+        metric = run.design.task.metric
+        value = read_json(found / RESULTS)["valid"][metric]
+        if is_better(metric, value, best):
+            best, best_folder = value, found
+    return best_folder
+
+
 def pairs_of(
     runs: Path, design: Design, arms: tuple[str, str], plan: Plan, dropped: Sequence[str] = ()
 ) -> list[Pair]:
@@ -283,12 +320,11 @@ def pairs_of(
     """
     pairs, left_out = [], set(dropped)
     for split in plan.splits:
-        one, other = (runs / Run(design, split, arm).folder for arm in arms)
         for seed in range(plan.seeds):
-            folders = one / f"seed-{seed}", other / f"seed-{seed}"
-            if not all((folder / RESULTS).exists() for folder in folders):
+            one, other = (seed_folder(runs, Run(design, split, arm), seed) for arm in arms)
+            if one is None or other is None:
                 continue
-            (uids, y, first), (other_uids, _, second) = map(tested, folders)
+            (uids, y, first), (other_uids, _, second) = tested(one), tested(other)
             if uids != other_uids:
                 raise MsdeError(f"{one} and {other} were tested on different molecules")
             keep = [row for row, uid in enumerate(uids) if uid not in left_out]
@@ -300,22 +336,21 @@ def pairs_of(
 def rows_of(runs: Path, plan: Plan) -> list[dict[str, Any]]:
     """Return a row for each seed of each run that is done."""
     rows = []
-    for run in plan.runs():
-        path = runs / run.folder / RESULTS
-        if not path.exists():
+    for run, seed in ((run, seed) for run in plan.rows() for seed in range(plan.seeds)):
+        folder = seed_folder(runs, run, seed)
+        if folder is None or not (folder.parent / RESULTS).exists():
             continue
-        results = json.loads(path.read_text())
-        for name, values in results["test"].items():
-            for seed, value in zip(results["seeds"], values, strict=True):
-                rows.append(
-                    {
-                        "design": run.design.name,
-                        "split": ",".join(run.split) or "default",
-                        "arm": run.arm,
-                        "seed": seed,
-                        "metric": name,
-                        "value": value,
-                        "split_sha256": results["split"]["sha256"],
-                    }
-                )
+        split = read_json(folder.parent / RESULTS)["split"]
+        for name, value in read_json(folder / RESULTS)["test"].items():
+            rows.append(
+                {
+                    "design": run.design.name,
+                    "split": ",".join(run.split) or "default",
+                    "arm": run.arm,
+                    "seed": seed,
+                    "metric": name,
+                    "value": value,
+                    "split_sha256": split["sha256"],
+                }
+            )
     return rows

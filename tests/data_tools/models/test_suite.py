@@ -19,6 +19,8 @@ ARMS = [
     "pretrained + ridge",
     "random + ridge",
     "ecfp + ridge",
+    "chosen pretrained",
+    "chosen random",
 ]
 PLAN = {
     "seeds": 2,
@@ -73,7 +75,7 @@ def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
 
 def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(folder):
     rows = read(folder / "out/comparisons.csv")
-    assert len(rows) == 8 * 2 * 2  # comparisons, designs, with and without overlap
+    assert len(rows) == 9 * 2 * 2  # comparisons, designs, with and without overlap
     for row in rows:
         assert float(row["low"]) <= float(row["log_ratio"]) <= float(row["high"])
         assert row["pairs"] == "2"
@@ -83,6 +85,23 @@ def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(
     assert (folder / "out/table.png").stat().st_size > 10_000
     assert "| pretrained / random | 2 |" in text
     assert "| t-logp-20 | rmse |" in text and "t-logp-all 20" in text
+
+
+def test_a_choice_is_what_validates_best_for_each_seed(folder):
+    """Also where that is not the best on the test."""
+    rows = {(r["design"], r["arm"], r["seed"]): r["value"] for r in read(folder / "out/table.csv")}
+    for design in ("t-logp-20", "t-logp-all"):
+        for name, seed in (("pretrained", "0"), ("pretrained", "1"), ("random", "0")):
+            arms = (name, f"frozen {name}", f"{name} + ridge")
+            valid = {}
+            for arm in arms:
+                (path,) = (folder / "out/runs" / design).glob(
+                    f"*/{arm.replace(' ', '_')}/seed-{seed}/results.json"
+                )
+                valid[arm] = json.loads(path.read_text())["valid"]["rmse"]
+            best = min(valid, key=valid.get)
+            assert rows[design, f"chosen {name}", seed] == rows[design, best, seed]
+    assert not list((folder / "out/runs").glob("*/*/chosen*"))
 
 
 def test_a_second_start_repeats_nothing_and_a_lost_run_is_made_again(folder, monkeypatch):
@@ -125,6 +144,7 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"settings": ["epocs=1"]}, "unknown key 'epocs'; did you mean 'epochs'"),
         ({"tasks": [{"task": "esol"}]}, "'data' is missing"),
         ({"seeds": 0}, "'seeds' is 0, expected a number"),
+        ({"arms": ["random", "chosen random"]}, "chosen random needs two arms to choose from"),
         ({"settings": "epochs=1"}, "'settings' is 'epochs=1', expected a list"),
         ({"tasks": PLAN["tasks"] * 2}, "two runs have the same name, t-logp-20"),
         ({"splits": [["split=column", "split_column=a"]]}, "cannot split t-logp-20 by a column"),
