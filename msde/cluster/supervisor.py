@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from msde.cluster import preemption
@@ -49,19 +50,27 @@ class Job:
                     found.append(int(folder.name))
         return found
 
-    def signal(self, number: int) -> None:
-        """Send a signal to every process of the job."""
-        for process in self.members():
+    def signal(self, number: int, spared: Collection[int] = ()) -> list[int]:
+        """Send a signal to every process of the job but those spared; return those alive."""
+        alive = self.members()
+        for process in set(alive) - set(spared):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
+        return alive
 
     def clean_up(self) -> None:
-        """End the processes that are left: SIGTERM first, SIGKILL after a grace period."""
-        self.signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        while self.members() and time.monotonic() < deadline:
+        """End the processes that are left: SIGTERM first, once each, SIGKILL after a grace period.
+
+        Two looks in turn must find none: a process that is just being started has no environment.
+        """
+        told: set[int] = set()
+        looks, deadline = 0, time.monotonic() + GRACE
+        while looks < 2 and time.monotonic() < deadline:
+            alive = self.signal(signal.SIGTERM, told)
+            told.update(alive)
+            looks = 0 if alive else looks + 1
             self.process.poll()
-            time.sleep(0.2)
+            time.sleep(0.1)
         self.signal(signal.SIGKILL)
         self.process.wait()
 

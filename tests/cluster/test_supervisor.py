@@ -83,6 +83,22 @@ time.sleep(99)"""
     assert job.wait(30) == 75
 
 
+def test_supervise_ends_processes_that_begin_while_it_ends_the_others(tmp_path):
+    """Before the grace period of 40 s is over, after which it would kill them."""
+    late = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)', output])"
+    leaves = f"""import signal, subprocess
+def start_another(*arguments):
+    {late}
+    os._exit(0)
+signal.signal(signal.SIGTERM, start_another)
+if os.fork():
+    time.sleep(1)
+    os.kill(os.getpid(), 9)
+time.sleep(99)"""
+    job = supervise(tmp_path, *scripted(tmp_path, leaves))
+    assert job.wait(30) == 1 and not members(tmp_path)
+
+
 def test_supervise_needs_a_command(tmp_path):
     job = supervise(tmp_path)
     assert "the command is missing" in job.communicate(timeout=30)[1] and job.returncode == 2
