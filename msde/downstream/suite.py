@@ -172,13 +172,13 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
                 raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
         for labels in entry.get("labels", [None]):
             designs.append(Design(task, entry["data"], labels, settings, tuple(arms)))
-            for run in (Run(designs[-1], (), arm) for arm in arms if arm.startswith(CHOSEN)):
-                if len(run.choices) < 2:
-                    raise MsdeError(f"{path}: {run.arm} needs two arms to choose from")
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
     if not isinstance(plan.seeds, int) or plan.seeds < 1:
         raise MsdeError(f"{path}: 'seeds' is {plan.seeds!r}, expected a number of at least 1")
+    for run in plan.rows():
+        if run.arm.startswith(CHOSEN) and len(run.choices) < 2:
+            raise MsdeError(f"{path}: {run.arm} needs two arms to choose from")
     for run in plan.runs():
         if run.design.task.has_forces and run.arm not in starts:
             raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")

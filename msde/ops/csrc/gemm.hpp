@@ -74,9 +74,11 @@ void pack_pairs(View<T> b, Index depth, Index width, Index columns, Pair* out) {
           rounded(*b.at(k, j)) | (k + 1 < depth ? rounded(*b.at(k + 1, j)) << 16 : 0);
 }
 
-// Round a, (rows, depth), to pairs in memory of this thread, (rows, pair_count(depth)).
+// Round a, (rows, depth), to pairs in memory of this thread, (rows, pair_count(depth)); nothing where
+// products are not made of pairs.
 template <class T>
 View<Pair> pairs_of(View<T> a, Index rows, Index depth) {
+  if (!in_pairs<T>()) return {};
   const Index count = pair_count(depth);
   Pair* out = scratch<Pair, 13>(rows * count);
   if (a.row == 1) {
@@ -246,8 +248,7 @@ void stripe(View<T> a, View<Pair> pairs, Index rows, const T* panel, Index strid
 template <class T>
 void product(View<T> a, Index rows, Index depth, const T* packed, Index columns, T* c, Index ldc,
              bool add) {
-  View<Pair> pairs{};
-  if (in_pairs<T>()) pairs = pairs_of(a, rows, depth);
+  const View<Pair> pairs = pairs_of(a, rows, depth);
   for (Index p = 0; p < panels<T>(columns); p++)
     stripe(a, pairs, rows, packed + p * depth * COLS<T>, COLS<T>, depth, c + p * COLS<T>, ldc,
            std::min<Index>(COLS<T>, columns - p * COLS<T>), add);

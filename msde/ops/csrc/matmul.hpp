@@ -49,8 +49,7 @@ struct Matmul {
     for (Index k = 0; k < depth; k += step) {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
-      View<Pair> pairs{};
-      if (in_pairs<T>()) pairs = pairs_of(part, count, deep);
+      const View<Pair> pairs = pairs_of(part, count, deep);
       for (Index p = 0; p < panel_count(); p++) {
         fetch_part(first + count, count, p, k, deep);
         const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;

@@ -79,12 +79,10 @@ def _column(pointer, f, width):
 def batch_norm(x, weight, bias, mean, variance, y, rows, width, eps: tl.constexpr,
                relu: tl.constexpr, tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """Some rows and columns: normalised."""
-    r = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     f = tl.program_id(1) * block + tl.arange(0, block)
     scale = _column(weight, f, width) / tl.sqrt(_column(variance, f, width) + eps)
     shift = _column(bias, f, width) - _column(mean, f, width) * scale
-    at = r[:, None] * width + f[None, :]
-    there = (r < rows)[:, None] & (f < width)[None, :]
+    at, there = _tile_at(tl.program_id(0).to(tl.int64) * tile, rows, f, width, tile)
     out = tl.load(x + at, mask=there, other=0) * scale[None, :] + shift[None, :]
     if relu:
         out = apply_relu(out)
@@ -121,15 +119,14 @@ def batch_norm_grad(g, x, weight, bias, mean, variance, g_weight, g_bias, num_va
                     width, eps: tl.constexpr, relu: tl.constexpr, has_padding: tl.constexpr,
                     tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """Some rows and columns: the gradient of x, given those of weight and bias."""
-    r = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
+    start = tl.program_id(0).to(tl.int64) * tile
     f = tl.program_id(1) * block + tl.arange(0, block)
     count = rows.to(tl.int64)
     if has_padding:
         count = tl.load(num_valid)
     inverse = 1 / tl.sqrt(_column(variance, f, width) + eps)
     w = _column(weight, f, width)
-    at = r[:, None] * width + f[None, :]
-    there = (r < rows)[:, None] & (f < width)[None, :]
+    at, there = _tile_at(start, rows, f, width, tile)
     normal = tl.load(x + at, mask=there, other=0) - _column(mean, f, width)[None, :]
     normal *= inverse[None, :]
     upper = tl.load(g + at, mask=there, other=0)
@@ -137,5 +134,5 @@ def batch_norm_grad(g, x, weight, bias, mean, variance, g_weight, g_bias, num_va
         upper = relu_grad(upper, normal * w[None, :] + _column(bias, f, width)[None, :])
     of_weight, of_bias = _column(g_weight, f, width), _column(g_bias, f, width)
     through = of_bias[None, :] + normal * of_weight[None, :]
-    upper -= tl.where((r < count)[:, None], through / count, 0)
+    upper -= tl.where((start + tl.arange(0, tile) < count)[:, None], through / count, 0)
     tl.store(gx + at, upper * (w * inverse)[None, :], mask=there)
