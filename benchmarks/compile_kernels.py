@@ -130,15 +130,20 @@ class Operators(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
+def make_batch() -> MoleculeBatch:
+    """Return a batch of a few molecules."""
+    task = make_task("smiles", keep_hydrogens=False)
+    records = [convert_one(RawMolecule("", n, "", smiles), task) for n, smiles in enumerate(SMILES)]
+    return MoleculeBatch.from_columns(columns_from_records(records), Key(0, 0))
+
+
 def train_a_step(preset: str) -> int:
     """Run one training step with every op sent where it would be sent on a GPU.
 
     Returns:
         How many operators of torch's it has.
     """
-    task = make_task("smiles", keep_hydrogens=False)
-    records = [convert_one(RawMolecule("", n, "", smiles), task) for n, smiles in enumerate(SMILES)]
-    batch = MoleculeBatch.from_columns(columns_from_records(records), Key(0, 0))
+    batch = make_batch()
     dispatch.BACKENDS["cpu"] = "triton"
     model = MoleculeSDE.from_seed(make_config(preset)).train()
     with Operators() as operators:

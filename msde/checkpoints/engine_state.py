@@ -239,11 +239,16 @@ def for_universal(ds_config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(
-    engine: deepspeed.DeepSpeedEngine, folder: Path, universal: bool, ema_decay: float
+    engine: deepspeed.DeepSpeedEngine,
+    model: nn.Module,
+    folder: Path,
+    universal: bool,
+    ema_decay: float,
 ) -> ExponentialMovingAverage | None:
     """Load a checkpoint into the engine; every rank must call it.
 
     Args:
+        model: the model in the engine.
         universal: the checkpoint is to be converted for this number of ranks; the engine must have
             been built with `for_universal`.
         ema_decay: of the moving average of the weights; 0 for none.
@@ -256,7 +261,7 @@ def load(
         MsdeError: a moving average is asked for, and the checkpoint has none.
     """
     # The average first: it is read by way of the engine's weights.
-    ema = _load_ema(engine, folder, ema_decay) if ema_decay else None
+    ema = _load_ema(engine, model, folder, ema_decay) if ema_decay else None
     source = folder
     if universal:
         source = folder.with_name(f".{folder.name}.universal")
@@ -268,8 +273,8 @@ def load(
     if universal:
         _repair_optimizer(engine.optimizer, groups)
         state = load_file(folder / "model.safetensors")
-        _load_untrained(engine.module, state)
-        _check_weights(engine.module, state, folder)
+        _load_untrained(model, state)
+        _check_weights(model, state, folder)
         if dist.get_rank() == 0:
             shutil.rmtree(source, ignore_errors=True)
     log.info("resuming from %s", folder)
@@ -325,13 +330,13 @@ def _check_weights(module: nn.Module, state: dict[str, Tensor], folder: Path) ->
 
 
 def _load_ema(
-    engine: deepspeed.DeepSpeedEngine, folder: Path, decay: float
+    engine: deepspeed.DeepSpeedEngine, model: nn.Module, folder: Path, decay: float
 ) -> ExponentialMovingAverage:
     path = folder / "ema.safetensors"
     if not path.exists():
         raise MsdeError(f"{folder} holds no moving average of the weights; set run.ema_decay=0")
     state = load_file(path)
-    with _gathered(engine.module, modifier_rank=0), torch.no_grad():
-        for name, parameter in engine.module.named_parameters():
+    with _gathered(model, modifier_rank=0), torch.no_grad():
+        for name, parameter in model.named_parameters():
             parameter.copy_(state[name])
     return ExponentialMovingAverage(engine, decay)

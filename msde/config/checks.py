@@ -88,13 +88,6 @@ def _relations(config: Config) -> dict[str, bool]:
         "data.resident and data.hydrogen_dropout cannot be used together": (
             not data.resident or not data.hydrogen_dropout
         ),
-        "run.cuda_graphs works without run.activation_checkpointing, data.atoms_per_slot and "
-        "loss.negatives=ranks only": not run.cuda_graphs
-        or not (
-            run.activation_checkpointing or data.atoms_per_slot or config.loss.negatives == "ranks"
-        ),
-        "run.cuda_graphs does not work with model.conformer.edges=all_pairs": not run.cuda_graphs
-        or model.conformer.edges != "all_pairs",
         "model.conformer.num_heads must divide model.conformer.hidden_dim": (
             model.conformer.hidden_dim % model.conformer.num_heads == 0
         ),
@@ -106,8 +99,6 @@ def _relations(config: Config) -> dict[str, bool]:
             and model.conformer.input_spread is not None
             and model.conformer.dropout == 0
         ),
-        "run.cuda_graphs does not work with model.topology.bonds=one_hot": not run.cuda_graphs
-        or model.topology.bonds != "one_hot",
         "model.topology.bonds=one_hot needs time_dim above 0": model.topology.bonds != "one_hot"
         or model.topology.time_dim > 0,
         "model.topology.position_noise needs bonds=one_hot": not model.topology.position_noise
@@ -119,6 +110,21 @@ def _relations(config: Config) -> dict[str, bool]:
             and model.topology.node_dim % model.topology.num_heads == 0
         ),
     }
+    for name in ("cuda_graphs", "compile"):
+        is_off = not getattr(run, name)
+        rules |= {
+            f"run.{name} works without run.activation_checkpointing, data.atoms_per_slot and "
+            "loss.negatives=ranks only": is_off
+            or not (
+                run.activation_checkpointing
+                or data.atoms_per_slot
+                or config.loss.negatives == "ranks"
+            ),
+            f"run.{name} does not work with model.conformer.edges=all_pairs": is_off
+            or model.conformer.edges != "all_pairs",
+            f"run.{name} does not work with model.topology.bonds=one_hot": is_off
+            or model.topology.bonds != "one_hot",
+        }
     for name, score in (("conformer", model.conformer), ("topology", model.topology)):
         sde = score.sde
         rules |= {

@@ -99,10 +99,11 @@ def check_together(config: Config, values: dict[str, Any]) -> None:
     Raises:
         MsdeError: they exclude each other.
     """
-    if config.run.cuda_graphs and zero_stage(values) == 3:
-        raise MsdeError(
-            "run.cuda_graphs works with ZeRO 0 to 2 only; ZeRO 3 gathers weights within the step"
-        )
+    for name in ("cuda_graphs", "compile"):
+        if getattr(config.run, name) and zero_stage(values) == 3:
+            raise MsdeError(
+                f"run.{name} works with ZeRO 0 to 2 only; ZeRO 3 gathers weights within the step"
+            )
 
 
 def zero_stage(values: dict[str, Any]) -> int:

@@ -293,6 +293,10 @@ class RunConfig:
     # Who gets scalars, texts and pictures besides TensorBoard: Weights & Biases or MLflow, of which
     # `pip install 'msde[trackers]'` installs both.
     tracker: Literal["none", "wandb", "mlflow"] = "none"
+    # Compile the losses by torch.compile, which joins small operations in fewer kernels; batches
+    # are padded to sizes that repeat, and each size takes minutes at first. It is meant for GPUs,
+    # where it has not run yet; on CPUs a step takes as long as without. Needs ZeRO 0, 1 or 2.
+    compile: bool = False
     # On a GPU, record the operations of a step as a CUDA graph and replay it; batches are padded to
     # sizes that repeat. Needs ZeRO 0, 1 or 2. It has not run on a GPU yet.
     cuda_graphs: bool = False

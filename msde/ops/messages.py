@@ -132,7 +132,7 @@ def _gin_message_grad_triton(g, x, table, eps, code, code_ptr, code_order, index
         triton.rows_at_once(block),
         block,
     )
-    return gx, parts.sum(1), (g * x).sum().view(1)
+    return gx, parts.sum(1), torch.dot(g.flatten(), x.flatten()).view(1)
 
 
 _gin_message = dispatch.register(

@@ -148,15 +148,15 @@ def _batch_norm_grad_cpp(
 def _batch_norm_grad_triton(g, x, weight, bias, relu, eps, num_valid, mean, variance):
     kernels, across = triton.kernels("norms"), triton.cdiv(x.shape[1], triton.BLOCK)
     (rows, width), has_padding = x.shape, num_valid is not None
-    gx, parts = torch.empty_like(x), x.new_empty(triton.PARTS, 2, width)
+    gx, g_weight, g_bias = map(torch.empty_like, (x, weight, bias))
+    parts = x.new_empty(triton.PARTS, 2, width)
     given = (g, x, weight, bias, mean, variance)
     kernels.batch_norm_grad_parts[(triton.PARTS, across)](
         *given, parts, rows, width, eps, relu, triton.PARTS, triton.TILE, triton.BLOCK
     )
-    g_weight, g_bias = (part.sum(0) for part in parts.unbind(1))
     kernels.batch_norm_grad[(triton.cdiv(rows, triton.TILE), across)](
-        *given, g_weight, g_bias, num_valid if has_padding else x, gx, rows, width, eps, relu,
-        has_padding, triton.TILE, triton.BLOCK,
+        *given, parts, g_weight, g_bias, num_valid if has_padding else x, gx, rows, width, eps,
+        relu, has_padding, triton.PARTS, triton.TILE, triton.BLOCK,
     )  # fmt: skip
     return gx, g_weight, g_bias
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE, Noise, names_of_terms
+from msde.training.compilation import CompiledMoleculeSDE, sizes_of
 
 MAX_GRAPHS = 24
 WARM_UP = 3  # passes before the capture, in which libraries choose their kernels
@@ -138,9 +139,10 @@ class _Replay(torch.autograd.Function):
         return None, None, None, *ctx.graph.backward(grads[0])
 
 
-class GraphedMoleculeSDE(MoleculeSDE):
+class GraphedMoleculeSDE(CompiledMoleculeSDE):
     """The model with its terms captured for each shape of batch that is met a second time.
 
+    What is captured is compiled, if `run.compile` says so.
     The backward pass of a batch has to come before the forward pass of the next. There may be no
     collective in the terms, and no activation checkpointing.
     """
@@ -157,9 +159,7 @@ class GraphedMoleculeSDE(MoleculeSDE):
         """Return what `MoleculeSDE.terms` returns; of a replay, only the total has a gradient."""
         if not (batch.num_padding and self.training and torch.is_grad_enabled()):
             return super().terms(batch, noise)
-        tensors = (*batch.tensors().values(), *vars(noise).values())
-        sizes = tuple(tuple(tensor.shape) for tensor in tensors)
-        shape = (batch.max_num_atoms, batch.num_padding, sizes)
+        shape = sizes_of(batch, noise)
         self._met[shape] += 1
         if self._met[shape] == 2 and len(self._graphs) < MAX_GRAPHS:
             self._graphs[shape] = self._captured(batch, noise)

@@ -12,6 +12,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from torch import nn
 
 from msde.checkpoints import weights
 from msde.cluster import process
@@ -19,7 +20,9 @@ from msde.config import Config
 from msde.config.deepspeed import zero_stage
 from msde.model import MoleculeSDE
 from msde.training.activation_checkpointing import checkpoint_activations
+from msde.training.compilation import CompiledMoleculeSDE
 from msde.training.cuda_graphs import GraphedMoleculeSDE
+from msde.training.flat_parameters import FlatParameters
 from msde.training.optimizer import decides_to_skip, parameter_groups
 
 log = logging.getLogger("msde")
@@ -51,7 +54,7 @@ def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
     """
     torch.set_float32_matmul_precision(config.run.matmul_precision)
     graphed = config.run.cuda_graphs and torch.cuda.is_available()
-    model = (GraphedMoleculeSDE if graphed else MoleculeSDE).from_seed(config)
+    model = (GraphedMoleculeSDE if graphed else CompiledMoleculeSDE).from_seed(config)
     if config.run.activation_checkpointing:
         checkpoint_activations(model)
     if init_from is not None:
@@ -61,11 +64,21 @@ def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
     return model
 
 
-def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.DeepSpeedEngine:
-    """Build Adam with its four groups, and the engine around model and optimizer."""
+def make_engine(
+    model: MoleculeSDE, ds_config: dict[str, Any], flat: bool | None = None
+) -> deepspeed.DeepSpeedEngine:
+    """Build Adam with its four groups, and the engine around model and optimizer.
+
+    Args:
+        flat: whether the engine sees one parameter a group, see `FlatParameters`; by default, below
+            ZeRO 3.
+    """
+    module: MoleculeSDE | FlatParameters = model
+    if zero_stage(ds_config) < 3 if flat is None else flat:
+        module = FlatParameters(model.to(get_accelerator().current_device_name()))
     optim = model.config.optim
     optimizer = torch.optim.Adam(
-        parameter_groups(model),
+        module.groups if isinstance(module, FlatParameters) else parameter_groups(model),
         betas=(optim.beta1, optim.beta2),
         weight_decay=optim.weight_decay,
         fused=True,
@@ -73,21 +86,23 @@ def make_engine(model: MoleculeSDE, ds_config: dict[str, Any]) -> deepspeed.Deep
     if zero_stage(ds_config) and decides_to_skip(ds_config):
         zero = ds_config["zero_optimization"] | {"compute_grad_norm": False}
         ds_config = ds_config | {"zero_optimization": zero}
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
     if engine.zero_optimization_partition_weights():
         _clear_padding(engine.optimizer)
-    _detach_fragments(model)
+    if isinstance(module, FlatParameters):
+        module.refresh_views()
+    _detach_fragments(module)
     return engine
 
 
-def _detach_fragments(model: MoleculeSDE) -> None:
+def _detach_fragments(module: nn.Module) -> None:
     """Detach ZeRO's views of the parameters from autograd.
 
     ZeRO 1 and 2 keep a view of each parameter that remembers how it was made. It would keep the
     nodes alive that accumulate gradients, tied to the stream of the first step; a CUDA graph can
     then not be captured on another stream.
     """
-    for parameter in model.parameters():
+    for parameter in module.parameters():
         mapping = getattr(parameter, "_hp_mapping", None)
         if mapping is not None:
             mapping.lp_fragment = mapping.lp_fragment.detach()

@@ -17,6 +17,7 @@ from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.profiling import profiled
 from msde.training.engine import make_engine, make_model, start_process_group
+from msde.training.flat_parameters import model_of
 from msde.training.metrics import Interval
 from msde.training.optimizer import learning_rate_factor, parameter_groups, set_hyper_parameters
 from msde.training.plan import RunPlan, make_plan
@@ -95,14 +96,17 @@ def build_run(
     model = make_model(config, init_from if checkpoint is None else None)
     engine_state.on_first_rank(lambda: prepare_output(output, config, ds_config))
 
-    engine = make_engine(model, engine_state.for_universal(ds_config) if universal else ds_config)
+    # A run goes on with the parameters that its checkpoint has moments of.
+    flat = checkpoint.manifest.get("flat_parameters", False) if checkpoint else None
+    used = engine_state.for_universal(ds_config) if universal else ds_config
+    engine = make_engine(model, used, flat)
     if config.data.resident:
         plan.stream.keep_on(engine.device)
     else:
         plan.stream.send_to(engine.device)
     ema = None
     if checkpoint is not None:
-        ema = engine_state.load(engine, checkpoint.folder, universal, config.run.ema_decay)
+        ema = engine_state.load(engine, model, checkpoint.folder, universal, config.run.ema_decay)
     elif config.run.ema_decay:
         ema = ExponentialMovingAverage(engine, config.run.ema_decay)
 
@@ -123,7 +127,7 @@ def build_run(
 def train(run: Run, profile_steps: int) -> None:
     """Step, log, validate, save, stop: to the last step, or until a rank was asked to stop."""
     config, state, total_steps = run.config, run.state, run.plan.total_steps
-    base_rates = [group["lr"] for group in parameter_groups(run.engine.module)]
+    base_rates = [group["lr"] for group in parameter_groups(model_of(run.engine.module))]
     stop = run.validate() if state.validation_due else False
     steps = iter(run.plan.stream)
     interval = Interval(run.engine.device, state.step, config.loss)

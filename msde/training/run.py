@@ -30,6 +30,7 @@ from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.writer import Monitor, peak_memory_mb, summary
 from msde.philox import Stream, seed_for
+from msde.training.flat_parameters import FlatParameters
 from msde.training.memory import explain_out_of_memory
 from msde.training.metrics import Interval
 from msde.training.norms import norms_by_part
@@ -277,6 +278,7 @@ class Run:
             "slots": stream.partition.slots_per_step,
             "stream": stream.state_dict(),
             "data_digest": stream.data.digest,
+            "flat_parameters": isinstance(self.engine.module, FlatParameters),
         }
         engine_state.save(self.engine, folder, self.config, self.ema, facts, self.origin())
         self.saved_step = self.state.step

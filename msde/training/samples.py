@@ -16,6 +16,7 @@ from msde.data.codec import columns_from_records
 from msde.evaluation.pictures import overlay
 from msde.monitor.pictures import Cell, has_matplotlib
 from msde.sampling.conformers import ConformerOptions, sample_batch
+from msde.training.flat_parameters import model_of
 from msde.training.plan import RunPlan
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class SampledConformers:
             columns = columns_from_records(self._records)
             batch = MoleculeBatch.from_columns(columns).to(engine.device)
             numbers = torch.zeros_like(batch.atoms_per_graph)
-            found = sample_batch(engine.module, batch, numbers, None, OPTIONS)
+            found = sample_batch(model_of(engine.module), batch, numbers, None, OPTIONS)
         finally:
             engine.train()
         if not all(np.isfinite(pos).all() for pos in found):

@@ -23,6 +23,7 @@ from msde.config import RunConfig
 from msde.data.batch import MoleculeBatch
 from msde.errors import NotFinite
 from msde.training.batchnorm import RunningStatistics
+from msde.training.flat_parameters import model_of
 from msde.training.optimizer import GradientCheck
 from msde.training.state import MeanLoss, RunState
 
@@ -85,7 +86,7 @@ class StepGuard:
             state: of the run; the guard updates its mean loss and its count of skipped steps.
         """
         self._config, self._state = config, state
-        self._running_statistics = RunningStatistics(engine.module, slots_per_step)
+        self._running_statistics = RunningStatistics(model_of(engine.module), slots_per_step)
         self._gradients = GradientCheck(engine)
         mean = [state.mean_loss.value, state.mean_loss.steps]
         self._mean = torch.tensor(mean, dtype=torch.float64, device=engine.device)

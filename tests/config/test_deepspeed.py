@@ -70,9 +70,10 @@ def test_known_keys_are_those_of_the_installed_deepspeed():
     assert names - deprecated <= set(known["zero_optimization"])
 
 
+@pytest.mark.parametrize("repeated", ["cuda_graphs", "compile"])
 @pytest.mark.parametrize(("stage", "fits"), [("zero2", True), ("zero3", False)])
-def test_cuda_graphs_exclude_zero_3(stage, fits):
-    config = make_config("paper", overrides=["run.cuda_graphs=true"])
+def test_steps_that_repeat_exclude_zero_3(stage, fits, repeated):
+    config = make_config("paper", overrides=[f"run.{repeated}=true"])
     values = deepspeed.load(deepspeed.shipped_config(stage), 1)
     with contextlib.nullcontext() if fits else pytest.raises(MsdeError, match="ZeRO 0 to 2 only"):
         deepspeed.check_together(config, values)

@@ -57,10 +57,11 @@ def test_bad_overrides_are_named(override, message):
     "other",
     ["run.activation_checkpointing=true", "data.atoms_per_slot=99", "loss.negatives=ranks"],
 )
-def test_cuda_graphs_exclude_what_changes_a_step(other):
-    make_config("paper", overrides=["run.cuda_graphs=true"])
-    with pytest.raises(MsdeError, match="run.cuda_graphs works without"):
-        make_config("paper", overrides=["run.cuda_graphs=true", other])
+@pytest.mark.parametrize("repeated", ["cuda_graphs", "compile"])
+def test_steps_that_repeat_exclude_what_changes_a_step(repeated, other):
+    make_config("paper", overrides=[f"run.{repeated}=true"])
+    with pytest.raises(MsdeError, match=f"run.{repeated} works without"):
+        make_config("paper", overrides=[f"run.{repeated}=true", other])
 
 
 def test_unknown_presets_name_the_nearest():

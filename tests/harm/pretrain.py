@@ -24,6 +24,7 @@ from deepspeed.utils import safe_get_full_optimizer_state  # noqa: E402
 from msde.checkpoints import engine_state  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
 from msde.training import loop  # noqa: E402
+from msde.training.flat_parameters import model_of  # noqa: E402
 from msde.training.run import Run  # noqa: E402
 
 harm = json.loads(os.environ["HARM"])
@@ -112,23 +113,31 @@ def dump(slots):
     if not due():
         return
     module, optimizer = run.engine.module, run.engine.optimizer
+    model = model_of(module)
+    names = {parameter: name for name, parameter in model.named_parameters()}
     if hasattr(optimizer, "_hp_optimizer_states_linked"):
         # DeepSpeed links the states of all groups when only the first one has any.
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
     moments = {}
-    for name, parameter in module.named_parameters():
+    for number, parameter in enumerate(module.parameters()):
+        if not parameter.requires_grad:
+            continue
         for key in ("exp_avg", "exp_avg_sq"):
-            if not parameter.requires_grad:
-                continue
             if run.engine.zero_optimization():
                 value = safe_get_full_optimizer_state(parameter, key)
             else:
                 value = optimizer.state[parameter][key]
-            moments[f"{name}.{key}"] = value.detach().clone()
+            if model is module:  # under ZeRO 3 the parameter itself may be empty now
+                moments[f"{names[parameter]}.{key}"] = value.detach().clone()
+                continue
+            members = module._members[number]
+            parts = value.detach().split([member.numel() for member in members])
+            for member, part in zip(members, parts, strict=True):
+                moments[f"{names[member]}.{key}"] = part.view_as(member).clone()
     keys = ("name", "lr", "betas", "weight_decay", "eps")
     groups = [{key: group.get(key) for key in keys} for group in optimizer.param_groups]
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     inner = getattr(optimizer, "optimizer", optimizer)
     counts = [float(state["step"]) for state in inner.state.values() if "step" in state]
     assert len({state["step"].data_ptr() for state in inner.state.values()}) == len(counts)

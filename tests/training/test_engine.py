@@ -101,6 +101,7 @@ def test_no_pickle_comes_from_the_data_path_during_training(shard_dir, tmp_path)
 
 LIVE_NODES = """
 from msde.model import MoleculeSDE
+from msde.training.flat_parameters import model_of
 from msde.training.run import Run
 terms, take_step = MoleculeSDE.terms, Run.take_step
 
@@ -116,7 +117,7 @@ def marking(model, *arguments):
 
 def counting(run, *arguments):
     stop = take_step(run, *arguments)
-    alive = sum("marked" in node.metadata for node in accumulators(run.engine.module))
+    alive = sum("marked" in node.metadata for node in accumulators(model_of(run.engine.module)))
     assert not alive, f"{alive} nodes outlive the step"
     return stop
 

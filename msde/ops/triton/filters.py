@@ -30,8 +30,9 @@ def interpolated_conv(x, table, first_row, weight, graph, ptr, pair_ptr, out, wi
 @triton.jit
 def interpolated_table_grad(x, g, weight, index, order, cell_ptr, parts, num_pairs, width,
                             tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """One cell between knots: its four rows of weight_q (x_i g_j + x_j g_i)."""
+    """One cell k between knots: its four rows k + q of weight_q (x_i g_j + x_j g_i)."""
     k = tl.program_id(0).to(tl.int64)
+    num_rows = tl.num_programs(0) + 3
     f = tl.arange(0, block)
     q = tl.arange(0, 4)
     total = tl.zeros([4, block], parts.dtype.element_ty)
@@ -44,5 +45,5 @@ def interpolated_table_grad(x, g, weight, index, order, cell_ptr, parts, num_pai
         both += load_rows(x, j, f, width, s < last) * load_rows(g, i, f, width, s < last)
         of_knots = tl.load(weight + 4 * p[:, None] + q[None, :])  # (tile, 4)
         total += tl.sum(of_knots[:, :, None] * both[:, None, :], axis=0)
-    at = (k * 4 + q)[:, None] * width + f[None, :]
+    at = (q * num_rows + k + q)[:, None] * width + f[None, :]
     tl.store(parts + at, total, mask=(f < width)[None, :])

@@ -115,10 +115,11 @@ def batch_norm_grad_parts(g, x, weight, bias, mean, variance, parts, rows, width
 
 
 @triton.jit
-def batch_norm_grad(g, x, weight, bias, mean, variance, g_weight, g_bias, num_valid, gx, rows,
-                    width, eps: tl.constexpr, relu: tl.constexpr, has_padding: tl.constexpr,
-                    tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Some rows and columns: the gradient of x, given those of weight and bias."""
+def batch_norm_grad(g, x, weight, bias, mean, variance, parts, g_weight, g_bias, num_valid, gx,
+                    rows, width, eps: tl.constexpr, relu: tl.constexpr, has_padding: tl.constexpr,
+                    num_parts: tl.constexpr, tile: tl.constexpr,
+                    block: tl.constexpr):  # fmt: skip
+    """Some rows and columns: the gradient of x; the first rows' program stores the others."""
     start = tl.program_id(0).to(tl.int64) * tile
     f = tl.program_id(1) * block + tl.arange(0, block)
     count = rows.to(tl.int64)
@@ -132,7 +133,14 @@ def batch_norm_grad(g, x, weight, bias, mean, variance, g_weight, g_bias, num_va
     upper = tl.load(g + at, mask=there, other=0)
     if relu:
         upper = relu_grad(upper, normal * w[None, :] + _column(bias, f, width)[None, :])
-    of_weight, of_bias = _column(g_weight, f, width), _column(g_bias, f, width)
+    of_weight = tl.zeros([block], parts.dtype.element_ty)
+    of_bias = tl.zeros([block], parts.dtype.element_ty)
+    for part in range(num_parts):
+        of_weight += _column(parts + 2 * part * width, f, width)
+        of_bias += _column(parts + (2 * part + 1) * width, f, width)
+    if start == 0:
+        tl.store(g_weight + f, of_weight, mask=f < width)
+        tl.store(g_bias + f, of_bias, mask=f < width)
     through = of_bias[None, :] + normal * of_weight[None, :]
     upper -= tl.where((start + tl.arange(0, tile) < count)[:, None], through / count, 0)
     tl.store(gx + at, upper * (w * inverse)[None, :], mask=there)

@@ -1,0 +1,273 @@
+"""Count what a training step launches on a GPU, which does not have to be there.
+
+python benchmarks/launches.py --preset paper --json > launches.json
+
+Three parts are counted: noise; the terms of the loss and their gradients, as they are and compiled
+(`run.compile`); and everything around the model: gradients, optimizer, step guard, metrics.
+The first two are made of a small batch on the CPU, with every op sent where it goes on a GPU; a
+compiled step is only written by torch's compiler, for compute capability 9.0, and not run. A launch
+is a kernel of Triton, or an operator of torch's that is more than another view of a tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import copy
+import functools
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from compile_kernels import Operators, make_batch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from msde.cluster import process
+from msde.config import make_config
+from msde.config.deepspeed import shipped_config
+from msde.model import MoleculeSDE
+from msde.ops import dispatch
+
+ROOT = Path(__file__).parent.parent
+NCI = "first_5K.smi"
+ENGINE_STEP = 3  # the first steps of an engine build its buffers
+
+
+class Launches(Operators):
+    """Counts launches, and how many of them each fused op has."""
+
+    def __init__(self) -> None:
+        """Start at none."""
+        super().__init__()
+        self.of_op: dict[str, list[int]] = collections.defaultdict(list)
+        JITFunction.run = lambda kernel, *arguments, grid, warmup, **named: self._launch()
+
+    def _launch(self) -> None:
+        self.count += 1
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple = (), named: dict | None = None
+    ) -> Any:
+        """Count one operator."""
+        before = self.count
+        result = super().__torch_dispatch__(function, types, arguments, named)
+        if function.namespace == "msde":
+            self.of_op[function.overloadpacket.__name__].append(self.count - before)
+        return result
+
+
+def count_as_it_is(model: MoleculeSDE, batch: Any) -> tuple[int, int, dict[str, int]]:
+    """Return the launches of noise, of the terms with their gradients, and of each fused op."""
+    with Launches() as launches:
+        noise = model.draw_noise(batch)
+        of_noise = launches.count
+        model.terms(batch, noise)["total"].mean().backward()
+    of_op = {name: round(sum(counts) / len(counts)) for name, counts in launches.of_op.items()}
+    return of_noise, launches.count - of_noise, of_op
+
+
+class _Written(Exception):
+    """Raised when the code of a compiled graph has been written."""
+
+
+class _Hopper:
+    """Stands for the driver of a GPU of compute capability 9.0."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def write_code(function: Callable) -> tuple[Callable, list[str]]:
+    """Return a function that has its forward and backward code written, and the list of both.
+
+    Results are those of the function as it is.
+    """
+    import torch._inductor.compile_fx as compile_fx
+    import torch._inductor.config as inductor
+    import triton
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.scheduler import ForeachKernelSchedulerNode
+
+    from msde.training.compilation import OPTIONS
+
+    codes: list[str] = []
+
+    def stop(lowering: GraphLowering) -> None:
+        codes.append(lowering.codegen()[0].value)
+        raise _Written
+
+    def compiler(graph: torch.fx.GraphModule, inputs: list, is_backward: bool) -> Callable:
+        try:
+            compile_fx.compile_fx_inner(copy.deepcopy(graph), inputs, is_backward=is_backward)
+        except Exception as error:
+            if not isinstance(getattr(error, "inner_exception", error), _Written):
+                raise
+        return make_boxed_func(graph.forward)
+
+    def levels(scheduler: Any) -> Iterator[list]:
+        # The default leaves kernels for CPUs alone.
+        size = OPTIONS["combo_kernel_max_num_nodes"]
+        for nodes in scheduler._topological_sort_nodes():
+            yield from (nodes[i : i + size] for i in range(0, len(nodes), size))
+
+    GraphLowering.compile_to_module = stop
+    ForeachKernelSchedulerNode.set_group_algorithm_for_combo_kernels(
+        lambda scheduler: list(levels(scheduler))
+    )
+    triton.runtime.driver.set_active(_Hopper())
+    for name, value in (OPTIONS | {"cpu_backend": "triton", "force_disable_caches": True}).items():
+        setattr(inductor, name, value)
+    backend = aot_autograd(
+        fw_compiler=functools.partial(compiler, is_backward=False),
+        bw_compiler=functools.partial(compiler, is_backward=True),
+        decompositions=select_decomp_table(),
+    )
+    return torch.compile(function, backend=backend, fullgraph=True, dynamic=False), codes
+
+
+def count_compiled(model: MoleculeSDE, batch: Any, of_op: dict[str, int]) -> dict[str, int]:
+    """Return the launches of compiled terms and their gradients, by what is launched."""
+    noise = model.draw_noise(batch)
+    terms, codes = write_code(model.terms)
+    terms(batch, noise)["total"].mean().backward()
+    counts: dict[str, int] = collections.Counter()
+    for code in codes:
+        body = code[code.index("def call(") :]
+        counts["kernels by torch's compiler"] += len(re.findall(r"\btriton_\w+\.run\(", body))
+        for kind, name in re.findall(r"(extern_kernels|torch\.ops\.\w+)\.(\w+)[\w.]*\(", body):
+            if kind == "torch.ops.msde":
+                counts["fused ops"] += of_op[name]
+            elif kind == "extern_kernels":
+                counts["products"] += 1
+            else:
+                counts["others"] += 1
+    return dict(counts)
+
+
+class Around(Operators):
+    """Counts operators but for those of the model."""
+
+    pauses = False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple = (), named: dict | None = None
+    ) -> Any:
+        """Count one operator."""
+        if self.pauses or function.namespace == "msde":
+            self.count += not self.pauses  # these fused ops are one launch each
+            return function(*arguments, **(named or {}))
+        return super().__torch_dispatch__(function, types, arguments, named)
+
+
+ENGINE = """
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+import launches
+launches.count_engine()
+"""
+
+
+def count_engine() -> None:
+    """Train a few steps and print the launches of one of them outside of the model."""
+    from msde.training.run import Run
+
+    take_step, steps, mode = Run.take_step, [0], Around()
+    forward, grad = MoleculeSDE.forward, torch.autograd.grad
+
+    def uncounted(function: Callable) -> Callable:
+        def call(*arguments: Any, **named: Any) -> Any:
+            mode.pauses = True
+            try:
+                return function(*arguments, **named)
+            finally:
+                mode.pauses = False
+
+        return call
+
+    def counted(*arguments: Any) -> bool:
+        steps[0] += 1
+        if steps[0] != ENGINE_STEP:
+            return take_step(*arguments)
+        with mode:
+            stop = take_step(*arguments)
+        print(f"launches: {mode.count}", flush=True)
+        return stop
+
+    MoleculeSDE.forward, torch.autograd.grad = uncounted(forward), uncounted(grad)
+    Run.take_step = counted
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0])["main"]()
+
+
+def engine(stage: int, preset: str) -> int:
+    """Return the launches of a step outside of the model, of one rank under a ZeRO stage."""
+    from rdkit import RDConfig
+
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        values = json.loads(shipped_config("cpu_debug").read_text())
+        values["zero_optimization"]["stage"] = stage
+        Path(folder, "zero.json").write_text(json.dumps(values | {"train_batch_size": 1}))
+        lines = Path(RDConfig.RDDataDir, "NCI", NCI).read_text().splitlines()[:200]
+        molecules = Path(folder, NCI)
+        molecules.write_text("\n".join(lines))
+        convert = ["-m", "data_tools.convert", molecules, "--output", f"{folder}/data"]
+        train = ["-c", ENGINE, ROOT / "benchmarks", ROOT / "launch/pretrain.py"]
+        train += ["--data", f"{folder}/data", "--output", f"{folder}/run", "--preset", preset]
+        train += ["--deepspeed_config", f"{folder}/zero.json", "data.molecules_per_step=32"]
+        train += [f"run.steps={ENGINE_STEP + 1}", "data.validation_fraction=0"]
+        for command in (convert, train):
+            done = subprocess.run(
+                [sys.executable, *map(str, command)], env=environment, capture_output=True,
+                text=True, cwd=ROOT,
+            )  # fmt: skip
+            if done.returncode:
+                raise RuntimeError(done.stderr[-2000:])
+    return int(re.search(r"^launches: (\d+)$", done.stdout, re.M)[1])
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    arguments = parser.parse_args()
+    process.prepare()
+    around = {
+        f"around the model, ZeRO {stage}": engine(stage, arguments.preset) for stage in range(3)
+    }
+    batch = make_batch()
+    dispatch.BACKENDS["cpu"] = "triton"
+    model = MoleculeSDE.from_seed(make_config(arguments.preset)).train()
+    noise, terms, of_op = count_as_it_is(model, batch)
+    compiled = count_compiled(model, batch, of_op)
+    found = {"noise": noise, "terms and gradients": terms}
+    found |= {f"compiled: {name}": count for name, count in compiled.items()}
+    found |= {"compiled: terms and gradients": sum(compiled.values())} | around
+    found["a compiled step, ZeRO 1"] = (
+        noise + sum(compiled.values()) + around["around the model, ZeRO 1"]
+    )
+    if arguments.json:
+        print(json.dumps({"preset": arguments.preset, **found}, indent=1))
+        return
+    for name, count in found.items():
+        print(f"{name:40}{count:6}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The model's terms compiled by torch.compile, for batches of shapes that repeat.
+
+A training step is many small operations. torch.compile joins those that work on the same numbers,
+those that do not depend on each other, and equal products of different layers; the fused ops stay
+as they are. It compiles for one shape, since it joins products of known sizes only.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msde.config import Config
+from msde.data.batch import MoleculeBatch
+from msde.model import MoleculeSDE, Noise
+
+MAX_SHAPES = 24
+OPTIONS: dict[str, Any] = {
+    # Dropout draws what it draws without compilation.
+    "fallback_random": True,
+    # Kernels that do not depend on each other are launched as one.
+    "combo_kernels": True,
+    "combo_kernel_max_num_nodes": 64,
+    "combo_kernel_peak_memory_pct_threshold": None,
+    # So are products of the same sizes, up to so many operations apart.
+    "post_grad_fusion_options": {
+        "batch_linear_post_grad": {"min_fuse_set_size": 2, "max_fuse_search_depth": 200}
+    },
+}
+
+log = logging.getLogger(__name__)
+
+
+def sizes_of(batch: MoleculeBatch, noise: Noise) -> tuple:
+    """Return what decides whether a step of one batch can be repeated for another."""
+    tensors = (*batch.tensors().values(), *vars(noise).values())
+    return batch.max_num_atoms, batch.num_padding, tuple(tuple(t.shape) for t in tensors)
+
+
+def compiled(function: Callable) -> Callable:
+    """Return a function compiled for each shape of its inputs; OPTIONS says how."""
+    import torch._dynamo
+    import torch._inductor
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_SHAPES)
+    known = torch._inductor.list_options()  # they differ between releases of torch
+    options = {name: value for name, value in OPTIONS.items() if name in known}
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+class CompiledMoleculeSDE(MoleculeSDE):
+    """The model with its terms compiled, if `run.compile` says so.
+
+    A shape of padded batches is compiled when it is met a second time. There may be no collective
+    in the terms, and no activation checkpointing.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Build the networks; nothing is compiled yet."""
+        super().__init__(config)
+        self._compiled: Callable | None = None
+        self._times_met: collections.Counter[tuple] = collections.Counter()
+
+    def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
+        """Return what `MoleculeSDE.terms` returns."""
+        plain = super().terms
+        repeats = batch.num_padding and self.training and torch.is_grad_enabled()
+        if not (self.config.run.compile and repeats):
+            return plain(batch, noise)
+        sizes = sizes_of(batch, noise)
+        self._times_met[sizes] += 1
+        often = [each for each, times in self._times_met.items() if times > 1][:MAX_SHAPES]
+        if sizes not in often:
+            return plain(batch, noise)
+        if self._times_met[sizes] == 2:
+            log.info("compiling steps of %d atoms, which takes minutes", len(batch.pos))
+        self._compiled = self._compiled or compiled(plain)
+        return self._compiled(batch, noise)

@@ -1,0 +1,108 @@
+"""The trained weights of an optimizer group as one parameter, as DeepSpeed's engine sees them.
+
+The engine does work for each parameter in every step: hooks in the backward pass, buckets, copies.
+For a model of hundreds of small weights that takes longer than the step itself on a GPU. Here it
+sees one parameter a group. The model's own parameters are views of it, so names, checkpoints and
+everything else stay as they are. ZeRO 3 needs the parameters of each module by themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msde.data.batch import MoleculeBatch
+from msde.model import MoleculeSDE
+from msde.training.optimizer import parameter_groups
+
+
+class FlatParameters(nn.Module):
+    """A model with one parameter for each optimizer group. Its state has the model's names."""
+
+    model: MoleculeSDE
+
+    def __init__(self, model: MoleculeSDE) -> None:
+        """Move the trained weights of a model, which is on its device already, to flat tensors."""
+        super().__init__()
+        self.__dict__["model"] = model  # not a submodule: the engine must not see its parameters
+        self._members: list[list[nn.Parameter]] = []  # the model's parameters in each flat one
+        self.groups: list[dict[str, Any]] = []  # as of `parameter_groups`
+        for group in parameter_groups(model):
+            members = group["params"]
+            flat = nn.Parameter(torch.cat([member.detach().flatten() for member in members]))
+            self.register_parameter(group["name"], flat)
+            self._members.append(members)
+            self.groups.append(group | {"params": [flat]})
+        self.refresh_views()
+
+    def refresh_views(self) -> None:
+        """Make the model's parameters views of the flat ones, which the engine has moved."""
+        for flat, members in zip(self.parameters(), self._members, strict=True):
+            parts = flat.data.split([member.numel() for member in members])
+            for member, part in zip(members, parts, strict=True):
+                member.data = part.view_as(member)
+
+    def forward(self, batch: MoleculeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what the model returns."""
+        if not torch.is_grad_enabled():
+            return self.model(batch)
+        loss, *terms = _Joined.apply(self, batch, *self.parameters())
+        return loss, dict(zip(self._terms, terms, strict=True))
+
+    def _losses(self, batch: MoleculeBatch) -> list[Tensor]:
+        loss, terms = self.model(batch)
+        self._terms = list(terms)
+        return [loss, *terms.values()]
+
+    def gradients(self, loss: Tensor, upper: Tensor) -> list[Tensor]:
+        """Return the gradients of the flat parameters; zero where a weight has no part in it."""
+        members = [member for part in self._members for member in part]
+        found = iter(torch.autograd.grad(loss, members, upper, allow_unused=True))
+        return [
+            torch.cat([_or_zeros(next(found), member).flatten() for member in part])
+            for part in self._members
+        ]
+
+    def train(self, mode: bool = True) -> FlatParameters:
+        """Set the model's mode, too."""
+        self.model.train(mode)
+        return super().train(mode)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the model's state."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a state of the model."""
+        return self.model.load_state_dict(*args, **kwargs)
+
+
+def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if gradient is None else gradient
+
+
+class _Joined(torch.autograd.Function):
+    """Loss and terms of a batch as a function of the flat parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, module: FlatParameters, batch: MoleculeBatch, *flat: Tensor
+    ) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            loss, *terms = module._losses(batch)
+        ctx.module, ctx.loss = module, loss
+        ctx.mark_non_differentiable(*terms)
+        return loss.detach(), *terms
+
+    @staticmethod
+    def backward(ctx: Any, upper: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        loss = ctx.loss
+        del ctx.loss  # with it goes the graph
+        return None, None, *ctx.module.gradients(loss, upper)
+
+
+def model_of(module: nn.Module) -> MoleculeSDE:
+    """Return the model in what an engine wraps."""
+    return module.model if isinstance(module, FlatParameters) else module  # type: ignore
