@@ -71,10 +71,13 @@ def make_engine(
 
     Args:
         flat: whether the engine sees one parameter a group, see `FlatParameters`; by default, below
-            ZeRO 3.
+            ZeRO 3 for models that are not large: those reduce gradients during the backward pass.
     """
+    if flat is None:
+        num_bytes = sum(p.nbytes for p in model.parameters())
+        flat = zero_stage(ds_config) < 3 and num_bytes < process.LARGE_MODEL
     module: MoleculeSDE | FlatParameters = model
-    if zero_stage(ds_config) < 3 if flat is None else flat:
+    if flat:
         module = FlatParameters(model.to(get_accelerator().current_device_name()))
     optim = model.config.optim
     optimizer = torch.optim.Adam(

@@ -59,9 +59,10 @@ class FlatParameters(nn.Module):
     def gradients(self, loss: Tensor, upper: Tensor) -> list[Tensor]:
         """Return the gradients of the flat parameters; zero where a weight has no part in it."""
         members = [member for part in self._members for member in part]
-        found = iter(torch.autograd.grad(loss, members, upper, allow_unused=True))
+        found = list(torch.autograd.grad(loss, members, upper, allow_unused=True))
+        found.reverse()  # each is given up as soon as it is copied
         return [
-            torch.cat([_or_zeros(next(found), member).flatten() for member in part])
+            torch.cat([_or_zeros(found.pop(), member).flatten() for member in part])
             for part in self._members
         ]
 
