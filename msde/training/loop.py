@@ -22,10 +22,9 @@ from msde.training.metrics import Interval
 from msde.training.optimizer import learning_rate_factor, parameter_groups, set_hyper_parameters
 from msde.training.plan import RunPlan, make_plan
 from msde.training.run import Run, open_monitor, prepare_output
-from msde.training.samples import sampled_conformers
 from msde.training.state import RunState
 from msde.training.step_guard import StepGuard
-from msde.training.validation import Validator
+from msde.training.validation import Validator, sampled_conformers
 
 log = logging.getLogger("msde")
 

@@ -35,10 +35,9 @@ from msde.training.memory import explain_out_of_memory
 from msde.training.metrics import Interval
 from msde.training.norms import norms_by_part
 from msde.training.plan import RunPlan
-from msde.training.samples import SampledConformers
 from msde.training.state import RunState
 from msde.training.step_guard import StepGuard
-from msde.training.validation import Validator
+from msde.training.validation import SampledConformers, Validator
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
