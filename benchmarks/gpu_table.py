@@ -25,7 +25,8 @@ def figures_of_training(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what benchmarks/training.py has found."""
     graphs = ", CUDA graphs" if found["cuda_graphs"] else ""
     for run in found["runs"]:
-        name = f"{found['preset']}{graphs}, a run with {run['batch_size']} a step"
+        settings = "".join(f", {setting}" for setting in found["overrides"])
+        name = f"{found['preset']}{graphs}{settings}, a run with {run['batch_size']} a step"
         yield f"{name}: molecules/s", f"{run['throughput/molecules_per_s']:,.0f}"
         yield f"{name}: time of a step", f"{1000 * run['time/step_s']:.2f} ms"
         if run["host_waits_a_step"] is not None:

@@ -115,6 +115,7 @@ def main() -> None:
             rows.append(row | {"host_waits_a_step": host_waits(options, data, folder, size)})
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     facts = {"preset": options.preset, "cuda_graphs": options.cuda_graphs, "device": device}
+    facts["overrides"] = options.overrides
     print(json.dumps(facts | {"torch": torch.__version__, "runs": rows}))
 
 
