@@ -27,18 +27,16 @@ from tqdm import tqdm
 from msde.chem.conformers import embed, relax
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_from_record
+from msde.chem.stereo import StereoCount, count_stereo, stereo_of
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.evaluation.conformers import (
     Coverage,
-    StereoCount,
-    count_stereo,
     coverage,
     internal_coordinates,
     paired_interval,
     rmsd_matrix,
-    stereo_of,
 )
 from msde.evaluation.plausibility import plausible
 from msde.files import write_json
