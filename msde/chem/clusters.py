@@ -15,41 +15,42 @@ from rdkit.Chem import rdMolAlign
 from msde.chem.stereo import count_stereo, stereo_of
 
 MAX_MATCHES = 2000  # symmetries that are tried
-SPREAD = 2.0  # kcal/mol, kT of the weights; MMFF94's energies are off by about as much
+KT = 1.0  # kcal/mol, of the weights; 0.6, which is that of 300 K, and 2 choose as well
 TIE = 1e-4  # A; the first of medoids that differ by less is taken, so that rounding is not seen
+ENERGY_TIE = 0.01  # kcal/mol, likewise
 
 
 def representatives(mol: Chem.Mol, num: int, energies: Sequence[float] | None = None) -> list[int]:
     """Return the ids of up to `num` conformers that stand for all, the best first.
 
-    They are medoids, chosen greedily (the first step of PAM, Kaufman and Rousseeuw 1990): each is
-    the conformer that lowers most the mean RMSD from all conformers to the nearest chosen one. The
-    first ones of many are therefore those of few. RMSD is that of heavy atoms over all symmetries.
+    They are medoids, chosen greedily (the first part of PAM, Kaufman and Rousseeuw 1990): each is
+    the conformer that lowers most the mean RMSD from all conformers to the nearest chosen one. RMSD
+    is that of heavy atoms over all symmetries. With energies the mean has Boltzmann's weights, and
+    the conformer of the lowest energy is the first. The first ones of many are those of few.
     Conformers whose stereochemistry is not as labelled come after all others, those with positions
-    that are not finite last.
+    or an energy that is not finite last.
 
     Args:
-        energies: of each conformer, kcal/mol; the mean then has Boltzmann's weights with kT SPREAD.
-            None: equal weights.
+        energies: of each conformer, kcal/mol; None: they are not known.
     """
     heavy = Chem.RemoveHs(mol)
     ids = ids_of(heavy)
     expected = stereo_of(heavy)
     classes: list[list[int]] = [[], [], []]  # places of right, wrong and broken conformers
     for place, number in enumerate(ids):
-        if not np.isfinite(heavy.GetConformer(number).GetPositions()).all():
+        energy = 0.0 if energies is None else energies[place]
+        if not np.isfinite([*heavy.GetConformer(number).GetPositions().flat, energy]).all():
             classes[2].append(place)
         else:
             is_right = not expected or count_stereo(heavy, number, expected).is_right
             classes[0 if is_right else 1].append(place)
-    scale = np.zeros(len(ids)) if energies is None else np.asarray(energies) / SPREAD
     chosen: list[int] = []
     for places in classes[:2]:
         wanted = min(num - len(chosen), len(places))
         if wanted:
             distances = _rmsd_between(heavy, [ids[place] for place in places])
-            weights = np.exp(scale[places].min() - scale[places])
-            chosen += [places[k] for k in _medoids(distances, weights, wanted)]
+            own = None if energies is None else np.asarray(energies)[places]
+            chosen += [places[k] for k in _medoids(distances, own, wanted)]
     chosen += classes[2][: num - len(chosen)]
     return [ids[place] for place in chosen]
 
@@ -78,20 +79,24 @@ def _rmsd_between(mol: Chem.Mol, ids: list[int]) -> np.ndarray:
     return distances + distances.T
 
 
-def _medoids(distances: np.ndarray, weights: np.ndarray, num: int) -> list[int]:
+def _medoids(distances: np.ndarray, energies: np.ndarray | None, num: int) -> list[int]:
     """Choose medoids one after another.
 
     Args:
-        distances: (num_conformers, num_conformers).
-        weights: (num_conformers,), the largest is 1.
+        distances: (num_conformers, num_conformers) A.
+        energies: (num_conformers,) kcal/mol.
     """
+    weights, chosen = np.ones(len(distances)), []
+    nearest = np.full(len(distances), np.inf)  # to the nearest medoid
+    if energies is not None:
+        above = energies - energies.min()
+        weights = np.exp(-above / KT)
+        chosen = [int(np.flatnonzero(above <= ENERGY_TIE)[0])]
+        nearest = distances[:, chosen[0]]
     weights = weights / weights.sum()
-    nearest = np.full(len(weights), np.inf)  # distance to the nearest medoid
-    chosen: list[int] = []
-    for _ in range(num):
+    while len(chosen) < num:
         cost = weights @ np.minimum(nearest[:, None], distances)  # with one more, for each
         cost[chosen] = np.inf
-        medoid = int(np.flatnonzero(cost <= cost.min() + TIE)[0])
-        chosen.append(medoid)
-        nearest = np.minimum(nearest, distances[:, medoid])
+        chosen.append(int(np.flatnonzero(cost <= cost.min() + TIE)[0]))
+        nearest = np.minimum(nearest, distances[:, chosen[-1]])
     return chosen

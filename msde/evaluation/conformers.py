@@ -23,7 +23,8 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign, rdMolTransforms
 
-MAX_MATCHES = 2000  # symmetries that are tried
+from msde.chem.clusters import MAX_MATCHES
+
 THRESHOLDS = np.arange(0, 2.501, 0.125)  # A
 
 

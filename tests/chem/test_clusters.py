@@ -35,6 +35,10 @@ def test_a_low_energy_goes_before_a_large_cluster():
     assert representatives(mol, 2, [1e6, 1e6, 1e6, 1e6, 1e6]) == [0, 1]
 
 
+def test_energies_that_differ_by_rounding_are_equal():
+    assert representatives(turned([60, 180, 60]), 1, [5.001, 5.0, 5.002]) == [0]
+
+
 def test_the_first_of_many_are_those_of_few_and_none_comes_twice():
     mol = embedded("CCCCCO", 12)
     many = representatives(mol, 12)
@@ -80,6 +84,8 @@ def test_positions_that_are_not_finite_come_last():
     assert sorted(representatives(mol, 2)) == [1, 2]
     assert representatives(mol, 3)[-1] == 0
     assert representatives(mol, 3, [float("nan"), 1, 1])[-1] == 0
+    assert representatives(mol, 3, [0, float("nan"), 1]) == [2, 0, 1]
+    assert sorted(representatives(mol, 3, [float("inf")] * 3)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("smiles", ["C", "CC", "c1ccccc1", "FC(F)(F)C(F)(F)F"])
