@@ -101,6 +101,7 @@ class _Task:
     record: MoleculeRecord
     starts: np.ndarray | None  # (samples, num_atoms, 3) conformers of ETKDG, A; None: noise
     notes: list[str]
+    remade: set[int] = dataclasses.field(default_factory=set)  # samples whose labels were wrong
 
 
 def sample_conformers(
@@ -203,7 +204,7 @@ def _sample_and_repair(
             elif turned is not None:
                 better[k] = turned
             if k in better and repair == 1:
-                task.notes.append(f"sample {number + 1} was made again, its stereo was wrong")
+                task.remade.add(number)
         if not better:
             break
         again = _sample(
@@ -358,9 +359,13 @@ def _finish(task: _Task, positions: list[np.ndarray], options: ConformerOptions)
     energies = relax(mol) if options.relax else None
     if options.relax and energies is None:
         task.notes.append("not relaxed: MMFF94 lacks parameters")
+    chosen = list(range(options.num))
     if options.candidates > 1:
         chosen = representatives(mol, options.num, energies)
-        numbers = ", ".join(str(number + 1) for number in chosen)
-        task.notes.append(f"chosen of {options.samples} samples: {numbers}")
         mol = with_conformers(mol, chosen)
+        numbers = ", ".join(str(number + 1) for number in chosen)
+        task.notes.append(f"chosen of {options.samples} candidates: {numbers}")
+    for place, number in enumerate(chosen, start=1):
+        if number in task.remade:
+            task.notes.append(f"sample {place} was made again, its stereo was wrong")
     return Sampled(mol, notes=task.notes)

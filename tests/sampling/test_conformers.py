@@ -113,11 +113,11 @@ def test_conformers_are_chosen_among_the_samples_that_are_made_without_choice(mo
     every = list(sample_conformers(model, SMILES, dataclasses.replace(options, num=6)))
     few = dataclasses.replace(options, num=2, candidates=3)
     for all_of, found in zip(every, sample_conformers(model, SMILES, few), strict=True):
-        note = found.notes[-1]
-        assert (
-            note.startswith("chosen of 6 samples: ") and len(found.notes) == len(all_of.notes) + 1
-        )
+        (note,) = (note for note in found.notes if note.startswith("chosen of 6 candidates: "))
         numbers = [int(number) - 1 for number in note.partition(": ")[2].split(", ")]
+        remade = [f"sample {k + 1} was made" in "; ".join(all_of.notes) for k in numbers]
+        for place, is_remade in enumerate(remade, start=1):
+            assert is_remade == (f"sample {place} was made" in "; ".join(found.notes))
         assert len(numbers) == 2
         assert np.abs(heavy(all_of)[numbers] - heavy(found)).max() < 1e-4
 
@@ -129,7 +129,7 @@ def test_of_relaxed_candidates_the_one_of_low_energy_is_first(model, monkeypatch
     monkeypatch.setattr("msde.sampling.conformers.relax", relax)
     options = ConformerOptions(num=1, start="noise", steps=4, candidates=4, relax=True)
     found = next(sample_conformers(model, ["CCCO"], options))
-    assert found.notes == ["chosen of 4 samples: 3"] and found.mol.GetNumConformers() == 1
+    assert found.notes == ["chosen of 4 candidates: 3"] and found.mol.GetNumConformers() == 1
 
 
 def test_candidates_with_wrong_labels_are_not_chosen_while_there_are_right_ones(model):
