@@ -23,8 +23,8 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnum
 
 from msde.chem.conformers import embed
 from msde.chem.parsing import silence_rdkit
+from msde.chem.stereo import StereoCount, count_stereo, stereo_of
 from msde.cluster import process
-from msde.evaluation.conformers import StereoCount, count_stereo, stereo_of
 from msde.inference.pretrained import load
 from msde.sampling.conformers import ConformerOptions, sample_conformers
 

@@ -15,6 +15,7 @@ from msde.config.choices import SAMPLERS, STD_ON_ETKDG
 from msde.errors import MsdeError
 
 AUTO = "auto"
+STARTS = ("etkdg", "noise")  # of sampled conformers
 # In this order `--format auto` asks them whether they recognise a file.
 FORMATS = (
     "cxsmiles",
@@ -136,9 +137,19 @@ def add_conformer_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of sampled conformers."""
     add = parser.add_argument
     add("--num", type=int, default=10, metavar="N", help="conformers of each molecule")
-    add("--start", choices=("etkdg", "noise"), default="etkdg", help="where sampling starts")
+    add("--candidates", type=int, default=1, metavar="N", help="samples made for each conformer")
+    add("--start", choices=STARTS, default="etkdg", help="where sampling starts")
     add_std_option(parser)
     add("--relax", action="store_true", help="relax the conformers by MMFF94 afterwards")
+
+
+def add_comparison_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of conformers that are compared with references."""
+    add, more = parser.add_argument, "of rows `clustered`, for each conformer; 1: no such rows"
+    add("--counts", type=int, nargs="+", default=[1, 10], metavar="K", help="of each molecule")
+    add("--candidates", type=int, default=4, metavar="N", help=more)
+    add("--starts", nargs="+", choices=STARTS, default=STARTS, help="where sampling starts")
+    add_std_option(parser)
 
 
 def add_sampler_options(parser: argparse.ArgumentParser, *others: str) -> None:

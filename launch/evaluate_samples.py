@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msde.cli import OneLineParser, check_exist, from_arguments, report_errors
 from msde.data.manifest import check_present
-from msde.data_tools.options import add_sampler_options, add_std_option
+from msde.data_tools.options import add_comparison_options, add_sampler_options
 
 
 def make_parser() -> OneLineParser:
@@ -24,8 +24,7 @@ def make_parser() -> OneLineParser:
     add("--references", type=Path, required=True, metavar="DIR", help="shards with geometry")
     add("--output", type=Path, required=True, metavar="FILE", help="all figures, as JSON")
     add("--limit", type=int, metavar="N", help="take this many references; default: all")
-    add("--counts", type=int, nargs="+", default=[1, 10], metavar="K", help="of each molecule")
-    add_std_option(parser)
+    add_comparison_options(parser)
     add("--types", action="store_true", help="for bonds: one more row, with atom types found, too")
     add("--noise", type=float, nargs="+", default=noises, metavar="A", help="Angstrom; for bonds")
     add_sampler_options(parser)
@@ -51,7 +50,7 @@ def main() -> None:
         options = from_arguments(bonds.BondOptions, arguments)
         print(bond_comparison.compare_bonds(**common, options=options, noises=given["noise"]))
     else:
-        common |= {name: given[name] for name in ("counts", "pictures", "posebusters")}
+        common |= {name: given[name] for name in ("counts", "starts", "pictures", "posebusters")}
         sampling = from_arguments(conformers.ConformerOptions, arguments)
         print(comparison.compare(**common, sampling=sampling))
 

@@ -1,14 +1,17 @@
 """Sampled conformers beside RDKit's, on the same references: one table and a JSON file.
 
 The references are a data set whose molecules have geometry. For each of them every method makes the
-same number of conformers; RMSD, coverage and stereochemistry are those of `msde.evaluation`.
+same number of conformers; RMSD, coverage and stereochemistry are those of `msde.evaluation` and
+`msde.chem.stereo`.
 
     ETKDGv3                  distance geometry with torsions of crystals
     ETKDGv3+MMFF             relaxed by MMFF94
-    ETKDGv3+MMFF, clustered  four times as many, relaxed, and the centres of clusters by RMSD kept
-                             (Zhou et al. 2023, arXiv:2302.07061)
     msde, NAME               this model from ETKDG or from noise
     msde, NAME, relaxed      the same samples relaxed by MMFF94, whose energy has the last word
+    ..., clustered           several times as many of the same, of which `chem.clusters` keeps K
+
+So rows of one K have the same number of conformers, but those that are clustered had more to choose
+from. They should be compared with each other.
 """
 
 from __future__ import annotations
@@ -21,24 +24,22 @@ from typing import Any
 
 import numpy as np
 from rdkit import Chem
-from rdkit.ML.Cluster import Butina
 from tqdm import tqdm
 
+from msde.chem.clusters import ids_of, representatives, with_conformers
 from msde.chem.conformers import embed, relax
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_from_record
+from msde.chem.stereo import StereoCount, count_stereo, stereo_of
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.evaluation.conformers import (
     Coverage,
-    StereoCount,
-    count_stereo,
     coverage,
     internal_coordinates,
     paired_interval,
     rmsd_matrix,
-    stereo_of,
 )
 from msde.evaluation.plausibility import plausible
 from msde.files import write_json
@@ -50,18 +51,29 @@ from .pictures import draw_samples
 
 SIZES = ((1, 8), (9, 12), (13, 16), (17, 21), (22, 200))  # heavy atoms
 BASELINE = "ETKDGv3+MMFF"
-CLUSTERED = 4  # times as many conformers as are kept
-FIRST_CUTOFF = 1.5  # A, which is halved until there are enough clusters
+CLUSTERED = ", clustered"
+COMPARED = {"baseline": BASELINE, "clustered baseline": BASELINE + CLUSTERED}
+
+Method = Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]]
+
+
+@dataclass
+class Made:
+    """Conformers that one method made of all references."""
+
+    mols: list[Chem.Mol | None]  # with hydrogens
+    energies: list[list[float] | None]  # of each conformer in kcal/mol, if it was relaxed
+    seconds: float
 
 
 @dataclass
 class Outcome:
-    """What one method made of all references."""
+    """What one method made of all references, measured."""
 
-    matrices: list[np.ndarray | None]
-    made: list[Chem.Mol | None]  # with hydrogens
-    stereo: StereoCount
+    matrices: dict[int, list[np.ndarray | None]]  # by the number of conformers K
+    stereo: StereoCount  # this and all below are of the largest K
     errors: dict[str, float]  # mean differences of internal coordinates; the share `plausible`
+    failed: int
     seconds: float
 
 
@@ -72,6 +84,7 @@ def compare(
     sampling: ConformerOptions,
     limit: int | None = None,
     counts: Sequence[int] = (1, 10),
+    starts: Sequence[str] = ("etkdg", "noise"),
     pictures: Path | None = None,
     posebusters: bool = False,
 ) -> str:
@@ -79,9 +92,11 @@ def compare(
 
     Args:
         references: a folder of shards.
-        sampling: its `num` and `start` are chosen here.
+        sampling: its `num` and `start` are chosen here; rows `clustered` have `candidates` for each
+            conformer, and are left out if it is 1.
         limit: take this many references, spread evenly over the data set.
         counts: conformers K of each molecule; each method makes the most and the first K count.
+        starts: where the model's samples start, `etkdg`, `noise` or both.
         pictures: a folder for the PNG files of `pictures`.
         posebusters: count the first samples that pass its checks; a molecule without one does not.
 
@@ -91,26 +106,26 @@ def compare(
     silence_rdkit()
     model = load(checkpoint).model
     mols, skipped = references_of(references, limit)
-    most = max(counts)
+    sampling = replace(sampling, num=max(counts))
     if pictures is not None:
-        draw_samples(model, mols, pictures, replace(sampling, num=most))
+        draw_samples(model, mols, pictures, sampling)
 
-    methods = _methods(model, replace(sampling, num=most))
-    outcomes = {n: _outcome(n, method, mols, posebusters) for n, method in methods.items()}
-    for name in [name for name in methods if name.startswith("msde")]:
-        made, longer = outcomes[name].made, f"{name}, relaxed"
-        found = _outcome(longer, lambda _, made=made: map(relaxed, made), mols, posebusters)
-        outcomes[longer] = replace(found, seconds=found.seconds + outcomes[name].seconds)
+    outcomes: dict[str, Outcome] = {}
+    for name, longer, method in _methods(model, sampling, starts):
+        made = _make(name, method, mols)
+        for one, conformers in ((name, made), (longer, _relax(longer, made))):
+            measured = _measure(conformers, mols, counts, sampling.candidates, posebusters)
+            outcomes |= {one + rest: outcome for rest, outcome in measured.items()}
     size = np.array([mol.GetNumHeavyAtoms() for mol in mols])
     result: dict[str, Any] = {
         "checkpoint": str(checkpoint.name),
-        "references": {"molecules": len(mols), "not rebuilt": skipped},
+        "references": {"molecules": len(mols), "not rebuilt": skipped, "atoms": size.tolist()},
         "sampling": vars(sampling),
         "rows": [row for count in counts for row in _rows(outcomes, size, count)],
         "methods": {
             name: {
-                "failed": coverage(o.matrices).num_failed,
-                "conformers/s": most * len(mols) / o.seconds,
+                "failed": o.failed,
+                "conformers/s": sampling.num * len(mols) / o.seconds,
                 "centres": [o.stereo.centres_right, o.stereo.centres],
                 "bonds": [o.stereo.bonds_right, o.stereo.bonds],
                 **o.errors,
@@ -123,22 +138,17 @@ def compare(
 
 
 def _methods(
-    model: MoleculeSDE, sampling: ConformerOptions
-) -> dict[str, Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]]]:
-    """Return what makes conformers of molecules, by the names of the table."""
-    num, seed = sampling.num, sampling.seed
-
-    def ours(start: str) -> Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]]:
-        options = replace(sampling, start=start)
-        return lambda mols: (found.mol for found in sample_conformers(model, mols, options))
-
-    return {
-        "ETKDGv3": lambda mols: (rdkit_conformers(m, num, seed, False) for m in mols),
-        BASELINE: lambda mols: (rdkit_conformers(m, num, seed, True) for m in mols),
-        f"{BASELINE}, clustered": lambda mols: (clustered_conformers(m, num, seed) for m in mols),
-        "msde, from ETKDG": ours("etkdg"),
-        "msde, from noise": ours("noise"),
-    }
+    model: MoleculeSDE, sampling: ConformerOptions, starts: Sequence[str]
+) -> Iterator[tuple[str, str, Method]]:
+    """Yield names, without and with relaxation, and what makes all samples of molecules."""
+    num, seed = sampling.samples, sampling.seed
+    yield "ETKDGv3", BASELINE, lambda mols: (rdkit_conformers(m, num, seed) for m in mols)
+    for start in starts:
+        options = replace(sampling, num=num, candidates=1, start=start)
+        name = f"msde, from {'ETKDG' if start == 'etkdg' else start}"
+        yield name, f"{name}, relaxed", lambda mols, options=options: (
+            found.mol for found in sample_conformers(model, mols, options)
+        )  # fmt: skip
 
 
 def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
@@ -156,119 +166,153 @@ def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
     return [mols[place] for place in chosen], skipped
 
 
-def rdkit_conformers(mol: Chem.Mol, num: int, seed: int, is_relaxed: bool) -> Chem.Mol | None:
+def rdkit_conformers(mol: Chem.Mol, num: int, seed: int) -> Chem.Mol | None:
     """Return a molecule with hydrogens and up to `num` conformers by ETKDGv3, or None."""
     full = Chem.Mol(mol)
     full.RemoveAllConformers()
     full = Chem.AddHs(full)
-    if not embed(full, num, seed):
-        return None
-    if is_relaxed:
-        relax(full)
-    return full
+    return full if embed(full, num, seed) else None
 
 
-def relaxed(mol: Chem.Mol | None) -> Chem.Mol | None:
-    """Return a copy with hydrogens whose conformers MMFF94 has relaxed, if it has parameters."""
-    if mol is None:
-        return None
-    copy = Chem.Mol(mol)
-    relax(copy)
-    return copy
+def _make(name: str, method: Method, mols: list[Chem.Mol]) -> Made:
+    """Run one method on all references."""
+    begin = time.perf_counter()
+    found = list(tqdm(method(mols), total=len(mols), desc=name, disable=None))
+    made = [mol and with_conformers(mol, ids_of(mol)) for mol in found]  # numbered from 0
+    return Made(made, [None] * len(made), time.perf_counter() - begin)
 
 
-def clustered_conformers(mol: Chem.Mol, num: int, seed: int) -> Chem.Mol | None:
-    """Return centres of clusters of relaxed conformers, the largest clusters first."""
-    full = rdkit_conformers(mol, CLUSTERED * num, seed, True)
-    if full is None or full.GetNumConformers() <= num:
-        return full
-    heavy = Chem.RemoveHs(full)
-    ids = [conformer.GetId() for conformer in heavy.GetConformers()]
-    square = rmsd_matrix(heavy, heavy)
-    distances = square[np.tril_indices(len(ids), -1)]
-    cutoff, clusters = FIRST_CUTOFF, []
-    while len(clusters) < num and cutoff > 1e-3:
-        clusters = Butina.ClusterData(distances, len(ids), cutoff, isDistData=True)
-        cutoff /= 2
-    kept = {ids[cluster[0]] for cluster in clusters[:num]}
-    for number in set(ids) - kept:
-        full.RemoveConformer(number)
-    return full
+def _relax(name: str, made: Made) -> Made:
+    """Return copies that MMFF94 has relaxed where it has parameters."""
+    begin = time.perf_counter()
+    copies = [mol and Chem.Mol(mol) for mol in made.mols]
+    shown = tqdm(copies, desc=name, disable=None)
+    energies = [None if mol is None else relax(mol) for mol in shown]
+    return Made(copies, energies, made.seconds + time.perf_counter() - begin)
+
+
+def _measure(
+    made: Made, mols: list[Chem.Mol], counts: Sequence[int], candidates: int, posebusters: bool
+) -> dict[str, Outcome]:
+    """Return what the first conformers of a method are worth, and those chosen of candidates.
+
+    Args:
+        candidates: for each conformer that is kept; if 1, none are chosen.
+    """
+    matrices = [
+        None if found is None else rmsd_matrix(found, mol)
+        for mol, found in zip(mols, made.mols, strict=True)
+    ]
+    first = {k: [mol and ids_of(mol)[:k] for mol in made.mols] for k in counts}
+    seconds = made.seconds / candidates  # of those that count
+    found = {"": _outcome(made.mols, mols, matrices, first, seconds, posebusters)}
+    if candidates > 1:
+        begin = time.perf_counter()
+        chosen = {
+            k: [
+                mol and _choose(mol, energies, k, candidates)
+                for mol, energies in zip(made.mols, made.energies, strict=True)
+            ]
+            for k in counts
+        }
+        seconds = made.seconds + time.perf_counter() - begin
+        found[CLUSTERED] = _outcome(made.mols, mols, matrices, chosen, seconds, posebusters)
+    return found
+
+
+def _choose(mol: Chem.Mol, energies: list[float] | None, num: int, candidates: int) -> list[int]:
+    """Return the ids of `num` conformers that stand for the first `candidates` times as many."""
+    every = ids_of(mol)[: num * candidates]
+    return representatives(with_conformers(mol, every), num, energies and energies[: len(every)])
 
 
 def _outcome(
-    name: str,
-    method: Callable[[list[Chem.Mol]], Iterator[Chem.Mol | None]],
+    made: list[Chem.Mol | None],
     mols: list[Chem.Mol],
+    matrices: list[np.ndarray | None],
+    kept: dict[int, list[list[int] | None]],
+    seconds: float,
     posebusters: bool,
 ) -> Outcome:
-    """Run one method on all references and measure what it made."""
-    begin = time.perf_counter()
-    made = list(tqdm(method(mols), total=len(mols), desc=name, disable=None))
-    seconds = time.perf_counter() - begin
-    matrices: list[np.ndarray | None] = []
+    """Measure the conformers of a method that are kept.
+
+    Args:
+        matrices: RMSD of all that were made, (num_references, num_made) A.
+        kept: ids of conformers by their number K, for each molecule.
+    """
     stereo = StereoCount()
     differences: dict[str, list[float]] = {}
-    for mol, found in zip(mols, made, strict=True):
-        if found is None:
-            matrices.append(None)
+    for mol, found, ids in zip(mols, made, kept[max(kept)], strict=True):
+        if found is None or ids is None:
             continue
-        heavy = Chem.RemoveHs(found)
-        matrices.append(rmsd_matrix(heavy, mol))
         expected = internal_coordinates(mol, mol.GetConformer().GetId())
+        heavy = Chem.RemoveHs(found)
         labels = stereo_of(heavy)
-        for conformer in heavy.GetConformers():
-            counted = count_stereo(heavy, conformer.GetId(), labels)
-            stereo += replace(counted, differences="")
-            of_sample = internal_coordinates(heavy, conformer.GetId())
+        for number in ids:
+            stereo += replace(count_stereo(heavy, number, labels), differences="")
+            of_sample = internal_coordinates(heavy, number)
             for kind in ("lengths", "angles"):
                 error = np.abs(of_sample[kind] - expected[kind])
                 differences.setdefault(kind, []).extend(error.tolist())
     errors = {f"error of {kind}": float(np.mean(e)) for kind, e in differences.items()}
     if posebusters:
-        errors["plausible"] = sum(plausible([mol for mol in made if mol is not None])) / len(made)
-    return Outcome(matrices, made, stereo, errors, seconds)
+        pairs = zip(made, kept[max(kept)], strict=True)
+        best = [with_conformers(mol, ids[:1]) for mol, ids in pairs if mol and ids]
+        errors["plausible"] = sum(plausible(best)) / len(made)
+    columns = {
+        k: [None if m is None else m[:, ids] for m, ids in zip(matrices, of_k, strict=True)]
+        for k, of_k in kept.items()
+    }
+    return Outcome(columns, stereo, errors, sum(mol is None for mol in made), seconds)
 
 
 def _rows(outcomes: dict[str, Outcome], size: np.ndarray, count: int) -> Iterator[dict[str, Any]]:
-    """Yield the row of each method for the first `count` conformers."""
-    found: dict[str, Coverage] = {n: coverage(o.matrices, count) for n, o in outcomes.items()}
+    """Yield the row of each method for `count` conformers of each molecule."""
+    found: dict[str, Coverage] = {n: coverage(o.matrices[count]) for n, o in outcomes.items()}
+    others = {f"minus {key}": name for key, name in COMPARED.items() if name in found}
     for name, measured in found.items():
-        difference = measured.matching - found[BASELINE].matching
         classes = {}
         for least, largest in SIZES:
             chosen = (size >= least) & (size <= largest)
             if chosen.any():
-                classes[f"{least}-{largest}"] = {
-                    "molecules": int(chosen.sum()),
-                    "MAT-R": float(np.nanmean(measured.matching[chosen])),
-                    "minus baseline": paired_interval(difference[chosen]),
-                }
+                classes[f"{least}-{largest}"] = _means(found, name, others, chosen)
         yield {
             "method": name,
             "K": count,
-            "MAT-R": float(np.nanmean(measured.matching)),
             "COV-R": measured.coverage.mean(axis=0).tolist(),
-            "minus baseline": paired_interval(difference),
+            **_means(found, name, others, size > 0),
             "sizes": classes,
+            "MAT-R of each": measured.matching.round(4).tolist(),
         }
+
+
+def _means(
+    found: dict[str, Coverage], name: str, others: dict[str, str], chosen: np.ndarray
+) -> dict[str, Any]:
+    """Return a method's MAT-R of the chosen molecules, and paired differences with the others."""
+    matching = {n: measured.matching[chosen] for n, measured in found.items()}
+    return {
+        "molecules": int(chosen.sum()),
+        "MAT-R": float(np.nanmean(matching[name])),
+        **{key: paired_interval(matching[name] - matching[n]) for key, n in others.items()},
+    }
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the result of `compare` as a table in Markdown."""
     sizes = list(result["rows"][0]["sizes"])
-    head = ["K", "method", "MAT-R, A", f"minus {BASELINE}", *(f"{s} atoms" for s in sizes)]
+    keys = [f"minus {key}" for key in COMPARED if f"minus {key}" in result["rows"][0]]
+    head = ["K", "method", "MAT-R, A", *keys, *(f"{s} atoms" for s in sizes)]
     head += ["centres", "E/Z", "bonds, A", "angles, deg", "plausible", "conformers/s"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in result["rows"]:
         of_method = result["methods"][row["method"]]
-        mean, low, high = row["minus baseline"]
+        intervals = ("{:+.3f} ({:+.3f} to {:+.3f})".format(*row[key]) for key in keys)
         centres, bonds = (f"{right}/{total}" for right, total in
                           (of_method["centres"], of_method["bonds"]))  # fmt: skip
         cells = [
             str(row["K"]), row["method"], f"{row['MAT-R']:.3f}",
-            f"{mean:+.3f} ({low:+.3f} to {high:+.3f})",
-            *(f"{row['sizes'][s]['MAT-R']:.3f}" for s in sizes), centres, bonds,
+            *intervals, *(f"{row['sizes'][s]['MAT-R']:.3f}" for s in sizes), centres, bonds,
             f"{of_method.get('error of lengths', np.nan):.4f}",
             f"{of_method.get('error of angles', np.nan):.2f}",
             f"{of_method['plausible']:.1%}" if "plausible" in of_method else "not counted",
@@ -277,4 +321,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     counts = [result["rows"][0]["sizes"][s]["molecules"] for s in sizes]
     lines.append(f"\n{sum(counts)} references; by size: {', '.join(map(str, counts))}.")
+    candidates = result["sampling"]["candidates"]
+    if candidates > 1:
+        lines.append(f"Rows `clustered` have {candidates} candidates for a conformer, others one.")
     return "\n".join(lines)

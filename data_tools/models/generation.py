@@ -17,9 +17,9 @@ from rdkit import Chem
 
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_or_error
+from msde.chem.stereo import StereoCount, count_stereo, stereo_of
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
-from msde.evaluation.conformers import StereoCount, count_stereo, stereo_of
 from msde.inference.pretrained import load
 from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
 

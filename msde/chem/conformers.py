@@ -55,15 +55,19 @@ def embed(mol: Chem.Mol, count: int, seed: int) -> list[int]:
     return ids
 
 
-def relax(mol: Chem.Mol) -> bool:
-    """Relax all conformers by MMFF94; return False, with nothing done, if it lacks parameters."""
+def relax(mol: Chem.Mol) -> list[float] | None:
+    """Relax all conformers by MMFF94.
+
+    Returns:
+        The energy of each in kcal/mol; None, with nothing done, if MMFF94 lacks parameters.
+    """
     if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-        return False
+        return None
     relaxed = Chem.Mol(mol)  # a copy, since MMFF writes its own aromaticity into it
-    rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(relaxed, numThreads=1, maxIters=200)
+    found = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(relaxed, numThreads=1, maxIters=200)
     for mine, its in zip(mol.GetConformers(), relaxed.GetConformers(), strict=True):
         mine.SetPositions(its.GetPositions())
-    return True
+    return [energy for _, energy in found]
 
 
 def _set_fragments_apart(mol: Chem.Mol) -> None:

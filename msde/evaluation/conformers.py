@@ -1,4 +1,4 @@
-"""Generated conformers against reference conformers: RMSD, coverage, stereochemistry, geometry.
+"""Generated conformers against reference conformers: RMSD, coverage, geometry.
 
 Protocol: heavy atoms only; the RMSD of two conformers is the least one over rotations, translations
 and the symmetries of the molecule (`rdMolAlign.GetBestRMS`, as in Ganea et al. 2021 and Jing et al.
@@ -9,7 +9,8 @@ and the symmetries of the molecule (`rdMolAlign.GetBestRMS`, as in Ganea et al. 
 
 averaged over molecules. A molecule without any generated conformer counts zero in COV-R and does
 not enter MAT-R; `Coverage.num_failed` counts such molecules. The RMSD of flexible molecules with
-wrong stereochemistry can be small, so stereochemistry is counted separately.
+wrong stereochemistry can be small, so stereochemistry is counted separately, by
+`msde.chem.stereo`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem import rdCIPLabeler, rdMolAlign, rdMolTransforms
+from rdkit.Chem import rdMolAlign, rdMolTransforms
 
-MAX_MATCHES = 2000  # symmetries that are tried
+from msde.chem.clusters import MAX_MATCHES
+
 THRESHOLDS = np.arange(0, 2.501, 0.125)  # A
 
 
@@ -72,71 +74,6 @@ def coverage(matrices: Sequence[np.ndarray | None], num: int | None = None) -> C
         matching[place] = nearest.mean()
         covered[place] = (nearest[:, None] < THRESHOLDS).mean(axis=0)
     return Coverage(matching, covered)
-
-
-@dataclass(frozen=True)
-class StereoCount:
-    """How many labelled stereocentres and double bonds have the right label."""
-
-    centres_right: int = 0
-    centres: int = 0
-    bonds_right: int = 0
-    bonds: int = 0
-    differences: str = ""  # the labels that are wrong, in words
-
-    def __add__(self, other: StereoCount) -> StereoCount:
-        return StereoCount(
-            self.centres_right + other.centres_right,
-            self.centres + other.centres,
-            self.bonds_right + other.bonds_right,
-            self.bonds + other.bonds,
-            "; ".join(filter(None, (self.differences, other.differences))),
-        )
-
-    @property
-    def is_right(self) -> bool:
-        """Whether no label is wrong."""
-        return self.centres_right == self.centres and self.bonds_right == self.bonds
-
-
-def stereo_of(mol: Chem.Mol) -> dict[str, str]:
-    """Return the CIP labels of a molecule's atoms and double bonds, by their names in words."""
-    mol = Chem.Mol(mol)
-    rdCIPLabeler.AssignCIPLabels(mol)
-    parts = [(f"atom {a.GetIdx()}", a) for a in mol.GetAtoms()]
-    parts += [(f"bond {b.GetBeginAtomIdx()}-{b.GetEndAtomIdx()}", b) for b in mol.GetBonds()]
-    return {name: part.GetProp("_CIPCode") for name, part in parts if part.HasProp("_CIPCode")}
-
-
-def stereo_of_conformer(mol: Chem.Mol, conformer: int) -> dict[str, str]:
-    """Return the labels that the positions of one conformer have, whatever the molecule's own."""
-    copy = Chem.Mol(mol, confId=conformer)
-    Chem.RemoveStereochemistry(copy)
-    Chem.AssignStereochemistryFrom3D(copy, copy.GetConformer().GetId(), replaceExistingTags=True)
-    return stereo_of(copy)
-
-
-def count_stereo(
-    mol: Chem.Mol, conformer: int, expected: dict[str, str] | None = None
-) -> StereoCount:
-    """Compare the labels of a molecule with those of one of its conformers.
-
-    Args:
-        expected: `stereo_of` the molecule, where it is known.
-    """
-    expected = stereo_of(mol) if expected is None else expected
-    found = stereo_of_conformer(mol, conformer)
-    wrong = {place: label for place, label in expected.items() if found.get(place) != label}
-    centres = sum(place.startswith("atom") for place in expected)
-    wrong_centres = sum(place.startswith("atom") for place in wrong)
-    bonds, wrong_bonds = len(expected) - centres, len(wrong) - wrong_centres
-    texts = [
-        f"{place} is {found.get(place) or 'without label'}, not {label}"
-        for place, label in wrong.items()
-    ]
-    return StereoCount(
-        centres - wrong_centres, centres, bonds - wrong_bonds, bonds, "; ".join(texts)
-    )
 
 
 def internal_coordinates(mol: Chem.Mol, conformer: int) -> dict[str, np.ndarray]:

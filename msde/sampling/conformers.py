@@ -2,7 +2,8 @@
 
 Molecules are sampled without hydrogens, as the network is trained, and their hydrogens are placed
 by RDKit on the finished positions. Every number is a function of the seed, the molecule and the
-number of its sample: neither batch-mates nor the size of a batch matter.
+number of its sample: neither batch-mates nor the size of a batch matter. With several candidates
+for each conformer, `chem.clusters` chooses among the finished ones.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from torch import Tensor
 
+from msde.chem.clusters import representatives, with_conformers
 from msde.chem.conformers import embed, relax
 from msde.chem.parsing import mol_from_smiles, remove_hydrogens
 from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
@@ -57,6 +59,7 @@ class ConformerOptions:
     seed: int = 0
     relax: bool = False  # by MMFF94, with hydrogens
     repair: bool = True  # make samples with wrong labels again
+    candidates: int = 1  # samples for each conformer that is returned; centres of clusters are
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -67,6 +70,7 @@ class ConformerOptions:
         require(
             {
                 "num must be at least 1": self.num >= 1,
+                "candidates must be at least 1": self.candidates >= 1,
                 "steps must be at least 1": self.steps >= 1,
                 "std must be positive": self.std > 0,
                 "start must be etkdg or noise": self.start in ("etkdg", "noise"),
@@ -74,12 +78,17 @@ class ConformerOptions:
             }
         )
 
+    @property
+    def samples(self) -> int:
+        """Number of samples of each molecule."""
+        return self.num * self.candidates
+
 
 @dataclass
 class Sampled:
     """The conformers of one molecule, or the reason why there are none."""
 
-    mol: Chem.Mol | None  # with hydrogens and one conformer for each sample
+    mol: Chem.Mol | None  # with hydrogens and `num` conformers
     reason: str = ""
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -90,8 +99,9 @@ class _Task:
 
     mol: Chem.Mol  # without hydrogens
     record: MoleculeRecord
-    starts: np.ndarray | None  # (num, num_atoms, 3) conformers of ETKDG, A; None: noise
+    starts: np.ndarray | None  # (samples, num_atoms, 3) conformers of ETKDG, A; None: noise
     notes: list[str]
+    remade: set[int] = dataclasses.field(default_factory=set)  # samples whose labels were wrong
 
 
 def sample_conformers(
@@ -105,14 +115,14 @@ def sample_conformers(
     results = [_task(molecule, options) for molecule in molecules]
     tasks = [task for task in results if isinstance(task, _Task)]
     positions: dict[tuple[int, int], np.ndarray] = {}  # of task and number of the sample
-    for part in _parts(tasks, options.num):
+    for part in _parts(tasks, options.samples):
         pos = _sample_and_repair(model, [(tasks[k], number) for k, number in part], options)
         positions |= dict(zip(part, pos, strict=True))
     numbers = iter(range(len(tasks)))
     for result in results:
         if isinstance(result, _Task):
             k = next(numbers)
-            samples = [positions.pop((k, number)) for number in range(options.num)]
+            samples = [positions.pop((k, number)) for number in range(options.samples)]
             yield _finish(result, samples, options)
         else:
             yield result
@@ -147,17 +157,17 @@ def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sample
 def _starts(
     mol: Chem.Mol, uid: int, options: ConformerOptions, notes: list[str]
 ) -> np.ndarray | None:
-    """Return conformers by ETKDGv3, (num, num_atoms, 3) A, or None: it finds none."""
-    full = Chem.AddHs(mol)
-    ids = embed(full, options.num, uid ^ options.seed)
+    """Return conformers by ETKDGv3, (samples, num_atoms, 3) A, or None: it finds none."""
+    full, num = Chem.AddHs(mol), options.samples
+    ids = embed(full, num, uid ^ options.seed)
     if not ids:
         notes.append("ETKDG finds no conformer: sampled from noise")
         return None
-    if len(ids) < options.num:
-        notes.append(f"ETKDG finds {len(ids)} of {options.num} conformers: some start twice")
+    if len(ids) < num:
+        notes.append(f"ETKDG finds {len(ids)} of {num} conformers: some start twice")
     heavy = mol.GetNumAtoms()  # AddHs appends hydrogens
     found = np.stack([full.GetConformer(i).GetPositions()[:heavy] for i in ids])
-    return found[np.arange(options.num) % len(ids)].astype("<f4")
+    return found[np.arange(num) % len(ids)].astype("<f4")
 
 
 def _parts(tasks: list[_Task], num: int) -> Iterator[list[tuple[int, int]]]:
@@ -194,7 +204,7 @@ def _sample_and_repair(
             elif turned is not None:
                 better[k] = turned
             if k in better and repair == 1:
-                task.notes.append(f"sample {number + 1} was made again, its stereo was wrong")
+                task.remade.add(number)
         if not better:
             break
         again = _sample(
@@ -339,13 +349,23 @@ def score_function(model: MoleculeSDE, batch: MoleculeBatch) -> Callable[[Tensor
 
 
 def _finish(task: _Task, positions: list[np.ndarray], options: ConformerOptions) -> Sampled:
-    """Return a molecule with its samples as conformers, with hydrogens, relaxed if asked for."""
+    """Return a molecule with conformers and hydrogens, relaxed and chosen as asked for."""
     mol = Chem.Mol(task.mol)
     for pos in positions:
         conformer = Chem.Conformer(len(pos))
         conformer.SetPositions(pos.astype(np.float64))
         mol.AddConformer(conformer, assignId=True)
     mol = Chem.AddHs(mol, addCoords=True)
-    if options.relax and not relax(mol):
+    energies = relax(mol) if options.relax else None
+    if options.relax and energies is None:
         task.notes.append("not relaxed: MMFF94 lacks parameters")
+    chosen = list(range(options.num))
+    if options.candidates > 1:
+        chosen = representatives(mol, options.num, energies)
+        mol = with_conformers(mol, chosen)
+        numbers = ", ".join(str(number + 1) for number in chosen)
+        task.notes.append(f"chosen of {options.samples} candidates: {numbers}")
+    for place, number in enumerate(chosen, start=1):
+        if number in task.remade:
+            task.notes.append(f"sample {place} was made again, its stereo was wrong")
     return Sampled(mol, notes=task.notes)

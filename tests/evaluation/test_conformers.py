@@ -3,32 +3,16 @@
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
 from rdkit.Geometry import Point3D
 
+from fixtures.conformers import embedded, mirrored
 from msde.evaluation.conformers import (
     THRESHOLDS,
-    count_stereo,
     coverage,
     internal_coordinates,
     paired_interval,
     rmsd_matrix,
 )
-
-
-def embedded(smiles, num=1, hydrogens=False):
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    rdDistGeom.EmbedMultipleConfs(mol, num, randomSeed=1)
-    return mol if hydrogens else Chem.RemoveHs(mol)
-
-
-def mirrored(mol):
-    """The same molecule with labels as they were and mirrored positions."""
-    copy = Chem.Mol(mol)
-    for conformer in copy.GetConformers():
-        for atom, (x, y, z) in enumerate(conformer.GetPositions()):
-            conformer.SetAtomPosition(atom, Point3D(-x, y, z))
-    return copy
 
 
 def test_rmsd_is_blind_to_motion_symmetry_and_hydrogens():
@@ -70,28 +54,6 @@ def test_coverage_and_matching_of_a_matrix():
     assert found.coverage[0, THRESHOLDS == 0.5] == 0.5
     assert (found.coverage[1] == 0).all()
     assert coverage([matrix], num=1).matching[0] == pytest.approx(1.15)
-
-
-@pytest.mark.parametrize(
-    ("smiles", "centres"), [("C[C@H](F)Cl", 1), ("C[C@@H](F)[C@H](O)N", 2), ("C[S@](=O)CC", 1)]
-)
-def test_mirrored_positions_have_wrong_centres(smiles, centres):
-    mol = embedded(smiles)
-    right, wrong = count_stereo(mol, 0), count_stereo(mirrored(mol), 0)
-    assert (right.centres_right, right.centres) == (centres, centres) and right.is_right
-    assert (wrong.centres_right, wrong.centres) == (0, centres) and not wrong.is_right
-    assert wrong.differences.count("atom") == centres
-    assert "right" not in (right + wrong).differences and (right + wrong).centres == 2 * centres
-
-
-def test_double_bonds_are_counted_apart_and_survive_mirrors():
-    trans, cis = embedded("C/C=C/C"), embedded("C/C=C\\C")
-    swapped = Chem.Mol(trans)
-    swapped.GetConformer().SetPositions(cis.GetConformer().GetPositions())
-    assert count_stereo(mirrored(trans), 0).bonds_right == 1
-    wrong = count_stereo(swapped, 0)
-    assert (wrong.bonds_right, wrong.bonds, wrong.centres) == (0, 1, 0)
-    assert wrong.differences == "bond 1-2 is Z, not E"
 
 
 def test_internal_coordinates_do_not_depend_on_the_conformer_s_place():

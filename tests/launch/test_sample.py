@@ -57,6 +57,7 @@ def test_a_table_becomes_an_sd_file_and_bad_rows_are_told(checkpoint, tmp_path):
         ({"--output": "m.xyz"}, "--output m.xyz should end in .sdf or .sdf.gz"),
         ({"--sampler": "magic"}, "found 'magic', expected one of euler_maruyama, "),
         ({"--num": "0"}, "num must be at least 1"),
+        ({"--candidates": "0"}, "candidates must be at least 1"),
         ({"--steps": "0"}, "steps must be at least 1"),
         ({"--std": "-1"}, "std must be positive"),
     ],

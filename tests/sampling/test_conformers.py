@@ -1,10 +1,13 @@
 """Sampled conformers: symmetry, independence, repetition, stereochemistry and bad input."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from rdkit import Chem
 
 from fixtures.conformers import sampling_model
+from msde.chem.stereo import count_stereo
 from msde.errors import MsdeError
 from msde.inference.pretrained import Pretrained
 from msde.sampling.conformers import ConformerOptions, log_likelihoods, sample_conformers
@@ -13,6 +16,7 @@ from msde.sampling.samplers import SAMPLERS
 SMILES = ["C[C@H](F)Cl", "CC(=O)Oc1ccccc1C(=O)O", "C/C=C/C", "N[C@@H](C)C(=O)O", "CCO"]
 NOISE = ConformerOptions(num=2, start="noise", steps=6)
 ETKDG = ConformerOptions(num=2, steps=6)
+CHOSEN = ConformerOptions(num=2, steps=6, candidates=3)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def heavy(sampled):
     return np.stack([c.GetPositions() for c in mol.GetConformers()])
 
 
-@pytest.mark.parametrize("options", [NOISE, ETKDG], ids=["noise", "etkdg"])
+@pytest.mark.parametrize("options", [NOISE, ETKDG, CHOSEN], ids=["noise", "etkdg", "chosen"])
 def test_a_sample_depends_on_neither_batch_mates_nor_their_number(model, options):
     together = list(sample_conformers(model, SMILES, options))
     for smiles, found in zip(SMILES, together, strict=True):
@@ -34,7 +38,7 @@ def test_a_sample_depends_on_neither_batch_mates_nor_their_number(model, options
         assert np.abs(heavy(alone) - heavy(found)).max() < 1e-4
 
 
-@pytest.mark.parametrize("options", [NOISE, ETKDG], ids=["noise", "etkdg"])
+@pytest.mark.parametrize("options", [NOISE, ETKDG, CHOSEN], ids=["noise", "etkdg", "chosen"])
 def test_a_seed_repeats_all_samples_to_the_bit(model, options):
     first, second = (list(sample_conformers(model, SMILES, options)) for _ in range(2))
     for a, b in zip(first, second, strict=True):
@@ -99,8 +103,47 @@ def test_a_loaded_model_samples_with_the_same_options(model):
     found = list(Pretrained(model).conformers(SMILES[:2], num=2, start="noise", steps=6))
     for a, b in zip(found, expected, strict=True):
         assert np.array_equal(heavy(a), heavy(b))
-    with pytest.raises(MsdeError, match="num must be at least 1"):
-        Pretrained(model).conformers(["CCO"], num=0)
+    for name in ("num", "candidates"):
+        with pytest.raises(MsdeError, match=f"{name} must be at least 1"):
+            Pretrained(model).conformers(["CCO"], **{name: 0})
+
+
+@pytest.mark.parametrize("options", [NOISE, ETKDG], ids=["noise", "etkdg"])
+def test_conformers_are_chosen_among_the_samples_that_are_made_without_choice(model, options):
+    every = list(sample_conformers(model, SMILES, dataclasses.replace(options, num=6)))
+    few = dataclasses.replace(options, num=2, candidates=3)
+    for all_of, found in zip(every, sample_conformers(model, SMILES, few), strict=True):
+        (note,) = (note for note in found.notes if note.startswith("chosen of 6 candidates: "))
+        numbers = [int(number) - 1 for number in note.partition(": ")[2].split(", ")]
+        remade = [f"sample {k + 1} was made" in "; ".join(all_of.notes) for k in numbers]
+        for place, is_remade in enumerate(remade, start=1):
+            assert is_remade == (f"sample {place} was made" in "; ".join(found.notes))
+        assert len(numbers) == 2
+        assert np.abs(heavy(all_of)[numbers] - heavy(found)).max() < 1e-4
+
+
+def test_of_relaxed_candidates_the_one_of_low_energy_is_first(model, monkeypatch):
+    def relax(mol):
+        return [9.0, 9.0, 0.0, 9.0]
+
+    monkeypatch.setattr("msde.sampling.conformers.relax", relax)
+    options = ConformerOptions(num=1, start="noise", steps=4, candidates=4, relax=True)
+    found = next(sample_conformers(model, ["CCCO"], options))
+    assert found.notes == ["chosen of 4 candidates: 3"] and found.mol.GetNumConformers() == 1
+
+
+def test_candidates_with_wrong_labels_are_not_chosen_while_there_are_right_ones(model):
+    smiles = ["C/C(F)=C(\\CC)c1ccccc1", "C[C@H](F)[C@@H](O)CC"]
+    options = ConformerOptions(num=12, start="noise", steps=4, repair=False)
+    few = dataclasses.replace(options, num=4, candidates=3)
+    every, chosen = (sample_conformers(model, smiles, o) for o in (options, few))
+    for all_of, found in zip(every, chosen, strict=True):
+        right, kept = (
+            [count_stereo(s.mol, c.GetId()).is_right for c in s.mol.GetConformers()]
+            for s in (all_of, found)
+        )
+        assert 0 < sum(right) < 12, "this untrained model makes no wrong label: take another seed"
+        assert sum(kept) == min(4, sum(right)) and kept == sorted(kept, reverse=True)
 
 
 def test_likelihoods_do_not_depend_on_place_and_batch_mates(model):

@@ -8,7 +8,7 @@ from rdkit import Chem
 
 from fixtures.conformers import sampling_model
 from msde.chem.conformers import embed
-from msde.evaluation.conformers import stereo_of, stereo_of_conformer
+from msde.chem.stereo import stereo_of, stereo_of_conformer
 from msde.sampling import conformers
 from msde.sampling.conformers import ConformerOptions, sample_conformers
 from msde.sampling.stereo import inverts_centre, turn_wrong_bonds

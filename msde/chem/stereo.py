@@ -1,0 +1,73 @@
+"""CIP labels of stereocentres and double bonds: those of a molecule and those of its conformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rdkit import Chem
+from rdkit.Chem import rdCIPLabeler
+
+
+@dataclass(frozen=True)
+class StereoCount:
+    """How many labelled stereocentres and double bonds have the right label."""
+
+    centres_right: int = 0
+    centres: int = 0
+    bonds_right: int = 0
+    bonds: int = 0
+    differences: str = ""  # the labels that are wrong, in words
+
+    def __add__(self, other: StereoCount) -> StereoCount:
+        return StereoCount(
+            self.centres_right + other.centres_right,
+            self.centres + other.centres,
+            self.bonds_right + other.bonds_right,
+            self.bonds + other.bonds,
+            "; ".join(filter(None, (self.differences, other.differences))),
+        )
+
+    @property
+    def is_right(self) -> bool:
+        """Whether no label is wrong."""
+        return self.centres_right == self.centres and self.bonds_right == self.bonds
+
+
+def stereo_of(mol: Chem.Mol) -> dict[str, str]:
+    """Return the CIP labels of a molecule's atoms and double bonds, by their names in words."""
+    mol = Chem.Mol(mol)
+    rdCIPLabeler.AssignCIPLabels(mol)
+    parts = [(f"atom {a.GetIdx()}", a) for a in mol.GetAtoms()]
+    parts += [(f"bond {b.GetBeginAtomIdx()}-{b.GetEndAtomIdx()}", b) for b in mol.GetBonds()]
+    return {name: part.GetProp("_CIPCode") for name, part in parts if part.HasProp("_CIPCode")}
+
+
+def stereo_of_conformer(mol: Chem.Mol, conformer: int) -> dict[str, str]:
+    """Return the labels that the positions of one conformer have, whatever the molecule's own."""
+    copy = Chem.Mol(mol, confId=conformer)
+    Chem.RemoveStereochemistry(copy)
+    Chem.AssignStereochemistryFrom3D(copy, copy.GetConformer().GetId(), replaceExistingTags=True)
+    return stereo_of(copy)
+
+
+def count_stereo(
+    mol: Chem.Mol, conformer: int, expected: dict[str, str] | None = None
+) -> StereoCount:
+    """Compare the labels of a molecule with those of one of its conformers.
+
+    Args:
+        expected: `stereo_of` the molecule, where it is known.
+    """
+    expected = stereo_of(mol) if expected is None else expected
+    found = stereo_of_conformer(mol, conformer)
+    wrong = {place: label for place, label in expected.items() if found.get(place) != label}
+    centres = sum(place.startswith("atom") for place in expected)
+    wrong_centres = sum(place.startswith("atom") for place in wrong)
+    bonds, wrong_bonds = len(expected) - centres, len(wrong) - wrong_centres
+    texts = [
+        f"{place} is {found.get(place) or 'without label'}, not {label}"
+        for place, label in wrong.items()
+    ]
+    return StereoCount(
+        centres - wrong_centres, centres, bonds - wrong_bonds, bonds, "; ".join(texts)
+    )

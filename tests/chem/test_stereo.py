@@ -1,0 +1,29 @@
+"""Labels of conformers, against molecules whose answer is known."""
+
+import pytest
+from rdkit import Chem
+
+from fixtures.conformers import embedded, mirrored
+from msde.chem.stereo import count_stereo
+
+
+@pytest.mark.parametrize(
+    ("smiles", "centres"), [("C[C@H](F)Cl", 1), ("C[C@@H](F)[C@H](O)N", 2), ("C[S@](=O)CC", 1)]
+)
+def test_mirrored_positions_have_wrong_centres(smiles, centres):
+    mol = embedded(smiles)
+    right, wrong = count_stereo(mol, 0), count_stereo(mirrored(mol), 0)
+    assert (right.centres_right, right.centres) == (centres, centres) and right.is_right
+    assert (wrong.centres_right, wrong.centres) == (0, centres) and not wrong.is_right
+    assert wrong.differences.count("atom") == centres
+    assert "right" not in (right + wrong).differences and (right + wrong).centres == 2 * centres
+
+
+def test_double_bonds_are_counted_apart_and_survive_mirrors():
+    trans, cis = embedded("C/C=C/C"), embedded("C/C=C\\C")
+    swapped = Chem.Mol(trans)
+    swapped.GetConformer().SetPositions(cis.GetConformer().GetPositions())
+    assert count_stereo(mirrored(trans), 0).bonds_right == 1
+    wrong = count_stereo(swapped, 0)
+    assert (wrong.bonds_right, wrong.bonds, wrong.centres) == (0, 1, 0)
+    assert wrong.differences == "bond 1-2 is Z, not E"
