@@ -27,8 +27,8 @@ def compared(arms: Sequence[str], recipes: Sequence[str] = tuple(RECIPES)) -> li
     """Return pairs of arms: each is compared with the pretrained one of its kind.
 
     The first of a pair is asked about. Kinds are fine-tuned, ridge regression, chosen and each
-    recipe; forests are compared with the fine-tuned one, too. Recipes of the plan are also compared
-    with random weights without a recipe.
+    recipe; forests are compared with the fine-tuned one, too. Pretrained weights under a recipe of
+    the plan are also compared with random weights without one.
     """
     kinds = [f"{recipe} " for recipe in recipes]
     pairs = []
@@ -42,8 +42,9 @@ def compared(arms: Sequence[str], recipes: Sequence[str] = tuple(RECIPES)) -> li
             first = PRETRAINED
         if first in arms and arm != first:
             pairs.append((first, arm))
-    own = [f"{recipe} {PRETRAINED}" for recipe in recipes if recipe not in RECIPES]
-    return pairs + [(arm, RANDOM) for arm in own if arm in arms and RANDOM in arms]
+    own = tuple(kind for kind in kinds if kind.strip() not in RECIPES)
+    tuned = [arm for arm in arms if arm.startswith(own) and not arm.endswith(f" {RANDOM}")]
+    return pairs + [(arm, RANDOM) for arm in tuned if RANDOM in arms]
 
 
 def write_tables(
