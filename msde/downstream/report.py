@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msde.downstream.statistics import DRAWS, Comparison, compare, error_of, holm, wilcoxon
-from msde.downstream.suite import CHOSEN, FROZEN, PRETRAINED, Plan, pairs_of, rows_of
+from msde.downstream.suite import CHOSEN, PRETRAINED, RANDOM, RECIPES, Plan, pairs_of, rows_of
 from msde.files import write_atomically
 from msde.monitor.pictures import BLUE, GREY, INK, has_matplotlib, new_figure, save_figure
 
@@ -23,15 +23,17 @@ WORSE = "#b3446c"  # colour of intervals above 0
 VERDICTS = ("better", "equal", "open", "worse")
 
 
-def compared(arms: Sequence[str]) -> list[tuple[str, str]]:
+def compared(arms: Sequence[str], recipes: Sequence[str] = tuple(RECIPES)) -> list[tuple[str, str]]:
     """Return pairs of arms: each is compared with the pretrained one of its kind.
 
-    The first of a pair is asked about. Kinds are fine-tuned, frozen, ridge regression and chosen;
-    forests are compared with the fine-tuned one, too.
+    The first of a pair is asked about. Kinds are fine-tuned, ridge regression, chosen and each
+    recipe; forests are compared with the fine-tuned one, too. Pretrained weights under a recipe of
+    the plan are also compared with random weights without one.
     """
+    kinds = [f"{recipe} " for recipe in recipes]
     pairs = []
     for arm in arms:
-        kind = next((kind for kind in (FROZEN, CHOSEN) if arm.startswith(kind)), "")
+        kind = next((kind for kind in (*kinds, CHOSEN) if arm.startswith(kind)), "")
         if kind:
             first = kind + PRETRAINED
         elif arm.endswith(" + ridge"):
@@ -40,7 +42,9 @@ def compared(arms: Sequence[str]) -> list[tuple[str, str]]:
             first = PRETRAINED
         if first in arms and arm != first:
             pairs.append((first, arm))
-    return pairs
+    own = tuple(kind for kind in kinds if kind.strip() not in RECIPES)
+    tuned = [arm for arm in arms if arm.startswith(own) and not arm.endswith(f" {RANDOM}")]
+    return pairs + [(arm, RANDOM) for arm in tuned if RANDOM in arms]
 
 
 def write_tables(
@@ -76,7 +80,7 @@ def comparisons(
     Holm's correction is over the designs of a comparison.
     """
     rows: list[dict[str, Any]] = []
-    for arms in compared(plan.arms):
+    for arms in compared(plan.arms, plan.recipes):
         for kind in ("all", "without overlap"):
             made: list[tuple[str, int, Comparison]] = []
             for design in plan.designs:

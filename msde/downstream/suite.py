@@ -5,9 +5,11 @@ A plan is a JSON object:
     seeds     models of each arm and split
     settings  key=value, of all fine-tunings
     splits    a list of lists of key=value, such as [["split=scaffold"]]
-    arms      "NAME" and "frozen NAME" of a checkpoint or of "random" weights, which are fine-tuned;
+    recipes   an object: settings of the arms "RECIPE NAME", key=value that win over all others;
+              "frozen" is there from the start
+    arms      "NAME" and "RECIPE NAME" of a checkpoint or of "random" weights, which are fine-tuned;
               and "FEATURES + forest" or "FEATURES + ridge", of "ecfp", "descriptors" or a NAME;
-              "chosen NAME" is, for each split and seed, the one of the plan's arms NAME, "frozen
+              "chosen NAME" is, for each split and seed, the one of the plan's arms NAME, "RECIPE
               NAME" and "NAME + ridge" that validates best
     tasks     a list of objects: task, data (a file in the folder of data), and optionally settings,
               labels (a list of numbers of training molecules, null for all), targets, metric, arms
@@ -23,7 +25,7 @@ import csv
 import importlib.util
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,11 +54,12 @@ from msde.errors import MsdeError
 
 log = logging.getLogger("msde")
 
-PRETRAINED, RANDOM, FROZEN, CHOSEN = "pretrained", "random", "frozen ", "chosen "
-DEFAULT_ARMS = (PRETRAINED, RANDOM, FROZEN + PRETRAINED, FROZEN + RANDOM,
+PRETRAINED, RANDOM, CHOSEN = "pretrained", "random", "chosen "
+RECIPES = {"frozen": ("training=frozen",)}
+DEFAULT_ARMS = (PRETRAINED, RANDOM, f"frozen {PRETRAINED}", f"frozen {RANDOM}",
                 "ecfp + forest", "descriptors + forest")  # fmt: skip
 LISTS = {"settings", "splits", "arms", "tasks", "labels", "targets"}
-KEYS = {"seeds", "settings", "splits", "arms", "tasks"}
+KEYS = {"seeds", "settings", "splits", "arms", "tasks", "recipes"}
 TASK_KEYS = {"task", "data", "settings", "labels", "targets", "metric", "arms"}
 
 
@@ -69,6 +72,7 @@ class Design:
     labels: int | None
     settings: tuple[str, ...]
     arms: tuple[str, ...]
+    recipes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: RECIPES)
 
     @property
     def name(self) -> str:
@@ -91,9 +95,15 @@ class Run:
         """The settings of the run, as key=value; those of the arm win."""
         design = self.design
         labels = [] if design.labels is None else [f"labels={design.labels}"]
-        frozen = ["training=frozen"] if self.arm.startswith(FROZEN) else []
+        recipe = design.recipes.get(self.recipe, ())
         random = ["init=random"] if self.source == RANDOM else []
-        return [*design.settings, *self.split, *labels, *frozen, *random]
+        return [*design.settings, *self.split, *labels, *recipe, *random]
+
+    @property
+    def recipe(self) -> str:
+        """Name of the settings that the arm adds, "" if it adds none."""
+        first = self.arm.partition(" ")[0]
+        return first if first in self.design.recipes and first != self.arm else ""
 
     @property
     def estimator(self) -> str | None:
@@ -103,7 +113,7 @@ class Run:
     @property
     def source(self) -> str:
         """Name of a checkpoint, or RANDOM, or of FINGERPRINTS."""
-        return self.arm.removeprefix(FROZEN).partition(" + ")[0]
+        return self.arm.removeprefix(f"{self.recipe} ").partition(" + ")[0]
 
     @property
     def choices(self) -> list[Run]:
@@ -111,7 +121,7 @@ class Run:
         name = self.arm.removeprefix(CHOSEN)
         if name == self.arm:
             return []
-        arms = (name, FROZEN + name, f"{name} + ridge")
+        arms = (name, *(f"{recipe} {name}" for recipe in self.design.recipes), f"{name} + ridge")
         return [Run(self.design, self.split, arm) for arm in arms if arm in self.design.arms]
 
     @property
@@ -133,6 +143,11 @@ class Plan:
     def arms(self) -> list[str]:
         """All arms of all designs."""
         return list(dict.fromkeys(arm for design in self.designs for arm in design.arms))
+
+    @property
+    def recipes(self) -> list[str]:
+        """The names of the recipes."""
+        return list(self.designs[0].recipes) if self.designs else []
 
     def rows(self) -> Iterator[Run]:
         """Yield what the table has, those of one split together."""
@@ -158,7 +173,8 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     values = read_json(path)
     _check_keys(path, values, KEYS)
     starts = [*checkpoints, RANDOM]
-    known = [*starts, *(FROZEN + name for name in starts)]
+    recipes = RECIPES | _read_recipes(path, values.get("recipes", {}), starts)
+    known = [*starts, *(f"{recipe} {name}" for recipe in recipes for name in starts)]
     known += [f"{name} + {kind}" for kind in ESTIMATORS for name in (*FINGERPRINTS, *starts)]
     known += [CHOSEN + name for name in starts]
     designs = []
@@ -171,7 +187,7 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
             if arm not in known:
                 raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
         for labels in entry.get("labels", [None]):
-            designs.append(Design(task, entry["data"], labels, settings, tuple(arms)))
+            designs.append(Design(task, entry["data"], labels, settings, tuple(arms), recipes))
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
     if not isinstance(plan.seeds, int) or plan.seeds < 1:
@@ -180,7 +196,7 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
         if run.arm.startswith(CHOSEN) and len(run.choices) < 2:
             raise MsdeError(f"{path}: {run.arm} needs two arms to choose from")
     for run in plan.runs():
-        if run.design.task.has_forces and run.arm not in starts:
+        if run.design.task.has_forces and (run.estimator or run.recipe == "frozen"):
             raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
         make_settings(run.design.task, run.overrides)
     for design in designs:
@@ -194,6 +210,19 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     if any(run.estimator for run in plan.runs()) and not importlib.util.find_spec("sklearn"):
         raise MsdeError(f"{path} has arms of scikit-learn: pip install 'msde[sklearn]'")
     return plan
+
+
+def _read_recipes(path: Path, values: Any, starts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the recipes of a plan; no other arm may start with the name of one."""
+    if not isinstance(values, dict):
+        raise MsdeError(f"{path}: 'recipes' is {values!r}, expected an object")
+    taken = {name.split()[0] for name in (*starts, *FINGERPRINTS, *RECIPES, CHOSEN)}
+    for name, settings in values.items():
+        if not name.isidentifier() or name in taken:
+            raise MsdeError(f"{path}: {name!r} cannot name a recipe, expected one new word")
+        if not isinstance(settings, list):
+            raise MsdeError(f"{path}: recipe {name!r} is {settings!r}, expected a list")
+    return {name: tuple(settings) for name, settings in values.items()}
 
 
 def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]]) -> None:

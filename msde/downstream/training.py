@@ -45,7 +45,7 @@ class Trainer:
         settings: Settings,
         seed: int,
     ) -> None:
-        """Keep the parts; with training=frozen all molecules are represented once."""
+        """Keep the parts; molecules are represented once as long as the head alone is trained."""
         self.task, self.data, self.split, self.settings = task, data, split, settings
         self.model, self.seed = model, seed
         self.optimizer = torch.optim.Adam(
@@ -140,6 +140,10 @@ class Trainer:
         if self._head_epochs:
             for parameter in self.trained:
                 parameter.requires_grad_(not is_frozen)
+            if not is_frozen:
+                self.features = None
+            elif self.features is None and not self.task.has_forces:
+                self.features = represent_all(self.model, self.data)
 
     def _batches(self) -> Iterator[np.ndarray]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.split.train)

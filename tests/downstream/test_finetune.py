@@ -101,7 +101,12 @@ class Killed(Exception):
 
 @pytest.mark.parametrize(
     "mode",
-    [["view=both", "dropout=0.3"], ["training=frozen"], ["training=staged", "head_epochs=1"]],
+    [
+        ["view=both", "dropout=0.3"],
+        ["training=frozen"],
+        ["training=staged", "head_epochs=1"],
+        ["training=staged", "head_epochs=3"],
+    ],
 )
 def test_a_run_that_was_killed_ends_with_the_same_bits(folder, tmp_path, monkeypatch, mode):
     given = (*mode, "epochs=4", "save_seconds=0")
@@ -140,6 +145,16 @@ def test_frozen_encoders_stay_and_full_ones_move(folder, tmp_path):
         best = read_results(output)["best_epochs"][0]  # whose weights are kept
         stays = mode == "frozen" or (mode == "staged" and best <= int(more[0][-1]))
         assert torch.equal(model[name], stored[f"encoder_2d.{name}"]) == stays
+
+
+def test_the_first_stage_is_a_frozen_training(folder, tmp_path):
+    rows = []
+    for mode in (["frozen"], ["staged", "head_epochs=3"]):
+        output = tmp_path / mode[0]
+        given = [f"training={mode[0]}", *mode[1:], "epochs=4"]
+        finetune(folder / "t.csv", folder / "checkpoint", output, *given)
+        rows.append(read_metrics(output / "seed-0/metrics.jsonl"))
+    assert rows[0][:3] == rows[1][:3] and rows[0][3] != rows[1][3]
 
 
 def test_kept_statistics_of_norms_are_those_of_pretraining(folder, tmp_path):

@@ -19,12 +19,15 @@ ARMS = [
     "pretrained + ridge",
     "random + ridge",
     "ecfp + ridge",
+    "staged pretrained",
+    "staged random",
     "chosen pretrained",
     "chosen random",
 ]
 PLAN = {
     "seeds": 2,
     "arms": ARMS,
+    "recipes": {"staged": ["training=staged", "head_epochs=2", "epochs=3"]},
     "settings": ["epochs=1", "dropout=0"],
     "splits": [["split=random", "split_seed=1"]],
     "tasks": [
@@ -75,7 +78,7 @@ def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
 
 def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(folder):
     rows = read(folder / "out/comparisons.csv")
-    assert len(rows) == 9 * 2 * 2  # comparisons, designs, with and without overlap
+    assert len(rows) == 11 * 2 * 2  # comparisons, designs, with and without overlap
     for row in rows:
         assert float(row["low"]) <= float(row["log_ratio"]) <= float(row["high"])
         assert row["pairs"] == "2"
@@ -84,6 +87,8 @@ def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(
     text = (folder / "out/table.md").read_text()
     assert (folder / "out/table.png").stat().st_size > 10_000
     assert "| pretrained / random | 2 |" in text
+    assert "| staged pretrained / staged random | 2 |" in text
+    assert "| staged pretrained / random | 2 |" in text
     assert "| t-logp-20 | rmse |" in text and "t-logp-all 20" in text
 
 
@@ -92,7 +97,7 @@ def test_a_choice_is_what_validates_best_for_each_seed(folder):
     rows = {(r["design"], r["arm"], r["seed"]): r["value"] for r in read(folder / "out/table.csv")}
     for design in ("t-logp-20", "t-logp-all"):
         for name, seed in (("pretrained", "0"), ("pretrained", "1"), ("random", "0")):
-            arms = (name, f"frozen {name}", f"{name} + ridge")
+            arms = (name, f"frozen {name}", f"staged {name}", f"{name} + ridge")
             valid = {}
             for arm in arms:
                 (path,) = (folder / "out/runs" / design).glob(
@@ -102,6 +107,14 @@ def test_a_choice_is_what_validates_best_for_each_seed(folder):
             best = min(valid, key=valid.get)
             assert rows[design, f"chosen {name}", seed] == rows[design, best, seed]
     assert not list((folder / "out/runs").glob("*/*/chosen*"))
+
+
+def test_a_recipe_gives_its_arms_their_settings(folder):
+    for arm, expected in (("staged_random", ("staged", 3)), ("random", ("full", 1))):
+        (path,) = (folder / "out/runs/t-logp-20").glob(f"*/{arm}/config.json")
+        settings = json.loads(path.read_text())["settings"]
+        assert (settings["training"], settings["epochs"]) == expected
+        assert settings["init"] == "random"
 
 
 def test_a_second_start_repeats_nothing_and_a_lost_run_is_made_again(folder, monkeypatch):
@@ -140,7 +153,11 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
     "change, message",
     [
         ({"arms": ["best"]}, "unknown arm 'best', expected one of pretrained"),
-        ({"task": []}, "unknown key 'task', expected arms, seeds"),
+        ({"task": []}, "unknown key 'task', expected arms, recipes, seeds"),
+        ({"recipes": {"frozen": []}}, "'frozen' cannot name a recipe"),
+        ({"recipes": {"slow": ["epocs=1"]}, "arms": ["slow random"]}, "unknown key 'epocs'"),
+        ({"recipes": {"slow": "lr=1"}}, "recipe 'slow' is 'lr=1', expected a list"),
+        ({"recipes": ["slow"]}, "'recipes' is .'slow'., expected an object"),
         ({"settings": ["epocs=1"]}, "unknown key 'epocs'; did you mean 'epochs'"),
         ({"tasks": [{"task": "esol"}]}, "'data' is missing"),
         ({"seeds": 0}, "'seeds' is 0, expected a number"),
