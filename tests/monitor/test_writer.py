@@ -1,5 +1,7 @@
 """Metrics of a run that is resumed: no step is missing and none is there twice."""
 
+import time
+
 from msde.monitor.writer import Monitor, read_metrics, summary
 
 
@@ -41,6 +43,7 @@ def test_tensorboard_shows_each_step_once(tmp_path):
             if step == 4:
                 monitor.scalars(step, {held_out: 1.0})
         monitor.close()
+        time.sleep(1)  # files of one process and second are read in the order of "9" and "10"
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss/total")] == list(range(1, 9))
