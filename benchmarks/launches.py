@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from compile_kernels import Operators, make_batch
+from step import NCI
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -38,7 +39,6 @@ from msde.model import MoleculeSDE
 from msde.ops import dispatch
 
 ROOT = Path(__file__).parent.parent
-NCI = "first_5K.smi"
 ENGINE_STEP = 3  # the first steps of an engine build its buffers
 
 
@@ -214,31 +214,37 @@ def count_engine() -> None:
     runpy.run_path(sys.argv[0])["main"]()
 
 
-def engine(stage: int, preset: str) -> int:
-    """Return the launches of a step outside of the model, of one rank under a ZeRO stage."""
-    from rdkit import RDConfig
-
+def start(*arguments: Any) -> str:
+    """Run Python with these arguments in a process of its own and return what it prints."""
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return done.stdout
+
+
+def count_around(preset: str) -> dict[str, int]:
+    """Return the launches of a step outside of the model, of one rank, by ZeRO stage."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        values = json.loads(shipped_config("cpu_debug").read_text())
-        values["zero_optimization"]["stage"] = stage
-        Path(folder, "zero.json").write_text(json.dumps(values | {"train_batch_size": 1}))
-        lines = Path(RDConfig.RDDataDir, "NCI", NCI).read_text().splitlines()[:200]
-        molecules = Path(folder, NCI)
-        molecules.write_text("\n".join(lines))
-        convert = ["-m", "data_tools.convert", molecules, "--output", f"{folder}/data"]
-        train = ["-c", ENGINE, ROOT / "benchmarks", ROOT / "launch/pretrain.py"]
-        train += ["--data", f"{folder}/data", "--output", f"{folder}/run", "--preset", preset]
-        train += ["--deepspeed_config", f"{folder}/zero.json", "data.molecules_per_step=32"]
-        train += [f"run.steps={ENGINE_STEP + 1}", "data.validation_fraction=0"]
-        for command in (convert, train):
-            done = subprocess.run(
-                [sys.executable, *map(str, command)], env=environment, capture_output=True,
-                text=True, cwd=ROOT,
+        start("-m", "data_tools.convert", NCI, "--limit", 200, "--output", f"{folder}/data")
+        for stage in range(3):
+            values = json.loads(shipped_config("cpu_debug").read_text())
+            values["zero_optimization"]["stage"] = stage
+            Path(folder, "zero.json").write_text(json.dumps(values | {"train_batch_size": 1}))
+            printed = start(
+                "-c", ENGINE, ROOT / "benchmarks", ROOT / "launch/pretrain.py",
+                "--data", f"{folder}/data", "--output", f"{folder}/run-{stage}",
+                "--preset", preset, "--deepspeed_config", f"{folder}/zero.json",
+                "data.molecules_per_step=32", "data.validation_fraction=0",
+                f"run.steps={ENGINE_STEP + 1}",
             )  # fmt: skip
-            if done.returncode:
-                raise RuntimeError(done.stderr[-2000:])
-    return int(re.search(r"^launches: (\d+)$", done.stdout, re.M)[1])
+            count = int(re.search(r"^launches: (\d+)$", printed, re.M)[1])
+            found[f"around the model, ZeRO {stage}"] = count
+    return found
 
 
 def main() -> None:
@@ -248,9 +254,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
     process.prepare()
-    around = {
-        f"around the model, ZeRO {stage}": engine(stage, arguments.preset) for stage in range(3)
-    }
+    around = count_around(arguments.preset)
     batch = make_batch()
     dispatch.BACKENDS["cpu"] = "triton"
     model = MoleculeSDE.from_seed(make_config(arguments.preset)).train()

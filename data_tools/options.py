@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from msde.cli import from_arguments
-from msde.config.choices import SAMPLERS, STD_ON_ETKDG
+from msde.config.choices import SAMPLERS, STARTS, STD_ON_ETKDG
 from msde.errors import MsdeError
 
 AUTO = "auto"
-STARTS = ("etkdg", "noise")  # of sampled conformers
 # In this order `--format auto` asks them whether they recognise a file.
 FORMATS = (
     "cxsmiles",

@@ -32,6 +32,7 @@ from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_from_record
 from msde.chem.stereo import StereoCount, count_stereo, stereo_of
 from msde.chem.vocabulary import MoleculeError
+from msde.config.choices import STARTS
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.evaluation.conformers import (
@@ -84,7 +85,7 @@ def compare(
     sampling: ConformerOptions,
     limit: int | None = None,
     counts: Sequence[int] = (1, 10),
-    starts: Sequence[str] = ("etkdg", "noise"),
+    starts: Sequence[str] = STARTS,
     pictures: Path | None = None,
     posebusters: bool = False,
 ) -> str:

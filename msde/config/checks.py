@@ -110,20 +110,20 @@ def _relations(config: Config) -> dict[str, bool]:
             and model.topology.node_dim % model.topology.num_heads == 0
         ),
     }
-    for name in ("cuda_graphs", "compile"):
-        is_off = not getattr(run, name)
+    for name in run.repeating:
         rules |= {
             f"run.{name} works without run.activation_checkpointing, data.atoms_per_slot and "
-            "loss.negatives=ranks only": is_off
-            or not (
+            "loss.negatives=ranks only": not (
                 run.activation_checkpointing
                 or data.atoms_per_slot
                 or config.loss.negatives == "ranks"
             ),
-            f"run.{name} does not work with model.conformer.edges=all_pairs": is_off
-            or model.conformer.edges != "all_pairs",
-            f"run.{name} does not work with model.topology.bonds=one_hot": is_off
-            or model.topology.bonds != "one_hot",
+            f"run.{name} does not work with model.conformer.edges=all_pairs": (
+                model.conformer.edges != "all_pairs"
+            ),
+            f"run.{name} does not work with model.topology.bonds=one_hot": (
+                model.topology.bonds != "one_hot"
+            ),
         }
     for name, score in (("conformer", model.conformer), ("topology", model.topology)):
         sde = score.sde

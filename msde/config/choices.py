@@ -16,5 +16,6 @@ SAMPLERS = (
     "dpm_solver_2m",
 )
 CLASSIFIER = "classifier"  # finds bonds in one pass of the network, without a sampler
+STARTS = ("etkdg", "noise")  # of sampled conformers
 STD_ON_ETKDG = 2.0  # A, of the noise that is added to ETKDG's conformers
 GPU_MEMORY = {"A100-40GB": 40e9, "A100": 80e9, "H100": 80e9, "H200": 141e9}  # bytes

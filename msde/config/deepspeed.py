@@ -99,8 +99,8 @@ def check_together(config: Config, values: dict[str, Any]) -> None:
     Raises:
         MsdeError: they exclude each other.
     """
-    for name in ("cuda_graphs", "compile"):
-        if getattr(config.run, name) and zero_stage(values) == 3:
+    for name in config.run.repeating:
+        if zero_stage(values) == 3:
             raise MsdeError(
                 f"run.{name} works with ZeRO 0 to 2 only; ZeRO 3 gathers weights within the step"
             )

@@ -301,6 +301,11 @@ class RunConfig:
     # sizes that repeat. Needs ZeRO 0, 1 or 2. It has not run on a GPU yet.
     cuda_graphs: bool = False
 
+    @property
+    def repeating(self) -> list[str]:
+        """The keys that are on and for which batches are padded to sizes that repeat."""
+        return [name for name in ("cuda_graphs", "compile") if getattr(self, name)]
+
 
 @dataclass
 class Config:

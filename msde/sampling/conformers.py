@@ -24,7 +24,7 @@ from msde.chem.conformers import embed, relax
 from msde.chem.parsing import mol_from_smiles, remove_hydrogens
 from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
 from msde.chem.vocabulary import MoleculeError
-from msde.config.choices import STD_ON_ETKDG
+from msde.config.choices import STARTS, STD_ON_ETKDG
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.errors import require
@@ -73,7 +73,7 @@ class ConformerOptions:
                 "candidates must be at least 1": self.candidates >= 1,
                 "steps must be at least 1": self.steps >= 1,
                 "std must be positive": self.std > 0,
-                "start must be etkdg or noise": self.start in ("etkdg", "noise"),
+                "start must be etkdg or noise": self.start in STARTS,
                 f"sampler must be one of {', '.join(SAMPLERS)}": self.sampler in SAMPLERS,
             }
         )

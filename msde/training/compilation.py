@@ -65,19 +65,23 @@ class CompiledMoleculeSDE(MoleculeSDE):
         super().__init__(config)
         self._compiled: Callable | None = None
         self._times_met: collections.Counter[tuple] = collections.Counter()
+        self._shapes: set[tuple] = set()  # those that are compiled
+
+    def is_repeated(self, batch: MoleculeBatch) -> bool:
+        """Return whether steps of padded batches, which may have the same shape, are being made."""
+        return bool(batch.num_padding) and self.training and torch.is_grad_enabled()
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return what `MoleculeSDE.terms` returns."""
         plain = super().terms
-        repeats = batch.num_padding and self.training and torch.is_grad_enabled()
-        if not (self.config.run.compile and repeats):
+        if not (self.config.run.compile and self.is_repeated(batch)):
             return plain(batch, noise)
         sizes = sizes_of(batch, noise)
         self._times_met[sizes] += 1
-        often = [each for each, times in self._times_met.items() if times > 1][:MAX_SHAPES]
-        if sizes not in often:
-            return plain(batch, noise)
-        if self._times_met[sizes] == 2:
+        if self._times_met[sizes] == 2 and len(self._shapes) < MAX_SHAPES:
+            self._shapes.add(sizes)
             log.info("compiling steps of %d atoms, which takes minutes", len(batch.pos))
+        if sizes not in self._shapes:
+            return plain(batch, noise)
         self._compiled = self._compiled or compiled(plain)
         return self._compiled(batch, noise)

@@ -157,7 +157,7 @@ class GraphedMoleculeSDE(CompiledMoleculeSDE):
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return what `MoleculeSDE.terms` returns; of a replay, only the total has a gradient."""
-        if not (batch.num_padding and self.training and torch.is_grad_enabled()):
+        if not self.is_repeated(batch):
             return super().terms(batch, noise)
         shape = sizes_of(batch, noise)
         self._met[shape] += 1

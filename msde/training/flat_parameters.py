@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from msde.data.batch import MoleculeBatch
-from msde.model import MoleculeSDE
+from msde.model import MoleculeSDE, names_of_terms
 from msde.training.optimizer import parameter_groups
 
 
@@ -49,12 +49,7 @@ class FlatParameters(nn.Module):
         if not torch.is_grad_enabled():
             return self.model(batch)
         loss, *terms = _Joined.apply(self, batch, *self.parameters())
-        return loss, dict(zip(self._terms, terms, strict=True))
-
-    def _losses(self, batch: MoleculeBatch) -> list[Tensor]:
-        loss, terms = self.model(batch)
-        self._terms = list(terms)
-        return [loss, *terms.values()]
+        return loss, dict(zip(names_of_terms(self.model.config.loss), terms, strict=True))
 
     def gradients(self, loss: Tensor, upper: Tensor) -> list[Tensor]:
         """Return the gradients of the flat parameters; zero where a weight has no part in it."""
@@ -92,10 +87,10 @@ class _Joined(torch.autograd.Function):
         ctx: Any, module: FlatParameters, batch: MoleculeBatch, *flat: Tensor
     ) -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            loss, *terms = module._losses(batch)
+            loss, terms = module.model(batch)
         ctx.module, ctx.loss = module, loss
-        ctx.mark_non_differentiable(*terms)
-        return loss.detach(), *terms
+        ctx.mark_non_differentiable(*terms.values())
+        return loss.detach(), *terms.values()
 
     @staticmethod
     def backward(ctx: Any, upper: Tensor, *_: Any) -> tuple[Tensor | None, ...]:

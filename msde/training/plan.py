@@ -129,7 +129,7 @@ def make_plan(
         workers=config.data.workers,
         masking_ratio=config.data.masking_ratio,
         hydrogen_dropout=config.data.hydrogen_dropout,
-        padded=config.run.cuda_graphs or config.run.compile,
+        padded=bool(config.run.repeating),
     )
     steps = partition.steps_per_epoch()
     total = config.run.steps or math.ceil(config.run.epochs * steps)
