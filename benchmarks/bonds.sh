@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Train the preset `bonds` on three sets of molecules, with and without hydrogens, 10 % of the
-# scaffolds held out, and compare with rules: benchmarks/bonds.sh DATA OUTPUT [STEPS]
+# scaffolds held out, and compare with rules: benchmarks/bonds.sh DATA OUTPUT [STEPS [LIMIT]]
 # DATA holds pcqm4mv2-2k.csv, dft8k.sdf.gz and gdb7.sdf.gz. It goes on where it was interrupted.
+# LIMIT is the number of held-out molecules of each set to compare on.
 # The rules of Open Babel need openbabel-wheel (msde[evaluate]).
 set -euo pipefail
-DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") STEPS=${3:-8500}
+DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") STEPS=${3:-8500} LIMIT=${4:-150}
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 split() { # INPUT... OUTPUT: the same scaffolds are held out of every data set
@@ -29,6 +30,6 @@ OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} deepspeed --num_accelerators 1 launch/pret
     model.topology.hidden_types=0.5
 for name in pcqm4mv2-2k.csv dft8k.sdf.gz; do
     split "$OUTPUT/full/$name" "$OUTPUT/held/$name"
-    python launch/evaluate_samples.py bonds --checkpoint "$OUTPUT/run" --limit 150 --types \
+    python launch/evaluate_samples.py bonds --checkpoint "$OUTPUT/run" --limit "$LIMIT" --types \
         --references "$OUTPUT/held/$name/test" --output "$OUTPUT/bonds-$name.json"
 done

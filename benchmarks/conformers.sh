@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Train the preset `conformers` on three sets of molecules, 5 % of the scaffolds held out, and compare
-# its samples with RDKit's: benchmarks/conformers.sh DATA OUTPUT [STEPS]
+# its samples with RDKit's: benchmarks/conformers.sh DATA OUTPUT [STEPS [LIMIT]]
 # DATA holds pcqm4mv2-2k.csv, dft8k.sdf.gz and gdb7.sdf.gz. It goes on where it was interrupted.
+# LIMIT is the number of held-out molecules to compare on; all are 718.
 set -euo pipefail
-DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") STEPS=${3:-12000}
+DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") STEPS=${3:-12000} LIMIT=${4:-718}
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 mkdir -p "$OUTPUT"
@@ -19,4 +20,4 @@ OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} deepspeed --num_accelerators 1 launch/pret
     --data "$OUTPUT/parts/train" --output "$OUTPUT/run" \
     data.molecules_per_step=64 run.steps="$STEPS" run.validate_every=500 run.save_every=500
 python launch/evaluate_samples.py --checkpoint "$OUTPUT/run" --references "$OUTPUT/parts/test" \
-    --limit 360 --counts 1 10 --output "$OUTPUT/conformers.json"
+    --limit "$LIMIT" --counts 1 10 --output "$OUTPUT/conformers.json"
