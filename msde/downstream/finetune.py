@@ -275,14 +275,23 @@ def _write_predictions(job: Job, path: Path, predictions: dict[str, np.ndarray])
     write_atomically(path, write)
 
 
+def _without_folders(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the places of data and weights, whose hashes are in it."""
+    parts = {k: dict(v) for k, v in values.items() if isinstance(v, dict)}
+    for part in parts.values():
+        part.pop("folder", None)
+    return values | parts
+
+
 def _keep(path: Path, values: dict[str, Any]) -> None:
     """Write the configuration, or check that it is the one that is there."""
     if path.exists():
         there = json.loads(path.read_text())
         # Settings that were added since then have their defaults.
         there["settings"] = dataclasses.asdict(Settings()) | there["settings"]
-        if there != json.loads(json.dumps(values)):
-            changed = next(k for k in values if there.get(k) != json.loads(json.dumps(values[k])))
+        kept, given = _without_folders(there), _without_folders(json.loads(json.dumps(values)))
+        if kept != given:
+            changed = next(k for k in given if kept.get(k) != given[k])
             raise MsdeError(
                 f"{path.parent} holds a fine-tuning with another {changed}; choose another "
                 "--output, or give the same command"

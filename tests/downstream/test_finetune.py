@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -88,6 +89,14 @@ def test_a_finished_run_is_not_repeated_and_more_seeds_are_added(folder, tmp_pat
     finetune(folder / "t.csv", folder / "checkpoint", output, seeds=3)
     assert (output / "seed-0/results.json").stat().st_mtime_ns == before
     assert read_results(output)["seeds"] == [0, 1, 2]
+
+
+def test_a_finished_run_goes_on_when_its_folders_have_moved(folder, done, tmp_path):
+    for name, root in (("run", done), ("checkpoint", folder / "checkpoint")):
+        shutil.copytree(root, tmp_path / name)
+    before = (tmp_path / "run/seed-0/results.json").stat().st_mtime_ns
+    finetune(folder / "t.csv", tmp_path / "checkpoint", tmp_path / "run", seeds=2)
+    assert (tmp_path / "run/seed-0/results.json").stat().st_mtime_ns == before
 
 
 def test_other_settings_in_the_same_folder_are_refused(folder, done):
