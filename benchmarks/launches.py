@@ -22,7 +22,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
     from torch._inductor.graph import GraphLowering
     from torch._inductor.scheduler import ForeachKernelSchedulerNode
 
+    from msde.training import kernel_groups
     from msde.training.compilation import OPTIONS
 
     codes: list[str] = []
@@ -119,15 +120,10 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
                 raise
         return make_boxed_func(graph.forward)
 
-    def levels(scheduler: Any) -> Iterator[list]:
-        # The default leaves kernels for CPUs alone.
-        size = OPTIONS["combo_kernel_max_num_nodes"]
-        for nodes in scheduler._topological_sort_nodes():
-            yield from (nodes[i : i + size] for i in range(0, len(nodes), size))
-
     GraphLowering.compile_to_module = stop
+    # Kernels for CPUs, too, here.
     ForeachKernelSchedulerNode.set_group_algorithm_for_combo_kernels(
-        lambda scheduler: list(levels(scheduler))
+        lambda scheduler: kernel_groups.groups(scheduler, lambda node: True)
     )
     triton.runtime.driver.set_active(_Hopper())
     for name, value in (OPTIONS | {"cpu_backend": "triton", "force_disable_caches": True}).items():

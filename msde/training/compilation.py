@@ -18,6 +18,7 @@ from torch import Tensor
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE, Noise
+from msde.training import kernel_groups
 
 MAX_SHAPES = 24
 OPTIONS: dict[str, Any] = {
@@ -27,6 +28,8 @@ OPTIONS: dict[str, Any] = {
     "combo_kernels": True,
     "combo_kernel_max_num_nodes": 64,
     "combo_kernel_peak_memory_pct_threshold": None,
+    # Sums over rows and over columns of the same numbers are not made one kernel: those join none.
+    "triton.mix_order_reduction": False,
     # So are products of the same sizes, up to so many operations apart.
     "post_grad_fusion_options": {
         "batch_linear_post_grad": {"min_fuse_set_size": 2, "max_fuse_search_depth": 200}
@@ -47,6 +50,7 @@ def compiled(function: Callable) -> Callable:
     import torch._dynamo
     import torch._inductor
 
+    kernel_groups.install()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_SHAPES)
     known = torch._inductor.list_options()  # they differ between releases of torch
     options = {name: value for name, value in OPTIONS.items() if name in known}
