@@ -19,17 +19,24 @@ COUNTERS = 256  # of one Triton program
 def words(
     key: Key, stream: Stream, uid: Tensor, item: Tensor | None = None, count: int = 1
 ) -> Tensor:
-    """Return `philox.words` of the same arguments, (rows, count) int64, to the bit."""
-    if dispatch.available(uid.device.type):
+    """Return `philox.words` of the same arguments, (rows, count) int64, to the bit.
+
+    torch.compile joins it in plain torch with what is made of it, and takes the epoch as a tensor.
+    """
+    if _by_op(uid):
         return _words(uid, item, count, int(stream), key.words)
     return philox.words(key, stream, uid, 0 if item is None else item, count)
 
 
 def normals(key: Key, stream: Stream, uid: Tensor, item: Tensor, count: int) -> Tensor:
     """Return `philox.normal` of the same arguments, (rows, count) float32, but for rounding."""
-    if dispatch.available(uid.device.type):
+    if _by_op(uid):
         return _normals(uid, item, count, int(stream), key.words)
     return philox.normal(key, stream, uid, item, count)
+
+
+def _by_op(uid: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and dispatch.available(uid.device.type)
 
 
 def dropout_factors(shape: tuple[int, ...], dropout: float, like: Tensor) -> Tensor:

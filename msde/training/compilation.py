@@ -1,4 +1,4 @@
-"""The model's terms compiled by torch.compile, for batches of shapes that repeat.
+"""The model's noise and terms compiled by torch.compile, for batches of shapes that repeat.
 
 A training step is many small operations. torch.compile joins those that work on the same numbers,
 those that do not depend on each other, and equal products of different layers; the fused ops stay
@@ -8,6 +8,7 @@ as they are. It compiles for one shape, since it joins products of known sizes o
 from __future__ import annotations
 
 import collections
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE, Noise
+from msde.philox import Key
 from msde.training import kernel_groups
 
 MAX_SHAPES = 24
@@ -39,10 +41,10 @@ OPTIONS: dict[str, Any] = {
 log = logging.getLogger(__name__)
 
 
-def sizes_of(batch: MoleculeBatch, noise: Noise) -> tuple:
+def sizes_of(batch: MoleculeBatch) -> tuple:
     """Return what decides whether a step of one batch can be repeated for another."""
-    tensors = (*batch.tensors().values(), *vars(noise).values())
-    return batch.max_num_atoms, batch.num_padding, tuple(tuple(t.shape) for t in tensors)
+    shapes = tuple(tuple(tensor.shape) for tensor in batch.tensors().values())
+    return batch.max_num_atoms, batch.num_padding, shapes
 
 
 def compiled(function: Callable) -> Callable:
@@ -58,7 +60,7 @@ def compiled(function: Callable) -> Callable:
 
 
 class CompiledMoleculeSDE(MoleculeSDE):
-    """The model with its terms compiled, if `run.compile` says so.
+    """The model with its noise and its terms compiled, if `run.compile` says so.
 
     A shape of padded batches is compiled when it is met a second time. There may be no collective
     in the terms, and no activation checkpointing.
@@ -67,7 +69,7 @@ class CompiledMoleculeSDE(MoleculeSDE):
     def __init__(self, config: Config) -> None:
         """Build the networks; nothing is compiled yet."""
         super().__init__(config)
-        self._compiled: Callable | None = None
+        self._compiled: dict[str, Callable] = {}
         self._times_met: collections.Counter[tuple] = collections.Counter()
         self._shapes: set[tuple] = set()  # those that are compiled
 
@@ -75,17 +77,39 @@ class CompiledMoleculeSDE(MoleculeSDE):
         """Return whether steps of padded batches, which may have the same shape, are being made."""
         return bool(batch.num_padding) and self.training and torch.is_grad_enabled()
 
+    def forward(
+        self, batch: MoleculeBatch, noise: Noise | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `MoleculeSDE` returns."""
+        if self.config.run.compile and self.is_repeated(batch):
+            sizes = sizes_of(batch)
+            self._times_met[sizes] += 1
+            if self._times_met[sizes] == 2 and len(self._shapes) < MAX_SHAPES:
+                self._shapes.add(sizes)
+                log.info("compiling steps of %d atoms, which takes minutes", len(batch.pos))
+        return super().forward(batch, noise)
+
+    def draw_noise(self, batch: MoleculeBatch) -> Noise:
+        """Return what `MoleculeSDE.draw_noise` returns, but for rounding."""
+        draw = super().draw_noise
+        if not self._is_compiled(batch):
+            return draw(batch)
+        # A number would be a constant of what is compiled.
+        epoch = torch.full((), batch.key.epoch, device=batch.pos.device)
+        keyed = dataclasses.replace(batch, key=Key(batch.key.seed, epoch))
+        return self._compile("noise", draw)(keyed)
+
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return what `MoleculeSDE.terms` returns."""
         plain = super().terms
-        if not (self.config.run.compile and self.is_repeated(batch)):
+        if not self._is_compiled(batch):
             return plain(batch, noise)
-        sizes = sizes_of(batch, noise)
-        self._times_met[sizes] += 1
-        if self._times_met[sizes] == 2 and len(self._shapes) < MAX_SHAPES:
-            self._shapes.add(sizes)
-            log.info("compiling steps of %d atoms, which takes minutes", len(batch.pos))
-        if sizes not in self._shapes:
-            return plain(batch, noise)
-        self._compiled = self._compiled or compiled(plain)
-        return self._compiled(batch, noise)
+        return self._compile("terms", plain)(batch, noise)
+
+    def _compile(self, name: str, function: Callable) -> Callable:
+        if name not in self._compiled:
+            self._compiled[name] = compiled(function)
+        return self._compiled[name]
+
+    def _is_compiled(self, batch: MoleculeBatch) -> bool:
+        return self.is_repeated(batch) and sizes_of(batch) in self._shapes
