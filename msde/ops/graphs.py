@@ -19,7 +19,7 @@ def sort_groups(key: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     Args:
         key: (rows,) the group of each row.
     """
-    if key.is_cpu and dispatch.available():
+    if dispatch.on_cpu(key) and dispatch.available():
         return _sort_groups(key, num_groups)
     # Not torch.bincount, for which a GPU's host waits.
     key, order = torch.sort(key, stable=True)
@@ -183,7 +183,7 @@ def group_codes(code: Tensor, num_codes: int) -> EdgeCodes:
 def edge_chunks(index: Tensor) -> list[tuple[slice, Tensor, Tensor]]:
     """Cut edges, (2, num_edges), into (rows, sources, targets); a GPU takes them all at once."""
     num_edges = index.shape[1]
-    rows = EDGES_OF_CHUNK if index.is_cpu else max(1, num_edges)
+    rows = EDGES_OF_CHUNK if dispatch.on_cpu(index) else max(1, num_edges)
     return [
         (slice(first, first + rows), *index[:, first : first + rows])
         for first in range(0, num_edges, rows)

@@ -47,7 +47,7 @@ def dropout_factors(shape: tuple[int, ...], dropout: float, like: Tensor) -> Ten
     Args:
         like: a tensor of the dtype and the device of the result.
     """
-    if not like.is_cpu or torch.compiler.is_compiling():
+    if not dispatch.on_cpu(like) or torch.compiler.is_compiling():
         return like.new_empty(shape).bernoulli_(1 - dropout).div_(1 - dropout)
     draw = _dropout_factors_cpp if dispatch.available() else philox.dropout_factors
     seed = int(torch.empty((), dtype=torch.int64).random_())
