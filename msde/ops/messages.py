@@ -12,6 +12,8 @@ from msde.ops.cpp import PARTS, call
 from msde.ops.graphs import EdgeCodes, Edges, edge_chunks
 from msde.ops.segments import segment_sum
 
+ATOMS_AT_ONCE = 1024  # numbers of one each, that a Triton program adds up
+
 
 def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
     """Return the sum of x, (num_atoms, width), over the neighbours of each atom."""
@@ -117,22 +119,16 @@ def _gin_message_grad_cpp(
 def _gin_message_grad_triton(g, x, table, eps, code, code_ptr, code_order, index, row_ptr):
     (atoms, width), codes, gx = x.shape, len(table), torch.empty_like(x)
     kernels, block = triton.kernels("messages"), triton.power_of_2(width)
-    kernels.gin_message_grad[(atoms,)](g, x, table, eps, code, row_ptr, index, gx, width, block)
-    parts = x.new_empty(codes, triton.PARTS, width)
-    kernels.gin_table_grad[(codes, triton.PARTS)](
-        g,
-        x,
-        table,
-        code_order,
-        code_ptr,
-        *index,
-        parts,
-        width,
-        triton.PARTS,
-        triton.rows_at_once(block),
-        block,
+    g_table, g_eps = torch.empty_like(table), torch.empty_like(eps)
+    parts, dots = x.new_empty(codes, triton.PARTS, width), x.new_empty(atoms)
+    kernels.gin_message_grad[(atoms + codes * triton.PARTS,)](
+        g, x, table, eps, code, code_order, code_ptr, row_ptr, *index, gx, dots, parts, atoms,
+        width, triton.PARTS, triton.rows_at_once(block), block,
+    )  # fmt: skip
+    kernels.gin_grad_sums[(codes + 1, triton.cdiv(width, triton.BLOCK))](
+        parts, dots, g_table, g_eps, codes, atoms, width, triton.PARTS, ATOMS_AT_ONCE, triton.BLOCK
     )
-    return gx, parts.sum(1), torch.dot(g.flatten(), x.flatten()).view(1)
+    return gx, g_table, g_eps
 
 
 _gin_message = dispatch.register(
