@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from msde.ops import dispatch
 from msde.ops.cpp import PARTS, call
 from msde.ops.graphs import Edges, edge_chunks
-from msde.ops.segments import sum_consecutive
+from msde.ops.messages import edge_sums
 
 # name -> (code in C++, in-place activation, its input's gradient from the output's and the input)
 _ACTIVATIONS: dict[str, tuple[int, Callable, Callable]] = {
@@ -104,9 +104,7 @@ class _Reference(torch.autograd.Function):
                 grad_a.index_add_(0, source, grad_hidden)
                 grad_b.index_add_(0, target, grad_hidden)
             else:  # all edges at once; index_add_ would add in an order that changes
-                from_source = grad_hidden.index_select(0, reverse)
-                grad_a = sum_consecutive(from_source, row_ptr)
-                grad_b = sum_consecutive(grad_hidden, row_ptr)
+                grad_a, grad_b = edge_sums(grad_hidden, row_ptr, reverse)
             if edge_attr is not None:
                 torch.mm(grad_hidden, edge_weight, out=grad_attr[rows])
                 grad_edge_weight.addmm_(grad_hidden.t(), edge_attr[rows])

@@ -20,6 +20,20 @@ def sum_over_edges(x, row_ptr, source, out, width, block: tl.constexpr):
 
 
 @triton.jit
+def edge_sums(x, row_ptr, reverse, out_of, into, width, block: tl.constexpr):
+    """One atom: the sums of the rows of the edges out of it and into it."""
+    i = tl.program_id(0).to(tl.int64)
+    f = tl.arange(0, block)
+    of_out = tl.zeros([block], x.dtype.element_ty)
+    of_in = tl.zeros([block], x.dtype.element_ty)
+    for e in range(tl.load(row_ptr + i), tl.load(row_ptr + i + 1)):
+        of_out += load_row(x, tl.load(reverse + e), f, width, block)
+        of_in += load_row(x, e, f, width, block)
+    tl.store(out_of + i * width + f, of_out, mask=f < width)
+    tl.store(into + i * width + f, of_in, mask=f < width)
+
+
+@triton.jit
 def gin_message(x, table, eps, code, row_ptr, source, out, width, block: tl.constexpr):
     """One atom: (1 + eps) x_i + sum of relu(x_j + table[code])."""
     i = tl.program_id(0).to(tl.int64)
