@@ -4,9 +4,10 @@ python benchmarks/launches.py --preset paper --json > launches.json
 
 Three parts are counted: noise; the terms of the loss and their gradients, as they are and compiled
 (`run.compile`); and everything around the model: gradients, optimizer, step guard, metrics.
-The first two are made of a batch on the CPU, padded for compiled steps, with every op sent where it goes on a GPU; a
-compiled step is only written by torch's compiler, for compute capability 9.0, and not run. A launch
-is a kernel of Triton, or an operator of torch's that is more than another view of a tensor.
+The first two are made of a batch on the CPU, padded for compiled steps, with every op sent where it
+goes on a GPU; a compiled step is only written by torch's compiler, for compute capability 9.0, and
+not run. A launch is a kernel of Triton, or an operator of torch's that is more than another view of
+a tensor; torch's sort, an operator, is several kernels.
 """
 
 from __future__ import annotations
@@ -102,14 +103,13 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
     import torch._inductor.config as inductor
     import triton
     from functorch.compile import make_boxed_func
-    from torch._dynamo.device_interface import CpuDeviceProperties, CpuInterface
     from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.device_interface import CpuDeviceProperties, CpuInterface
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.graph import GraphLowering
     from torch._inductor.scheduler import ForeachKernelSchedulerNode
 
-    from msde.training import kernel_groups
-    from msde.training.compilation import OPTIONS
+    from msde.training.compilation import OPTIONS, groups_of_kernels
 
     codes: list[str] = []
 
@@ -129,7 +129,7 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
     CpuInterface.Worker.get_device_properties = staticmethod(lambda _: CpuDeviceProperties(SM))
     # Kernels for CPUs, too, here.
     ForeachKernelSchedulerNode.set_group_algorithm_for_combo_kernels(
-        lambda scheduler: kernel_groups.groups(scheduler, lambda node: True)
+        lambda scheduler: groups_of_kernels(scheduler, lambda node: True)
     )
     triton.runtime.driver.set_active(_Hopper())
     for name, value in (OPTIONS | {"cpu_backend": "triton", "force_disable_caches": True}).items():

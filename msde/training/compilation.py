@@ -20,7 +20,6 @@ from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE, Noise
 from msde.philox import Key
-from msde.training import kernel_groups
 
 MAX_SHAPES = 24
 OPTIONS: dict[str, Any] = {
@@ -37,6 +36,7 @@ OPTIONS: dict[str, Any] = {
         "batch_linear_post_grad": {"min_fuse_set_size": 2, "max_fuse_search_depth": 200}
     },
 }
+LONG_REDUCTION = 2048  # numbers in a sum from which on the compiler does not join it with others
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +51,67 @@ def compiled(function: Callable) -> Callable:
     """Return a function compiled for each shape of its inputs; OPTIONS says how."""
     import torch._dynamo
     import torch._inductor
+    from torch._inductor.scheduler import ForeachKernelSchedulerNode
 
-    kernel_groups.install()
+    ForeachKernelSchedulerNode.set_group_algorithm_for_combo_kernels(
+        lambda scheduler: groups_of_kernels(scheduler, _is_on_gpu)
+    )
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_SHAPES)
     known = torch._inductor.list_options()  # they differ between releases of torch
     options = {name: value for name, value in OPTIONS.items() if name in known}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+def groups_of_kernels(scheduler: Any, is_joined: Callable[[Any], bool]) -> list[list[Any]]:
+    """Return the nodes of torch's scheduler that can be joined, group after group.
+
+    By default the compiler joins kernels that have as many operators of any sort before them.
+    Branches of the network that have unlike layers then hardly meet. Here a group is taken when
+    nothing else is left to run: the kernel with the longest chain of kernels behind it, and all
+    others of its kind that wait. Those that little depends on wait for company.
+
+    Args:
+        is_joined: of a node, whether it may have a part in a group.
+    """
+    from torch._inductor import config
+    from torch._inductor.scheduler import ForeachKernelSchedulerNode
+
+    order = [node for level in scheduler._topological_sort_nodes() for node in level]
+    before = {node: scheduler._get_unmet_dep_nodes(node) for node in order}
+    after = collections.defaultdict(list)
+    for node, others in before.items():
+        for other in others:
+            after[other].append(node)
+    joined = set(filter(is_joined, ForeachKernelSchedulerNode.combinable_nodes(order)))
+    chain: dict[Any, int] = {}  # the most kernels one after another from this one on
+    for node in reversed(order):
+        chain[node] = (node in joined) + max((chain[other] for other in after[node]), default=0)
+    num_waited_for = {node: len(others) for node, others in before.items()}
+    ready, found = [node for node in order if not before[node]], []
+    while ready:
+        taken = [node for node in ready if node not in joined]
+        if not taken:
+            ready.sort(key=chain.__getitem__, reverse=True)
+            taken = [node for node in ready if _kind(node) == _kind(ready[0])]
+            taken = taken[: config.combo_kernel_max_num_nodes]
+            found.append(taken)
+        ready = [node for node in ready if node not in set(taken)]
+        for node in taken:
+            for other in after[node]:
+                num_waited_for[other] -= 1
+                if not num_waited_for[other]:
+                    ready.append(other)
+    return found
+
+
+def _is_on_gpu(node: Any) -> bool:
+    return node.get_device() is not None and node.get_device().type == "cuda"
+
+
+def _kind(node: Any) -> tuple[Any, ...]:
+    """Return what two nodes that become one kernel have in common."""
+    rows = node.group[-1][-1] if node.is_reduction() else 0
+    return node.get_device(), node.is_reduction(), rows > LONG_REDUCTION
 
 
 class CompiledMoleculeSDE(MoleculeSDE):

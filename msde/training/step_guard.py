@@ -121,7 +121,8 @@ class StepGuard:
         self._loss, self._stop, self._sum = agreed[0] / agreed[2], agreed[1], agreed[3:]
         self._limit = self._spike_limit()
         # A loss that is not finite is not below the limit, which is finite.
-        return loss * torch.where(self._loss <= self._limit, *self._factors).to(loss.dtype)
+        taken, skipped = self._factors
+        return loss * torch.where(self._loss <= self._limit, taken, skipped).to(loss.dtype)
 
     def before_step(self) -> None:
         """Look at the gradients, between the last backward pass and the optimizer's step."""
