@@ -19,6 +19,7 @@ from torch import Tensor
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
 from msde.model import MoleculeSDE, Noise
+from msde.ops import dispatch
 from msde.philox import Key
 
 MAX_SHAPES = 24
@@ -145,9 +146,10 @@ class CompiledMoleculeSDE(MoleculeSDE):
         return super().forward(batch, noise)
 
     def draw_noise(self, batch: MoleculeBatch) -> Noise:
-        """Return what `MoleculeSDE.draw_noise` returns, but for rounding."""
+        """Return what `MoleculeSDE.draw_noise` returns."""
         draw = super().draw_noise
-        if not self._is_compiled(batch):
+        # Without the op that draws normals they would be rounded otherwise than in plain steps.
+        if not (self._is_compiled(batch) and dispatch.available(batch.pos.device.type)):
             return draw(batch)
         # A number would be a constant of what is compiled.
         epoch = torch.full((), batch.key.epoch, device=batch.pos.device)
