@@ -37,6 +37,8 @@ from msde.cluster import process  # noqa: E402
 from msde.config import make_config  # noqa: E402
 from msde.data.batch import MoleculeBatch  # noqa: E402
 from msde.data.codec import columns_from_records  # noqa: E402
+from msde.data.packed import PackedMolecules  # noqa: E402
+from msde.data.padding import pad  # noqa: E402
 from msde.data_tools.pipeline.chunks import convert_one  # noqa: E402
 from msde.data_tools.readers import RawMolecule  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
@@ -112,6 +114,7 @@ class Operators(TorchDispatchMode):
     """Counts torch's operators that do something, those within the fused ops too."""
 
     NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "detach", "_unsafe_view")
+    NOTHING += ("_record_function_enter_new", "_record_function_exit")  # of profilers
 
     def __init__(self) -> None:
         """Start at none."""
@@ -130,11 +133,12 @@ class Operators(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
-def make_batch() -> MoleculeBatch:
-    """Return a batch of a few molecules."""
+def make_batch(copies: int = 1, padded: bool = False) -> MoleculeBatch:
+    """Return a batch of a few molecules, so many times, perhaps with padding behind them."""
     task = make_task("smiles", keep_hydrogens=False)
     records = [convert_one(RawMolecule("", n, "", smiles), task) for n, smiles in enumerate(SMILES)]
-    return MoleculeBatch.from_columns(columns_from_records(records), Key(0, 0))
+    packed = PackedMolecules.from_columns(columns_from_records(records * copies))
+    return MoleculeBatch.expand(pad(packed) if padded else packed, Key(0, 0))
 
 
 def train_a_step(preset: str) -> int:

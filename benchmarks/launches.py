@@ -4,9 +4,10 @@ python benchmarks/launches.py --preset paper --json > launches.json
 
 Three parts are counted: noise; the terms of the loss and their gradients, as they are and compiled
 (`run.compile`); and everything around the model: gradients, optimizer, step guard, metrics.
-The first two are made of a small batch on the CPU, with every op sent where it goes on a GPU; a
-compiled step is only written by torch's compiler, for compute capability 9.0, and not run. A launch
-is a kernel of Triton, or an operator of torch's that is more than another view of a tensor.
+The first two are made of a batch on the CPU, padded for compiled steps, with every op sent where it
+goes on a GPU; a compiled step is only written by torch's compiler, for compute capability 9.0, and
+not run. A launch is a kernel of Triton, or an operator of torch's that is more than another view of
+a tensor; torch's sort, an operator, is several kernels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import dataclasses
 import functools
 import json
 import os
@@ -22,7 +24,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,11 @@ from msde.config import make_config
 from msde.config.deepspeed import shipped_config
 from msde.model import MoleculeSDE
 from msde.ops import dispatch
+from msde.philox import Key
 
 ROOT = Path(__file__).parent.parent
+COPIES = 43  # of six molecules: about as many as in a step
+SM = 132  # multiprocessors of an H100 or H200, by which the compiler splits long sums
 ENGINE_STEP = 3  # the first steps of an engine build its buffers
 
 
@@ -70,7 +75,7 @@ def count_as_it_is(model: MoleculeSDE, batch: Any) -> tuple[int, int, dict[str, 
     with Launches() as launches:
         noise = model.draw_noise(batch)
         of_noise = launches.count
-        model.terms(batch, noise)["total"].mean().backward()
+        (model.terms(batch, noise)["total"].mean() * batch.weight).backward()
     of_op = {name: round(sum(counts) / len(counts)) for name, counts in launches.of_op.items()}
     return of_noise, launches.count - of_noise, of_op
 
@@ -99,11 +104,12 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
     import triton
     from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.device_interface import CpuDeviceProperties, CpuInterface
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.graph import GraphLowering
     from torch._inductor.scheduler import ForeachKernelSchedulerNode
 
-    from msde.training.compilation import OPTIONS
+    from msde.training.compilation import OPTIONS, groups_of_kernels
 
     codes: list[str] = []
 
@@ -119,15 +125,11 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
                 raise
         return make_boxed_func(graph.forward)
 
-    def levels(scheduler: Any) -> Iterator[list]:
-        # The default leaves kernels for CPUs alone.
-        size = OPTIONS["combo_kernel_max_num_nodes"]
-        for nodes in scheduler._topological_sort_nodes():
-            yield from (nodes[i : i + size] for i in range(0, len(nodes), size))
-
     GraphLowering.compile_to_module = stop
+    CpuInterface.Worker.get_device_properties = staticmethod(lambda _: CpuDeviceProperties(SM))
+    # Kernels for CPUs, too, here.
     ForeachKernelSchedulerNode.set_group_algorithm_for_combo_kernels(
-        lambda scheduler: list(levels(scheduler))
+        lambda scheduler: groups_of_kernels(scheduler, lambda node: True)
     )
     triton.runtime.driver.set_active(_Hopper())
     for name, value in (OPTIONS | {"cpu_backend": "triton", "force_disable_caches": True}).items():
@@ -140,11 +142,27 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
     return torch.compile(function, backend=backend, fullgraph=True, dynamic=False), codes
 
 
-def count_compiled(model: MoleculeSDE, batch: Any, of_op: dict[str, int]) -> dict[str, int]:
-    """Return the launches of compiled terms and their gradients, by what is launched."""
-    noise = model.draw_noise(batch)
+def count_compiled(
+    model: MoleculeSDE, batch: Any, of_op: dict[str, int]
+) -> tuple[int, dict[str, int]]:
+    """Return the launches of compiled noise, and of compiled terms by what is launched."""
+    epoch = torch.full((), batch.key.epoch)
+    draw, codes = write_code(model.draw_noise)
+    noise = draw(dataclasses.replace(batch, key=Key(batch.key.seed, epoch)))
+    of_noise = 1 + sum(_by_kind(codes, of_op).values())  # one fills the tensor of the epoch
+    torch._dynamo.reset()
     terms, codes = write_code(model.terms)
-    terms(batch, noise)["total"].mean().backward()
+    found = terms(batch, noise)["total"]
+    found.sum().backward()
+    counts = _by_kind(codes, of_op)
+    with Operators() as outside:
+        (found.detach().requires_grad_().mean() * batch.weight).backward()
+    counts["others"] += outside.count
+    return of_noise, counts
+
+
+def _by_kind(codes: list[str], of_op: dict[str, int]) -> dict[str, int]:
+    """Count the launches in what torch's compiler has written."""
     counts: dict[str, int] = collections.Counter()
     for code in codes:
         body = code[code.index("def call(") :]
@@ -156,7 +174,7 @@ def count_compiled(model: MoleculeSDE, batch: Any, of_op: dict[str, int]) -> dic
                 counts["products"] += 1
             else:
                 counts["others"] += 1
-    return dict(counts)
+    return counts
 
 
 class Around(Operators):
@@ -255,17 +273,16 @@ def main() -> None:
     arguments = parser.parse_args()
     process.prepare()
     around = count_around(arguments.preset)
-    batch = make_batch()
     dispatch.BACKENDS["cpu"] = "triton"
     model = MoleculeSDE.from_seed(make_config(arguments.preset)).train()
-    noise, terms, of_op = count_as_it_is(model, batch)
-    compiled = count_compiled(model, batch, of_op)
-    found = {"noise": noise, "terms and gradients": terms}
+    noise, terms, of_op = count_as_it_is(model, make_batch(COPIES))
+    drawn, compiled = count_compiled(model, make_batch(COPIES, padded=True), of_op)
+    found = {"noise": noise, "terms and gradients": terms, "compiled: noise": drawn}
     found |= {f"compiled: {name}": count for name, count in compiled.items()}
     found |= {"compiled: terms and gradients": sum(compiled.values())} | around
-    found["a compiled step, ZeRO 1"] = (
-        noise + sum(compiled.values()) + around["around the model, ZeRO 1"]
-    )
+    of_model = {"a step": noise + terms, "a compiled step": drawn + sum(compiled.values())}
+    for name, count in of_model.items():
+        found[f"{name}, ZeRO 1"] = count + around["around the model, ZeRO 1"]
     if arguments.json:
         print(json.dumps({"preset": arguments.preset, **found}, indent=1))
         return

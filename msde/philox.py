@@ -50,15 +50,15 @@ class Key(NamedTuple):
     """The run's seed and the epoch, which make the key of the generator."""
 
     seed: int
-    epoch: int
+    epoch: Any  # an integer; of a compiled step a tensor of one, ()
 
     @property
-    def words(self) -> tuple[int, int]:
+    def words(self) -> tuple[int, Any]:
         """The two words of Philox's key."""
         return self.seed & _MASK, (self.seed >> 32) & _MASK ^ self.epoch
 
 
-def philox4x32(counter: tuple[Any, ...], key: tuple[int, int]) -> tuple[Any, ...]:
+def philox4x32(counter: tuple[Any, ...], key: tuple[int, Any]) -> tuple[Any, ...]:
     """Turn 128-bit counters, as four words, into four random words.
 
     The words are integers of Python's, or tensors of shapes that broadcast.
@@ -86,13 +86,12 @@ def words(key: Key, stream: Stream, uid: Tensor, item: Tensor | int = 0, count: 
         item: (rows,) int64 or one number below 2^32: the atom or pair within the molecule.
     """
     blocks = torch.arange(-(-count // 4), device=uid.device)  # (num_blocks,)
-    item = torch.as_tensor(item, device=uid.device)
     counter = (
         (uid & _MASK).unsqueeze(-1),
         ((uid >> 32) & _MASK).unsqueeze(-1),
-        item.unsqueeze(-1),
+        item.unsqueeze(-1) if isinstance(item, Tensor) else item,
         (blocks << 8) | int(stream),
-    )  # (rows, 1) but for the last, (num_blocks,)
+    )  # (rows, 1), the last (num_blocks,), the item perhaps a number
     drawn = philox4x32(counter, key.words)
     shape = (len(uid), len(blocks))
     stacked = torch.stack([w.expand(shape) for w in drawn], dim=-1)  # (rows, num_blocks, 4)

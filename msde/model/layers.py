@@ -170,6 +170,24 @@ class CategoricalEmbedding(nn.Module):
         return nn.functional.embedding_bag(codes + self.first_row, self.weight, mode="sum")
 
 
+class EveryCombination(CategoricalEmbedding):
+    """The vectors of all combinations of categories, (product of sizes, dim), the last fastest."""
+
+    def __init__(self, sizes: Sequence[int], dim: int) -> None:
+        """Make the tables, and the codes of all combinations."""
+        super().__init__(sizes, dim)
+        every = torch.cartesian_prod(*map(torch.arange, sizes))  # (combinations, columns)
+        self.register_buffer("every", every, persistent=False)
+
+    def forward(self) -> Tensor:  # type: ignore[override]
+        """Return all vectors."""
+        if not torch.compiler.is_compiling():
+            return super().forward(self.every)
+        # Few enough to be made without lookups, which the compiler cannot join with other kernels.
+        rows = nn.functional.one_hot(self.every + self.first_row, len(self.weight)).sum(1)
+        return (rows.to(self.weight.dtype).unsqueeze(-1) * self.weight).sum(1)
+
+
 class SplitLinear(nn.Linear):
     """A linear map of a concatenation, as one product for each part.
 

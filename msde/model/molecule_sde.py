@@ -213,11 +213,12 @@ class MoleculeSDE(nn.Module):
 
         Returns:
             The scalar to differentiate, and detached terms in float32, one value for each molecule
-            that counts, named by `names_of_terms`.
+            that counts, named by `names_of_terms`; behind them those of NAMES_OF_TIMES.
         """
         noise = self.draw_noise(batch) if noise is None else noise
         terms = self.terms(batch, noise)
         detached = {name: term.detach().float() for name, term in terms.items()}
+        detached |= {name: batch.valid(getattr(noise, name)) for name in NAMES_OF_TIMES}
         return terms["total"].mean() * batch.weight, detached
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
@@ -262,6 +263,10 @@ class MoleculeSDE(nn.Module):
             losses["displacements"] = displacements
             total = total + weights.coefficient_displacements * displacements
         return {"total": total, **losses, "contrastive_accuracy": accuracy}
+
+
+# Fields of `Noise`.
+NAMES_OF_TIMES = ("t_2d_to_3d", "t_3d_to_2d")
 
 
 def names_of_terms(loss: LossConfig) -> tuple[str, ...]:

@@ -62,9 +62,8 @@ def antithetic_times_over_epochs(
     """
     key = Key(batch.key.seed, batch.key.epoch // 2)
     step = words(key, stream, batch.uid)[:, 0] * num_timesteps >> 32  # (num_graphs,)
-    if batch.key.epoch % 2:
-        step = num_timesteps - 1 - step
-    return _time(step, num_timesteps)
+    odd = batch.key.epoch % 2
+    return _time(odd * (num_timesteps - 1) + (1 - 2 * odd) * step, num_timesteps)
 
 
 # loss.times -> how the times of a slot are drawn

@@ -175,6 +175,11 @@ def backend(*tensors: Tensor | None, under_autocast: bool = False) -> str:
     return BACKENDS[kind] if available(kind) else "torch"
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Return whether a tensor is on a CPU, as the table of backends has it."""
+    return BACKENDS.get(tensor.device.type) == "cpp"
+
+
 def constant_when_compiled(function: Callable) -> Callable:
     """Mark a function for torch.compile: its result does not change.
 

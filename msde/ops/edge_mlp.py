@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from msde.ops import dispatch
 from msde.ops.cpp import PARTS, call
 from msde.ops.graphs import Edges, edge_chunks
-from msde.ops.segments import sum_consecutive
+from msde.ops.messages import edge_sums
 
 # name -> (code in C++, in-place activation, its input's gradient from the output's and the input)
 _ACTIVATIONS: dict[str, tuple[int, Callable, Callable]] = {
@@ -51,7 +51,9 @@ def edge_mlp(
         if dispatch.backend(*inputs) == "cpp":
             return _edge_mlp(*inputs, activation, edges.index, edges.row_ptr, edges.ptr)
         # On a GPU, too: cuBLAS multiplies, and a kernel's tiles of a wide network do not fit there.
-        return _Reference.apply(*inputs, edges, activation)
+        # Made here: what is compiled may not keep a new tensor in a gradient.
+        reverse = None if dispatch.on_cpu(a) else edges.reverse
+        return _Reference.apply(*inputs, edges.index, edges.row_ptr, reverse, activation)
 
 
 class _Reference(torch.autograd.Function):
@@ -66,14 +68,16 @@ class _Reference(torch.autograd.Function):
         edge_weight: Tensor | None,
         weight: Tensor,
         bias: Tensor,
-        edges: Edges,
+        index: Tensor,
+        row_ptr: Tensor,
+        reverse: Tensor | None,
         activation: str,
     ) -> Tensor:
-        ctx.save_for_backward(a, b, edge_attr, edge_weight, weight)
-        ctx.edges, ctx.activation = edges, activation
+        ctx.save_for_backward(a, b, edge_attr, edge_weight, weight, index, row_ptr, reverse)
+        ctx.activation = activation
         _, activate, _ = _ACTIVATIONS[activation]
-        out = a.new_empty(edges.index.shape[1], len(bias))
-        for rows, source, target in edge_chunks(edges.index):
+        out = a.new_empty(index.shape[1], len(bias))
+        for rows, source, target in edge_chunks(index):
             hidden = a.index_select(0, source).add_(b.index_select(0, target))
             if edge_attr is not None and edge_weight is not None:
                 hidden.addmm_(edge_attr[rows], edge_weight.t())
@@ -83,30 +87,29 @@ class _Reference(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, edge_attr, edge_weight, weight = ctx.saved_tensors
+        a, b, edge_attr, edge_weight, weight, index, row_ptr, reverse = ctx.saved_tensors
         _, activate, gradient = _ACTIVATIONS[ctx.activation]
         grad_a, grad_b, grad_weight = map(torch.zeros_like, (a, b, weight))
         grad_attr, grad_edge_weight = None, None
         if edge_attr is not None:
             grad_attr, grad_edge_weight = torch.empty_like(edge_attr), torch.zeros_like(edge_weight)
         grad = grad.contiguous()
-        for rows, source, target in edge_chunks(ctx.edges.index):
+        for rows, source, target in edge_chunks(index):
             hidden = a.index_select(0, source).add_(b.index_select(0, target))
             if edge_attr is not None:
                 hidden.addmm_(edge_attr[rows], edge_weight.t())
             grad_hidden = gradient(torch.mm(grad[rows], weight), hidden)
             grad_weight.addmm_(grad[rows].t(), activate(hidden))
-            if a.is_cpu:
+            if reverse is None:
                 grad_a.index_add_(0, source, grad_hidden)
                 grad_b.index_add_(0, target, grad_hidden)
             else:  # all edges at once; index_add_ would add in an order that changes
-                from_source = grad_hidden.index_select(0, ctx.edges.reverse)
-                grad_a = sum_consecutive(from_source, ctx.edges.row_ptr)
-                grad_b = sum_consecutive(grad_hidden, ctx.edges.row_ptr)
+                grad_a, grad_b = edge_sums(grad_hidden, row_ptr, reverse)
             if edge_attr is not None:
                 torch.mm(grad_hidden, edge_weight, out=grad_attr[rows])
                 grad_edge_weight.addmm_(grad_hidden.t(), edge_attr[rows])
-        return grad_a, grad_b, grad_attr, grad_edge_weight, grad_weight, grad.sum(0), None, None
+        of_weights = grad_edge_weight, grad_weight, grad.sum(0)
+        return grad_a, grad_b, grad_attr, *of_weights, None, None, None, None
 
 
 def _gradient(needed, g, a, b, attr, attr_weight, weight, bias, *rest):

@@ -174,12 +174,14 @@ def _table_grad_cpp(
 
 def _table_grad_triton(x, g, first, weight, order, cell_ptr, index, ptr, pair_ptr, graph):
     cells, width = len(cell_ptr) - 1, x.shape[1]
-    parts = x.new_zeros(4, cells + 3, width)  # from the first to the fourth row of each cell
+    parts = x.new_empty(4, cells, width)  # from the first to the fourth row of each cell
+    out = x.new_empty(cells + 3, width)
     block = triton.power_of_2(width)
     sizes = (index.shape[1], width, triton.rows_at_once(block), block)
-    kernel = triton.kernels("filters").interpolated_table_grad
-    kernel[(cells,)](x, g, weight, index, order, cell_ptr, parts, *sizes)
-    return parts.sum(0)
+    kernels = triton.kernels("filters")
+    kernels.interpolated_table_grad[(cells,)](x, g, weight, index, order, cell_ptr, parts, *sizes)
+    kernels.interpolated_table_sums[(cells + 3,)](parts, out, width, block)
+    return out
 
 
 _interpolated_conv = dispatch.register("interpolated_conv", _cpp, _triton, gradient=_gradient)

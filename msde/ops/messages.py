@@ -10,7 +10,9 @@ from torch import Tensor
 from msde.ops import dispatch, triton
 from msde.ops.cpp import PARTS, call
 from msde.ops.graphs import EdgeCodes, Edges, edge_chunks
-from msde.ops.segments import segment_sum
+from msde.ops.segments import segment_sum, sum_consecutive
+
+ATOMS_AT_ONCE = 1024  # numbers of one each, that a Triton program adds up
 
 
 def sum_over_edges(x: Tensor, edges: Edges) -> Tensor:
@@ -59,6 +61,33 @@ def _sum_over_edges_triton(x, index, row_ptr):
 _sum_over_edges = dispatch.register(
     "sum_over_edges", _sum_over_edges_cpp, _sum_over_edges_triton, gradient=_sum_over_edges_gradient
 )
+
+
+def edge_sums(x: Tensor, row_ptr: Tensor, reverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of x, (num_edges, width), over the edges out of each atom and into it.
+
+    Both are (num_atoms, width). For GPUs; without second derivatives.
+
+    Args:
+        row_ptr, reverse: of the edges, see `Edges`.
+    """
+    sums = _edge_sums if dispatch.backend(x, under_autocast=True) == "triton" else _edge_sums_torch
+    return sums(x, row_ptr, reverse)
+
+
+def _edge_sums_torch(x: Tensor, row_ptr: Tensor, reverse: Tensor) -> tuple[Tensor, Tensor]:
+    return sum_consecutive(x.index_select(0, reverse), row_ptr), sum_consecutive(x, row_ptr)
+
+
+def _edge_sums_triton(x, row_ptr, reverse):
+    atoms, width = len(row_ptr) - 1, x.shape[1]
+    out_of, into = x.new_empty(atoms, width), x.new_empty(atoms, width)
+    kernel = triton.kernels("messages").edge_sums
+    kernel[(atoms,)](x, row_ptr, reverse, out_of, into, width, triton.power_of_2(width))
+    return out_of, into
+
+
+_edge_sums = dispatch.register("edge_sums", _edge_sums_torch, _edge_sums_triton)
 
 
 def gin_message(x: Tensor, table: Tensor, eps: Tensor, codes: EdgeCodes, edges: Edges) -> Tensor:
@@ -117,22 +146,16 @@ def _gin_message_grad_cpp(
 def _gin_message_grad_triton(g, x, table, eps, code, code_ptr, code_order, index, row_ptr):
     (atoms, width), codes, gx = x.shape, len(table), torch.empty_like(x)
     kernels, block = triton.kernels("messages"), triton.power_of_2(width)
-    kernels.gin_message_grad[(atoms,)](g, x, table, eps, code, row_ptr, index, gx, width, block)
-    parts = x.new_empty(codes, triton.PARTS, width)
-    kernels.gin_table_grad[(codes, triton.PARTS)](
-        g,
-        x,
-        table,
-        code_order,
-        code_ptr,
-        *index,
-        parts,
-        width,
-        triton.PARTS,
-        triton.rows_at_once(block),
-        block,
+    g_table, g_eps = torch.empty_like(table), torch.empty_like(eps)
+    parts, dots = x.new_empty(codes, triton.PARTS, width), x.new_empty(atoms)
+    kernels.gin_message_grad[(atoms + codes * triton.PARTS,)](
+        g, x, table, eps, code, code_order, code_ptr, row_ptr, *index, gx, dots, parts, atoms,
+        width, triton.PARTS, triton.rows_at_once(block), block,
+    )  # fmt: skip
+    kernels.gin_grad_sums[(codes + 1, triton.cdiv(width, triton.BLOCK))](
+        parts, dots, g_table, g_eps, codes, atoms, width, triton.PARTS, ATOMS_AT_ONCE, triton.BLOCK
     )
-    return gx, parts.sum(1), torch.dot(g.flatten(), x.flatten()).view(1)
+    return gx, g_table, g_eps
 
 
 _gin_message = dispatch.register(

@@ -19,8 +19,11 @@ COUNTERS = 256  # of one Triton program
 def words(
     key: Key, stream: Stream, uid: Tensor, item: Tensor | None = None, count: int = 1
 ) -> Tensor:
-    """Return `philox.words` of the same arguments, (rows, count) int64, to the bit."""
-    if dispatch.available(uid.device.type):
+    """Return `philox.words` of the same arguments, (rows, count) int64, to the bit.
+
+    torch.compile joins it in plain torch with what is made of it, and takes the epoch as a tensor.
+    """
+    if not torch.compiler.is_compiling() and dispatch.available(uid.device.type):
         return _words(uid, item, count, int(stream), key.words)
     return philox.words(key, stream, uid, 0 if item is None else item, count)
 
@@ -28,7 +31,10 @@ def words(
 def normals(key: Key, stream: Stream, uid: Tensor, item: Tensor, count: int) -> Tensor:
     """Return `philox.normal` of the same arguments, (rows, count) float32, but for rounding."""
     if dispatch.available(uid.device.type):
-        return _normals(uid, item, count, int(stream), key.words)
+        low, high = key.words
+        if isinstance(high, Tensor):
+            return _normals(uid, item, count, int(stream), (low, 0), high)
+        return _normals(uid, item, count, int(stream), (low, high))
     return philox.normal(key, stream, uid, item, count)
 
 
@@ -40,7 +46,7 @@ def dropout_factors(shape: tuple[int, ...], dropout: float, like: Tensor) -> Ten
     Args:
         like: a tensor of the dtype and the device of the result.
     """
-    if not like.is_cpu or torch.compiler.is_compiling():
+    if not dispatch.on_cpu(like) or torch.compiler.is_compiling():
         return like.new_empty(shape).bernoulli_(1 - dropout).div_(1 - dropout)
     draw = _dropout_factors_cpp if dispatch.available() else philox.dropout_factors
     seed = int(torch.empty((), dtype=torch.int64).random_())
@@ -55,10 +61,18 @@ def _words_cpp(
     return philox.words(Key(high << 32 | low, 0), Stream(stream), uid, items, count)
 
 
-def _normals_cpp(uid: Tensor, item: Tensor, count: int, stream: int, key: Sequence[int]) -> Tensor:
+def _normals_cpp(
+    uid: Tensor,
+    item: Tensor,
+    count: int,
+    stream: int,
+    key: Sequence[int],
+    high: Tensor | None = None,
+) -> Tensor:
+    """Draw normals; `high`, (), is the second word of the key where it is given."""
     uid, item = uid.contiguous(), item.contiguous()
     out = uid.new_empty(uid.shape[0], count, dtype=torch.float32)
-    call("normals", uid, item, uid.shape[0], count, stream, *key, out)
+    call("normals", uid, item, uid.shape[0], count, stream, *key, high, out)
     return out
 
 
@@ -87,11 +101,13 @@ def _words_triton(uid, item, count, stream, key):
     return out
 
 
-def _normals_triton(uid, item, count, stream, key):
+def _normals_triton(uid, item, count, stream, key, high=None):
     uid, item = uid.contiguous(), item.contiguous()
     out = uid.new_empty(len(uid), count, dtype=torch.float32)
     grid, numbers = _counters(uid, count, stream, key)
-    triton.kernels("noise").normals[grid](uid, item, out, *numbers, COUNTERS)
+    has_high = high is not None
+    at = high if has_high else uid
+    triton.kernels("noise").normals[grid](uid, item, at, out, *numbers, has_high, COUNTERS)
     return out
 
 

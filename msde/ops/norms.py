@@ -16,6 +16,8 @@ from msde.ops.cpp import PARTS, call
 from msde.ops.graphs import Edges
 from msde.ops.messages import SumOverEdges, sum_over_edges
 
+TILES = 4  # of rows, that a Triton program has after it has put the statistics together
+
 
 def batch_norm(
     x: Tensor, norm: nn.BatchNorm1d, relu: bool = False, num_valid: Tensor | None = None
@@ -124,12 +126,10 @@ def _batch_norm_triton(x, weight, bias, relu, eps, num_valid):
     kernels.batch_norm_parts[(triton.PARTS, across)](
         x, number, parts, rows, width, has_padding, triton.PARTS, triton.TILE, triton.BLOCK
     )
-    kernels.batch_norm_statistics[(across,)](
-        parts, number, mean, variance, rows, width, has_padding, triton.PARTS, triton.BLOCK
-    )
-    kernels.batch_norm[(triton.cdiv(rows, triton.TILE), across)](
-        x, weight, bias, mean, variance, y, rows, width, eps, relu, triton.TILE, triton.BLOCK
-    )
+    kernels.batch_norm[(triton.cdiv(rows, TILES * triton.TILE), across)](
+        x, weight, bias, parts, number, mean, variance, y, rows, width, eps, relu, has_padding,
+        triton.PARTS, TILES, triton.TILE, triton.BLOCK,
+    )  # fmt: skip
     return y, mean, variance
 
 
@@ -154,9 +154,9 @@ def _batch_norm_grad_triton(g, x, weight, bias, relu, eps, num_valid, mean, vari
     kernels.batch_norm_grad_parts[(triton.PARTS, across)](
         *given, parts, rows, width, eps, relu, triton.PARTS, triton.TILE, triton.BLOCK
     )
-    kernels.batch_norm_grad[(triton.cdiv(rows, triton.TILE), across)](
+    kernels.batch_norm_grad[(triton.cdiv(rows, TILES * triton.TILE), across)](
         *given, parts, g_weight, g_bias, num_valid if has_padding else x, gx, rows, width, eps,
-        relu, has_padding, triton.PARTS, triton.TILE, triton.BLOCK,
+        relu, has_padding, triton.PARTS, TILES, triton.TILE, triton.BLOCK,
     )  # fmt: skip
     return gx, g_weight, g_bias
 

@@ -28,7 +28,7 @@ class RunningStatistics:
         self._counters = [norm.get_buffer("num_batches_tracked") for norm in self._norms]
         self._slots_per_step = slots_per_step
         self._running = self._flat()
-        self._sum = torch.zeros_like(self._running, dtype=torch.float64)
+        self._sum: Tensor | None = None
         self._batches = torch.stack(self._counters)  # (layers,)
 
     @property
@@ -43,7 +43,8 @@ class RunningStatistics:
     def collect(self, slot: int) -> None:
         """Add the statistics of a slot, by its number in the step, after its forward pass."""
         share = self._momentum * (1 - self._momentum) ** (self._slots_per_step - 1 - slot)
-        self._sum += share * self._flat().double()
+        part = self._flat().double().mul_(share)
+        self._sum = part if self._sum is None else self._sum.add_(part)
         self._restore()
 
     def _restore(self) -> None:
@@ -56,7 +57,8 @@ class RunningStatistics:
 
     def take_sum(self) -> Tensor:
         """Return this rank's part of the step's sum, to be summed over ranks; reset it."""
-        own, self._sum = self._sum, torch.zeros_like(self._sum)
+        own, self._sum = self._sum, None
+        assert own is not None, "every rank collects the statistics of a slot"
         return own
 
     @torch.no_grad()
@@ -65,10 +67,10 @@ class RunningStatistics:
 
         Args:
             total: the sum over ranks of `take_sum`.
-            skipped: () 0 or 1.
+            skipped: () bool.
         """
         kept = (1 - self._momentum) ** self._slots_per_step
-        updated = (kept * self._running.double() + total).to(self._running.dtype)
-        self._running = torch.where(skipped > 0, self._running, updated)
-        self._batches = self._batches + self._slots_per_step * (skipped == 0)
+        updated = torch.add(total, self._running, alpha=kept).to(self._running.dtype)
+        self._running = torch.where(skipped, self._running, updated)
+        self._batches = torch.where(skipped, self._batches, self._batches + self._slots_per_step)
         self._restore()

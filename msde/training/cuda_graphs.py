@@ -159,7 +159,7 @@ class GraphedMoleculeSDE(CompiledMoleculeSDE):
         """Return what `MoleculeSDE.terms` returns; of a replay, only the total has a gradient."""
         if not self.is_repeated(batch):
             return super().terms(batch, noise)
-        shape = sizes_of(batch, noise)
+        shape = sizes_of(batch)
         self._met[shape] += 1
         if self._met[shape] == 2 and len(self._graphs) < MAX_GRAPHS:
             self._graphs[shape] = self._captured(batch, noise)

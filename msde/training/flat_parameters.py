@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from msde.data.batch import MoleculeBatch
-from msde.model import MoleculeSDE, names_of_terms
+from msde.model import NAMES_OF_TIMES, MoleculeSDE, names_of_terms
 from msde.training.optimizer import parameter_groups
 
 
@@ -49,17 +49,23 @@ class FlatParameters(nn.Module):
         if not torch.is_grad_enabled():
             return self.model(batch)
         loss, *terms = _Joined.apply(self, batch, *self.parameters())
-        return loss, dict(zip(names_of_terms(self.model.config.loss), terms, strict=True))
+        names = (*names_of_terms(self.model.config.loss), *NAMES_OF_TIMES)
+        return loss, dict(zip(names, terms, strict=True))
 
     def gradients(self, loss: Tensor, upper: Tensor) -> list[Tensor]:
         """Return the gradients of the flat parameters; zero where a weight has no part in it."""
         members = [member for part in self._members for member in part]
         found = list(torch.autograd.grad(loss, members, upper, allow_unused=True))
+        pairs = zip(found, members, strict=True)
+        unused = max((member.numel() for grad, member in pairs if grad is None), default=0)
+        zeros = upper.new_zeros(unused)
         found.reverse()  # each is given up as soon as it is copied
-        return [
-            torch.cat([_or_zeros(found.pop(), member).flatten() for member in part])
-            for part in self._members
-        ]
+
+        def gradient(member: Tensor) -> Tensor:
+            grad = found.pop()
+            return zeros[: member.numel()] if grad is None else grad.flatten()
+
+        return [torch.cat([gradient(member) for member in part]) for part in self._members]
 
     def train(self, mode: bool = True) -> FlatParameters:
         """Set the model's mode, too."""
@@ -75,10 +81,6 @@ class FlatParameters(nn.Module):
         return self.model.load_state_dict(*args, **kwargs)
 
 
-def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if gradient is None else gradient
-
-
 class _Joined(torch.autograd.Function):
     """Loss and terms of a batch as a function of the flat parameters."""
 
@@ -90,6 +92,7 @@ class _Joined(torch.autograd.Function):
             loss, terms = module.model(batch)
         ctx.module, ctx.loss = module, loss
         ctx.mark_non_differentiable(*terms.values())
+        ctx.set_materialize_grads(False)  # or zeros would be made for those of the terms
         return loss.detach(), *terms.values()
 
     @staticmethod

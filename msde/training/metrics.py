@@ -14,8 +14,6 @@ from torch import Tensor
 from msde.config import LossConfig
 from msde.data.batch import MoleculeBatch
 from msde.model import names_of_terms
-from msde.model.noise import TIMES
-from msde.philox import Stream
 
 QUARTERS = ("0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00")  # of the diffusion time
 PHASES = ("data_wait", "forward", "backward", "optimizer")  # of a step, in their order
@@ -28,34 +26,31 @@ class TermSums:
     has drawn. Molecules with a term that is not finite are not counted; `step_guard` reports them.
     """
 
-    STREAMS = {"2d_to_3d": Stream.TIME_2D_TO_3D, "3d_to_2d": Stream.TIME_3D_TO_2D}
-
     def __init__(self, device: torch.device, loss: LossConfig) -> None:
-        """Start from zero; `loss` says how times are drawn and which terms there are."""
-        self._loss, self._names = loss, names_of_terms(loss)
-        self._timed = [n for n in self.STREAMS if getattr(loss, f"coefficient_{n}")]
+        """Start from zero; `loss` says which terms there are."""
+        self._names = names_of_terms(loss)
+        self._timed = [
+            name for name in ("2d_to_3d", "3d_to_2d") if getattr(loss, f"coefficient_{name}")
+        ]
         self._quarters = torch.arange(len(QUARTERS), device=device).unsqueeze(1)  # (4, 1)
-        by_time = 2 * len(self._timed) * len(QUARTERS)
-        size = len(self._names) + 2 + by_time
-        self._sums = torch.zeros(size, dtype=torch.float64, device=device)
+        # A row for each quarter of each loss, and one for all times; a column for each term, for
+        # the atoms and for the molecules.
+        shape = (1 + len(self._timed) * len(QUARTERS), len(self._names) + 2)
+        self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._zero = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, terms: dict[str, Tensor], batch: MoleculeBatch) -> None:
-        """Add the terms of one slot."""
-        stacked = torch.stack([terms[name] for name in self._names]).double()
-        finite = stacked.isfinite().all(0)  # (num_valid,)
-        stacked = torch.where(finite, stacked, 0.0)
-        atoms = torch.where(finite, batch.valid(batch.atoms_per_graph), 0)  # (num_valid,)
-        parts = [stacked.sum(1), finite.sum().reshape(1), atoms.sum().reshape(1)]
+        """Add what the model has returned for one slot."""
+        one = torch.ones_like(terms["total"])  # (num_valid,)
+        columns = [*(terms[name] for name in self._names), batch.valid(batch.atoms_per_graph), one]
+        values = torch.stack(columns).double()  # (columns, num_valid)
+        finite = (values - values == 0).all(0)  # (num_valid,), in fewer launches than isfinite
+        values = torch.where(finite, values, self._zero)
+        rows = [one.unsqueeze(0)]
         for name in self._timed:
-            quarter = (self._times(batch, name) * len(QUARTERS)).long()  # (num_valid,)
-            member = ((quarter == self._quarters) & finite).double()  # (4, num_valid)
-            parts += [member @ stacked[self._names.index(name)], member.sum(1)]  # (4,) each
-        self._sums += torch.cat(parts)
-
-    def _times(self, batch: MoleculeBatch, name: str) -> Tensor:
-        """Return the times that the model has drawn, (num_valid,): functions of key and uid."""
-        times = TIMES[self._loss.times](batch, self.STREAMS[name], self._loss.num_timesteps)
-        return batch.valid(times)
+            quarter = (terms[f"t_{name}"] * len(QUARTERS)).long()  # (num_valid,)
+            rows.append(quarter == self._quarters)  # (4, num_valid)
+        self._sums += torch.cat(rows).double() @ values.T
 
     def read(self, part: str = "") -> tuple[dict[str, float], int, int]:
         """Return means over the molecules of all ranks, named as in metrics.jsonl; reset.
@@ -67,21 +62,24 @@ class TermSums:
             The scalars, none if there were no molecules; the numbers of molecules and of atoms.
         """
         dist.all_reduce(self._sums)
-        sums = self._sums.tolist()
+        sums, *by_time = self._sums.tolist()
         self._sums.zero_()
-        size = len(self._names)
-        molecules, atoms = map(int, sums[size : size + 2])
+        *losses, atoms, molecules = sums
         if not molecules:
             return {}, 0, 0
-        found = {f"loss/{part}{n}": s / molecules for n, s in zip(self._names, sums, strict=False)}
+        found = {
+            f"loss/{part}{name}": total / molecules
+            for name, total in zip(self._names, losses, strict=True)
+        }
         found[f"accuracy/{part}contrastive"] = found.pop(f"loss/{part}contrastive_accuracy")
-        rest = iter(sums[size + 2 :])
+        rows = iter(by_time)
         for name in self._timed:
-            totals, counts = [[next(rest) for _ in QUARTERS] for _ in range(2)]
-            for quarter, total, count in zip(QUARTERS, totals, counts, strict=True):
-                if count:
-                    found[f"loss_by_time/{part}{name}/{quarter}"] = total / count
-        return found, molecules, atoms
+            column = self._names.index(name)
+            for quarter in QUARTERS:
+                row = next(rows)
+                if row[-1]:
+                    found[f"loss_by_time/{part}{name}/{quarter}"] = row[column] / row[-1]
+        return found, int(molecules), int(atoms)
 
 
 class Stopwatch:

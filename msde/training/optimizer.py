@@ -63,8 +63,8 @@ class GradientCheck:
         """Tell Adam whether to skip the step; called between the last backward pass and it."""
         self._skipped_before = self._engine.skipped_steps
         if self._is_ours:
-            norms = torch.stack(torch._foreach_norm(self._gradients()))
-            self._found = (~norms.isfinite().all()).float()
+            norm = torch.stack(torch._foreach_norm(self._gradients())).sum()
+            self._found = (norm - norm).ne(0).float()  # NaN minus itself, and infinity, are NaN
             if self._engine.zero_optimization():  # each rank has seen its own part
                 dist.all_reduce(self._found, dist.ReduceOp.MAX)
             # As torch.amp.GradScaler does: the fused kernels then leave weights and state alone.
@@ -72,11 +72,11 @@ class GradientCheck:
             getattr(outer, "optimizer", outer).found_inf = self._found
 
     def skipped(self, device: torch.device) -> Tensor:
-        """Return whether the step just made was skipped, () float64: 0 or 1."""
+        """Return whether the step just made was skipped, () bool."""
         if self._is_ours:
-            return self._found.double()
+            return self._found > 0
         by_deepspeed = self._engine.skipped_steps > self._skipped_before
-        return torch.full((), float(by_deepspeed), dtype=torch.float64, device=device)
+        return torch.full((), by_deepspeed, dtype=torch.bool, device=device)
 
     def count(self) -> None:
         """Note a skipped step in the engine's count, where the engine does not know of it."""

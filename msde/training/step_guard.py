@@ -11,6 +11,7 @@ never waits for the step that the device is still busy with.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,9 @@ class StepGuard:
         self._gradients = GradientCheck(engine)
         mean = [state.mean_loss.value, state.mean_loss.steps]
         self._mean = torch.tensor(mean, dtype=torch.float64, device=engine.device)
+        self._no_limit = torch.full_like(self._mean[0], sys.float_info.max)
+        # What the loss of a step that is taken is multiplied by, and of one that is not.
+        self._factors = torch.tensor([1.0, math.nan], device=engine.device).unbind()
         self._observed: Observed = []
         self._unread: list[tuple[int, HostCopy, Observed]] = []
 
@@ -116,8 +120,9 @@ class StepGuard:
         dist.all_reduce(agreed)
         self._loss, self._stop, self._sum = agreed[0] / agreed[2], agreed[1], agreed[3:]
         self._limit = self._spike_limit()
-        skip = ~self._loss.isfinite() | (self._loss > self._limit)
-        return loss * torch.where(skip, torch.nan, 1.0).to(loss.dtype)
+        # A loss that is not finite is not below the limit, which is finite.
+        taken, skipped = self._factors
+        return loss * torch.where(self._loss <= self._limit, taken, skipped).to(loss.dtype)
 
     def before_step(self) -> None:
         """Look at the gradients, between the last backward pass and the optimizer's step."""
@@ -129,9 +134,10 @@ class StepGuard:
         statistics = self._running_statistics
         statistics.commit(self._sum.to(statistics.device), skipped.to(statistics.device))
         value, steps = self._mean
-        decay = (steps / (steps + 1)).clamp(max=MEAN_DECAY)
-        updated = torch.stack([decay * value + (1 - decay) * self._loss, steps + 1])
-        self._mean = torch.where(skipped > 0, self._mean, updated)
+        after = steps + 1
+        decay = (steps / after).clamp(max=MEAN_DECAY)
+        updated = torch.stack([torch.lerp(self._loss, value, decay), after])
+        self._mean = torch.where(skipped, self._mean, updated)
         facts = torch.stack([skipped, self._stop, self._loss, self._limit, *self._mean])
         self._unread.append((step, HostCopy(facts), self._observed))
         self._observed = []
@@ -168,11 +174,12 @@ class StepGuard:
             )
 
     def _spike_limit(self) -> Tensor:
-        """Return the mean loss above which a step is a spike, () float64."""
+        """Return the mean loss above which a step is a spike, () float64, finite."""
         value, steps = self._mean
         if not self._config.spike_factor:
-            return torch.full_like(value, math.inf)
-        return torch.where(steps < MEAN_STEPS, math.inf, self._config.spike_factor * value)
+            return self._no_limit
+        limit = (self._config.spike_factor * value).clamp(max=sys.float_info.max)
+        return torch.where(steps < MEAN_STEPS, self._no_limit, limit)
 
     def _explain(self, loss: float, limit: float, observed: Observed) -> SkippedStep:
         if not math.isfinite(loss):

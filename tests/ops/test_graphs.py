@@ -5,6 +5,7 @@ import torch
 
 from fixtures.ops import edges_of, pairs_of
 from msde import ops
+from msde.ops import dispatch
 
 
 def test_complete_pairs():
@@ -18,9 +19,12 @@ def test_sort_groups(way, key):
     assert order.tolist() == ([] if not key else [1, 4, 0, 2, 3])
 
 
-def test_edges_know_their_reverses(way):
+@pytest.mark.parametrize("backend", ["cpp", "triton"])
+def test_edges_know_their_reverses(way, backend, monkeypatch):
+    """On a GPU, too, as the table of backends has it."""
     torch.manual_seed(0)
     whole = edges_of([9, 1, 5, 12])
+    monkeypatch.setitem(dispatch.BACKENDS, "cpu", backend)
     mixed = torch.randperm(whole.index.shape[1])
     edges, order = ops.sort_edges(whole.index[:, mixed], whole.ptr, 27)
     assert torch.equal(edges.index, whole.index) and torch.equal(edges.row_ptr, whole.row_ptr)

@@ -15,6 +15,8 @@ def test_normals_are_those_of_philox(fused, rows, count):
     key, stream = Key(2**40 + 77, 9), Stream.ATOM_TYPE_NOISE
     found = ops.normals(key, stream, uid, item, count)
     assert torch.allclose(found, philox.normal(key, stream, uid, item, count), 1e-5, 1e-5)
+    by_tensor = Key(key.seed, torch.tensor(key.epoch))
+    assert torch.equal(ops.normals(by_tensor, stream, uid, item, count), found)
     for row in range(0, rows, 99):
         alone = ops.normals(key, stream, uid[row : row + 1], item[row : row + 1], count)
         assert torch.equal(alone[0], found[row])
@@ -33,6 +35,10 @@ def test_random_numbers_by_triton(gpu, rows, count):
             assert torch.equal(found, expected)
         found = gpu["normals"].triton(uid, item, count, int(stream), key.words)
         assert torch.allclose(found, philox.normal(key, stream, uid, item, count), 1e-5, 1e-5)
+        (low, _), high = key.words, torch.tensor(key.words[1], device=TRITONS)
+        assert torch.equal(
+            gpu["normals"].triton(uid, item, count, int(stream), (low, 0), high), found
+        )
 
 
 @pytest.mark.parametrize("size", [(0, 8), (5, 3), (3000, 8)])

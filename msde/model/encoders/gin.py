@@ -19,6 +19,7 @@ from msde.model.layers import (
     BatchNorm,
     CategoricalEmbedding,
     Dropout,
+    EveryCombination,
     Linear,
     at_least_float32,
     numbered,
@@ -32,9 +33,7 @@ class GINLayer(nn.Module):
     def __init__(self, hidden_dim: int) -> None:
         """Make the layer's own bond embedding and MLP."""
         super().__init__()
-        self.bond_embedding = CategoricalEmbedding(BOND_SIZES, hidden_dim)
-        every_bond = torch.cartesian_prod(*map(torch.arange, BOND_SIZES))  # (60, 3)
-        self.register_buffer("every_bond", every_bond, persistent=False)
+        self.bond_embedding = EveryCombination(BOND_SIZES, hidden_dim)
         self.eps = nn.Parameter(torch.zeros(1))
         self.mlp = numbered(
             {
@@ -52,10 +51,10 @@ class GINLayer(nn.Module):
         Args:
             h: (num_atoms, hidden_dim), like the result.
             bonds: the bonds in both directions.
-            bond_codes: the row of `every_bond` for each of them.
+            bond_codes: the row of `bond_embedding` for each of them.
             num_valid: () the first atoms, which enter batch statistics; None: all of them.
         """
-        table = self.bond_embedding(self.every_bond)  # (60, hidden_dim), so one lookup a bond
+        table = self.bond_embedding()  # (60, hidden_dim), so one lookup a bond
         # Messages are summed in at least float32, also under autocast.
         messages = gin_message(at_least_float32(h), table, self.eps, bond_codes, bonds)
         hidden, norm, output = self.mlp
@@ -90,7 +89,7 @@ class GIN(Encoder):
     def forward(self, batch: MoleculeBatch) -> Tensor:
         """Return the representation of each atom, (num_atoms, output_dim)."""
         kind, stereo, conjugated = batch.edge_attr.unbind(-1)  # (num_edges,) each
-        # The row of every_bond, (num_edges,).
+        # The row of bond_embedding, (num_edges,).
         bond_code = (kind * BOND_SIZES[1] + stereo) * BOND_SIZES[2] + conjugated
         bonds, order = sort_edges(batch.edge_index, batch.ptr, batch.num_atoms)
         bond_codes = group_codes(bond_code.index_select(0, order), math.prod(BOND_SIZES))

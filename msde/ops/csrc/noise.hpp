@@ -97,8 +97,9 @@ struct Normals {
 };
 
 inline void normals(const Index* uid, const Index* item, Index rows, Index count, Index stream,
-                    Index key_low, Index key_high, float* out, Index threads) {
-  Normals{uid, item, rows, count, Word(stream), {Word(key_low), Word(key_high)}}.run(out, threads);
+                    Index key_low, Index key_high, const Index* high, float* out, Index threads) {
+  const PhiloxKey key{Word(key_low), Word(high ? *high : key_high)};
+  Normals{uid, item, rows, count, Word(stream), key}.run(out, threads);
 }
 
 // out = the factors of dropout: 0 where a word is below `threshold`, else `scale`.

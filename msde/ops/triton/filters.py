@@ -32,7 +32,7 @@ def interpolated_table_grad(x, g, weight, index, order, cell_ptr, parts, num_pai
                             tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
     """One cell k between knots: its four rows k + q of weight_q (x_i g_j + x_j g_i)."""
     k = tl.program_id(0).to(tl.int64)
-    num_rows = tl.num_programs(0) + 3
+    cells = tl.num_programs(0)
     f = tl.arange(0, block)
     q = tl.arange(0, 4)
     total = tl.zeros([4, block], parts.dtype.element_ty)
@@ -45,5 +45,18 @@ def interpolated_table_grad(x, g, weight, index, order, cell_ptr, parts, num_pai
         both += load_rows(x, j, f, width, s < last) * load_rows(g, i, f, width, s < last)
         of_knots = tl.load(weight + 4 * p[:, None] + q[None, :])  # (tile, 4)
         total += tl.sum(of_knots[:, :, None] * both[:, None, :], axis=0)
-    at = (q * num_rows + k + q)[:, None] * width + f[None, :]
+    at = (q * cells + k)[:, None] * width + f[None, :]
     tl.store(parts + at, total, mask=(f < width)[None, :])
+
+
+@triton.jit
+def interpolated_table_sums(parts, out, width, block: tl.constexpr):
+    """One row of the table: the sum of what the cells have of it whose first to fourth it is."""
+    row = tl.program_id(0).to(tl.int64)
+    cells = tl.num_programs(0) - 3
+    f = tl.arange(0, block)
+    q = tl.arange(0, 4)
+    k = row - q
+    there = ((k >= 0) & (k < cells))[:, None] & (f < width)[None, :]
+    of_cells = tl.load(parts + (q * cells + k)[:, None] * width + f[None, :], mask=there, other=0)
+    tl.store(out + row * width + f, tl.sum(of_cells, axis=0), mask=f < width)

@@ -56,8 +56,11 @@ def _box_muller(one, other):
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def normals(uid, item, out, counters, blocks, count, stream, low, high, tile: tl.constexpr):
+def normals(uid, item, high_at, out, counters, blocks, count, stream, low, high,
+            has_high: tl.constexpr, tile: tl.constexpr):  # fmt: skip
     """A tile of counters: two pairs of normals each."""
+    if has_high:
+        high = tl.load(high_at)
     n = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     there = n < counters
     one, two, three, four = _encrypted(uid, item, n, there, blocks, stream, low, high, True)

@@ -48,26 +48,18 @@ def batch_norm_parts(x, num_valid, parts, rows, width, has_padding: tl.constexpr
 
 
 @triton.jit
-def batch_norm_statistics(parts, num_valid, mean, variance, rows, width, has_padding: tl.constexpr,
-                          num_parts: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Some columns: the mean and the biased variance of all parts together, in their order."""
-    f = tl.program_id(0) * block + tl.arange(0, block)
-    mask = f < width
-    of_all = tl.zeros([block], mean.dtype.element_ty)
-    squares = tl.zeros([block], mean.dtype.element_ty)
-    count = rows.to(tl.int64)
-    if has_padding:
-        count = tl.load(num_valid)
-    for part in range(num_parts):
-        before, after = _part(part, count, num_parts)
-        if after > before:
-            share = (after - before).to(mean.dtype.element_ty) / after
-            apart = tl.load(parts + 2 * part * width + f, mask=mask, other=0) - of_all
-            of_all += apart * share
-            squares += tl.load(parts + (2 * part + 1) * width + f, mask=mask, other=0)
-            squares += apart * apart * share * before
-    tl.store(mean + f, of_all, mask=mask)
-    tl.store(variance + f, squares / count, mask=mask)
+def _number_in_parts(count, num_parts: tl.constexpr):
+    """How many of so many rows each part has, (num_parts,)."""
+    first, last = _part(tl.arange(0, num_parts).to(tl.int64), count, num_parts)
+    return last - first
+
+
+@triton.jit
+def _of_parts(parts, which: tl.constexpr, f, width, num_parts: tl.constexpr):
+    """One of the two rows of numbers that each part has, (num_parts, columns)."""
+    row = 2 * tl.arange(0, num_parts) + which
+    at = row[:, None].to(tl.int64) * width + f[None, :]
+    return tl.load(parts + at, mask=(f < width)[None, :], other=0)
 
 
 @triton.jit
@@ -76,17 +68,36 @@ def _column(pointer, f, width):
 
 
 @triton.jit
-def batch_norm(x, weight, bias, mean, variance, y, rows, width, eps: tl.constexpr,
-               relu: tl.constexpr, tile: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Some rows and columns: normalised."""
+def batch_norm(x, weight, bias, parts, num_valid, mean, variance, y, rows, width,
+               eps: tl.constexpr, relu: tl.constexpr, has_padding: tl.constexpr,
+               num_parts: tl.constexpr, num_tiles: tl.constexpr, tile: tl.constexpr,
+               block: tl.constexpr):  # fmt: skip
+    """Some rows and columns: normalised; the first rows' program stores mean and variance.
+
+    Each program makes the statistics of its columns from those of all parts.
+    """
+    start = tl.program_id(0).to(tl.int64) * num_tiles * tile
     f = tl.program_id(1) * block + tl.arange(0, block)
-    scale = _column(weight, f, width) / tl.sqrt(_column(variance, f, width) + eps)
-    shift = _column(bias, f, width) - _column(mean, f, width) * scale
-    at, there = _tile_at(tl.program_id(0).to(tl.int64) * tile, rows, f, width, tile)
-    out = tl.load(x + at, mask=there, other=0) * scale[None, :] + shift[None, :]
-    if relu:
-        out = apply_relu(out)
-    tl.store(y + at, out, mask=there)
+    count = rows.to(tl.int64)
+    if has_padding:
+        count = tl.load(num_valid)
+    number = _number_in_parts(count, num_parts).to(mean.dtype.element_ty)[:, None]
+    means = _of_parts(parts, 0, f, width, num_parts)
+    of_all = tl.sum(means * number, axis=0) / count
+    apart = means - of_all[None, :]
+    squares = _of_parts(parts, 1, f, width, num_parts) + apart * apart * number
+    spread = tl.sum(squares, axis=0) / count
+    if start == 0:
+        tl.store(mean + f, of_all, mask=f < width)
+        tl.store(variance + f, spread, mask=f < width)
+    scale = _column(weight, f, width) / tl.sqrt(spread + eps)
+    shift = _column(bias, f, width) - of_all * scale
+    for number_of_tile in range(num_tiles):
+        at, there = _tile_at(start + number_of_tile * tile, rows, f, width, tile)
+        out = tl.load(x + at, mask=there, other=0) * scale[None, :] + shift[None, :]
+        if relu:
+            out = apply_relu(out)
+        tl.store(y + at, out, mask=there)
 
 
 @triton.jit
@@ -117,30 +128,28 @@ def batch_norm_grad_parts(g, x, weight, bias, mean, variance, parts, rows, width
 @triton.jit
 def batch_norm_grad(g, x, weight, bias, mean, variance, parts, g_weight, g_bias, num_valid, gx,
                     rows, width, eps: tl.constexpr, relu: tl.constexpr, has_padding: tl.constexpr,
-                    num_parts: tl.constexpr, tile: tl.constexpr,
+                    num_parts: tl.constexpr, num_tiles: tl.constexpr, tile: tl.constexpr,
                     block: tl.constexpr):  # fmt: skip
     """Some rows and columns: the gradient of x; the first rows' program stores the others."""
-    start = tl.program_id(0).to(tl.int64) * tile
+    first = tl.program_id(0).to(tl.int64) * num_tiles * tile
     f = tl.program_id(1) * block + tl.arange(0, block)
     count = rows.to(tl.int64)
     if has_padding:
         count = tl.load(num_valid)
-    inverse = 1 / tl.sqrt(_column(variance, f, width) + eps)
-    w = _column(weight, f, width)
-    at, there = _tile_at(start, rows, f, width, tile)
-    normal = tl.load(x + at, mask=there, other=0) - _column(mean, f, width)[None, :]
-    normal *= inverse[None, :]
-    upper = tl.load(g + at, mask=there, other=0)
-    if relu:
-        upper = relu_grad(upper, normal * w[None, :] + _column(bias, f, width)[None, :])
-    of_weight = tl.zeros([block], parts.dtype.element_ty)
-    of_bias = tl.zeros([block], parts.dtype.element_ty)
-    for part in range(num_parts):
-        of_weight += _column(parts + 2 * part * width, f, width)
-        of_bias += _column(parts + (2 * part + 1) * width, f, width)
-    if start == 0:
+    of_weight = tl.sum(_of_parts(parts, 0, f, width, num_parts), axis=0)
+    of_bias = tl.sum(_of_parts(parts, 1, f, width, num_parts), axis=0)
+    if first == 0:
         tl.store(g_weight + f, of_weight, mask=f < width)
         tl.store(g_bias + f, of_bias, mask=f < width)
-    through = of_bias[None, :] + normal * of_weight[None, :]
-    upper -= tl.where((start + tl.arange(0, tile) < count)[:, None], through / count, 0)
-    tl.store(gx + at, upper * (w * inverse)[None, :], mask=there)
+    inverse = 1 / tl.sqrt(_column(variance, f, width) + eps)
+    centre, w, b = _column(mean, f, width), _column(weight, f, width), _column(bias, f, width)
+    for number_of_tile in range(num_tiles):
+        start = first + number_of_tile * tile
+        at, there = _tile_at(start, rows, f, width, tile)
+        normal = (tl.load(x + at, mask=there, other=0) - centre[None, :]) * inverse[None, :]
+        upper = tl.load(g + at, mask=there, other=0)
+        if relu:
+            upper = relu_grad(upper, normal * w[None, :] + b[None, :])
+        through = of_bias[None, :] + normal * of_weight[None, :]
+        upper -= tl.where((start + tl.arange(0, tile) < count)[:, None], through / count, 0)
+        tl.store(gx + at, upper * (w * inverse)[None, :], mask=there)
