@@ -144,7 +144,8 @@ class NodeEBMNCE(Objective):
         key, num_valid = philox.sort_key(drawn), batch.num_valid_atoms  # (num_atoms,) and ()
         atom = torch.arange(len(key), device=key.device)  # (num_atoms,)
         if num_valid is not None:  # the padding stays last, and its negatives do not matter
-            key = torch.where(atom < num_valid, key + -(2**63), atom)
+            lowest = -(2**63)  # an int64, which 2**63 is not
+            key = torch.where(atom < num_valid, key + lowest, atom)
         order = torch.argsort(key)  # (num_atoms,)
         if not self.config.exclude_true_pairs:
             return order

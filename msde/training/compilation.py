@@ -74,7 +74,6 @@ def groups_of_kernels(scheduler: Any, is_joined: Callable[[Any], bool]) -> list[
     Args:
         is_joined: of a node, whether it may have a part in a group.
     """
-    from torch._inductor import config
     from torch._inductor.scheduler import ForeachKernelSchedulerNode
 
     order = [node for level in scheduler._topological_sort_nodes() for node in level]
@@ -94,9 +93,10 @@ def groups_of_kernels(scheduler: Any, is_joined: Callable[[Any], bool]) -> list[
         if not taken:
             ready.sort(key=chain.__getitem__, reverse=True)
             taken = [node for node in ready if _kind(node) == _kind(ready[0])]
-            taken = taken[: config.combo_kernel_max_num_nodes]
+            taken = taken[: OPTIONS["combo_kernel_max_num_nodes"]]
             found.append(taken)
-        ready = [node for node in ready if node not in set(taken)]
+        done = set(taken)
+        ready = [node for node in ready if node not in done]
         for node in taken:
             for other in after[node]:
                 num_waited_for[other] -= 1

@@ -120,7 +120,7 @@ class StepGuard:
         dist.all_reduce(agreed)
         self._loss, self._stop, self._sum = agreed[0] / agreed[2], agreed[1], agreed[3:]
         self._limit = self._spike_limit()
-        # A loss that is not finite is not below the limit, which is finite.
+        # Losses are not negative, so one that is not finite is not below the limit, which is.
         taken, skipped = self._factors
         return loss * torch.where(self._loss <= self._limit, taken, skipped).to(loss.dtype)
 
