@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from fixtures.paths import ROOT
 from rdkit import Chem
+
+from fixtures.paths import ROOT
 
 
 def test_labels_of_flat_chains(tmp_path):
