@@ -17,17 +17,14 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
-from msde.chem.rebuild import mol_from_record
-from msde.chem.vocabulary import MoleculeError
 from msde.cli import report_errors
-from msde.data.shards import ShardDataset
+from msde.data_tools.models.comparison import references_of
 
 HEADER = ("smiles", "radius_of_gyration", "distance_1_4")
 
 
-def labels_of(mol: Chem.Mol) -> tuple[float, float | None]:
+def labels_of(heavy: Chem.Mol) -> tuple[float, float | None]:
     """Return the radius of gyration and the mean 1,4 distance of a molecule, in A."""
-    heavy = Chem.RemoveHs(mol)
     apart = np.triu(Chem.GetDistanceMatrix(heavy) == 3)
     distances = Chem.Get3DDistanceMatrix(heavy)[apart]
     radius = rdMolDescriptors.CalcRadiusOfGyration(heavy)
@@ -40,20 +37,14 @@ def main() -> None:
     parser.add_argument("shards", type=Path, metavar="SHARDS")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     given = parser.parse_args()
-    written = left_out = 0
+    mols, left_out = references_of(given.shards, None)
     with open(given.output, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(HEADER)
-        for record in ShardDataset(given.shards).records():
-            try:
-                mol = mol_from_record(record)
-            except MoleculeError:
-                left_out += 1
-                continue
-            labels = ["" if label is None else f"{label:.5f}" for label in labels_of(mol)]
-            table.writerow([Chem.MolToSmiles(Chem.RemoveHs(mol)), *labels])
-            written += 1
-    print(f"{given.output}: {written} molecules; {left_out} could not be rebuilt")
+        for heavy in map(Chem.RemoveHs, mols):
+            labels = ["" if label is None else f"{label:.5f}" for label in labels_of(heavy)]
+            table.writerow([Chem.MolToSmiles(heavy), *labels])
+    print(f"{given.output}: {len(mols)} molecules; {left_out} could not be rebuilt")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
-import dataclasses
 import functools
 import json
 import os
@@ -39,7 +38,6 @@ from msde.config import make_config
 from msde.config.deepspeed import shipped_config
 from msde.model import MoleculeSDE
 from msde.ops import dispatch
-from msde.philox import Key
 
 ROOT = Path(__file__).parent.parent
 COPIES = 43  # of six molecules: about as many as in a step
@@ -146,9 +144,10 @@ def count_compiled(
     model: MoleculeSDE, batch: Any, of_op: dict[str, int]
 ) -> tuple[int, dict[str, int]]:
     """Return the launches of compiled noise, and of compiled terms by what is launched."""
-    epoch = torch.full((), batch.key.epoch)
+    from msde.training.compilation import with_epoch_as_tensor
+
     draw, codes = write_code(model.draw_noise)
-    noise = draw(dataclasses.replace(batch, key=Key(batch.key.seed, epoch)))
+    noise = draw(with_epoch_as_tensor(batch))
     of_noise = 1 + sum(_by_kind(codes, of_op).values())  # one fills the tensor of the epoch
     torch._dynamo.reset()
     terms, codes = write_code(model.terms)

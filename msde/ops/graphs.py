@@ -62,7 +62,7 @@ class Edges:
 
     @property
     def reverse(self) -> Tensor:
-        """The reverse of each edge, (num_edges,)."""
+        """The reverse of each edge, (num_edges,). Alike edges, as in padding, may share one."""
         if "reverse" not in self._made:
             source, target = self.index
             if dispatch.on_cpu(source):

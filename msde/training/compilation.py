@@ -48,6 +48,12 @@ def sizes_of(batch: MoleculeBatch) -> tuple:
     return batch.max_num_atoms, batch.num_padding, shapes
 
 
+def with_epoch_as_tensor(batch: MoleculeBatch) -> MoleculeBatch:
+    """Return a batch for compiled noise, of which a number would be a constant."""
+    epoch = torch.full((), batch.key.epoch, device=batch.pos.device)
+    return dataclasses.replace(batch, key=Key(batch.key.seed, epoch))
+
+
 def compiled(function: Callable) -> Callable:
     """Return a function compiled for each shape of its inputs; OPTIONS says how."""
     import torch._dynamo
@@ -151,10 +157,7 @@ class CompiledMoleculeSDE(MoleculeSDE):
         # Without the op that draws normals they would be rounded otherwise than in plain steps.
         if not (self._is_compiled(batch) and dispatch.available(batch.pos.device.type)):
             return draw(batch)
-        # A number would be a constant of what is compiled.
-        epoch = torch.full((), batch.key.epoch, device=batch.pos.device)
-        keyed = dataclasses.replace(batch, key=Key(batch.key.seed, epoch))
-        return self._compile("noise", draw)(keyed)
+        return self._compile("noise", draw)(with_epoch_as_tensor(batch))
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return what `MoleculeSDE.terms` returns."""

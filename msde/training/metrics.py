@@ -13,7 +13,7 @@ from torch import Tensor
 
 from msde.config import LossConfig
 from msde.data.batch import MoleculeBatch
-from msde.model import names_of_terms
+from msde.model import NAMES_OF_TIMES, names_of_terms
 
 QUARTERS = ("0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00")  # of the diffusion time
 PHASES = ("data_wait", "forward", "backward", "optimizer")  # of a step, in their order
@@ -29,9 +29,8 @@ class TermSums:
     def __init__(self, device: torch.device, loss: LossConfig) -> None:
         """Start from zero; `loss` says which terms there are."""
         self._names = names_of_terms(loss)
-        self._timed = [
-            name for name in ("2d_to_3d", "3d_to_2d") if getattr(loss, f"coefficient_{name}")
-        ]
+        directions = (name.removeprefix("t_") for name in NAMES_OF_TIMES)
+        self._timed = [name for name in directions if getattr(loss, f"coefficient_{name}")]
         self._quarters = torch.arange(len(QUARTERS), device=device).unsqueeze(1)  # (4, 1)
         # A row for each quarter of each loss, and one for all times; a column for each term, for
         # the atoms and for the molecules.
