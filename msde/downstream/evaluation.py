@@ -13,7 +13,7 @@ from msde.data.batch import MoleculeBatch
 from msde.downstream.heads import TaskModel
 from msde.downstream.labels import Scaling, TaskData
 from msde.downstream.metrics import over_targets, per_target
-from msde.downstream.tasks import Task
+from msde.downstream.tasks import FORCE_MAE, Task
 from msde.inference.inputs import batches
 
 
@@ -24,7 +24,6 @@ class Outcome:
     predictions: np.ndarray  # (rows, targets) in the labels' units; of classes probabilities
     metrics: dict[str, float]
     per_target: list[float]  # the task's metric of each target, NaN where it is not defined
-    chosen_by: str  # the metric that decides which epoch is best
 
 
 def evaluation_batches(
@@ -52,7 +51,7 @@ def measure(metric: str, y: np.ndarray, predictions: np.ndarray) -> Outcome:
         predictions: (rows, targets).
     """
     each = per_target(metric, y, predictions)
-    return Outcome(predictions, {metric: over_targets(metric, y, predictions)}, each, metric)
+    return Outcome(predictions, {metric: over_targets(metric, y, predictions)}, each)
 
 
 def evaluate(
@@ -98,5 +97,4 @@ def _evaluate_forces(
         error += float(difference.abs().double().sum())
         count += difference.numel()
     value = over_targets("mae", data.y[places], energies)
-    metrics = {"force_mae": error / count, "energy_mae": value}
-    return Outcome(energies, metrics, [value], "force_mae")
+    return Outcome(energies, {FORCE_MAE: error / count, "energy_mae": value}, [value])

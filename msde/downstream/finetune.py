@@ -105,6 +105,7 @@ def prepare(
         "energies_centred_at": scaling.mean.tolist() if task.has_forces else None,
     }
     _keep(output / CONFIG, values)
+    data, split = _used(data, split)
     facts = ModelFacts.of(task, data, scaling, settings)
     kept = weights if pretrained else None
     return Job(task, data, split, scaling, facts, network, settings, kept, values)
@@ -205,6 +206,15 @@ def _collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
     }
     write_json(output / RESULTS, results)
     return results
+
+
+def _used(data: TaskData, split: Split) -> tuple[TaskData, Split]:
+    """Drop molecules that are in no part, as with `labels`, so that no feature is made of them."""
+    used = np.sort(np.concatenate(list(split.parts().values())))
+    if len(used) == len(data):
+        return data, split
+    parts = {name: np.searchsorted(used, places) for name, places in split.parts().items()}
+    return data.take(used), Split(**parts, sha256=split.sha256)
 
 
 def _check_encoders(

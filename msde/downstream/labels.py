@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,10 @@ class TaskData:
             part.tobytes().decode()
             for part in np.split(self.columns.name, np.cumsum(self.columns.name_bytes)[:-1])
         ]
+
+    def take(self, places: np.ndarray) -> TaskData:
+        """Return some of the molecules."""
+        return dataclasses.replace(self, columns=self.columns.take(places), y=self.y[places])
 
     def mols(self) -> list[Chem.Mol | None]:
         """Return the topologies, None where RDKit fails."""

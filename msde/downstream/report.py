@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msde.downstream.statistics import DRAWS, Comparison, compare, error_of, holm, wilcoxon
+from msde.downstream.baselines import FINGERPRINTS
+from msde.downstream.statistics import (
+    DRAWS,
+    Comparison,
+    compare,
+    error_of,
+    holm,
+    pool,
+    wilcoxon,
+)
 from msde.downstream.suite import CHOSEN, PRETRAINED, RANDOM, RECIPES, Plan, pairs_of, rows_of
 from msde.files import write_atomically
 from msde.monitor.pictures import BLUE, GREY, INK, has_matplotlib, new_figure, save_figure
@@ -20,28 +29,26 @@ if TYPE_CHECKING:
 
 
 WORSE = "#b3446c"  # colour of intervals above 0
+DESIGN, GROUP = "design", "group"
 VERDICTS = ("better", "equal", "open", "worse")
 
 
 def compared(arms: Sequence[str], recipes: Sequence[str] = tuple(RECIPES)) -> list[tuple[str, str]]:
     """Return pairs of arms: each is compared with the pretrained one of its kind.
 
-    The first of a pair is asked about. Kinds are fine-tuned, ridge regression, chosen and each
-    recipe; forests are compared with the fine-tuned one, too. Pretrained weights under a recipe of
-    the plan are also compared with random weights without one.
+    The first of a pair is asked about. Kinds are fine-tuned, chosen, each recipe and each
+    estimator; fingerprints are compared with the fine-tuned one and the chosen one, too. Pretrained
+    weights under a recipe of the plan are also compared with random weights without one.
     """
     kinds = [f"{recipe} " for recipe in recipes]
     pairs = []
     for arm in arms:
         kind = next((kind for kind in (*kinds, CHOSEN) if arm.startswith(kind)), "")
-        if kind:
-            first = kind + PRETRAINED
-        elif arm.endswith(" + ridge"):
-            first = f"{PRETRAINED} + ridge"
-        else:
-            first = PRETRAINED
-        if first in arms and arm != first:
-            pairs.append((first, arm))
+        source, _, estimator = arm.partition(" + ")
+        firsts = [f"{kind}{PRETRAINED} + {estimator}" if estimator else kind + PRETRAINED]
+        if source in FINGERPRINTS:
+            firsts += [PRETRAINED, CHOSEN + PRETRAINED]
+        pairs += [(first, arm) for first in firsts if first in arms and first != arm]
     own = tuple(kind for kind in kinds if kind.strip() not in RECIPES)
     tuned = [arm for arm in arms if arm.startswith(own) and not arm.endswith(f" {RANDOM}")]
     return pairs + [(arm, RANDOM) for arm in tuned if RANDOM in arms]
@@ -77,57 +84,78 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Return a row for each comparison of each design, and of it without overlapping molecules.
 
-    Holm's correction is over the designs of a comparison.
+    Rows of groups, the means of their designs, have the scope `group`. Holm's correction is over
+    the designs, or groups, of a comparison.
     """
     rows: list[dict[str, Any]] = []
     for arms in compared(plan.arms, plan.recipes):
         for kind in ("all", "without overlap"):
-            made: list[tuple[str, int, Comparison]] = []
+            made: dict[str, tuple[int, Comparison]] = {}
+            members: dict[str, list[tuple[int, Comparison]]] = defaultdict(list)
             for design in plan.designs:
                 dropped = overlaps.get(design.name, ()) if kind != "all" else ()
-                if design.task.has_forces or (kind != "all" and not dropped):
+                if kind != "all" and not dropped:
                     continue
-                pairs = pairs_of(runs, design, arms, plan, dropped)
                 metric = design.task.metric
                 pairs = [
-                    p
-                    for p in pairs
-                    if np.isfinite([error_of(metric, p.y, arm) for arm in (p.one, p.other)]).all()
-                ]
+                    pair
+                    for pair in pairs_of(runs, design, arms, plan, dropped)
+                    if np.isfinite([error_of(metric, pair.y, p) for p in (pair.one, pair.other)])
+                    .all()
+                ]  # fmt: skip
                 if pairs:
-                    result = compare(metric, pairs, draws=draws)
-                    made.append((design.name, len(pairs), result))
-            corrected = holm([result.p for *_, result in made])
-            for (name, count, result), p in zip(made, corrected, strict=True):
-                rows.append(
-                    {
-                        "design": name,
-                        "arm": arms[0],
-                        "against": arms[1],
-                        "molecules": kind,
-                        "pairs": count,
-                        "log_ratio": result.log_ratio,
-                        "low": result.low,
-                        "high": result.high,
-                        "p_holm": p,
-                        "verdict": result.verdict,
-                    }
-                )
+                    made[design.name] = (len(pairs), compare(metric, pairs, draws=draws))
+                    if design.group:
+                        members[design.group].append(made[design.name])
+            pooled = {
+                group: (sum(count for count, _ in parts), pool([found for _, found in parts]))
+                for group, parts in members.items()
+            }
+            rows += _comparison_rows(DESIGN, arms, kind, made)
+            rows += _comparison_rows(GROUP, arms, kind, pooled)
     return rows
 
 
-def by_arms(found: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Return the comparisons of all molecules by their two arms, a row for each design."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+def _comparison_rows(
+    scope: str, arms: tuple[str, str], kind: str, made: Mapping[str, tuple[int, Comparison]]
+) -> list[dict[str, Any]]:
+    """Return a row for each comparison of the same arms, with p corrected over them."""
+    corrected = holm([found.p for _, found in made.values()])
+    return [
+        {
+            "scope": scope,
+            "design": name,
+            "arm": arms[0],
+            "against": arms[1],
+            "molecules": kind,
+            "pairs": count,
+            "log_ratio": found.log_ratio,
+            "low": found.low,
+            "high": found.high,
+            "p_holm": p,
+            "verdict": found.verdict,
+        }
+        for (name, (count, found)), p in zip(made.items(), corrected, strict=True)
+    ]
+
+
+def by_arms(
+    found: list[dict[str, Any]], scope: str = DESIGN
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the comparisons of all molecules by their two arms, a row for each design or group."""
+    parts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in found:
-        if row["molecules"] == "all":
-            groups[row["arm"], row["against"]].append(row)
-    return groups
+        if row["molecules"] == "all" and row["scope"] == scope:
+            parts[row["arm"], row["against"]].append(row)
+    return parts
 
 
 def draw_comparisons(found: list[dict[str, Any]]) -> Figure:
-    """Draw the log-ratios with their intervals: a panel for each two arms, a line a design."""
-    groups = by_arms(found)
+    """Draw the log-ratios with their intervals: a panel for each two arms, a line a design.
+
+    Where there are groups, they have the lines.
+    """
+    groups = by_arms(found, GROUP) or by_arms(found)
     designs = list(dict.fromkeys(row["design"] for part in groups.values() for row in part))
     figure = new_figure(2.2 + 2.0 * len(groups), 1.1 + 0.24 * len(designs))
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
@@ -174,29 +202,18 @@ def _markdown(
         values = (cells.get((design, metric, arm), []) for arm in plan.arms)
         shown = (f"{np.mean(v):.4g} ± {np.std(v):.2g}" if v else "-" for v in values)
         lines.append(f"| {design} | {metric} | {' | '.join(shown)} |")
-    lines += [
-        "",
-        "Over all designs; p of Wilcoxon's signed-rank test of the log-ratios below.",
-        "",
-        f"| arms | designs | {' | '.join(VERDICTS)} | median log-ratio | p |",
-        f"|---|---|{'---|' * len(VERDICTS)}---|---|",
-    ]
-    for arms, part in by_arms(found).items():
-        ratios = [row["log_ratio"] for row in part]
-        counts = [[row["verdict"] for row in part].count(verdict) for verdict in VERDICTS]
-        lines.append(
-            f"| {' / '.join(arms)} | {len(part)} | {' | '.join(map(str, counts))} "
-            f"| {np.median(ratios):+.3f} | {wilcoxon(ratios):.4f} |"
-        )
+    for scope in (GROUP, DESIGN):
+        lines += _counts(scope, by_arms(found, scope))
     lines += [
         "",
         "Log-ratio of errors (of ROC-AUC: 1 - AUC), below 0 where the first arm is better, with "
-        "the 95 % bootstrap interval over seeds, splits and molecules; p after Holm.",
+        "the 95 % interval (bootstrap over seeds, splits and molecules; Student's for few splits); "
+        "p after Holm.",
         "",
         "| design | arms | molecules | log-ratio | interval | p | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in found:
+    for row in sorted(found, key=lambda row: row["scope"] == DESIGN):
         lines.append(
             f"| {row['design']} | {row['arm']} / {row['against']} | {row['molecules']} "
             f"| {row['log_ratio']:+.3f} | {row['low']:+.3f} to {row['high']:+.3f} "
@@ -209,3 +226,24 @@ def _markdown(
         ]
         lines += [f"{name} {len(uids)}" for name, uids in overlaps.items()]
     return "\n".join(lines) + "\n"
+
+
+def _counts(scope: str, parts: Mapping[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
+    """Return a table of how often each verdict was given over the designs or groups."""
+    if not parts:
+        return []
+    lines = [
+        "",
+        f"Over all {scope}s; p of Wilcoxon's signed-rank test of the log-ratios below.",
+        "",
+        f"| arms | {scope}s | {' | '.join(VERDICTS)} | median log-ratio | p |",
+        f"|---|---|{'---|' * len(VERDICTS)}---|---|",
+    ]
+    for arms, part in parts.items():
+        ratios = [row["log_ratio"] for row in part]
+        counts = [[row["verdict"] for row in part].count(verdict) for verdict in VERDICTS]
+        lines.append(
+            f"| {' / '.join(arms)} | {len(part)} | {' | '.join(map(str, counts))} "
+            f"| {np.median(ratios):+.3f} | {wilcoxon(ratios):.4f} |"
+        )
+    return lines

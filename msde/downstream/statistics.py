@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,12 +27,42 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean log-ratio of errors, below 0 where the first arm is better."""
+    """The mean log-ratio of errors, below 0 where the first arm is better.
+
+    Interval and p are Student's with the deviation of the bootstrap and a degree of freedom for
+    each split but one: quantiles of the bootstrap itself are too narrow with few splits (of five
+    normal numbers they hold the mean in 83 %, not in 95 %).
+    """
 
     log_ratio: float
-    low: float  # of the 95 % interval
-    high: float
-    p: float  # two-sided, of the bootstrap
+    drawn: np.ndarray  # (draws,) of the bootstrap
+    splits: int
+
+    @property
+    def _deviation(self) -> float:
+        few = self.splits / (self.splits - 1) if self.splits > 1 else 1.0
+        return float(np.nanstd(self.drawn)) * math.sqrt(few)
+
+    @property
+    def _student(self) -> scipy.stats.rv_continuous:
+        return scipy.stats.t(self.splits - 1 if self.splits > 1 else np.inf)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return self.log_ratio - self._student.ppf(0.975) * self._deviation
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval."""
+        return self.log_ratio + self._student.ppf(0.975) * self._deviation
+
+    @property
+    def p(self) -> float:
+        """Two-sided probability of such a log-ratio between equal arms."""
+        if not self._deviation:
+            return float(self.log_ratio == 0)
+        return float(2 * self._student.sf(abs(self.log_ratio) / self._deviation))
 
     @property
     def verdict(self) -> str:
@@ -67,26 +98,27 @@ def compare(metric: str, pairs: Sequence[Pair], seed: int = 0, draws: int = DRAW
     by_split: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_split.setdefault(pair.split, []).append(pair)
-    groups, drawn = list(by_split.values()), []
-    for _ in range(draws):
+    groups, drawn = list(by_split.values()), np.full(draws, np.nan)
+    # Splits are drawn before all else, so that designs with equal splits are drawn alike: `pool`.
+    for draw, picked in enumerate(rng.integers(len(groups), size=(draws, len(groups)))):
         each: list[float] = []
-        for group in rng.integers(len(groups), size=len(groups)):
+        for group in picked:
             members = groups[group]
             rows = rng.integers(len(members[0].y), size=len(members[0].y))
             chosen = rng.integers(len(members), size=len(members))
             each += [_log_ratio(metric, members[i], rows) for i in chosen]
         if np.isfinite(each).any():
-            drawn.append(float(np.nanmean(each)))
-    if not drawn:
+            drawn[draw] = np.nanmean(each)
+    if np.isnan(drawn).all():
         raise ValueError("no draw has a target with both classes")
-    found = np.array(drawn)
-    low, high = np.quantile(found, [0.025, 0.975])
-    # One is added so that no probability is zero (Phipson and Smyth 2010).
-    below = (1 + (found >= 0).sum()) / (1 + len(found))
-    above = (1 + (found <= 0).sum()) / (1 + len(found))
-    return Comparison(
-        float(np.nanmean(ratios)), float(low), float(high), min(1, 2 * min(below, above))
-    )
+    return Comparison(float(np.nanmean(ratios)), drawn, len(groups))
+
+
+def pool(comparisons: Sequence[Comparison]) -> Comparison:
+    """Return the mean of several designs; those of the same splits do not count as independent."""
+    drawn = np.mean([found.drawn for found in comparisons], 0)
+    ratio = float(np.mean([found.log_ratio for found in comparisons]))
+    return Comparison(ratio, drawn, min(found.splits for found in comparisons))
 
 
 def _log_ratio(metric: str, pair: Pair, rows: np.ndarray) -> float:

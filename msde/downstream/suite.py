@@ -8,11 +8,12 @@ A plan is a JSON object:
     recipes   an object: settings of the arms "RECIPE NAME", key=value that win over all others;
               "frozen" is there from the start
     arms      "NAME" and "RECIPE NAME" of a checkpoint or of "random" weights, which are fine-tuned;
-              and "FEATURES + forest" or "FEATURES + ridge", of "ecfp", "descriptors" or a NAME;
+              and "FEATURES + forest", "+ ridge" or "+ knn", of "ecfp", "descriptors" or a NAME;
               "chosen NAME" is, for each split and seed, the one of the plan's arms NAME, "RECIPE
-              NAME" and "NAME + ridge" that validates best
+              NAME" and "NAME + ESTIMATOR" that validates best
     tasks     a list of objects: task, data (a file in the folder of data), and optionally settings,
-              labels (a list of numbers of training molecules, null for all), targets, metric, arms
+              labels (a list of numbers of training molecules, null for all), targets, metric, arms,
+              group (a name; designs of one group are also compared as one)
 
     DIR/runs/TASK-LABELS/SPLIT/ARM/  one fine-tuning each; those that are done are not repeated
     DIR/table.csv                    a row for each seed of each run
@@ -48,7 +49,7 @@ from msde.downstream.heads import make_model
 from msde.downstream.metrics import is_better
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import Pair
-from msde.downstream.tasks import Task, get_task
+from msde.downstream.tasks import FORCE_MAE, Task, get_task
 from msde.downstream.training import represent_all
 from msde.errors import MsdeError
 
@@ -60,7 +61,7 @@ DEFAULT_ARMS = (PRETRAINED, RANDOM, f"frozen {PRETRAINED}", f"frozen {RANDOM}",
                 "ecfp + forest", "descriptors + forest")  # fmt: skip
 LISTS = {"settings", "splits", "arms", "tasks", "labels", "targets"}
 KEYS = {"seeds", "settings", "splits", "arms", "tasks", "recipes"}
-TASK_KEYS = {"task", "data", "settings", "labels", "targets", "metric", "arms"}
+TASK_KEYS = {"task", "data", "settings", "labels", "targets", "metric", "arms", "group"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Design:
     settings: tuple[str, ...]
     arms: tuple[str, ...]
     recipes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: RECIPES)
+    group: str | None = None
 
     @property
     def name(self) -> str:
@@ -121,7 +123,8 @@ class Run:
         name = self.arm.removeprefix(CHOSEN)
         if name == self.arm:
             return []
-        arms = (name, *(f"{recipe} {name}" for recipe in self.design.recipes), f"{name} + ridge")
+        recipes = (f"{recipe} {name}" for recipe in self.design.recipes)
+        arms = (name, *recipes, *(f"{name} + {kind}" for kind in ESTIMATORS))
         return [Run(self.design, self.split, arm) for arm in arms if arm in self.design.arms]
 
     @property
@@ -187,7 +190,8 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
             if arm not in known:
                 raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
         for labels in entry.get("labels", [None]):
-            designs.append(Design(task, entry["data"], labels, settings, tuple(arms), recipes))
+            given = (task, entry["data"], labels, settings, tuple(arms), recipes)
+            designs.append(Design(*given, entry.get("group")))
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
     if not isinstance(plan.seeds, int) or plan.seeds < 1:
@@ -306,12 +310,16 @@ def _features(job: Job, source: str, seed: int) -> np.ndarray:
     return represent_all(model, job.data).numpy()
 
 
-def tested(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return ids, labels and predictions of the test part, from the file of a seed.
+def tested(folder: Path, task: Task) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return ids, labels and predictions of the test part, from the files of a seed.
 
     Returns:
-        The uids (rows,), labels and predictions (rows, targets), NaN where missing.
+        The uids (rows,), labels and predictions (rows, targets), NaN where missing. Predicted
+        forces are not kept: of them one row, with the label 0 and their error as prediction.
     """
+    if task.has_forces:
+        error = read_json(folder / RESULTS)["test"][FORCE_MAE]
+        return ["forces"], np.zeros((1, 1)), np.array([[error]])
     with open(folder / PREDICTIONS, newline="", encoding="utf-8") as file:
         _, *rows = csv.reader(file)
     test = [row for row in rows if row[2] == "test"]
@@ -329,9 +337,8 @@ def seed_folder(runs: Path, run: Run, seed: int) -> Path | None:
         found = seed_folder(runs, choice, seed)
         if found is None:
             return None
-        metric = run.design.task.metric
-        value = read_json(found / RESULTS)["valid"][metric]
-        if is_better(metric, value, best):
+        value = read_json(found / RESULTS)["valid"][run.design.task.chosen_by]
+        if is_better(run.design.task.metric, value, best):
             best, best_folder = value, found
     return best_folder
 
@@ -353,7 +360,9 @@ def pairs_of(
             one, other = (seed_folder(runs, Run(design, split, arm), seed) for arm in arms)
             if one is None or other is None:
                 continue
-            (uids, y, first), (other_uids, _, second) = tested(one), tested(other)
+            (uids, y, first), (other_uids, _, second) = (
+                tested(folder, design.task) for folder in (one, other)
+            )
             if uids != other_uids:
                 raise MsdeError(f"{one} and {other} were tested on different molecules")
             keep = [row for row, uid in enumerate(uids) if uid not in left_out]

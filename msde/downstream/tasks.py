@@ -10,6 +10,7 @@ from msde.config.resolve import nearest
 from msde.errors import MsdeError
 
 Metric = Literal["roc_auc", "rmse", "mae"]
+FORCE_MAE = "force_mae"
 METRICS: tuple[str, ...] = get_args(Metric)
 
 
@@ -30,6 +31,11 @@ class Task:
     def is_classification(self) -> bool:
         """Whether the labels are 0 and 1."""
         return self.metric == "roc_auc"
+
+    @property
+    def chosen_by(self) -> str:
+        """What the best epoch is chosen by: the metric, with forces their error, as published."""
+        return FORCE_MAE if self.has_forces else self.metric
 
 
 CUSTOM = "custom"

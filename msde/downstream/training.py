@@ -101,10 +101,10 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         outcome = self.predict(self.split.valid)
-        value = outcome.metrics[outcome.chosen_by]
+        value = outcome.metrics[self.task.chosen_by]
         if math.isnan(value):
             raise NotFinite(
-                f"epoch {self.epoch}: {outcome.chosen_by} of validation is NaN; give a smaller lr"
+                f"epoch {self.epoch}: {self.task.chosen_by} of validation is NaN; give a smaller lr"
             )
         if is_better(self.task.metric, value, self.best):
             self.best, self.best_epoch, self.best_state = value, self.epoch, _copy(self.model)

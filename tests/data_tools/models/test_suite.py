@@ -78,7 +78,7 @@ def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
 
 def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(folder):
     rows = read(folder / "out/comparisons.csv")
-    assert len(rows) == 11 * 2 * 2  # comparisons, designs, with and without overlap
+    assert len(rows) == 15 * 2 * 2  # comparisons, designs, with and without overlap
     for row in rows:
         assert float(row["low"]) <= float(row["log_ratio"]) <= float(row["high"])
         assert row["pairs"] == "2"
