@@ -12,6 +12,7 @@ import scipy.stats
 from msde.downstream.metrics import over_targets
 
 DRAWS = 4000  # so that p can be small after a correction for many designs
+BLOCK = 200  # draws at a time, for memory
 EQUIVALENCE = 0.01  # log-ratios within +-1 % are practically equal
 
 
@@ -74,14 +75,39 @@ class Comparison:
         return "worse" if self.low > 0 else "open"
 
 
-def error_of(metric: str, y: np.ndarray, prediction: np.ndarray) -> float:
-    """Return the mean error over targets: the metric itself or, of ROC-AUC, 1 - AUC."""
-    value = over_targets(metric, y, prediction)
+def errors_of(metric: str, y: np.ndarray, prediction: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the mean error over targets: the metric itself or, of ROC-AUC, 1 - AUC.
+
+    Args:
+        y: (molecules, targets), NaN where missing; and so `prediction`.
+        rows: (draws, any number) the molecules that are measured.
+
+    Returns:
+        (draws,), NaN where no target has what the metric needs.
+    """
     if metric == "roc_auc":
-        positives, negatives = (int((y == label).sum()) for label in (1, 0))
-        half_a_pair = 0.5 / max(1, positives * negatives)  # the logarithm of 0 is infinite
-        return max(1 - value, half_a_pair)
-    return max(value, 1e-9)
+        return np.array([_one_minus_auc(y[each], prediction[each]) for each in rows])
+    known = ~np.isnan(y)
+    difference = np.where(known, prediction - y, 0)
+    losses = np.abs(difference) if metric == "mae" else np.square(difference)
+    counts = known[rows].sum(1)  # (draws, targets)
+    with np.errstate(invalid="ignore"):
+        each = losses[rows].sum(1) / counts
+        each = np.where(counts > 0, np.sqrt(each) if metric == "rmse" else each, 0)
+        means = each.sum(1) / (counts > 0).sum(1)
+    return np.maximum(means, 1e-9)
+
+
+def error_of(metric: str, y: np.ndarray, prediction: np.ndarray) -> float:
+    """Return the error of all molecules, see `errors_of`."""
+    return float(errors_of(metric, y, prediction, np.arange(len(y))[None])[0])
+
+
+def _one_minus_auc(y: np.ndarray, prediction: np.ndarray) -> float:
+    value = over_targets("roc_auc", y, prediction)
+    positives, negatives = (int((y == label).sum()) for label in (1, 0))
+    half_a_pair = 0.5 / max(1, positives * negatives)  # the logarithm of 0 is infinite
+    return max(1 - value, half_a_pair)
 
 
 def compare(metric: str, pairs: Sequence[Pair], seed: int = 0, draws: int = DRAWS) -> Comparison:
@@ -94,23 +120,28 @@ def compare(metric: str, pairs: Sequence[Pair], seed: int = 0, draws: int = DRAW
         ValueError: the errors of no draw can be compared: no target has both classes.
     """
     rng = np.random.default_rng(seed)
-    ratios = [_log_ratio(metric, pair, np.arange(len(pair.y))) for pair in pairs]
+    ratios = [
+        np.log(error_of(metric, pair.y, pair.one) / error_of(metric, pair.y, pair.other))
+        for pair in pairs
+    ]
     by_split: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_split.setdefault(pair.split, []).append(pair)
-    groups, drawn = list(by_split.values()), np.full(draws, np.nan)
+    groups = list(by_split.values())
     # Splits are drawn before all else, so that designs with equal splits are drawn alike: `pool`.
-    for draw, picked in enumerate(rng.integers(len(groups), size=(draws, len(groups)))):
-        each: list[float] = []
-        for group in picked:
-            members = groups[group]
-            rows = rng.integers(len(members[0].y), size=len(members[0].y))
-            chosen = rng.integers(len(members), size=len(members))
-            each += [_log_ratio(metric, members[i], rows) for i in chosen]
-        if np.isfinite(each).any():
-            drawn[draw] = np.nanmean(each)
-    if np.isnan(drawn).all():
+    picked = rng.integers(len(groups), size=(draws, len(groups)))
+    total, count = np.zeros(draws), np.zeros(draws)
+    for number, members in enumerate(groups):
+        draw = np.nonzero(picked == number)[0]
+        for some in np.array_split(draw, 1 + len(draw) // BLOCK):
+            rows = rng.integers(len(members[0].y), size=(len(some), len(members[0].y)))
+            each = np.stack([_log_ratios(metric, pair, rows) for pair in members])
+            each = np.take_along_axis(each, rng.integers(len(members), size=each.shape), 0)
+            np.add.at(total, some, np.nansum(each, 0))
+            np.add.at(count, some, np.isfinite(each).sum(0))
+    if not count.any():
         raise ValueError("no draw has a target with both classes")
+    drawn = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return Comparison(float(np.nanmean(ratios)), drawn, len(groups))
 
 
@@ -121,10 +152,9 @@ def pool(comparisons: Sequence[Comparison]) -> Comparison:
     return Comparison(ratio, drawn, min(found.splits for found in comparisons))
 
 
-def _log_ratio(metric: str, pair: Pair, rows: np.ndarray) -> float:
-    y = pair.y[rows]
-    one, other = (error_of(metric, y, p[rows]) for p in (pair.one, pair.other))
-    return float(np.log(one / other))
+def _log_ratios(metric: str, pair: Pair, rows: np.ndarray) -> np.ndarray:
+    one, other = (errors_of(metric, pair.y, p, rows) for p in (pair.one, pair.other))
+    return np.log(one / other)
 
 
 def wilcoxon(log_ratios: Sequence[float]) -> float:

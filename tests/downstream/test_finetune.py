@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import root_mean_squared_error
 
 from fixtures.downstream import (
+    QUICK,
     finetune,
     read_predictions,
     read_results,
@@ -20,6 +21,7 @@ from fixtures.downstream import (
 from msde.downstream import training
 from msde.downstream.finetune import prepare
 from msde.downstream.heads import depths, load_model, make_model, parameter_groups
+from msde.downstream.labels import read_task_data
 from msde.downstream.settings import make_settings
 from msde.downstream.tasks import get_task
 from msde.errors import MsdeError
@@ -52,6 +54,20 @@ def test_results_hold_a_value_a_seed_with_split_settings_and_checkpoint(folder, 
     assert results["checkpoint"]["sha256"] == file_sha256(weights)
     assert results["split"]["sha256"] == json.loads((done / "split.json").read_text())["sha256"]
     assert results["data"]["molecules"] == 58  # two have no label
+
+
+def test_of_molecules_in_no_part_nothing_is_kept(folder, tmp_path):
+    given = ["split=random", "labels=5", "readout=last", *QUICK]
+    task, data = get_task("custom", ["logp"]), folder / "done/data"
+    settings = make_settings(task, given)
+    job = prepare(task, data, tmp_path, folder / "checkpoint", settings)
+    whole = read_task_data(data, task)
+    stored = json.loads((tmp_path / "split.json").read_text())
+    assert len(job.data) == sum(len(stored[part]) for part in ("train", "valid", "test")) < 58
+    assert job.values["data"]["molecules"] == len(whole) == 58
+    for part, places in job.split.parts().items():
+        assert (job.data.columns.uid[places] == whole.columns.uid[stored[part]]).all()
+        np.testing.assert_array_equal(job.data.y[places], whole.y[stored[part]])
 
 
 def test_the_card_of_a_model_has_data_split_and_test_metric(done):

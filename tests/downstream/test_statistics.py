@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from msde.downstream.statistics import Pair, compare, holm, wilcoxon
+from msde.downstream.statistics import Pair, compare, holm, pool, wilcoxon
 
 
 def pairs(rng, ratio, seeds=3, rows=80):
@@ -44,6 +44,31 @@ def test_seeds_of_one_split_do_not_replace_splits():
     alone, repeated = (compare("rmse", given, draws=300) for given in (splits, splits * 5))
     width = alone.high - alone.low
     assert repeated.high - repeated.low == pytest.approx(width, rel=0.15)
+
+
+def few_splits(rng, splits=5):
+    """Two arms whose log-ratio of errors is normal around 0 over the splits, exactly known."""
+    zero, one = np.zeros((1, 1)), np.ones((1, 1))
+    ratios = rng.normal(size=splits)
+    return [Pair(str(n), zero, np.exp(r) * one, one) for n, r in enumerate(ratios)]
+
+
+def test_intervals_of_five_splits_hold_the_truth_in_95_of_100():
+    """Quantiles of the bootstrap hold it in 83 of 100."""
+    rng = np.random.default_rng(0)
+    found = [compare("mae", few_splits(rng), draws=150) for _ in range(150)]
+    hits = np.mean([each.low <= 0 <= each.high for each in found])
+    assert 0.90 <= hits <= 0.99
+    assert 0.01 <= np.mean([each.p < 0.05 for each in found]) <= 0.10
+
+
+def test_pooled_designs_of_the_same_molecules_do_not_count_twice():
+    rng = np.random.default_rng(0)
+    first, second = (compare("mae", few_splits(rng), draws=400) for _ in range(2))
+    same, both = pool([first, first]), pool([first, second])
+    assert (same.low, same.high) == pytest.approx((first.low, first.high))
+    assert both.log_ratio == pytest.approx((first.log_ratio + second.log_ratio) / 2)
+    assert both.high - both.low < 0.9 * max(first.high - first.low, second.high - second.low)
 
 
 def test_the_same_predictions_are_equal():

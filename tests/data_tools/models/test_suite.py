@@ -3,9 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
-from fixtures.downstream import save_checkpoint, write_table
+from fixtures.downstream import save_checkpoint, write_table, write_trajectory
 from msde.data_tools.convert import convert
 from msde.data_tools.models.suite import run_suite
 from msde.data_tools.options import Options
@@ -19,6 +20,7 @@ ARMS = [
     "pretrained + ridge",
     "random + ridge",
     "ecfp + ridge",
+    "random + knn",
     "staged pretrained",
     "staged random",
     "chosen pretrained",
@@ -31,7 +33,13 @@ PLAN = {
     "settings": ["epochs=1", "dropout=0"],
     "splits": [["split=random", "split_seed=1"]],
     "tasks": [
-        {"task": "custom", "data": "t.csv", "targets": ["logp"], "labels": [20, None]},
+        {
+            "task": "custom",
+            "data": "t.csv",
+            "targets": ["logp"],
+            "labels": [20, None],
+            "group": "greasy",
+        },
     ],
 }
 MD17 = [{"task": "md17-ethanol", "data": "e", "arms": ["frozen random"]}]
@@ -78,15 +86,15 @@ def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
 
 def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(folder):
     rows = read(folder / "out/comparisons.csv")
-    assert len(rows) == 15 * 2 * 2  # comparisons, designs, with and without overlap
+    assert len(rows) == 15 * 3 * 2  # comparisons, two designs and their group, overlap or not
     for row in rows:
         assert float(row["low"]) <= float(row["log_ratio"]) <= float(row["high"])
-        assert row["pairs"] == "2"
+        assert row["pairs"] == ("4" if row["scope"] == "group" else "2")
     overlap = json.loads((folder / "out/overlap.json").read_text())
     assert len(overlap["seen"]["t-logp-all"]) == 20
     text = (folder / "out/table.md").read_text()
     assert (folder / "out/table.png").stat().st_size > 10_000
-    assert "| pretrained / random | 2 |" in text
+    assert "| pretrained / random | 2 |" in text and "| greasy | pretrained / random |" in text
     assert "| staged pretrained / staged random | 2 |" in text
     assert "| staged pretrained / random | 2 |" in text
     assert "| t-logp-20 | rmse |" in text and "t-logp-all 20" in text
@@ -126,6 +134,27 @@ def test_a_second_start_repeats_nothing_and_a_lost_run_is_made_again(folder, mon
     run(folder)
     assert kept.stat().st_mtime_ns == stamp and lost.read_text() == text
     assert (folder / "out/table.csv").read_text() == before
+
+
+def test_forces_are_compared_by_their_errors(folder, tmp_path):
+    write_trajectory(folder / "ethanol.npz")
+    task = {"task": "md17-ethanol", "data": "ethanol.npz", "arms": ["pretrained", "random"],
+            "settings": ["train=8", "valid=4"]}  # fmt: skip
+    splits = [["split_seed=0"], ["split_seed=1"]]
+    plan = {"tasks": [task], "settings": ["epochs=1"], "splits": splits}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    run_suite(tmp_path / "plan.json", folder, checkpoints(folder), tmp_path / "out", draws=50)
+    errors = {
+        (row["split"], row["arm"]): float(row["value"])
+        for row in read(tmp_path / "out/table.csv")
+        if row["metric"] == "force_mae"
+    }
+    ratios = [
+        np.log(errors[f"split_seed={n}", "pretrained"] / errors[f"split_seed={n}", "random"])
+        for n in range(2)
+    ]
+    (row,) = read(tmp_path / "out/comparisons.csv")
+    assert float(row["log_ratio"]) == pytest.approx(np.mean(ratios)) and row["pairs"] == "2"
 
 
 @pytest.mark.slow
