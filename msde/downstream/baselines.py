@@ -11,6 +11,7 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
 from msde.chem.parsing import silence_rdkit
+from msde.downstream.features import remembered
 from msde.downstream.labels import TaskData
 from msde.downstream.metrics import METRICS, is_better
 from msde.downstream.splits import Split
@@ -48,7 +49,8 @@ def features_of(data: TaskData, name: str) -> np.ndarray:
     """Return FINGERPRINTS of all molecules, (num_molecules, width); zeros where RDKit fails."""
     silence_rdkit()
     empty = Chem.MolFromSmiles("")
-    return FINGERPRINTS[name]([mol or empty for mol in data.mols()])
+    make = FINGERPRINTS[name]
+    return remembered(name.encode(), data, lambda: make([mol or empty for mol in data.mols()]))
 
 
 def _only_class(y: np.ndarray) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from msde.data.batch import MoleculeBatch
 from msde.downstream.evaluation import Outcome, evaluate, evaluation_batches
+from msde.downstream.features import remembered
 from msde.downstream.heads import TaskModel, parameter_groups
 from msde.downstream.labels import Scaling, TaskData
 from msde.downstream.metrics import is_better
@@ -215,13 +216,20 @@ def _mean_loss(kind: str, prediction: Tensor, y: Tensor) -> Tensor:
     return functions[kind](prediction, y)
 
 
-@torch.no_grad()
 def represent_all(model: TaskModel, data: TaskData) -> Tensor:
     """Return the representation of every molecule by frozen encoders, (num_molecules, width)."""
+    weights = [w.detach().cpu().numpy().tobytes() for w in model.encoders.state_dict().values()]
+    source = f"{model.config.model} {model.facts.views}".encode() + b"".join(weights)
+    h = remembered(source, data, lambda: _represent_all(model, data))
+    return h.to(model.head.weight.device)
+
+
+@torch.no_grad()
+def _represent_all(model: TaskModel, data: TaskData) -> Tensor:
     model.eval()
     h = torch.zeros(len(data), model.head.in_features)
     for rows, batch in evaluation_batches(data, np.arange(len(data)), model.head.weight.device):
         h[torch.from_numpy(rows)] = model.represent(batch).float().cpu()
     if not h.isfinite().all():
         raise MsdeError("representations are not finite; the checkpoint is damaged or diverged")
-    return h.to(model.head.weight.device)
+    return h

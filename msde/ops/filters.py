@@ -83,10 +83,9 @@ class _FilterConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, pair_index: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, pair_index)
         i, j = pair_index
-        out = torch.zeros_like(x)
-        out.index_add_(0, i, x.index_select(0, j).mul_(weight))
-        out.index_add_(0, j, x.index_select(0, i).mul_(weight))
-        return out
+        # Not in place: torch 2.11's compiler loses the gradient of a result that is written to.
+        out = torch.zeros_like(x).index_add(0, i, x.index_select(0, j).mul_(weight))
+        return out.index_add(0, j, x.index_select(0, i).mul_(weight))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

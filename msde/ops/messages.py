@@ -30,8 +30,9 @@ class SumOverEdges(torch.autograd.Function):
         """Sum x, (num_atoms, width), over edge_index, (2, num_edges)."""
         ctx.save_for_backward(edge_index)
         out = torch.zeros_like(x)
+        # Not in place: torch 2.11's compiler loses the gradient of a result that is written to.
         for _, source, target in edge_chunks(edge_index):
-            out.index_add_(0, target, x.index_select(0, source))
+            out = out.index_add(0, target, x.index_select(0, source))
         return out
 
     @staticmethod
