@@ -14,6 +14,7 @@ from msde.downstream.baselines import FINGERPRINTS
 from msde.downstream.statistics import (
     DRAWS,
     Comparison,
+    Pair,
     compare,
     error_of,
     holm,
@@ -97,12 +98,8 @@ def comparisons(
                 if kind != "all" and not dropped:
                     continue
                 metric = design.task.metric
-                pairs = [
-                    pair
-                    for pair in pairs_of(runs, design, arms, plan, dropped)
-                    if np.isfinite([error_of(metric, pair.y, p) for p in (pair.one, pair.other)])
-                    .all()
-                ]  # fmt: skip
+                pairs = pairs_of(runs, design, arms, plan, dropped)
+                pairs = [pair for pair in pairs if _is_finite(metric, pair)]
                 if pairs:
                     made[design.name] = (len(pairs), compare(metric, pairs, draws=draws))
                     if design.group:
@@ -114,6 +111,11 @@ def comparisons(
             rows += _comparison_rows(DESIGN, arms, kind, made)
             rows += _comparison_rows(GROUP, arms, kind, pooled)
     return rows
+
+
+def _is_finite(metric: str, pair: Pair) -> bool:
+    """Return whether both errors are known: with a few molecules a class may be missing."""
+    return bool(np.isfinite([error_of(metric, pair.y, p) for p in (pair.one, pair.other)]).all())
 
 
 def _comparison_rows(

@@ -12,7 +12,7 @@ import scipy.stats
 from msde.downstream.metrics import over_targets
 
 DRAWS = 4000  # so that p can be small after a correction for many designs
-BLOCK = 200  # draws at a time, for memory
+AT_ONCE = 10**7  # errors of molecules, for memory
 EQUIVALENCE = 0.01  # log-ratios within +-1 % are practically equal
 
 
@@ -133,8 +133,9 @@ def compare(metric: str, pairs: Sequence[Pair], seed: int = 0, draws: int = DRAW
     total, count = np.zeros(draws), np.zeros(draws)
     for number, members in enumerate(groups):
         draw = np.nonzero(picked == number)[0]
-        for some in np.array_split(draw, 1 + len(draw) // BLOCK):
-            rows = rng.integers(len(members[0].y), size=(len(some), len(members[0].y)))
+        molecules = len(members[0].y)
+        for some in np.array_split(draw, 1 + len(draw) * members[0].y.size // AT_ONCE):
+            rows = rng.integers(molecules, size=(len(some), molecules))
             each = np.stack([_log_ratios(metric, pair, rows) for pair in members])
             each = np.take_along_axis(each, rng.integers(len(members), size=each.shape), 0)
             np.add.at(total, some, np.nansum(each, 0))
