@@ -11,8 +11,9 @@ set -euo pipefail
 folder=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
 mkdir -p "$folder"
-# rdkit and lmdb read the molecules, pytest runs the tests of ops; the rest is what deepspeed imports.
-wheels="rdkit lmdb numpy safetensors tqdm hjson msgpack packaging psutil py-cpuinfo einops
+# rdkit and lmdb read the molecules, tensorboard writes curves, pytest runs the tests of ops; the rest is what
+# deepspeed imports.
+wheels="rdkit lmdb numpy safetensors tensorboard protobuf tqdm hjson msgpack packaging psutil py-cpuinfo einops
     pydantic pydantic-core annotated-types typing-extensions typing-inspection pytest pluggy iniconfig"
 # shellcheck disable=SC2086
 python -m pip download -q --no-deps --dest "$folder" --python-version 3.12 --implementation cp \

@@ -41,8 +41,10 @@ part kernels.json 30 python "$here/kernels.py" --input "$input" --trace "$output
 part "step-$big.json" 60 python "$here/step.py" --input "$input" --preset "$big" --turns 1 --json \
     --bfloat16 --activation-checkpointing $few
 part ops.json 50 python "$here/ops.py" --input "$input" $short
-# Compiling takes minutes of its own.
-if [ $(($(date +%s) - began)) -lt $((400 * scale)) ]; then
+# Compiling takes minutes of its own. Some versions of torch lose gradients where they compile.
+if [ $(($(date +%s) - began)) -lt $((340 * scale)) ]; then
+    part compiled.txt 60 env PYTHONSAFEPATH=1 python -m pytest \
+        "$here/../tests/training/test_compilation.py" -k noise_and_terms
     part training-paper-compiled.json 135 python "$here/training.py" --input "$input" --cuda-graphs \
         ${short_runs:---batch-sizes 256} --overrides run.compile=true
 fi

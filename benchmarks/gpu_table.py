@@ -46,12 +46,17 @@ READERS = {
     "kernels": figures_of_kernels,
 }
 
+TESTS = {
+    "tests of ops, graphs and streams": "tests.txt",
+    "test that compiled steps equal plain ones": "compiled.txt",
+}
+
 
 def rows(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the figures of all parts, in the order of their files' names; failed ones say so."""
-    tests = folder / "tests.txt"
-    if tests.exists():
-        yield "tests of ops, graphs and streams", (tests.read_text().splitlines() or ["none"])[-1]
+    for name, file in TESTS.items():
+        if (folder / file).exists():
+            yield name, ((folder / file).read_text().splitlines() or ["none"])[-1]
     for path in sorted(folder.glob("*.json")):
         reader = READERS.get(path.stem.split("-")[0])
         text = path.read_text()
