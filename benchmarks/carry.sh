@@ -12,8 +12,8 @@ folder=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
 mkdir -p "$folder"
 # rdkit and lmdb read the molecules, tensorboard writes curves, pytest runs the tests of ops; the rest is what
-# deepspeed imports.
-wheels="rdkit lmdb numpy safetensors tensorboard protobuf tqdm hjson msgpack packaging psutil py-cpuinfo einops
+# deepspeed imports. The interpreter of Triton 3.6 fails with NumPy 2.4.
+wheels="rdkit lmdb numpy<2.4 safetensors tensorboard protobuf tqdm hjson msgpack packaging psutil py-cpuinfo einops
     pydantic pydantic-core annotated-types typing-extensions typing-inspection pytest pluggy iniconfig"
 # shellcheck disable=SC2086
 python -m pip download -q --no-deps --dest "$folder" --python-version 3.12 --implementation cp \

@@ -28,7 +28,7 @@ part() {  # file, seconds at most, command
 }
 
 # The installed package is tested, which has its tools inside, not the sources beside this folder.
-part tests.txt 75 env PYTHONSAFEPATH=1 python -m pytest "$here/../tests/ops" "$here/../tests/training/test_cuda_graphs.py" \
+part tests.txt 75 python -P -m pytest "$here/../tests/ops" "$here/../tests/training/test_cuda_graphs.py" \
     "$here/../tests/data/test_stream.py" -k "triton or Triton or gpu or cuda"
 part step-256.json 70 python "$here/step.py" --input "$input" --json $published $few
 part step-1024.json 70 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 --json \
@@ -43,7 +43,7 @@ part "step-$big.json" 60 python "$here/step.py" --input "$input" --preset "$big"
 part ops.json 50 python "$here/ops.py" --input "$input" $short
 # Compiling takes minutes of its own. Some versions of torch lose gradients where they compile.
 if [ $(($(date +%s) - began)) -lt $((340 * scale)) ]; then
-    part compiled.txt 60 env PYTHONSAFEPATH=1 python -m pytest \
+    part compiled.txt 60 python -P -m pytest \
         "$here/../tests/training/test_compilation.py" -k noise_and_terms
     part training-paper-compiled.json 135 python "$here/training.py" --input "$input" --cuda-graphs \
         ${short_runs:---batch-sizes 256} --overrides run.compile=true
