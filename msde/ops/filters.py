@@ -178,7 +178,11 @@ def _table_grad_triton(x, g, first, weight, order, cell_ptr, index, ptr, pair_pt
     block = triton.power_of_2(width)
     sizes = (index.shape[1], width, triton.rows_at_once(block), block)
     kernels = triton.kernels("filters")
-    kernels.interpolated_table_grad[(cells,)](x, g, weight, index, order, cell_ptr, parts, *sizes)
+    # Four sums of 4,096 numbers, beside what is added, do not fit into the registers of four warps.
+    num_warps = max(4, block // 512)
+    kernels.interpolated_table_grad[(cells,)](
+        x, g, weight, index, order, cell_ptr, parts, *sizes, num_warps=num_warps
+    )
     kernels.interpolated_table_sums[(cells + 3,)](parts, out, width, block)
     return out
 
