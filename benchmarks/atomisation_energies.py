@@ -59,10 +59,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     given = parser.parse_args()
     dataset, records, energies = energies_of(given.root, given.label)
-    worth, counts = (
-        EV * np.array(list(ATOMS.values())),
-        np.stack(list(map(composition_of, records))),
-    )
+    worth = EV * np.array(list(ATOMS.values()))
     if given.fit:
         _, others, known = energies_of(given.fit, given.label)
         fitted = np.stack(list(map(composition_of, others)))

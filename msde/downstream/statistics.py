@@ -120,10 +120,7 @@ def compare(metric: str, pairs: Sequence[Pair], seed: int = 0, draws: int = DRAW
         ValueError: the errors of no draw can be compared: no target has both classes.
     """
     rng = np.random.default_rng(seed)
-    ratios = [
-        np.log(error_of(metric, pair.y, pair.one) / error_of(metric, pair.y, pair.other))
-        for pair in pairs
-    ]
+    ratios = [_log_ratios(metric, pair, np.arange(len(pair.y))[None])[0] for pair in pairs]
     by_split: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_split.setdefault(pair.split, []).append(pair)
