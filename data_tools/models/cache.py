@@ -21,7 +21,7 @@ from msde.chem.record import MAX_ATOMS, molecule_uid
 from msde.data.manifest import NAME
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
-from msde.files import user_cache, write_json
+from msde.files import file_sha256, user_cache, write_json
 
 from ..options import AUTO, Options
 from ..parsing.chemistry import set_conformers
@@ -53,9 +53,8 @@ def convert_once(inputs: Sequence[Path], cache: Path, format: str, options: Opti
 
 
 def _job(inputs: Sequence[Path], format: str, options: Options) -> dict[str, Any]:
-    stats = [(path, path.stat()) for path in inputs]
     job = {
-        "inputs": [[source_name(p), stat.st_size, stat.st_mtime_ns] for p, stat in stats],
+        "inputs": [[source_name(path), file_sha256(path)] for path in inputs],
         "format": format,
         "options": dataclasses.asdict(options),
     }

@@ -107,17 +107,24 @@ def test_a_finished_run_is_not_repeated_and_more_seeds_are_added(folder, tmp_pat
     assert read_results(output)["seeds"] == [0, 1, 2]
 
 
-def test_a_finished_run_goes_on_when_its_folders_have_moved(folder, done, tmp_path):
+def test_a_finished_run_goes_on_when_its_folders_and_file_have_moved(folder, done, tmp_path):
     for name, root in (("run", done), ("checkpoint", folder / "checkpoint")):
         shutil.copytree(root, tmp_path / name)
+    shutil.copyfile(folder / "t.csv", tmp_path / "t.csv")  # with a new time of modification
     before = (tmp_path / "run/seed-0/results.json").stat().st_mtime_ns
-    finetune(folder / "t.csv", tmp_path / "checkpoint", tmp_path / "run", seeds=2)
+    finetune(tmp_path / "t.csv", tmp_path / "checkpoint", tmp_path / "run", seeds=2)
     assert (tmp_path / "run/seed-0/results.json").stat().st_mtime_ns == before
 
 
 def test_other_settings_in_the_same_folder_are_refused(folder, done):
     with pytest.raises(MsdeError, match="holds a fine-tuning with another settings"):
         finetune(folder / "t.csv", folder / "checkpoint", done, "lr=1e-3", seeds=2)
+
+
+def test_a_file_with_other_content_is_refused(folder, done, tmp_path):
+    (tmp_path / "t.csv").write_text((folder / "t.csv").read_text().replace("C", "N", 1))
+    with pytest.raises(MsdeError, match="holds other data or options"):
+        finetune(tmp_path / "t.csv", folder / "checkpoint", done, seeds=2)
 
 
 class Killed(Exception):
