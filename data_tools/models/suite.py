@@ -14,7 +14,7 @@ from typing import Any
 from msde.data.shards import ShardDataset
 from msde.downstream.labels import read_task_data
 from msde.downstream.overlap import blocks_of_data_sets, overlapping
-from msde.downstream.report import write_rows, write_tables
+from msde.downstream.report import Rows, write_tables
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import DRAWS
 from msde.downstream.suite import Design, Plan, execute, read_plan
@@ -57,7 +57,7 @@ def run_suite(
     _keep_plan(plan, output / "plan.json")
     shards = {design.name: _shards(design, data, output / "data") for design in read.designs}
     overlaps = _overlaps(read, shards, output / "overlap.json", pretraining)
-    runs = list(read.runs())
+    runs, rows = list(read.runs()), Rows(output, read)
     arguments = [(r, shards[r.design.name], checkpoints, output / "runs", read.seeds) for r in runs]
     # Local processes are spawned: threads of torch do not live in a fork.
     with open_workers(executor, processes, "spawn") as workers:
@@ -70,7 +70,8 @@ def run_suite(
                 with worker_failure_as_error(f"in {run.folder}"):
                     result.result()
             log.info("done: %s", run.folder)
-            write_rows(output, read)
+            rows.add(run)
+            rows.write()
     print(write_tables(output, read, overlaps, draws))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,17 @@ from msde.downstream.statistics import (
     pool,
     wilcoxon,
 )
-from msde.downstream.suite import CHOSEN, PRETRAINED, RANDOM, RECIPES, Plan, pairs_of, rows_of
+from msde.downstream.suite import (
+    CHOSEN,
+    PRETRAINED,
+    RANDOM,
+    RECIPES,
+    Design,
+    Plan,
+    Run,
+    pairs_of,
+    rows_of,
+)
 from msde.files import write_atomically
 from msde.monitor.pictures import BLUE, GREY, INK, has_matplotlib, new_figure, save_figure
 
@@ -63,7 +74,7 @@ def write_tables(
     Args:
         overlaps: uids of the molecules of each design that pretraining has seen.
     """
-    rows = write_rows(output, plan)
+    rows = Rows(output, plan).write()
     found = comparisons(output / "runs", plan, overlaps, draws)
     _write_csv(output / "comparisons.csv", found)
     text = _markdown(plan, rows, found, overlaps)
@@ -73,11 +84,31 @@ def write_tables(
     return text
 
 
-def write_rows(output: Path, plan: Plan) -> list[dict[str, Any]]:
-    """Write table.csv, with a row for each seed of each run that is done; return the rows."""
-    rows = rows_of(output / "runs", plan)
-    _write_csv(output / "table.csv", rows)
-    return rows
+class Rows:
+    """table.csv: a row for each seed of each run that is done."""
+
+    def __init__(self, output: Path, plan: Plan) -> None:
+        """Read the runs that are done."""
+        self.output, self.plan = output, plan
+        self._parts = {
+            (design.name, split): self._read(design, split)
+            for design in plan.designs
+            for split in plan.splits
+        }
+
+    def _read(self, design: Design, split: tuple[str, ...]) -> list[dict[str, Any]]:
+        part = replace(self.plan, designs=(design,), splits=(split,))
+        return rows_of(self.output / "runs", part)
+
+    def add(self, run: Run) -> None:
+        """Read a run that is done now, and what is chosen from it."""
+        self._parts[run.design.name, run.split] = self._read(run.design, run.split)
+
+    def write(self) -> list[dict[str, Any]]:
+        """Write the file and return its rows, in the plan's order."""
+        rows = [row for part in self._parts.values() for row in part]
+        _write_csv(self.output / "table.csv", rows)
+        return rows
 
 
 def comparisons(
