@@ -31,5 +31,5 @@ train vp "$SHARDS/pairs" model.conformer.sde.kind=VP model.topology.sde.kind=VP
 train displacements "$SHARDS/pairs" loss.coefficient_displacements=1
 train displacements_alone "$SHARDS/pairs" loss.coefficient_displacements=1 \
     loss.coefficient_contrastive=0 loss.coefficient_2d_to_3d=0 loss.coefficient_3d_to_2d=0
-python launch/suite.py --plan benchmarks/ablations.json --data "$DATA" --output "$OUTPUT/suite" \
+python launch/suite.py --plan benchmarks/plans/ablations.json --data "$DATA" --output "$OUTPUT/suite" \
     "${checkpoints[@]}" --pretraining "$SHARDS/pairs" --processes 2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole table of pretraining's worth: benchmarks/downstream_eight.sh DATA OUTPUT
-# Eight groups of tasks, seven kinds of arms, five splits (benchmarks/downstream_eight.json). DATA
+# Eight groups of tasks, seven kinds of arms, five splits (benchmarks/plans/downstream_eight.json). DATA
 # holds pretrain/, moleculenet/, qm9/ and md17/. The control that was pretrained on shuffled pairs is
 # made first. It goes on where it was interrupted; OUTPUT/suite has the tables.
 set -euo pipefail
@@ -21,7 +21,7 @@ benchmarks/encoders.sh "$DATA" "$OUTPUT" shuffled
 [ -e "$files/qm9_500_atomisation/manifest.json" ] ||
     python benchmarks/atomisation_energies.py "$OUTPUT/qm9_unseen" --label energy_U0 \
         --output "$files/qm9_500_atomisation"
-python launch/suite.py --plan benchmarks/downstream_eight.json --data "$files" \
+python launch/suite.py --plan benchmarks/plans/downstream_eight.json --data "$files" \
     --checkpoint pretrained=msde/shipped/base \
     --checkpoint shuffled="$OUTPUT/shuffled/2d_to_3d/best" --pretraining "$OUTPUT/pairs" \
     --output "$OUTPUT/suite" --processes 2
