@@ -1,4 +1,4 @@
-"""A suite of fine-tunings on files: see `msde.downstream.suite` for the plan and the folders."""
+"""A suite of fine-tunings on files: see `msde.downstream.plan` and, for the folders, `suite`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any
 from msde.data.shards import ShardDataset
 from msde.downstream.labels import read_task_data
 from msde.downstream.overlap import blocks_of_data_sets, overlapping
+from msde.downstream.plan import Design, Plan, read_plan
 from msde.downstream.report import Rows, write_tables
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import DRAWS
-from msde.downstream.suite import Design, Plan, execute, read_plan
+from msde.downstream.suite import execute
 from msde.errors import MsdeError
 from msde.files import write_json
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msde.downstream.baselines import FINGERPRINTS
+from msde.downstream.plan import AND, CHOSEN, PRETRAINED, RANDOM, RECIPES, Design, Plan, Run
 from msde.downstream.statistics import (
     DRAWS,
     Comparison,
@@ -22,17 +23,7 @@ from msde.downstream.statistics import (
     pool,
     wilcoxon,
 )
-from msde.downstream.suite import (
-    CHOSEN,
-    PRETRAINED,
-    RANDOM,
-    RECIPES,
-    Design,
-    Plan,
-    Run,
-    pairs_of,
-    rows_of,
-)
+from msde.downstream.suite import pairs_of, rows_of
 from msde.files import write_atomically
 from msde.monitor.pictures import BLUE, GREY, INK, has_matplotlib, new_figure, save_figure
 
@@ -49,17 +40,20 @@ def compared(arms: Sequence[str], recipes: Sequence[str] = tuple(RECIPES)) -> li
     """Return pairs of arms: each is compared with the pretrained one of its kind.
 
     The first of a pair is asked about. Kinds are fine-tuned, chosen, each recipe and each
-    estimator; fingerprints are compared with the fine-tuned one and the chosen one, too. Pretrained
-    weights under a recipe of the plan are also compared with random weights without one.
+    estimator, with a fingerprint beside or without. Fingerprints are compared with the fine-tuned
+    one, the chosen one and those that have them beside, too. Pretrained weights under a recipe of
+    the plan are also compared with random weights without one.
     """
     kinds = [f"{recipe} " for recipe in recipes]
     pairs = []
     for arm in arms:
         kind = next((kind for kind in (*kinds, CHOSEN) if arm.startswith(kind)), "")
         source, _, estimator = arm.partition(" + ")
-        firsts = [f"{kind}{PRETRAINED} + {estimator}" if estimator else kind + PRETRAINED]
+        features = AND.join([PRETRAINED, *source.split(AND)[1:]])
+        firsts = [f"{features} + {estimator}" if estimator else kind + PRETRAINED]
         if source in FINGERPRINTS:
             firsts += [PRETRAINED, CHOSEN + PRETRAINED]
+            firsts += [first for first in arms if first.startswith(f"{PRETRAINED}{AND}{source} + ")]
         pairs += [(first, arm) for first in firsts if first in arms and first != arm]
     own = tuple(kind for kind in kinds if kind.strip() not in RECIPES)
     tuned = [arm for arm in arms if arm.startswith(own) and not arm.endswith(f" {RANDOM}")]

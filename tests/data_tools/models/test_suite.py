@@ -10,7 +10,13 @@ from fixtures.downstream import save_checkpoint, write_table, write_trajectory
 from msde.data_tools.convert import convert
 from msde.data_tools.models.suite import run_suite
 from msde.data_tools.options import Options
-from msde.downstream.suite import DEFAULT_ARMS, read_plan
+from msde.downstream import suite
+from msde.downstream.baselines import features_of, fit_ridge
+from msde.downstream.finetune import prepare
+from msde.downstream.heads import make_model
+from msde.downstream.plan import DEFAULT_ARMS, read_plan
+from msde.downstream.settings import make_settings
+from msde.downstream.training import represent_all
 from msde.errors import MsdeError
 
 ARMS = [
@@ -21,6 +27,8 @@ ARMS = [
     "random + ridge",
     "ecfp + ridge",
     "random + knn",
+    "pretrained and ecfp + ridge",
+    "random and ecfp + ridge",
     "staged pretrained",
     "staged random",
     "chosen pretrained",
@@ -86,7 +94,7 @@ def test_every_run_has_its_row_and_the_arms_share_their_split(folder):
 
 def test_comparisons_are_paired_with_intervals_and_without_what_pretraining_saw(folder):
     rows = read(folder / "out/comparisons.csv")
-    assert len(rows) == 15 * 3 * 2  # comparisons, two designs and their group, overlap or not
+    assert len(rows) == 18 * 3 * 2  # comparisons, two designs and their group, overlap or not
     for row in rows:
         assert float(row["low"]) <= float(row["log_ratio"]) <= float(row["high"])
         assert row["pairs"] == ("4" if row["scope"] == "group" else "2")
@@ -105,7 +113,8 @@ def test_a_choice_is_what_validates_best_for_each_seed(folder):
     rows = {(r["design"], r["arm"], r["seed"]): r["value"] for r in read(folder / "out/table.csv")}
     for design in ("t-logp-20", "t-logp-all"):
         for name, seed in (("pretrained", "0"), ("pretrained", "1"), ("random", "0")):
-            arms = (name, f"frozen {name}", f"staged {name}", f"{name} + ridge")
+            arms = (name, f"frozen {name}", f"staged {name}", f"{name} + ridge",
+                    f"{name} and ecfp + ridge")  # fmt: skip
             valid = {}
             for arm in arms:
                 (path,) = (folder / "out/runs" / design).glob(
@@ -115,6 +124,19 @@ def test_a_choice_is_what_validates_best_for_each_seed(folder):
             best = min(valid, key=valid.get)
             assert rows[design, f"chosen {name}", seed] == rows[design, best, seed]
     assert not list((folder / "out/runs").glob("*/*/chosen*"))
+
+
+def test_ridge_regression_on_weights_and_a_fingerprint_has_both_side_by_side(folder, tmp_path):
+    arm = "pretrained and ecfp + ridge"
+    plan = read_plan(folder / "plan.json", ["pretrained", "other"])
+    (run,) = (run for run in plan.runs() if run.arm == arm and run.design.labels is None)
+    task, settings = run.design.task, make_settings(run.design.task, run.overrides)
+    job = prepare(task, folder / "out/data/t-logp-all", tmp_path, folder / "checkpoint", settings)
+    model = make_model(job.network, job.facts, job.weights, 0)
+    parts = [represent_all(model, job.data).numpy(), features_of(job.data, "ecfp")]
+    expected = fit_ridge(task, job.data, np.hstack(parts), job.split, 0)[job.split.test]
+    _, _, found = suite.tested(folder / "out/runs" / run.folder / "seed-0", task)
+    assert np.allclose(np.sort(found, 0), np.sort(expected, 0), atol=1e-5)
 
 
 def test_a_recipe_gives_its_arms_their_settings(folder):
