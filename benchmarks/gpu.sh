@@ -24,7 +24,9 @@ began=$(date +%s)
 part() {  # file, seconds at most, command
     file=$output/$1 limit=$2
     shift 2
-    timeout "$((limit * scale))" "$@" > "$file" 2> "$file.log" && rm "$file.log" || echo "$file: failed" >&2
+    timeout "$((limit * scale))" "$@" > "$file" 2> "$file.log" && rm "$file.log" && return
+    [ $? -eq 124 ] && echo "$file: stopped after $((limit * scale)) s" >> "$file.log"
+    echo "$file: failed" >&2
 }
 
 # The installed package is tested, which has its tools inside, not the sources beside this folder.
