@@ -23,6 +23,7 @@ from ..parsing.files import source_name
 from ..parsing.reader import BaseReader
 from ..parsing.tables import dialect_of, header_of, is_table, rows
 from ..readers import get_reader
+from ..readers.moleculenet import table_name
 from ..reading import choose_format
 from .cache import convert_once
 
@@ -105,12 +106,13 @@ def task_shards(
 
 
 def _files_of(task: Task, data: Path) -> list[Path]:
-    """Return the files that --data names; of a folder those that are named like the task."""
+    """Return the files that --data names; of a folder the one that is named like the task."""
     if not data.exists():
         raise MsdeError(f"--data {data} does not exist")
     if data.is_dir() and task.name != CUSTOM:
         files = [path for path in sorted(data.iterdir()) if path.is_file()]
-        named = [p for p in files if source_name(p).lower().partition(".")[0] == task.stem]
+        stems = {p: (source_name(p).lower().partition(".")[0], table_name(p)) for p in files}
+        named = [path for path in files if task.stem in stems[path]]
         named = named or [p for p in files if task.stem in source_name(p).lower()]
         if len(named) != 1:
             found = ", ".join(p.name for p in named) or "none"

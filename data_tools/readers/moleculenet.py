@@ -63,9 +63,9 @@ ALIASES = {
 class Reader(smiles.Reader):
     def recognises(self, path: Path) -> bool:
         """Return whether the name is a data set's and the table has its columns."""
-        if not has_suffix(path, (".csv",)) or _stem(path) not in TABLES:
+        if not has_suffix(path, (".csv",)) or table_name(path) not in TABLES:
             return False
-        table = TABLES[_stem(path)]
+        table = TABLES[table_name(path)]
         header = set(header_of(path, self.options))
         return table.smiles in header and (table.labels is None or bool(header & {*table.labels}))
 
@@ -100,14 +100,15 @@ class Reader(smiles.Reader):
 
 
 def _table(path: Path) -> Table:
-    if _stem(path) not in TABLES:
+    if table_name(path) not in TABLES:
         raise MsdeError(
             f"{path} is not named like a file of MoleculeNet ({', '.join(TABLES)}); "
             "--format smiles reads any table"
         )
-    return TABLES[_stem(path)]
+    return TABLES[table_name(path)]
 
 
-def _stem(path: Path) -> str:
+def table_name(path: Path) -> str:
+    """Return the name of a file without its ending, of MoleculeNet's tables the one in TABLES."""
     stem = source_name(path).lower().removesuffix(".csv")
     return ALIASES.get(stem, stem)

@@ -10,7 +10,11 @@ from fixtures.launching import ENVIRONMENT
 from fixtures.models import make_small
 from fixtures.paths import LAUNCH
 from msde.checkpoints.weights import save_weights
+from msde.data.manifest import read_manifest
+from msde.data_tools.models.finetuning import task_shards
 from msde.data_tools.options import Options
+from msde.downstream.settings import make_settings
+from msde.downstream.tasks import get_task
 from msde.errors import MsdeError
 
 
@@ -79,6 +83,16 @@ def test_a_folder_without_the_tasks_file(checkpoint, tmp_path):
     write_table(tmp_path / "data/t.csv", 5)
     with pytest.raises(MsdeError, match="holds 0 files named like esol .none., expected one"):
         finetune(tmp_path / "data", checkpoint, tmp_path / "out", task="esol", targets=None)
+
+
+def test_a_folder_has_the_tasks_file_under_its_published_name(tmp_path):
+    task = get_task("esol")
+    table = tmp_path / "data/delaney-processed.csv"
+    table.parent.mkdir()
+    table.write_text("Compound ID,smiles,measured log solubility in mols per litre\nb,CCO,1.1\n")
+    (table.parent / "SAMPL.csv").write_text("iupac,smiles,expt\nb,CCO,-5\n")
+    shards = task_shards(task, table.parent, tmp_path / "cache", make_settings(task, []))
+    assert read_manifest(shards.root)["source"]["files"] == ["delaney-processed.csv"]
 
 
 def test_the_command_ends_with_one_line_and_code_2(checkpoint, tmp_path):
