@@ -150,7 +150,8 @@ def pairs_of(
                 raise MsdeError(f"{one} and {other} were tested on different molecules")
             keep = [row for row, uid in enumerate(uids) if uid not in left_out]
             if keep:
-                pairs.append(Pair(",".join(split), y[keep], first[keep], second[keep]))
+                kept = [uids[row] for row in keep]
+                pairs.append(Pair(",".join(split), kept, y[keep], first[keep], second[keep]))
     return pairs
 
 

@@ -66,8 +66,19 @@ def test_other_positions_are_other_molecules(made):
 def test_a_part_has_the_rows_of_the_whole_and_few_results_are_kept(made, monkeypatch):
     make, _ = made
     _, data = make("view=2d")
-    monkeypatch.setattr(features, "KEPT", 2)
+    monkeypatch.setattr(features, "KEPT", 1)
     whole, part = (features_of(each, "ecfp") for each in (data, data.take(np.arange(3, 9))))
     np.testing.assert_array_equal(part, whole[3:9])
     features_of(data, "descriptors")
-    assert len(features._recent) == 2
+    assert len(features._recent) == 1
+
+
+def test_other_molecules_of_the_same_ids_and_sizes_are_others(made):
+    """As the lines of a file of the same name in another folder."""
+    make, _ = made
+    _, data = make("view=2d")
+    x = data.columns.x.copy()
+    x[:, 0] = 6 - (x[:, 0] == 6)  # carbon becomes boron, all others carbon
+    z = np.where(data.columns.z == 6, 5, 6).astype(data.columns.z.dtype)
+    other = dataclasses.replace(data, columns=dataclasses.replace(data.columns, x=x, z=z))
+    assert not np.array_equal(features_of(data, "ecfp"), features_of(other, "ecfp"))

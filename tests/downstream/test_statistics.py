@@ -5,14 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from msde.downstream.statistics import Pair, compare, holm, pool, wilcoxon
+from msde.downstream.metrics import over_targets
+from msde.downstream.statistics import Pair, compare, errors_of, holm, pool, wilcoxon
 
 
 def pairs(rng, ratio, seeds=3, rows=80):
     """Predictions of two arms whose errors have a known ratio, with the same labels."""
     y = rng.normal(size=(rows, 1))
     return [
-        Pair("s", y, y + ratio * rng.normal(size=y.shape), y + rng.normal(size=y.shape))
+        Pair(
+            "s", range(rows), y, y + ratio * rng.normal(size=y.shape), y + rng.normal(size=y.shape)
+        )  # fmt: skip
         for _ in range(seeds)
     ]
 
@@ -40,7 +43,8 @@ def test_seeds_of_one_split_do_not_replace_splits():
     for number in range(4):
         split_rng = np.random.default_rng(number)
         (pair,) = pairs(split_rng, np.exp(split_rng.normal()), seeds=1)
-        splits.append(dataclasses.replace(pair, split=str(number)))
+        uids = [f"{number}-{row}" for row in range(len(pair.y))]
+        splits.append(dataclasses.replace(pair, split=str(number), uids=uids))
     alone, repeated = (compare("rmse", given, draws=300) for given in (splits, splits * 5))
     width = alone.high - alone.low
     assert repeated.high - repeated.low == pytest.approx(width, rel=0.15)
@@ -50,7 +54,7 @@ def few_splits(rng, splits=5):
     """Two arms whose log-ratio of errors is normal around 0 over the splits, exactly known."""
     zero, one = np.zeros((1, 1)), np.ones((1, 1))
     ratios = rng.normal(size=splits)
-    return [Pair(str(n), zero, np.exp(r) * one, one) for n, r in enumerate(ratios)]
+    return [Pair(str(n), [n], zero, np.exp(r) * one, one) for n, r in enumerate(ratios)]
 
 
 def test_intervals_of_five_splits_hold_the_truth_in_95_of_100():
@@ -60,6 +64,44 @@ def test_intervals_of_five_splits_hold_the_truth_in_95_of_100():
     hits = np.mean([each.low <= 0 <= each.high for each in found])
     assert 0.90 <= hits <= 0.99
     assert 0.01 <= np.mean([each.p < 0.05 for each in found]) <= 0.10
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_intervals_hold_the_truth_whether_or_not_splits_share_their_test_molecules(shared):
+    """The chance of shared molecules is that of all splits: more splits do not make it smaller."""
+    rng, hits = np.random.default_rng(0), []
+    for _ in range(60):
+        y, errors = np.zeros((60, 1)), rng.exponential(size=(2, 60, 1))
+        made = []
+        for split in range(10):
+            if not shared:
+                errors = rng.exponential(size=(2, 60, 1))
+            uids = [f"{0 if shared else split}-{row}" for row in range(60)]
+            noisy = errors * np.exp(0.1 * rng.normal(size=errors.shape))
+            made.append(Pair(str(split), uids, y, *noisy))
+        found = compare("mae", made, draws=150)
+        hits.append(found.low <= 0 <= found.high)
+    assert np.mean(hits) >= 0.88
+
+
+def test_one_error_alone_says_nothing():
+    """As of forces with one split and one seed."""
+    y = np.zeros((1, 1))
+    found = compare("mae", [Pair("s", ["forces"], y, y + 0.5, y + 0.51)], draws=50)
+    assert found.log_ratio < 0 and found.verdict == "open" and found.p == 1
+
+
+def test_errors_of_draws_are_those_of_the_molecules_repeated():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, size=(25, 3)).astype(float)
+    y[rng.random(y.shape) < 0.2] = np.nan
+    scores = rng.normal(size=y.shape).round(1)  # with ties
+    rows = rng.integers(25, size=(8, 25))
+    counts = np.stack([np.bincount(row, minlength=25) for row in rows]).astype(float)
+    for metric in ("roc_auc", "rmse", "mae"):
+        expected = [over_targets(metric, y[row], scores[row]) for row in rows]
+        found = errors_of(metric, y, scores, counts)
+        assert found == pytest.approx([1 - e if metric == "roc_auc" else e for e in expected])
 
 
 def test_pooled_designs_of_the_same_molecules_do_not_count_twice():
@@ -73,7 +115,7 @@ def test_pooled_designs_of_the_same_molecules_do_not_count_twice():
 
 def test_the_same_predictions_are_equal():
     y = np.random.default_rng(0).normal(size=(30, 2))
-    found = compare("mae", [Pair("s", y, y + 1, y + 1)] * 2, draws=50)
+    found = compare("mae", [Pair("s", range(30), y, y + 1, y + 1)] * 2, draws=50)
     assert found.log_ratio == 0 and found.verdict == "equal" and found.p == 1
 
 
@@ -81,7 +123,7 @@ def test_of_classes_the_error_is_one_minus_auc():
     y = np.array([[0], [0], [1], [1]] * 10, float)
     good = y + 0.6 * np.random.default_rng(0).normal(size=y.shape)
     bad = np.random.default_rng(1).normal(size=y.shape)
-    assert compare("roc_auc", [Pair("s", y, good, bad)], draws=100).verdict == "better"
+    assert compare("roc_auc", [Pair("s", range(40), y, good, bad)], draws=100).verdict == "better"
 
 
 def test_wilcoxon_sees_that_most_designs_agree():
