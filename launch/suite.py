@@ -2,10 +2,8 @@
 
 python launch/suite.py --plan FILE.json --data DIR --output DIR [--checkpoint DIR]
 
-The arms are pretrained, random, frozen pretrained, frozen random, ecfp + forest and descriptors +
-forest, or those of the plan. --checkpoint NAME=DIR lets the plan name arms of further weights. A
-suite that was stopped goes on with the same command. The tables are DIR/table.csv (a row a seed),
-DIR/comparisons.csv and DIR/table.md. docs/downstream.md describes plans.
+The plan names the arms, see docs/downstream.md; --checkpoint NAME=DIR adds weights. A suite that was
+stopped goes on with the same command. DIR/table.md, table.csv and comparisons.csv are the tables.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from msde import shipped_checkpoint
 from msde.cli import OneLineParser, check_exist, report_errors
+from msde.errors import MsdeError
 
 
 def make_parser() -> OneLineParser:
@@ -41,6 +40,8 @@ def main() -> None:
     arguments = make_parser().parse_args()
     named = [re.fullmatch(r"(?:([\w ]+)=)?(.+)", text) for text in arguments.checkpoint]
     checkpoints = {m[1] or "pretrained": Path(m[2]) for m in named if m}
+    if len(checkpoints) < len(named):
+        raise MsdeError("--checkpoint: two have the same name; give each as NAME=DIR")
     checkpoints = checkpoints or {"pretrained": shipped_checkpoint()}
     check_exist(arguments.plan, arguments.data, *checkpoints.values(), *arguments.pretraining)
 

@@ -19,7 +19,7 @@ from msde.downstream.report import Rows, write_tables
 from msde.downstream.settings import make_settings
 from msde.downstream.statistics import DRAWS
 from msde.downstream.suite import execute
-from msde.errors import MsdeError
+from msde.errors import ErrorList, MsdeError
 from msde.files import write_json
 
 from ..pipeline.executors import open_workers, worker_failure_as_error
@@ -40,6 +40,8 @@ def run_suite(
 ) -> None:
     """Run what is not done of a plan; write each run's rows as they come, then the comparisons.
 
+    A run that cannot be done does not keep the others from being done and compared.
+
     Args:
         data: the folder that the plan's files lie in.
         checkpoints: by name; random weights take the network of the first.
@@ -49,7 +51,7 @@ def run_suite(
         executor: see `open_workers`; workers on other machines have to see the same folders.
 
     Raises:
-        MsdeError: the plan is wrong, `output` holds another plan, or a run fails.
+        MsdeError: the plan is wrong, `output` holds another plan, or, at the end, runs failed.
     """
     read = read_plan(plan, checkpoints)
     if processes < 1:
@@ -58,22 +60,25 @@ def run_suite(
     _keep_plan(plan, output / "plan.json")
     shards = {design.name: _shards(design, data, output / "data") for design in read.designs}
     overlaps = _overlaps(read, shards, output / "overlap.json", pretraining)
-    runs, rows = list(read.runs()), Rows(output, read)
+    runs, rows, failed = list(read.runs()), Rows(output, read), ErrorList()
     arguments = [(r, shards[r.design.name], checkpoints, output / "runs", read.seeds) for r in runs]
     # Local processes are spawned: threads of torch do not live in a fork.
     with open_workers(executor, processes, "spawn") as workers:
         submit = workers.executor.submit if workers.executor else None
         results = [submit(_execute_alone, *given) if submit else None for given in arguments]
         for run, given, result in zip(runs, arguments, results, strict=True):
-            if result is None:
-                execute(*given)
-            else:
-                with worker_failure_as_error(f"in {run.folder}"):
-                    result.result()
+            with worker_failure_as_error(f"in {run.folder}"):
+                try:
+                    result.result() if result else execute(*given)
+                except MsdeError as error:
+                    failed.add(f"{run.folder}: {error}")
+                    log.warning("failed: %s: %s", run.folder, error)
+                    continue
             log.info("done: %s", run.folder)
             rows.add(run)
             rows.write()
     print(write_tables(output, read, overlaps, draws))
+    failed.raise_if_any()
 
 
 def _execute_alone(*arguments: Any) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from msde.chem.parsing import MISSING
+from msde.chem.units import factor, parse
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from .types import Label, Options, Scanned
-from .units import factor, parse
 
 MINUS = "\N{MINUS SIGN}"  # as word processors write it
 EXACT = 2**53  # above it not every whole number is a number of 64 bits

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from msde.chem.units import factor, parse
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
@@ -42,7 +43,6 @@ from ..parsing.labels import (
 from ..parsing.perception import System, parse_system
 from ..parsing.quantities import NO_FORCES, Quantities, charge_of, choose_quantities
 from ..parsing.reader import malformed_as_error
-from ..parsing.units import factor, parse
 
 SAMPLE = 100  # rows that decide which values are labels
 MAGIC = b"SQLite format 3\0"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from msde.chem.units import factor, parse
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
@@ -27,7 +28,6 @@ from ..parsing.graphs import is_zip
 from ..parsing.labels import choose_labels, conversions, left_out, scale, units_of, with_units
 from ..parsing.perception import Bonds, System, connect, order_bonds, parse_system
 from ..parsing.quantities import Quantities, choose_quantities, is_energy
-from ..parsing.units import factor, parse
 
 ENERGY = ("e", "energy", "energies")
 NUMBERS = ("z", "nuclear_charges", "atomic_numbers", "numbers")  # in lower case

@@ -30,7 +30,7 @@ from msde.downstream.evaluation import Outcome
 from msde.downstream.heads import ModelFacts, make_model, network_config, save_model
 from msde.downstream.labels import Scaling, TaskData, listed, read_task_data
 from msde.downstream.settings import Settings
-from msde.downstream.splits import Split, stored_split
+from msde.downstream.splits import Split, known_from_training, stored_split
 from msde.downstream.tasks import Task
 from msde.downstream.training import STATE, Trainer
 from msde.errors import MsdeError
@@ -81,7 +81,7 @@ def prepare(
     network = network_config(checkpoint, settings)
     pretrained = checkpoint is not None and settings.init == "pretrained"
     _check_encoders(network, settings, pretrained, checkpoint)
-    data = read_task_data(root, task, lines)
+    data = read_task_data(root, task, lines, settings.split_column)
     if settings.view != "2d" and not data.has_geometry:
         raise MsdeError(
             f"view={settings.view} needs positions, which molecules of {root} lack; give view=2d"
@@ -261,6 +261,11 @@ def _announce(job: Job) -> None:
     more = len(job.data.targets) - SHOWN
     log.info("%s: %s%s", job.task.name, units, f" and {more} more" if more > 0 else "")
     log.info("split %s %s: %s", job.settings.split, job.split.sha256[:16], sizes)
+    if job.settings.split in ("random", "column") and not job.task.has_forces:
+        for part, count in known_from_training(job.data, job.split).items():
+            if count:
+                log.info("%d %s molecules are in the training part, too; a scaffold split keeps "
+                         "copies together", count, part)  # fmt: skip
     if job.task.has_forces:
         log.info("energies are centred at the training mean, %.3f", job.scaling.mean[0])
 

@@ -261,7 +261,9 @@ def model_folders(output: Path) -> list[Path]:
     """
     if (output / MODEL).exists():
         return [output]
-    numbered = [p for p in output.glob("seed-*") if (p / "model" / MODEL).exists()]
-    if not numbered:
+    seeds = [(re.fullmatch(r"seed-(\d+)", path.name), path) for path in output.glob("seed-*")]
+    numbered = [(int(name[1]), path / "model") for name, path in seeds if name]
+    models = [folder for _, folder in sorted(numbered) if (folder / MODEL).exists()]
+    if not models:
         raise MsdeError(f"{output} holds no fine-tuned model; launch/finetune.py makes one")
-    return [p / "model" for p in sorted(numbered, key=lambda p: int(p.name[5:]))]
+    return models

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rdkit import Chem
@@ -14,6 +15,7 @@ from rdkit import Chem
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import plain_mol
 from msde.chem.record import Origin
+from msde.chem.units import factor
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset
@@ -63,15 +65,26 @@ class TaskData:
         return not (self.columns.origin & Origin.NO_GEOMETRY).any()
 
 
-def read_task_data(root: Path, task: Task, lines: Mapping[int, int] | None = None) -> TaskData:
-    """Read molecules and labels; molecules without any label are left out.
+def read_task_data(
+    root: Path,
+    task: Task,
+    lines: Mapping[int, int] | None = None,
+    split_column: str | None = None,
+) -> TaskData:
+    """Read molecules and labels, in the task's units; those without any label are left out.
+
+    Args:
+        split_column: a label that divides the molecules, and is no target.
 
     Raises:
-        MsdeError: a label is not there, has no value, or is not 0 or 1 in a classification.
+        MsdeError: a label is not there, has no value, another kind of unit than the task's, or is
+            not 0 or 1 in a classification; or only some molecules have their hydrogens.
     """
     dataset = ShardDataset(root)
     known = {label["name"]: label["unit"] for label in dataset.manifest["labels"]}
-    names = task.targets or tuple(known)
+    names = task.targets or tuple(name for name in known if name != split_column)
+    if split_column in names:
+        raise MsdeError(f"label {split_column} cannot be a target: it divides the molecules")
     if missing := [name for name in names if name not in known]:
         raise MsdeError(
             f"{root} has no label {missing[0]!r}, found {listed(list(known)) or 'none'}"
@@ -80,6 +93,8 @@ def read_task_data(root: Path, task: Task, lines: Mapping[int, int] | None = Non
         raise MsdeError(f"{root} has no labels; {task.name} needs one to learn from")
     columns = codec.concatenate(list(dataset.blocks()))
     y = columns.y[:, [list(known).index(name) for name in names]].astype(np.float64)
+    units = {name: task.units.get(name) or known[name] for name in names}
+    y *= [_factor(root, f"label {name}", known[name], units[name]) for name in names]
     _check_values(y, names, task)
     keep = np.flatnonzero(~np.isnan(y).all(1))
     if len(keep) < len(y):
@@ -87,10 +102,51 @@ def read_task_data(root: Path, task: Task, lines: Mapping[int, int] | None = Non
         columns, y = columns.take(keep), y[keep]
     if task.has_forces and (columns.num_forces != 1).any():
         raise MsdeError(f"{root} lacks forces of {int((columns.num_forces != 1).sum())} molecules")
-    unit = dataset.manifest["forces_unit"] if task.has_forces else None
-    hydrogens = dataset.manifest.get("source", {}).get("hydrogens") == "kept"
-    units = tuple(known[name] for name in names)
-    return TaskData(columns, names, units, y, dataset.digest, hydrogens, unit, lines or {})
+    forces_unit = None
+    if task.has_forces:
+        forces_unit = f"{units[names[0]]}/A"
+        size = _factor(root, "forces", dataset.manifest["forces_unit"], forces_unit)
+        if size != 1:
+            columns = dataclasses.replace(columns, forces=size * columns.forces)
+    hydrogens = has_hydrogens(dataset)
+    given = (dataset.digest, hydrogens, forces_unit, lines or {})
+    return TaskData(columns, names, tuple(units.values()), y, *given)
+
+
+def _factor(root: Path, what: str, known: str, wanted: str) -> float:
+    """Return what values in one unit are multiplied by to be in another; say what is done."""
+    if known == wanted:
+        return 1.0
+    if not known:
+        log.info("the unit of %s is not stated; it is taken as %s", what, wanted)
+        return 1.0
+    size = factor(known, wanted)
+    if size is None:
+        raise MsdeError(f"{root}: {what} is in {known}, expected {wanted} or a unit of that kind")
+    if size != 1:
+        log.info("%s: %s is converted from %s to %s", root, what, known, wanted)
+    return size
+
+
+def has_hydrogens(dataset: ShardDataset) -> bool:
+    """Return whether hydrogens are atoms of a data set, also of one that was put together.
+
+    Raises:
+        MsdeError: only in some of its parts.
+    """
+    found = _hydrogens(dataset.manifest.get("source", {}))
+    if len(found) > 1:
+        raise MsdeError(
+            f"{dataset.root}: hydrogens are kept in some of the merged data sets and removed in "
+            "others; convert all alike"
+        )
+    return found == {"kept"}
+
+
+def _hydrogens(source: Mapping[str, Any]) -> set[str]:
+    if "merged" in source:
+        return set().union(*(_hydrogens(part) for part in source["merged"]))
+    return {source.get("hydrogens", "removed")}
 
 
 def listed(names: Sequence[str]) -> str:

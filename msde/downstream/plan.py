@@ -179,6 +179,9 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
         for labels in entry.get("labels", [None]):
             given = (task, entry["data"], labels, settings, tuple(arms), recipes)
             designs.append(Design(*given, entry.get("group")))
+    for split in values.get("splits", []):
+        if not isinstance(split, list):
+            raise MsdeError(f"{path}: a split is {split!r}, expected a list of key=value")
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
     if not isinstance(plan.seeds, int) or plan.seeds < 1:
@@ -192,12 +195,14 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
         make_settings(run.design.task, run.overrides)
     for design in designs:
         _check_splits(path, design, splits)
-    folders = [run.folder for run in plan.runs()]
-    if len(set(folders)) < len(folders):
-        twice = next(folder for folder in folders if folders.count(folder) > 1)
+    names = [design.name for design in designs]
+    if twice := [name for name in names if names.count(name) > 1]:
         raise MsdeError(
-            f"{path}: two runs have the same name, {twice}; rename a data file or drop one"
+            f"{path}: two designs are named {twice[0]}; make them one task, or rename a data file"
         )
+    folders = [run.folder for run in plan.runs()]
+    if twice := [str(folder) for folder in folders if folders.count(folder) > 1]:
+        raise MsdeError(f"{path}: two runs have the same name, {twice[0]}; drop one")
     if any(run.estimator for run in plan.runs()) and not importlib.util.find_spec("sklearn"):
         raise MsdeError(f"{path} has arms of scikit-learn: pip install 'msde[sklearn]'")
     return plan
@@ -217,7 +222,7 @@ def _read_recipes(path: Path, values: Any, starts: Sequence[str]) -> dict[str, t
 
 
 def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]]) -> None:
-    """Check that each split has other molecules: repeated ones would count as new evidence."""
+    """Check that each split trains or tests on other molecules: it would count as new evidence."""
     seen = set()
     for split in splits:
         given = Run(design, split, RANDOM).overrides

@@ -81,8 +81,8 @@ class FineTuned:
             found.notes.update({done + place: note for place, note in chunk.notes.items()})
             self._fill(found.values[:, done : done + chunk.size], chunk)
             for place in chunk.flat:
-                reason = found.notes.pop(done + place, NO_GEOMETRY)
-                found.reasons[done + place] = reason
+                note = found.notes.pop(done + place, NO_GEOMETRY)
+                found.reasons.setdefault(done + place, note)
                 found.values[:, done + place] = np.nan
             done += chunk.size
         return found

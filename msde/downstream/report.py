@@ -72,6 +72,8 @@ def write_tables(
     found = comparisons(output / "runs", plan, overlaps, draws)
     _write_csv(output / "comparisons.csv", found)
     text = _markdown(plan, rows, found, overlaps)
+    if not found:
+        text += f"\nNothing is compared: no two arms are of one kind, one of them {PRETRAINED}.\n"
     write_atomically(output / "table.md", lambda path: path.write_text(text))
     if found and has_matplotlib():
         save_figure(draw_comparisons(found), output / "table.png")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from msde.downstream.labels import TaskData, listed
@@ -194,6 +195,14 @@ def stored_split(
         if values[key] != value:
             raise MsdeError(f"{path} is of another {key} than {value}; choose another --output")
     return _split(values, values["sha256"])
+
+
+def known_from_training(data: TaskData, split: Split) -> dict[str, int]:
+    """Return how many molecules of the other parts have the 2D graph of one in training."""
+    graphs = [Chem.MolToSmiles(m, isomericSmiles=False) if m else None for m in data.mols()]
+    known = {graphs[place] for place in split.train} - {None}
+    parts = {"validation": split.valid, "test": split.test}
+    return {name: sum(graphs[place] in known for place in part) for name, part in parts.items()}
 
 
 def _groups(scaffolds: Sequence[str]) -> list[list[int]]:

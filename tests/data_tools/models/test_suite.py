@@ -158,6 +158,18 @@ def test_a_second_start_repeats_nothing_and_a_lost_run_is_made_again(folder, mon
     assert (folder / "out/table.csv").read_text() == before
 
 
+def test_a_run_that_fails_keeps_no_other_from_being_done_and_compared(folder, tmp_path):
+    """As an arm that wants the encoder that its checkpoint lacks."""
+    recipes = {"deep": ["view=3d"]}  # the table's molecules have no positions
+    plan = PLAN | {"seeds": 1, "recipes": recipes, "arms": ["deep random", "pretrained", "random"]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    given = (tmp_path / "plan.json", folder, checkpoints(folder), tmp_path / "out")
+    with pytest.raises(MsdeError, match="2 problems:\n.*/deep_random: view=3d needs positions"):
+        run_suite(*given, draws=50)
+    assert len(read(tmp_path / "out/table.csv")) == 4
+    assert len(read(tmp_path / "out/comparisons.csv")) == 3
+
+
 def test_forces_are_compared_by_their_errors(folder, tmp_path):
     write_trajectory(folder / "ethanol.npz")
     task = {"task": "md17-ethanol", "data": "ethanol.npz", "arms": ["pretrained", "random"],
@@ -214,7 +226,9 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"seeds": 0}, "'seeds' is 0, expected a number"),
         ({"arms": ["random", "chosen random"]}, "chosen random needs two arms to choose from"),
         ({"settings": "epochs=1"}, "'settings' is 'epochs=1', expected a list"),
-        ({"tasks": PLAN["tasks"] * 2}, "two runs have the same name, t-logp-20"),
+        ({"tasks": PLAN["tasks"] * 2}, "two designs are named t-logp-20"),
+        ({"splits": ["split=random"]}, "a split is 'split=random', expected a list"),
+        ({"arms": ["random", "random"]}, "two runs have the same name, t-logp-20"),
         ({"splits": [["split=column", "split_column=a"]]}, "cannot split t-logp-20 by a column"),
         ({"splits": [["split_seed=0"], ["split_seed=1"]]}, "two splits of t-logp-all are the same"),
         ({"tasks": MD17}, "cannot learn forces"),

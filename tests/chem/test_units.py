@@ -1,6 +1,6 @@
 import pytest
 
-from msde.data_tools.parsing.units import factor, parse
+from msde.chem.units import factor, parse
 
 SAME = [
     ("kcal/mol", "kcal mol-1", "kcal mol^-1", "KCAL/MOL"),
