@@ -111,7 +111,7 @@ def add_reader_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep-hydrogens", action=argparse.BooleanOptionalAction, help="default: by the format")
     add("--group-conformers", action="store_true", help="neighbours of one title are one molecule")
-    add("--smiles-column", metavar="NAME", help="of a table; default: one named like one")
+    add("--smiles-column", metavar="NAME", help="default: named like one, else one of SMILES")
     add("--name-column", metavar="NAME", help="of a table; default: one named like one")
     add("--label-columns", type=_names, metavar="NAME[=UNIT],...", help="default: all of numbers")
     add(

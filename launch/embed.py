@@ -28,6 +28,9 @@ def make_parser() -> OneLineParser:
     add("--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
     add("--view", choices=("2d", "3d", "both"), default="both", help="which encoder")
     add("--level", choices=("graph", "node"), default="graph", help="a row a molecule, or an atom")
+    layers = "layers of the 2D encoder; concat: all; default: those that pretraining had"
+    readouts = ("pretrained", "last", "concat", "max", "sum")
+    add("--readout", choices=readouts, default="pretrained", help=layers)
     add("--projector", type=Path, metavar="DIR", help="also a folder for TensorBoard's projector")
     add_reader_options(parser)
     return parser
@@ -44,7 +47,7 @@ def main() -> None:
     process.prepare()
     from msde.data_tools.models.embedding import embed_file
 
-    names = ("checkpoint", "input", "output", "view", "level", "format", "projector")
+    names = ("checkpoint", "input", "output", "view", "level", "format", "projector", "readout")
     embed_file(**{name: getattr(arguments, name) for name in names}, options=options)
 
 

@@ -2,8 +2,8 @@
 
 python launch/suite.py --plan FILE.json --data DIR --output DIR [--checkpoint DIR]
 
-The plan names the arms, see docs/downstream.md; --checkpoint NAME=DIR adds weights. A suite that was
-stopped goes on with the same command. DIR/table.md, table.csv and comparisons.csv are the tables.
+The plan names the arms, see docs/downstream.md; --checkpoint NAME=DIR adds weights. A suite that
+was stopped goes on with the same command. Tables: DIR/table.md, table.csv and comparisons.csv.
 """
 
 from __future__ import annotations

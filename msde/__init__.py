@@ -10,13 +10,17 @@ from msde.files import shipped_checkpoint
 if TYPE_CHECKING:
     import torch
 
-    from msde.inference.pretrained import Pretrained
+    from msde.inference.pretrained import Pretrained, Readout
 
 __version__ = "0.1.0"
 __all__ = ["load", "shipped_checkpoint"]
 
 
-def load(folder: Path | str | None = None, device: torch.device | str | None = None) -> Pretrained:
+def load(
+    folder: Path | str | None = None,
+    device: torch.device | str | None = None,
+    readout: Readout = "pretrained",
+) -> Pretrained:
     """Load a pretrained model, by default the one that comes with msde.
 
     See `msde.inference.pretrained.load`.
@@ -25,4 +29,4 @@ def load(folder: Path | str | None = None, device: torch.device | str | None = N
         pretrained,  # torch and rdkit take seconds to import, and not all need them
     )
 
-    return pretrained.load(folder, device)
+    return pretrained.load(folder, device, readout)

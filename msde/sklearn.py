@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from msde.errors import MsdeError
-from msde.inference.pretrained import Pretrained, View, load, views_of
+from msde.inference.pretrained import Pretrained, Readout, View, load, views_of
 
 
 class MoleculeEmbedding(TransformerMixin, BaseEstimator):
@@ -20,20 +20,23 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
     `fit` learns nothing; it loads the model, so the transformer can be cloned and searched over.
 
     Args:
-        checkpoint: folder of weights, as for `msde.load`.
+        checkpoint: folder of weights, as for `msde.load`; None: those that come with msde.
         view: `2d`, `3d` or `both`, as for `Pretrained.embed`.
+        readout: layers of the 2D encoder, as for `msde.load`.
         on_failure: `raise` an error for a molecule that cannot be read, or return a row of `nan`.
     """
 
     def __init__(
         self,
-        checkpoint: Path | str,
+        checkpoint: Path | str | None = None,
         view: View = "2d",
+        readout: Readout = "concat",
         on_failure: Literal["raise", "nan"] = "raise",
     ) -> None:
         """Keep the parameters unchecked, as scikit-learn requires; `fit` loads the model."""
         self.checkpoint = checkpoint
         self.view = view
+        self.readout = readout
         self.on_failure = on_failure
 
     def fit(self, molecules: Iterable[Any], y: Any = None) -> MoleculeEmbedding:
@@ -43,7 +46,7 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
                 f"view is {self.view!r} and on_failure {self.on_failure!r}, expected 2d, 3d or "
                 "both and raise or nan"
             )
-        self.model_: Pretrained = load(self.checkpoint)
+        self.model_: Pretrained = load(self.checkpoint, readout=self.readout)
         return self
 
     def transform(self, molecules: Iterable[Any]) -> np.ndarray:

@@ -30,7 +30,7 @@ from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.files import write_atomically
-from msde.inference.pretrained import Level, View, load
+from msde.inference.pretrained import Level, Readout, View, load
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
@@ -49,6 +49,7 @@ def embed_file(
     format: str = AUTO,
     options: Options = Options(),  # noqa: B008
     projector: Path | None = None,
+    readout: Readout = "pretrained",
 ) -> None:
     """Embed molecules with a pretrained model, write the file and print a summary.
 
@@ -58,14 +59,14 @@ def embed_file(
         format: one of readers.FORMATS; `auto` asks the readers.
         options: how the file is read, and whether hydrogens are kept.
         projector: a folder for TensorBoard's projector; see `projector.write_projector`.
+        readout: layers of the 2D encoder; see `msde.load`.
 
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
     _check_output(output, level, projector)
     silence_rdkit()
-    model = load(checkpoint)
-    keep_hydrogens = bool(options.keep_hydrogens)
+    model, keep_hydrogens = load(checkpoint, readout=readout), bool(options.keep_hydrogens)
     arrays: dict[str, np.ndarray] = {}
     if input.is_dir():
         options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
@@ -87,8 +88,7 @@ def embed_file(
         add_notes(found.notes, read.notes)
     size = len(arrays["y"])
     arrays["reason"] = np.array([found.reasons.get(number, "") for number in range(size)])
-    for place, name in enumerate(("label_names", "label_units")):
-        arrays[name] = np.array([label[place] for label in labels], str)
+    arrays["label_names"], arrays["label_units"] = np.array(labels, str).reshape(-1, 2).T
     arrays |= {f"h_{name}": h for name, h in found.h.items()}
     if found.ptr is not None:
         arrays["ptr"] = found.ptr

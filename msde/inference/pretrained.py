@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from msde.errors import MsdeError
 from msde.files import Shipped, shipped_checkpoint
 from msde.inference.inputs import Chunk, batches, open_input
 from msde.model import MoleculeSDE
+from msde.model.encoders import GIN
 from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
 from msde.sampling.conformers import (
     ConformerOptions,
@@ -31,6 +33,7 @@ log = logging.getLogger("msde")
 
 View = Literal["2d", "3d", "both"]
 Level = Literal["graph", "node"]
+Readout = Literal["pretrained", "last", "concat", "max", "sum"]  # all but the first are GIN's
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Pretrained:
         model: MoleculeSDE,
         conformer_model: MoleculeSDE | None = None,
         bond_model: MoleculeSDE | None = None,
+        readout: Readout = "pretrained",
     ) -> None:
         """Wrap models, which stay on their device.
 
@@ -81,14 +85,16 @@ class Pretrained:
             model: embeds molecules.
             conformer_model: samples conformers and gives their likelihood; default: `model`.
             bond_model: finds bonds; default: `model`.
+            readout: layers of the 2D encoder that embedding returns; see `load`.
         """
         self.model = model.eval()
+        self.encoder_2d = _with_readout(model, readout)
         self.conformer_model = (conformer_model or model).eval()
         self.bond_model = (bond_model or model).eval()
 
     def width(self, view: str) -> int:
         """Return how many numbers represent an atom or molecule in the view `2d` or `3d`."""
-        return self.model.encoder_2d.output_dim if view == "2d" else self.config.model.hidden_dim
+        return self.encoder_2d.output_dim if view == "2d" else self.config.model.hidden_dim
 
     @property
     def config(self) -> Config:
@@ -222,7 +228,7 @@ class Pretrained:
     @torch.inference_mode()
     def _rows(self, chunk: Chunk, views: list[str], level: str) -> dict[str, list[np.ndarray]]:
         """Return each view's rows of each molecule: one, or as many as it has atoms."""
-        encoders = {"2d": self.model.encoder_2d, "3d": self.model.encoder_3d}
+        encoders = {"2d": self.encoder_2d, "3d": self.model.encoder_3d}
         out = {}
         for view in views:
             failed = np.full((1, self.width(view)), np.nan, np.float32)
@@ -243,12 +249,31 @@ class Pretrained:
         return out
 
 
-def load(folder: Path | str | None = None, device: torch.device | str | None = None) -> Pretrained:
+def _with_readout(model: MoleculeSDE, readout: Readout) -> GIN:
+    """Return the 2D encoder with another readout over its layers; the weights fit all of them."""
+    config = model.config.model
+    if readout == "pretrained" or readout == config.gin.readout:
+        return model.encoder_2d
+    if readout not in get_args(Readout):
+        raise MsdeError(f"readout is {readout!r}, expected one of {', '.join(get_args(Readout))}")
+    encoder = GIN(config.hidden_dim, dataclasses.replace(config.gin, readout=readout))
+    encoder.load_state_dict(model.encoder_2d.state_dict())
+    return encoder.to(next(model.parameters()).device).eval()
+
+
+def load(
+    folder: Path | str | None = None,
+    device: torch.device | str | None = None,
+    readout: Readout = "pretrained",
+) -> Pretrained:
     """Load a pretrained model: a run's `best/`, one of its checkpoints, or a converted one.
 
     Args:
         folder: None: the models that come with msde.
         device: by default a GPU if there is one.
+        readout: layers of the 2D encoder that `embed` returns: `concat` sets all of them side by
+            side, which suits models that are fitted to the vectors; `last`, `max` and `sum` are as
+            wide as one; `pretrained` is what pretraining had. Samplers do not depend on it.
 
     Raises:
         MsdeError: the folder holds no weights that can be read; the message names the problem.
@@ -257,5 +282,6 @@ def load(folder: Path | str | None = None, device: torch.device | str | None = N
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if folder is None:
         folders = map(shipped_checkpoint, get_args(Shipped))
-        return Pretrained(*(weights.load_weights(each).to(device) for each in folders))
-    return Pretrained(weights.load_weights(folder).to(device))
+        base, conformers, bonds = (weights.load_weights(each).to(device) for each in folders)
+        return Pretrained(base, conformers, bonds, readout)
+    return Pretrained(weights.load_weights(folder).to(device), readout=readout)

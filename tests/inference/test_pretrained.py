@@ -235,6 +235,17 @@ def test_models_and_pipelines_can_be_pickled(model, folder):
     pickle.dumps(make_pipeline(MoleculeEmbedding(folder), Ridge()).fit(["CCO", "C"], [1, 2]))
 
 
+def test_readouts_are_the_layers_that_pretraining_has_and_the_others(model, folder):
+    last, every = (msde.load(folder, readout=name) for name in ("last", "concat"))
+    width, layers = model.width("2d"), model.config.model.gin.num_layers + 1
+    h = every.embed(SMILES[:3])
+    assert h.shape == (3, layers * width) and every.width("2d") == layers * width
+    assert close(h[:, -width:], last.embed(SMILES[:3]))
+    assert close(model.embed(SMILES[:3]), last.embed(SMILES[:3]))  # as in pretraining
+    with pytest.raises(MsdeError, match="readout is 'all', expected one of pretrained, last"):
+        msde.load(folder, readout="all")
+
+
 def test_wrong_arguments(model, tmp_path):
     for wrong, message in [
         ("CCO", "CCO is not a folder of shards; give several molecules as a list"),
