@@ -14,7 +14,7 @@ from rdkit import Chem, rdBase
 
 from msde.chem.conformers import embed_conformers
 from msde.chem.parsing import mol_from_smiles, stereo_note
-from msde.chem.record import MAX_ATOMS, Origin, molecule_uid
+from msde.chem.record import MAX_ATOMS, Origin, smiles_uid
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
@@ -77,7 +77,7 @@ class Reader(BaseReader):
                     yield number, name, smiles, ()
 
     def build(self, raw: RawMolecule) -> Parsed:
-        """Parse the SMILES and make conformers, seeded by the place of the molecule in its file."""
+        """Parse the SMILES and make conformers, the same wherever the molecule stands."""
         mol = mol_from_smiles(raw.payload)
         notes = _extension_notes(mol, raw.payload) if "|" in raw.payload else ()
         if mol.GetNumAtoms() == 0:
@@ -87,11 +87,11 @@ class Reader(BaseReader):
         )
         if mol.GetNumAtoms() > largest:
             raise MoleculeError(f"more than {largest} atoms: {mol.GetNumAtoms()}")
+        mol = Chem.AddHs(mol) if self.options.keep_hydrogens else mol
         if self.options.conformers == 0:
-            mol = Chem.AddHs(mol) if self.options.keep_hydrogens else mol
             return Parsed(mol, raw.y, origin=Origin.NO_GEOMETRY, notes=notes)
-        seed = molecule_uid(raw.source, raw.line)
-        mol = embed_conformers(mol, seed, self.options.conformers, self.options.keep_hydrogens)
+        count, keep_hydrogens = self.options.conformers, self.options.keep_hydrogens
+        mol = embed_conformers(mol, smiles_uid(mol), count, keep_hydrogens)
         return Parsed(mol, raw.y, origin=Origin.CONFORMERS_MADE, notes=notes)
 
 

@@ -68,6 +68,11 @@ def molecule_uid(source: str, position: int | str) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
+def smiles_uid(mol: Chem.Mol) -> int:
+    """Return the id of a molecule by its canonical SMILES: the seed of its conformers."""
+    return molecule_uid("", Chem.MolToSmiles(Chem.Mol(mol)))  # a copy: RDKit writes into it
+
+
 def cip_codes(mol: Chem.Mol, tagged: Sequence[int], notes: list[str]) -> np.ndarray:
     """Write CIP labels into a molecule; return their codes, (num_atoms,) u1, 0 unless `tagged`.
 
@@ -205,7 +210,7 @@ def record_from(
         mol = Chem.AddHs(mol, addCoords=has_geometry)
     if mol.GetNumAtoms() > MAX_ATOMS:
         raise MoleculeError(f"more than {MAX_ATOMS} atoms: {mol.GetNumAtoms()}")
-    uid = molecule_uid("", Chem.MolToSmiles(Chem.Mol(mol)))
+    uid = smiles_uid(mol)
     name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
     if not topology_only and not has_geometry:
         mol = embed_conformer(mol, uid, keep_hydrogens)

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
-from rdkit import Chem
 
 from fixtures.readers import convert, positions, real, recognised
-from msde.chem.conformers import embed_conformer
-from msde.chem.record import Origin, molecule_uid
+from msde.chem.record import Origin, record_from
 from msde.data_tools.readers import Label, Options, get_reader
 from msde.errors import MsdeError
 
@@ -18,7 +16,7 @@ def test_a_table_without_header_is_read():
     assert raw.payload == "CCOC(=O)c1cc(-c2ccccn2)c(=O)n2ccccc12"
 
 
-def test_conformers_depend_on_the_place_alone(tmp_path):
+def test_conformers_depend_on_the_molecule_alone(tmp_path):
     path = tmp_path / "a.smi"
     path.write_text("smiles name\nCCO ethanol\nCCCO propanol\nC.C(\n")
     _, parsed, rejected = convert(path, Options(conformers=4))
@@ -28,11 +26,23 @@ def test_conformers_depend_on_the_place_alone(tmp_path):
     again = convert(path, Options(conformers=4))[1]
     assert np.array_equal(positions(parsed[3].mol), positions(again[3].mol))
     single = convert(path)[1][3].mol
-    expected = embed_conformer(Chem.MolFromSmiles("CCCO"), molecule_uid("a.smi", 3))
-    assert np.array_equal(positions(single), positions(expected))
+    (tmp_path / "b.smi").write_text("CCCO\n")
+    moved = convert(tmp_path / "b.smi")[1][1].mol
+    assert np.array_equal(positions(single), positions(moved))
     flat = convert(path, Options(conformers=0, keep_hydrogens=True))[1][2]
     assert flat.origin == Origin.NO_GEOMETRY
     assert (flat.mol.GetNumConformers(), flat.mol.GetNumAtoms()) == (0, 9)
+
+
+@pytest.mark.parametrize("keep_hydrogens", [False, True])
+def test_a_file_has_the_conformers_of_a_list(tmp_path, keep_hydrogens):
+    """So fine-tuning on a file and prediction from Python see the same geometry."""
+    path = tmp_path / "a.smi"
+    path.write_text("CC(C)CCO\n")
+    mol = convert(path, Options(keep_hydrogens=keep_hydrogens))[1][1].mol
+    listed = record_from("CC(C)CCO", topology_only=False, keep_hydrogens=keep_hydrogens)
+    found = positions(mol)[0]
+    assert found - found.mean(0) == pytest.approx(listed.pos[0], abs=1e-5)
 
 
 def test_columns_of_a_table(tmp_path):
