@@ -69,8 +69,11 @@ def molecule_uid(source: str, position: int | str) -> int:
 
 
 def smiles_uid(mol: Chem.Mol) -> int:
-    """Return the id of a molecule by its canonical SMILES: the seed of its conformers."""
-    return molecule_uid("", Chem.MolToSmiles(Chem.Mol(mol)))  # a copy: RDKit writes into it
+    """Return the id of a molecule by its canonical SMILES without hydrogens.
+
+    It seeds the conformers, whose heavy atoms so are the same whether hydrogens are kept or not.
+    """
+    return molecule_uid("", Chem.MolToSmiles(remove_hydrogens(mol)))
 
 
 def cip_codes(mol: Chem.Mol, tagged: Sequence[int], notes: list[str]) -> np.ndarray:
