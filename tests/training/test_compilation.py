@@ -170,4 +170,4 @@ def test_compiled_steps_equal_plain_steps(kind, ops, records, monkeypatch):
     model, plain = compiled_and_plain(kind)
     for molecules in (records, records[::-1], records[3:] + records[:3]):
         _, full = both(molecules)
-        assert_close(outcome(model, full), outcome(plain, full), 1e-5)
+        assert_close(outcome(model, full), outcome(plain, full), 1e-4)
