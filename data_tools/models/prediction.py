@@ -15,7 +15,6 @@ import numpy as np
 
 from msde.chem.parsing import silence_rdkit
 from msde.data.shards import ShardDataset
-from msde.downstream.labels import has_hydrogens
 from msde.downstream.prediction import FineTuned, Predictions
 from msde.errors import MsdeError
 from msde.files import write_atomically
@@ -47,14 +46,7 @@ def predict_file(
     tuned = FineTuned.load(model)
     if input.is_dir():
         options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
-        dataset = ShardDataset(input)
-        if has_hydrogens(dataset) != tuned.facts.hydrogens:
-            there, needed = ("are", "without") if has_hydrogens(dataset) else ("are not", "with")
-            raise MsdeError(
-                f"hydrogens {there} atoms in {input}; {model} was trained {needed} them: convert "
-                "the molecules alike, or give their file"
-            )
-        uids = np.concatenate([block.uid for block in dataset.blocks()])
+        uids = np.concatenate([block.uid for block in ShardDataset(input).blocks()])
         header, ids = ["uid"], [[f"{int(uid):016x}"] for uid in uids]
         where = [cells[0] for cells in ids]
         found = tuned.predict(input)

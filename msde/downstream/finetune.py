@@ -261,7 +261,8 @@ def _announce(job: Job) -> None:
     more = len(job.data.targets) - SHOWN
     log.info("%s: %s%s", job.task.name, units, f" and {more} more" if more > 0 else "")
     log.info("split %s %s: %s", job.settings.split, job.split.sha256[:16], sizes)
-    if job.settings.split in ("random", "column") and not job.task.has_forces:
+    may_have_copies = job.settings.split in ("random", "column") and not job.task.has_forces
+    if may_have_copies and log.isEnabledFor(logging.INFO):  # a suite's workers print no such lines
         for part, count in known_from_training(job.data, job.split).items():
             if count:
                 log.info("%d %s molecules are in the training part, too; a scaffold split keeps "

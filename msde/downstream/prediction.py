@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from msde.data.batch import MoleculeBatch
+from msde.data.shards import ShardDataset
 from msde.downstream.evaluation import to_units
 from msde.downstream.heads import ModelFacts, TaskModel, load_model, model_folders
+from msde.downstream.labels import has_hydrogens
 from msde.errors import MsdeError
 from msde.inference.inputs import Chunk, batches, open_input
 
@@ -70,7 +72,12 @@ class FineTuned:
 
         Args:
             molecules: SMILES strings, RDKit Mols and reasons of a reader, or a folder of shards.
+
+        Raises:
+            MsdeError: hydrogens are atoms in the shards and were none in training, or the reverse.
         """
+        if isinstance(molecules, Path):
+            self._check_hydrogens(molecules)
         views = list(self.facts.views)
         source = open_input(molecules, views, self.facts.hydrogens)
         shape = (len(self.models), len(source), len(self.facts.targets))
@@ -86,6 +93,15 @@ class FineTuned:
                 found.values[:, done + place] = np.nan
             done += chunk.size
         return found
+
+    def _check_hydrogens(self, root: Path) -> None:
+        found = has_hydrogens(ShardDataset(root))
+        if found != self.facts.hydrogens:
+            there, needed = ("are", "without") if found else ("are not", "with")
+            raise MsdeError(
+                f"hydrogens {there} atoms in {root}; the model was trained {needed} them: convert "
+                "the molecules alike, or give their file"
+            )
 
     def _fill(self, values: np.ndarray, chunk: Chunk) -> None:
         """Write the predictions of a chunk, (models, molecules of the chunk, targets)."""
