@@ -11,9 +11,11 @@ A .csv has the columns name, line (or uid), reason, the labels, h_2d_0, h_2d_1, 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from msde import shipped_checkpoint
 from msde.cli import OneLineParser, check_exist, report_errors
+from msde.config.schema import Readout
 from msde.data_tools.options import add_reader_options, reader_options
 
 
@@ -29,8 +31,7 @@ def make_parser() -> OneLineParser:
     add("--view", choices=("2d", "3d", "both"), default="both", help="which encoder")
     add("--level", choices=("graph", "node"), default="graph", help="a row a molecule, or an atom")
     layers = "layers of the 2D encoder; concat: all; default: those that pretraining had"
-    readouts = ("pretrained", "last", "concat", "max", "sum")
-    add("--readout", choices=readouts, default="pretrained", help=layers)
+    add("--readout", choices=get_args(Readout), default="pretrained", help=layers)
     add("--projector", type=Path, metavar="DIR", help="also a folder for TensorBoard's projector")
     add_reader_options(parser)
     return parser

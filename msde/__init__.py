@@ -10,7 +10,8 @@ from msde.files import shipped_checkpoint
 if TYPE_CHECKING:
     import torch
 
-    from msde.inference.pretrained import Pretrained, Readout
+    from msde.config.schema import Readout
+    from msde.inference.pretrained import Pretrained
 
 __version__ = "0.1.0"
 __all__ = ["load", "shipped_checkpoint"]

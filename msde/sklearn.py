@@ -10,8 +10,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from msde.config.schema import Readout
 from msde.errors import MsdeError
-from msde.inference.pretrained import Pretrained, Readout, View, load, views_of
+from msde.inference.pretrained import Pretrained, View, load, views_of
 
 
 class MoleculeEmbedding(TransformerMixin, BaseEstimator):

@@ -27,10 +27,11 @@ from msde.checkpoints.weights import find_weights
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_or_error
 from msde.chem.vocabulary import MoleculeError
+from msde.config.schema import Readout
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 from msde.files import write_atomically
-from msde.inference.pretrained import Level, Readout, View, load
+from msde.inference.pretrained import Level, View, load
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules

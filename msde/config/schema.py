@@ -12,6 +12,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# Layers of the 2D encoder that are read after pretraining: those that it had, or others.
+Readout = Literal["pretrained", "last", "concat", "max", "sum"]
+
 
 @dataclass
 class DataConfig:

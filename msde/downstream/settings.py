@@ -12,6 +12,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from msde.config.document import explanations
 from msde.config.resolve import apply_overrides, apply_values
+from msde.config.schema import Readout
 from msde.downstream.tasks import Task
 from msde.errors import MsdeError, require
 
@@ -24,7 +25,7 @@ class Settings:
     view: Literal["2d", "3d", "both"] = "2d"
     # Layers of the 2D encoder that the head sees, see `model.gin.readout`; `pretrained`: those that
     # pretraining had. The weights fit all of them.
-    readout: Literal["pretrained", "last", "concat", "max", "sum"] = "pretrained"
+    readout: Readout = "pretrained"
     # What is trained: all; the head alone; at first the head and then all; or all with rates that
     # fall towards the input.
     training: Literal["full", "frozen", "staged", "layerwise"] = "full"

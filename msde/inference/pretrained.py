@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from msde.checkpoints import weights
 from msde.config import Config
+from msde.config.schema import Readout
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
 from msde.files import Shipped, shipped_checkpoint
@@ -33,7 +34,6 @@ log = logging.getLogger("msde")
 
 View = Literal["2d", "3d", "both"]
 Level = Literal["graph", "node"]
-Readout = Literal["pretrained", "last", "concat", "max", "sum"]  # all but the first are GIN's
 
 
 @dataclass(frozen=True)
