@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -26,8 +27,15 @@ def now() -> float:
 
 @contextlib.contextmanager
 def waits_of_the_host() -> Iterator[list[str]]:
-    """Collect where the host waits for the GPU within the block, as torch reports it."""
+    """Collect where the host waits for the GPU within the block, for a tensor or for all work."""
     found: list[str] = []
+    synchronize = torch.cuda.synchronize
+
+    def noted(*arguments: object) -> None:
+        found.append(traceback.format_stack(limit=2)[0].strip())
+        synchronize(*arguments)
+
+    torch.cuda.synchronize = noted  # torch's mode reports tensors alone
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -35,6 +43,7 @@ def waits_of_the_host() -> Iterator[list[str]]:
             yield found
     finally:
         torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize = synchronize
     found += [f"{w.filename}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
 
 

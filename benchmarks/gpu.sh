@@ -35,12 +35,12 @@ part tests.txt 75 python -P -m pytest "$here/../tests/ops" "$here/../tests/train
 part step-256.json 70 python "$here/step.py" --input "$input" --json $published $few
 part step-1024.json 70 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 --json \
     $published $few
-part training-paper.json 60 python "$here/training.py" --input "$input" $short_runs
-part training-paper-graphs.json 60 python "$here/training.py" --input "$input" --cuda-graphs $short_runs
-part training-base-graphs.json 60 python "$here/training.py" --input "$input" --preset base \
+part training-paper.json 90 python "$here/training.py" --input "$input" $short_runs
+part training-paper-graphs.json 90 python "$here/training.py" --input "$input" --cuda-graphs $short_runs
+part training-base-graphs.json 90 python "$here/training.py" --input "$input" --preset base \
     --cuda-graphs $short_runs
 part kernels.json 30 python "$here/kernels.py" --input "$input" --trace "$output/step.json.gz"
-part "step-$big.json" 60 python "$here/step.py" --input "$input" --preset "$big" --turns 1 --json \
+part "step-$big.json" 90 python "$here/step.py" --input "$input" --preset "$big" --turns 1 --json \
     --bfloat16 --activation-checkpointing $few
 part ops.json 50 python "$here/ops.py" --input "$input" $short
 # Compiling takes minutes of its own. Some versions of torch lose gradients where they compile.

@@ -270,8 +270,9 @@ def load(
     loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name)
     if loaded is None:
         raise NoCheckpoint(f"DeepSpeed could not load {folder}")
+    place_step_counts(engine.optimizer)
     if universal:
-        _repair_optimizer(engine.optimizer, groups)
+        _restore_settings(engine.optimizer, groups)
         state = load_file(folder / "model.safetensors")
         _load_untrained(model, state)
         _check_weights(model, state, folder)
@@ -294,18 +295,25 @@ def _convert(folder: Path, target: Path) -> None:
     log.info("%s converted for another number of ranks", folder)
 
 
-def _repair_optimizer(optimizer: Any, groups: list[dict[str, Any]]) -> None:
-    """Restore each group's settings, and give each partition of the weights its own step count.
+def place_step_counts(optimizer: Any) -> None:
+    """Give each partition of the weights a step count of its own, on the partition's device.
 
-    DeepSpeed 0.19.8 loads converted checkpoints of ZeRO-3 with the settings of the first group in
-    all groups, and with one tensor as the step count of all partitions, which Adam then increments
-    once for each.
+    DeepSpeed 0.19.8 loads converted checkpoints with step counts on the CPU, which the fused Adam
+    of a GPU reads as its own memory. Under ZeRO-3 all partitions share one tensor, which Adam then
+    increments once for each.
+    """
+    for parameter, state in getattr(optimizer, "optimizer", optimizer).state.items():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].to(parameter.device, torch.float32, copy=True)
+
+
+def _restore_settings(optimizer: Any, groups: list[dict[str, Any]]) -> None:
+    """Give each group its settings back.
+
+    DeepSpeed 0.19.8 loads converted checkpoints of ZeRO-3 with those of the first in all groups.
     """
     for group, own in zip(optimizer.param_groups, groups, strict=True):
         group.update(own)
-    for state in getattr(optimizer, "optimizer", optimizer).state.values():
-        if torch.is_tensor(state.get("step")):
-            state["step"] = state["step"].clone()
 
 
 @torch.no_grad()

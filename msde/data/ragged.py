@@ -39,7 +39,7 @@ def complete_pairs(atoms: Tensor, num_atoms: int, num_pairs: int) -> Tensor:
     before = later.cumsum(0) - later  # (num_atoms,) pairs of the atoms that come before
     pairs = torch.empty(2, num_pairs, dtype=torch.int64, device=atoms.device)
     pairs[0] = numbers(later, num_pairs)
-    torch.arange(num_pairs, out=pairs[1])
+    torch.arange(num_pairs, out=pairs[1], device=pairs.device)
     pairs[1] -= repeat(before - at - 1, later, num_pairs)
     return pairs
 

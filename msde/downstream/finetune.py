@@ -178,10 +178,11 @@ def record_seed(
 
 
 def _device() -> torch.device:
-    """Return this rank's GPU, or the CPU."""
+    """Return this rank's GPU, which becomes the current one, or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class Trainer:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # of zip files, pickles and torch
             raise DataDamaged(f"{path} cannot be read: {error}; delete it to start anew") from error
         self.model.load_state_dict(state["model"])

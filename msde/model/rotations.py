@@ -75,4 +75,5 @@ class RotationMean(nn.Module):
         outer = pos_t.unsqueeze(2) * pos.unsqueeze(1)  # (num_atoms, 3, 3)
         m = segment_sum(outer, batch, len(std)) * per_row(alpha / std.square(), outer)
         mean = self(m).to(pos.dtype)  # (num_graphs, 3, 3)
-        return (mean[batch] @ pos.unsqueeze(2)).squeeze(2)
+        # Not a matrix product, which autocast and TF32 round: the result is divided by std.
+        return (mean[batch] * pos.unsqueeze(1)).sum(2)

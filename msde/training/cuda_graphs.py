@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import logging
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,13 +19,12 @@ from torch import Tensor
 
 from msde.config import Config
 from msde.data.batch import MoleculeBatch
+from msde.errors import MsdeError
 from msde.model import MoleculeSDE, Noise, names_of_terms
 from msde.training.compilation import CompiledMoleculeSDE, sizes_of
 
 MAX_GRAPHS = 24
 WARM_UP = 3  # passes before the capture, in which libraries choose their kernels
-
-log = logging.getLogger(__name__)
 
 # Takes a function that computes tensors; returns those tensors, and a function that computes them
 # again in the same memory.
@@ -43,7 +42,8 @@ class CudaCapture:
         """Capture what a function computes."""
         graph = torch.cuda.CUDAGraph()
         # Meanwhile another thread makes batches, which "global" would forbid it.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        mode = "thread_local"
+        with torch.cuda.graph(graph, self._pool, _side_stream(), capture_error_mode=mode):
             results = run()
         return results, graph.replay
 
@@ -71,7 +71,7 @@ class _Graph:
         self._batch = dataclasses.replace(batch, **_copies(batch.tensors()))
         self._noise = Noise(**_copies(vars(noise)))
         self._upper = batch.pos.new_ones(len(batch.valid(batch.uid)))  # gradient of the total
-        with _side_stream(self._upper.device):
+        with _on_side_stream(self._upper.is_cuda):
             for _ in range(WARM_UP):
                 self._forward()
                 self._backward()
@@ -84,11 +84,12 @@ class _Graph:
         return [term.detach() for term in terms.values()]
 
     def _backward(self) -> list[Tensor]:
+        # Its nodes must not outlive it: they belong to the side stream, and steps would use them.
+        total = self._total
+        del self._total
         # Without graphs the engine leaves autocast before the backward pass.
         with torch.autocast(self._upper.device.type, enabled=False):
-            gradients = torch.autograd.grad(
-                self._total, self.parameters, self._upper, allow_unused=True
-            )
+            gradients = torch.autograd.grad(total, self.parameters, self._upper, allow_unused=True)
         # Some parameters of the published layout have no part in the terms.
         found = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
         self.parameters = [parameter for parameter, _ in found]
@@ -152,7 +153,7 @@ class GraphedMoleculeSDE(CompiledMoleculeSDE):
         super().__init__(config)
         self._capture = capture or CudaCapture()
         self._met: collections.Counter[tuple] = collections.Counter()
-        self._graphs: dict[tuple, _Graph | None] = {}
+        self._graphs: dict[tuple, _Graph] = {}
         self._gradients: dict[int, Tensor] = {}
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
@@ -169,30 +170,45 @@ class GraphedMoleculeSDE(CompiledMoleculeSDE):
         terms = _Replay.apply(graph, batch, noise, *graph.parameters)
         return dict(zip(names_of_terms(self.config.loss), terms, strict=True))
 
-    def _captured(self, batch: MoleculeBatch, noise: Noise) -> _Graph | None:
+    def _captured(self, batch: MoleculeBatch, noise: Noise) -> _Graph:
+        """Capture the terms of a batch.
+
+        Raises:
+            MsdeError: torch cannot. It leaves the stream, the memory and the generator in the
+                middle of the capture then, so that the process cannot go on.
+        """
         parameters = [p for p in self.parameters() if p.requires_grad]
+        given = (parameters, batch, noise, self._capture, self._gradients)
         try:
             with preserve_state(self):
-                return _Graph(
-                    super().terms, parameters, batch, noise, self._capture, self._gradients
-                )
+                return _Graph(super().terms, *given)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            log.warning("steps of this shape are not captured in a CUDA graph: %s", reason)
-            return None
+            first: BaseException = error  # clearing up after it fails, too
+            while first.__context__ is not None:
+                first = first.__context__
+            reason = (str(first).splitlines() or [type(first).__name__])[0]
+            raise MsdeError(
+                f"a step cannot be captured in a CUDA graph: {reason}; resume with "
+                "run.cuda_graphs=false"
+            ) from error
+
+
+@functools.cache
+def _side_stream() -> torch.cuda.Stream:
+    """Return the stream of captures and of the passes before: libraries keep memory for each."""
+    return torch.cuda.Stream()
 
 
 @contextlib.contextmanager
-def _side_stream(device: torch.device) -> Iterator[None]:
+def _on_side_stream(on_gpu: bool) -> Iterator[None]:
     """Let a GPU work on another stream, as passes before a capture must."""
-    if device.type != "cuda":
+    if not on_gpu:
         yield
         return
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
+    _side_stream().wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(_side_stream()):
         yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    torch.cuda.current_stream().wait_stream(_side_stream())
 
 
 @contextlib.contextmanager

@@ -226,8 +226,10 @@ def _reduce(rank: int, backend: str, folder: str, sender: object) -> None:
     """Run one rank; the first sends the seconds of an all-reduce, or the error."""
     try:
         torch.set_num_threads(1)
+        if backend == "nccl":
+            torch.cuda.set_device(rank)
         dist.init_process_group(backend, f"file://{folder}/meet", rank=rank, world_size=2)
-        numbers = torch.ones(REDUCED, device=f"cuda:{rank}" if backend == "nccl" else "cpu")
+        numbers = torch.ones(REDUCED, device="cuda" if backend == "nccl" else "cpu")
         dist.all_reduce(numbers)
         dist.barrier()
         start = time.perf_counter()

@@ -18,9 +18,21 @@ from fixtures.jobs import (
     steps,
 )
 from fixtures.launching import ds_config
-from msde.checkpoints import snapshots
+from msde.checkpoints import engine_state, snapshots
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
+
+
+def test_each_partition_has_a_step_count_of_its_own_on_its_device():
+    """A device that only has shapes stands for a GPU."""
+    weights = [torch.nn.Parameter(torch.zeros(2, device="meta")) for _ in range(2)]
+    optimizer = torch.optim.Adam(weights)
+    count = torch.tensor(3.0)  # on the CPU, as converted checkpoints have it
+    for parameter in weights:
+        optimizer.state[parameter] = {"step": count}
+    engine_state.place_step_counts(optimizer)
+    one, other = (optimizer.state[parameter]["step"] for parameter in weights)
+    assert one.is_meta and other.is_meta and one is not other
 
 
 def flip(path):

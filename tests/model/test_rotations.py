@@ -60,3 +60,14 @@ def test_without_noise_the_average_is_the_clean_positions():
     turn = rotations(1)[0]
     mean = rotation_mean.average(pos @ turn.T, pos, one, 1e-4 * one, batch)
     assert torch.allclose(mean, pos @ turn.T, atol=1e-6)
+
+
+def test_autocast_does_not_round_the_average():
+    generator = torch.Generator().manual_seed(0)
+    batch, one = torch.tensor([0] * 6 + [1] * 3), torch.ones(2)
+    pos = torch.randn(9, 3, generator=generator)
+    pos_t = pos + 0.03 * torch.randn(9, 3, generator=generator)
+    expected = rotation_mean.average(pos_t, pos, one, 0.03 * one, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = rotation_mean.average(pos_t, pos, one, 0.03 * one, batch)
+    assert torch.equal(found, expected)

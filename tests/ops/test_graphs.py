@@ -5,11 +5,16 @@ import torch
 
 from fixtures.ops import edges_of, pairs_of
 from msde import ops
+from msde.data.ragged import complete_pairs
 from msde.ops import dispatch
 
 
 def test_complete_pairs():
-    assert pairs_of([1, 3, 2]).index.tolist() == [[1, 1, 2, 4], [2, 3, 3, 5]]
+    expected = [[1, 1, 2, 4], [2, 3, 3, 5]]
+    assert pairs_of([1, 3, 2]).index.tolist() == expected
+    atoms = torch.tensor([1, 3, 2])
+    with torch.device("meta"):  # what torch makes by default does not matter
+        assert complete_pairs(atoms, 6, 4).tolist() == expected
 
 
 @pytest.mark.parametrize("key", [[], [2, 0, 2, 4, 0]])
