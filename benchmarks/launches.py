@@ -107,7 +107,7 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
     from torch._inductor.graph import GraphLowering
     from torch._inductor.scheduler import ForeachKernelSchedulerNode
 
-    from msde.training.compilation import OPTIONS, groups_of_kernels
+    from msde.training.compilation import JOINED_PRODUCTS, OPTIONS, groups_of_kernels
 
     codes: list[str] = []
 
@@ -130,7 +130,8 @@ def write_code(function: Callable) -> tuple[Callable, list[str]]:
         lambda scheduler: groups_of_kernels(scheduler, lambda node: True)
     )
     triton.runtime.driver.set_active(_Hopper())
-    for name, value in (OPTIONS | {"cpu_backend": "triton", "force_disable_caches": True}).items():
+    here = {"cpu_backend": "triton", "force_disable_caches": True}
+    for name, value in (OPTIONS | JOINED_PRODUCTS | here).items():
         setattr(inductor, name, value)
     backend = aot_autograd(
         fw_compiler=functools.partial(compiler, is_backward=False),

@@ -122,16 +122,25 @@ class Monitor:
             mesh = molecule_mesh(cell.structure, cell.reference)
             self.tensorboard.mesh(step, f"{name}/molecule_{number}", mesh)
 
-    def close(self, done: bool = False) -> None:
+    def close_files(self, done: bool = False) -> None:
         """Flush and close the files.
 
         Args:
             done: whether the run is at its end.
         """
+        self._done = done
         self._bar.close()
         self._file.close()
         self.tensorboard.close(done)
-        self._tracker.call("close", done)
+
+    def close(self) -> None:
+        """Close the files, unless they are, and the tracker.
+
+        A tracker may upload for longer than ranks wait for each other.
+        """
+        if not self._file.closed:
+            self.close_files()
+        self._tracker.call("close", self._done)
 
 
 def _is_validation(row: dict[str, float]) -> bool:

@@ -32,7 +32,10 @@ OPTIONS: dict[str, Any] = {
     "combo_kernel_peak_memory_pct_threshold": None,
     # Sums over rows and over columns of the same numbers are not made one kernel: those join none.
     "triton.mix_order_reduction": False,
-    # So are products of the same sizes, up to so many operations apart.
+}
+# So are products of the same sizes, up to so many operations apart. torch's compiler does not look
+# at their types, so all must have the same.
+JOINED_PRODUCTS: dict[str, Any] = {
     "post_grad_fusion_options": {
         "batch_linear_post_grad": {"min_fuse_set_size": 2, "max_fuse_search_depth": 200}
     },
@@ -54,8 +57,12 @@ def with_epoch_as_tensor(batch: MoleculeBatch) -> MoleculeBatch:
     return dataclasses.replace(batch, key=Key(batch.key.seed, epoch))
 
 
-def compiled(function: Callable) -> Callable:
-    """Return a function compiled for each shape of its inputs; OPTIONS says how."""
+def compiled(function: Callable, under_autocast: bool = False) -> Callable:
+    """Return a function compiled for each shape of its inputs; OPTIONS says how.
+
+    Args:
+        under_autocast: some products are of bfloat16; then none are joined.
+    """
     import torch._dynamo
     import torch._inductor
     from torch._inductor.scheduler import ForeachKernelSchedulerNode
@@ -65,7 +72,8 @@ def compiled(function: Callable) -> Callable:
     )
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_SHAPES)
     known = torch._inductor.list_options()  # they differ between releases of torch
-    options = {name: value for name, value in OPTIONS.items() if name in known}
+    wanted = OPTIONS if under_autocast else OPTIONS | JOINED_PRODUCTS
+    options = {name: value for name, value in wanted.items() if name in known}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
@@ -157,18 +165,19 @@ class CompiledMoleculeSDE(MoleculeSDE):
         # Without the op that draws normals they would be rounded otherwise than in plain steps.
         if not (self._is_compiled(batch) and dispatch.available(batch.pos.device.type)):
             return draw(batch)
-        return self._compile("noise", draw)(with_epoch_as_tensor(batch))
+        return self._compile("noise", draw, batch)(with_epoch_as_tensor(batch))
 
     def terms(self, batch: MoleculeBatch, noise: Noise) -> dict[str, Tensor]:
         """Return what `MoleculeSDE.terms` returns."""
         plain = super().terms
         if not self._is_compiled(batch):
             return plain(batch, noise)
-        return self._compile("terms", plain)(batch, noise)
+        return self._compile("terms", plain, batch)(batch, noise)
 
-    def _compile(self, name: str, function: Callable) -> Callable:
+    def _compile(self, name: str, function: Callable, batch: MoleculeBatch) -> Callable:
         if name not in self._compiled:
-            self._compiled[name] = compiled(function)
+            under_autocast = torch.is_autocast_enabled(batch.pos.device.type)
+            self._compiled[name] = compiled(function, under_autocast)
         return self._compiled[name]
 
     def _is_compiled(self, batch: MoleculeBatch) -> bool:

@@ -182,14 +182,16 @@ class GraphedMoleculeSDE(CompiledMoleculeSDE):
         try:
             with preserve_state(self):
                 return _Graph(super().terms, *given)
+        except torch.OutOfMemoryError:  # the run says what to do
+            raise
         except RuntimeError as error:
             first: BaseException = error  # clearing up after it fails, too
             while first.__context__ is not None:
                 first = first.__context__
             reason = (str(first).splitlines() or [type(first).__name__])[0]
+            key = "compile" if self.config.run.compile else "cuda_graphs"
             raise MsdeError(
-                f"a step cannot be captured in a CUDA graph: {reason}; resume with "
-                "run.cuda_graphs=false"
+                f"a step cannot be captured in a CUDA graph: {reason}; resume with run.{key}=false"
             ) from error
 
 

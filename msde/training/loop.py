@@ -13,11 +13,12 @@ from msde.cluster.launcher import Launcher
 from msde.cluster.preemption import StopRequest
 from msde.cluster.watchdog import STARTING, Watchdog, limit_waiting
 from msde.config import Config, deepspeed
+from msde.errors import MsdeError
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.profiling import profiled
 from msde.training.engine import make_engine, make_model, start_process_group
-from msde.training.flat_parameters import model_of
+from msde.training.flat_parameters import LAYOUT, model_of
 from msde.training.metrics import Interval
 from msde.training.optimizer import learning_rate_factor, parameter_groups, set_hyper_parameters
 from msde.training.plan import RunPlan, make_plan
@@ -64,7 +65,7 @@ def pretrain(
     start_process_group(config.run.comm_timeout)
     # Until `build_run` has finished: ranks wait while the first one converts a checkpoint.
     limit_waiting(max(config.run.comm_timeout, STARTING))
-    watchdog = Watchdog(config.run.comm_timeout, stop, launcher or Launcher())
+    watchdog = Watchdog(longest_step(config), stop, launcher or Launcher())
     with watchdog.explaining_failures():
         run = build_run(config, plan, output, ds_config, resume, init_from, stop, watchdog)
         try:
@@ -95,8 +96,7 @@ def build_run(
     model = make_model(config, init_from if checkpoint is None else None)
     engine_state.on_first_rank(lambda: prepare_output(output, config, ds_config))
 
-    # A run goes on with the parameters that its checkpoint has moments of.
-    flat = checkpoint.manifest.get("flat_parameters", False) if checkpoint else None
+    flat = has_flat_parameters(checkpoint) if checkpoint else None
     used = engine_state.for_universal(ds_config) if universal else ds_config
     engine = make_engine(model, used, flat)
     if config.data.resident:
@@ -118,9 +118,29 @@ def build_run(
         config, plan, output, stop, watchdog, engine, ema, state, guard, validator, samples,
         counter, monitor,
     )  # fmt: skip
-    limit_waiting(config.run.comm_timeout)
+    limit_waiting(longest_step(config))
     watchdog.progress()
     return run
+
+
+def has_flat_parameters(checkpoint: engine_state.Checkpoint) -> bool:
+    """Return whether a checkpoint has moments of flat parameters, with which its run goes on.
+
+    Raises:
+        MsdeError: their weights have another order.
+    """
+    layout = checkpoint.manifest.get("flat_parameters", False)
+    if layout not in (False, LAYOUT):
+        raise MsdeError(
+            f"{checkpoint.folder} was written by another version of msde, which ordered the "
+            "optimizer's moments otherwise; start a new run from its weights with --init-from"
+        )
+    return bool(layout)
+
+
+def longest_step(config: Config) -> float:
+    """Return the seconds that ranks wait for each other in a step, in which some may compile."""
+    return max(config.run.comm_timeout, STARTING if config.run.compile else 0)
 
 
 def train(run: Run, profile_steps: int) -> None:

@@ -30,7 +30,7 @@ from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.writer import Monitor, peak_memory_mb, summary
 from msde.philox import Stream, seed_for
-from msde.training.flat_parameters import FlatParameters
+from msde.training.flat_parameters import LAYOUT, FlatParameters
 from msde.training.memory import explain_out_of_memory
 from msde.training.metrics import Interval
 from msde.training.norms import norms_by_part
@@ -277,7 +277,7 @@ class Run:
             "slots": stream.partition.slots_per_step,
             "stream": stream.state_dict(),
             "data_digest": stream.data.digest,
-            "flat_parameters": isinstance(self.engine.module, FlatParameters),
+            "flat_parameters": isinstance(self.engine.module, FlatParameters) and LAYOUT,
         }
         engine_state.save(self.engine, folder, self.config, self.ema, facts, self.origin())
         self.saved_step = self.state.step
@@ -291,7 +291,7 @@ class Run:
         self.watchdog.progress()
         dist.barrier()
         if self.monitor is not None:
-            self.monitor.close(done=not stopped)
+            self.monitor.close_files(done=not stopped)
             if stopped:
                 if self.watchdog.orphaned:
                     self.stop.ask(preemption.LAUNCHER_GONE)
@@ -304,7 +304,7 @@ class Run:
         dist.destroy_process_group()
 
     def close(self) -> None:
-        """Close the files, however the run ends."""
+        """Close the files and the tracker, however the run ends."""
         if self.monitor is not None:
             with contextlib.suppress(OSError):  # the error that ends the run comes first
                 self.monitor.close()

@@ -13,7 +13,8 @@ def report(folder, name):
     monitor.hyper_parameters({"optim.lr": 0.1, "run.steps": None})
     for step in (1, 2):
         monitor.scalars(step, {"loss/total": 1.0 / step, "loss_by_time/2d_to_3d/0.00-0.25": 2.0})
-    monitor.close(done=True)
+    monitor.close_files(done=True)
+    monitor.close()
 
 
 @pytest.fixture(autouse=True)

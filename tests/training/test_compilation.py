@@ -32,7 +32,7 @@ def assert_close(found, expected, tolerance):
         assert (found[name] - value).norm() <= tolerance * value.norm(), name
 
 
-def in_one_graph(function):
+def in_one_graph(function, under_autocast=False):
     return torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
 
 
@@ -158,6 +158,23 @@ def test_kernels_of_a_group_do_not_need_each_other():
     for group in reversed(groups):  # in an order in which all can run
         behind |= set(group)
         assert not behind & set().union(*(node.ancestors for node in group))
+
+
+@pytest.mark.slow
+def test_products_of_two_types_are_compiled():
+    """Under autocast the encoders multiply in float32, the score networks in bfloat16."""
+    weights = [torch.nn.Parameter(torch.randn(32, 32) / 6) for _ in range(3)]
+
+    def multiply(x):
+        with torch.autocast("cpu", enabled=False):
+            one = x @ weights[0]
+        return one.sum() + (torch.relu(x @ weights[1]) @ weights[2]).float().sum()
+
+    x = torch.randn(64, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = multiply(x), compilation.compiled(multiply, under_autocast=True)(x)
+    assert torch.allclose(found, expected, rtol=1e-2, atol=1)
+    found.backward()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 
 from fixtures.models import NO_DROPOUT, make_small
 from fixtures.molecules import both
-from msde.training.flat_parameters import FlatParameters, model_of
+from msde.training.flat_parameters import FlatParameters, in_order, model_of
 from msde.training.optimizer import parameter_groups
 
 
@@ -25,7 +25,8 @@ def test_gradients_are_those_of_the_plain_model_one_after_another(records):
         assert list(terms) == list(plain(batch)[1])
     assert len(list(flat.parameters())) == 4
     for parameter, group in zip(flat.parameters(), parameter_groups(plain), strict=True):
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in group["params"]]
+        members = in_order(group["params"])
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
         assert torch.equal(parameter.grad, torch.cat([g.flatten() for g in grads]))
     assert all(p.grad is None for p in model_of(flat).parameters())
 
@@ -54,9 +55,15 @@ def test_loaded_weights_are_those_of_the_flat_parameters(records):
             parameter += 1
     flat.load_state_dict(plain.state_dict())
     for parameter, group in zip(flat.parameters(), parameter_groups(plain), strict=True):
-        assert torch.equal(parameter, torch.cat([p.flatten() for p in group["params"]]))
+        assert torch.equal(parameter, torch.cat([p.flatten() for p in in_order(group["params"])]))
     flat.encoder_2d.data = flat.encoder_2d.data.clone()  # as an engine does
     flat.refresh_views()
     with torch.no_grad():
         flat.encoder_2d.zero_()
     assert not any(p.any() for p in model_of(flat).encoder_2d.parameters() if p.requires_grad)
+
+
+def test_matrices_begin_where_tensor_cores_read_fast():
+    flat, _ = flat_and_plain()
+    found = [p for p in model_of(flat).parameters() if p.requires_grad and p.numel() % 4 == 0]
+    assert len(found) > 50 and all(p.storage_offset() % 4 == 0 for p in found)
