@@ -258,3 +258,13 @@ def test_training_overfits_a_small_batch(batch):
     assert losses[-1]["contrastive"] < 0.2 * losses[0]["contrastive"]
     assert losses[-1]["2d_to_3d"] < 0.5 * losses[0]["2d_to_3d"]
     assert losses[-1]["3d_to_2d"] < 0.5 * losses[0]["3d_to_2d"]
+
+
+def test_under_autocast_layers_are_added_up_in_float32(batch):
+    model = make_small("base, all pairs").train()
+    seen = []
+    for block in model.score_2d_to_3d.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(batch)
+    assert len(seen) > 1 and set(seen) == {torch.float32}

@@ -322,7 +322,7 @@ class AllPairsScore(nn.Module):
             index, features = index[:, forward], features.index_select(0, forward)
         _, near = differences(pos, index)
         static = Static(related, features + self.noised_distance(near), is_fused)
-        n = known.nodes + index_rows(self.time(t), batch.batch)
+        n = at_least_float32(known.nodes) + index_rows(self.time(t), batch.batch)
         moves = torch.zeros_like(pos)
         for block in self.blocks:
             n, more = block(n, pos, static)
