@@ -33,8 +33,8 @@ OPTIONS: dict[str, Any] = {
     # Sums over rows and over columns of the same numbers are not made one kernel: those join none.
     "triton.mix_order_reduction": False,
 }
-# So are products of the same sizes, up to so many operations apart. torch's compiler does not look
-# at their types, so all must have the same.
+# Products of the same sizes, up to so many operations apart, become one. torch's compiler does not
+# look at their types, so all must have the same.
 JOINED_PRODUCTS: dict[str, Any] = {
     "post_grad_fusion_options": {
         "batch_linear_post_grad": {"min_fuse_set_size": 2, "max_fuse_search_depth": 200}
