@@ -19,7 +19,6 @@ spreads = pytest.mark.parametrize("spread", [0.1, 1.0])
 SIZES = torch.tensor([1, 2, 5, 9])
 BATCH = torch.arange(4).repeat_interleave(SIZES)  # (rows,)
 DIMS = 3 * (SIZES - 1)
-NUM_SIGNS = 40  # probes of random signs
 ROWS = len(BATCH)
 
 
@@ -107,10 +106,10 @@ def test_the_likelihood_of_centred_positions_has_three_dimensions_less(kind, spr
         assert abs(found.sum() / exact.sum() - 1) < 0.01
         assert torch.allclose(found, with_prior, rtol=0, atol=1e-2)
     # Signs give it only on average. |P v|^2 has a variance of 2 an axis at most.
-    many = signs((NUM_SIGNS, ROWS, 3), seed=5)
+    many = signs((100, ROWS, 3), seed=5)
     found = log_likelihood(score, SDES[kind], x, times[::2], many, BATCH, **options)
     growth = math.log(math.hypot(1, Schedule(kind).sigma(1.0) / spread))
-    assert ((found - with_prior).abs() < 4 * growth * math.sqrt(6 / NUM_SIGNS)).all()
+    assert ((found - with_prior).abs() < 4 * growth * math.sqrt(6 / 100)).all()
 
 
 @kinds
