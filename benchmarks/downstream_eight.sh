@@ -10,7 +10,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 files=$OUTPUT/files
 mkdir -p "$files"
 ln -sfn "$DATA"/{pretrain,moleculenet,qm9,md17} "$files"
-benchmarks/encoders.sh "$DATA" "$OUTPUT" shuffled
+benchmarks/encoders.sh "$DATA" "$OUTPUT" shuffled_2d
 [ -e "$files/geometry.csv" ] ||
     python benchmarks/geometry_labels.py "$OUTPUT/tasks/pcqm" --output "$files/geometry.csv"
 [ -e "$OUTPUT/qm9_500/manifest.json" ] ||

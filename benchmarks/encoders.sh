@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Pretrain the encoders that come with the package: benchmarks/encoders.sh DATA OUTPUT [shuffled]
+# Pretrain the encoders that come with the package:
+# benchmarks/encoders.sh DATA OUTPUT [shuffled_2d|shuffled_3d]
 # DATA holds pretrain/, moleculenet/ and qm9/; the molecules of these tasks are left out. The weights
-# are OUTPUT/base/best. With `shuffled` it trains OUTPUT/shuffled/2d_to_3d/best instead, a 2D encoder
-# for which each molecule has the geometry of another one of its size: the control for what pairs are
-# worth. It goes on where it was interrupted.
+# are OUTPUT/base/best. With `shuffled_2d` it trains OUTPUT/shuffled/2d_to_3d/best instead, with
+# `shuffled_3d` OUTPUT/shuffled/together/best: encoders for which each molecule has the geometry of
+# another one of its size, the controls for what pairs are worth. It goes on where it was interrupted.
 set -euo pipefail
 DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") KIND=${3:-}
 cd "$(dirname "$0")/.."
@@ -36,14 +37,22 @@ train() { # FOLDER RANKS STEPS [OVERRIDES]; FOLDER has the pairs
 }
 # The 2D encoder learns from 2D to 3D alone, the 3D encoder from all three objectives.
 train_2d() { # FOLDER
-    train "$1" 1 4000 loss.coefficient_contrastive=0 loss.coefficient_3d_to_2d=0
+    train "$1/2d_to_3d" 1 4000 loss.coefficient_contrastive=0 loss.coefficient_3d_to_2d=0
 }
-if [ "$KIND" = shuffled ]; then
+train_3d() { # FOLDER
+    train "$1/together" 2 3600
+}
+if [ -n "$KIND" ]; then
     [ -e "$OUTPUT/shuffled/pairs/manifest.json" ] ||
         python benchmarks/shuffled_pairs.py "$OUTPUT/pairs" --output "$OUTPUT/shuffled/pairs"
-    train_2d "$OUTPUT/shuffled/2d_to_3d"
-    exit
 fi
-train "$OUTPUT/together" 2 3600
-train_2d "$OUTPUT/2d_to_3d"
-python benchmarks/join.py "$OUTPUT/2d_to_3d" "$OUTPUT/together" --output "$OUTPUT/base/best"
+case $KIND in
+    shuffled_2d) train_2d "$OUTPUT/shuffled" ;;
+    shuffled_3d) train_3d "$OUTPUT/shuffled" ;;
+    "")
+        train_3d "$OUTPUT"
+        train_2d "$OUTPUT"
+        python benchmarks/join.py "$OUTPUT/2d_to_3d" "$OUTPUT/together" --output "$OUTPUT/base/best"
+        ;;
+    *) echo "encoders.sh: $KIND is neither shuffled_2d nor shuffled_3d" >&2; exit 2 ;;
+esac
