@@ -66,8 +66,7 @@ def main() -> None:
     if arguments.trace:
         seen.export_chrome_trace(str(arguments.trace))
     kind = torch.autograd.DeviceType.CUDA if ON_GPU else torch.autograd.DeviceType.CPU
-    seen_there = (event for event in seen.events() if event.device_type == kind)
-    events = [event for event in seen_there if not event.is_user_annotation]
+    events = [e for e in seen.events() if e.device_type == kind and not e.is_user_annotation]
     count, micros = Counter(), Counter()
     for event in events:
         count[event.name[:80]] += 1

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from fixtures.host_waits import HostWaits
-from fixtures.models import KINDS, NO_DROPOUT, make_small, outcome
+from fixtures.models import (
+    KINDS,
+    NO_DROPOUT,
+    count_marked_accumulators,
+    make_small,
+    mark_accumulators,
+    outcome,
+)
 from fixtures.molecules import both
 from fixtures.triton import use_triton
 from msde.errors import MsdeError
@@ -139,20 +146,14 @@ def test_no_node_of_autograd_outlives_the_capture(records):
 
     def marking(run):
         captured = capture(run)
-        for node in accumulators(model):  # of the forward pass, which is captured first
-            node.metadata["marked"] = True
+        mark_accumulators(model)  # of the forward pass, which is captured first
         return captured
 
     model, _ = graphed_and_plain("paper", marking)
     for _ in range(2):
         outcome(model, both(records)[1])
     assert capture.captured == 2
-    assert not any("marked" in node.metadata for node in accumulators(model))
-
-
-def accumulators(model):
-    trained = (p for p in model.parameters() if p.requires_grad)
-    return [p.view_as(p).grad_fn.next_functions[0][0] for p in trained]
+    assert not count_marked_accumulators(model)
 
 
 def test_a_failed_capture_ends_the_run_with_one_line(records):

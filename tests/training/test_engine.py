@@ -100,24 +100,20 @@ def test_no_pickle_comes_from_the_data_path_during_training(shard_dir, tmp_path)
 
 
 LIVE_NODES = """
+from fixtures.models import count_marked_accumulators, mark_accumulators
 from msde.model import MoleculeSDE
 from msde.training.flat_parameters import model_of
 from msde.training.run import Run
 terms, take_step = MoleculeSDE.terms, Run.take_step
 
-def accumulators(model):
-    trained = (p for p in model.parameters() if p.requires_grad)
-    return [p.view_as(p).grad_fn.next_functions[0][0] for p in trained]
-
 def marking(model, *arguments):
     found = terms(model, *arguments)
-    for node in accumulators(model):  # a node that is made anew has no such mark
-        node.metadata["marked"] = True
+    mark_accumulators(model)
     return found
 
 def counting(run, *arguments):
     stop = take_step(run, *arguments)
-    alive = sum("marked" in node.metadata for node in accumulators(model_of(run.engine.module)))
+    alive = count_marked_accumulators(model_of(run.engine.module))
     assert not alive, f"{alive} nodes outlive the step"
     return stop
 
