@@ -19,9 +19,6 @@ OWNED_HERE = {
     "optimizer": "the optimizer is built from optim.*",
     "scheduler": "the learning-rate schedule is optim.schedule",
 }
-# What holds unless the file says otherwise. DeepSpeed alone would clip at 1.0, and its timer would
-# wait for all work of the GPU twice a slot.
-DEFAULTS = {"gradient_clipping": 0.0, "timers": {"throughput": {"enabled": False}}}
 # Sections that break the model.
 REFUSED = {
     "bf16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
@@ -84,12 +81,16 @@ def load(path: Path, world_size: int, resumed_slots: int | None = None) -> dict[
             "slot; the size of a slot is data.molecules_per_slot"
         )
     errors.raise_if_any()
+    # Unless the file says otherwise: DeepSpeed alone would clip at 1.0, and its timer would wait for
+    # all work of the GPU twice a slot.
+    values.setdefault("gradient_clipping", 0.0)
+    values.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     batch_sizes = {
         "train_batch_size": slots,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": slots // world_size,
     }
-    return DEFAULTS | values | batch_sizes
+    return values | batch_sizes
 
 
 def check_together(config: Config, values: dict[str, Any]) -> None:

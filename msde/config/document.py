@@ -60,8 +60,8 @@ release in setup.py, because DeepSpeed itself ignores a misspelt one.
 - `gradient_accumulation_steps`: slots divided by ranks; "auto" computes it.
 - `gradient_clipping`: largest norm of the gradient. Where it is missing nothing is clipped;
   DeepSpeed alone would clip at 1.
-- `timers.throughput`: off unless it is given, because it waits for all work of the GPU twice a
-  slot. Training has curves of the throughput of its own.
+- `timers.throughput`: off unless `enabled` is true, because it waits for all work of the GPU twice
+  a slot. Training has curves of the throughput of its own.
 
 {refused}
 

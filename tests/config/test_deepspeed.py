@@ -24,6 +24,14 @@ def test_a_run_keeps_the_slots_that_it_was_begun_with():
         deepspeed.load(path, 3, resumed_slots=8)
 
 
+@pytest.mark.parametrize("given", [{}, {"throughput": {}}, {"throughput": {"enabled": True}}])
+def test_the_timer_that_waits_for_the_gpu_runs_if_it_is_enabled(tmp_path, given):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"timers": given}))
+    enabled = deepspeed.load(path, 1)["timers"]["throughput"]["enabled"]
+    assert enabled == ("enabled" in given.get("throughput", {}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
