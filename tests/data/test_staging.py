@@ -58,7 +58,7 @@ def _read(root, stage, queue):
 
 
 def test_processes_of_a_machine_share_the_copies(shard_dir, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [context.Process(target=_read, args=(shard_dir, tmp_path, queue)) for _ in range(3)]
     for process in processes:

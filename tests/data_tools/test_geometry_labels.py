@@ -9,6 +9,7 @@ import pytest
 from rdkit import Chem
 
 from fixtures.paths import ROOT
+from msde.data_tools.convert import convert
 
 
 def test_labels_of_flat_chains(tmp_path):
@@ -24,11 +25,10 @@ def test_labels_of_flat_chains(tmp_path):
         mol.AddConformer(conformer)
         blocks.append(Chem.MolToMolBlock(mol) + "$$$$\n")
     (tmp_path / "chains.sdf").write_text("".join(blocks))
-    convert = ["-m", "data_tools.convert", tmp_path / "chains.sdf", "--output", tmp_path / "data"]
+    convert([tmp_path / "chains.sdf"], tmp_path / "data")
     output = tmp_path / "labels.csv"
     script = ["benchmarks/geometry_labels.py", tmp_path / "data", "--output", output]
-    for command in (convert, script):
-        subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, *script], check=True, cwd=ROOT)
     with open(output, newline="") as file:
         rows = [[row["radius_of_gyration"], row["distance_1_4"]] for row in csv.DictReader(file)]
     # The masses are equal: the root mean square distance from the centre.

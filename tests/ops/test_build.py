@@ -1,6 +1,6 @@
 import ctypes
+import multiprocessing
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -111,12 +111,13 @@ def test_of_processes_that_need_a_library_at_the_same_time_one_compiles(
 ):
     log = tmp_path / "log"
     compiler(f'echo compiled >> {log}\n{machine_compiler} "$@"')
-    code = (
-        "from pathlib import Path; from msde.ops import build; "
-        f"build.compiled(Path({str(source)!r}), {FLAGS})"
-    )
-    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
-    assert [process.wait() for process in running] == [0, 0, 0]
+    start = multiprocessing.get_context("fork").Process
+    running = [start(target=build.compiled, args=(source, FLAGS)) for _ in range(3)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0, 0]
     assert log.read_text() == "compiled\n"
     assert sorted(path.suffix for path in cache.iterdir()) == ["", ".so"]
 

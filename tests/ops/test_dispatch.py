@@ -75,6 +75,7 @@ def trained(batch, steps=15):
     return torch.tensor(losses)
 
 
+@pytest.mark.slow
 def test_training_is_that_of_torch_but_for_rounding(batch, monkeypatch, fused):
     monkeypatch.setenv("MSDE_OPS", "reference")
     with threads(2):

@@ -64,6 +64,7 @@ def test_compiled_noise_of_base_is_that_of_each_epoch(records, monkeypatch):
             assert found[name].dtype == value.dtype
 
 
+@pytest.mark.slow
 def test_terms_with_the_ops_of_a_gpu_are_one_graph(records, monkeypatch):
     """Traced on the CPU, whose results mean nothing: its ops know no padding."""
     monkeypatch.setitem(dispatch.BACKENDS, "cpu", "triton")
