@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch.distributed as dist
 
 from fixtures.commands import run_here
 from fixtures.jobs import Job
@@ -11,7 +12,11 @@ from fixtures.launching import PAPER, launch
 
 def refused_or_described(*arguments):
     """Start as far as the checks before the training go."""
-    return run_here("msde.launch.pretrain", *arguments)
+    try:
+        return run_here("msde.launch.pretrain", *arguments)
+    finally:
+        if dist.is_initialized():  # a checkpoint is looked for by all ranks
+            dist.destroy_process_group()
 
 
 def assert_one_line(result, message):
