@@ -99,11 +99,7 @@ def test_operators_are_as_registered(fused, name):
 
 
 @every_op
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)],
-    ids=["float32", "float64"],
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_triton_kernels(gpu, fused, monkeypatch, name, dtype):
     with torch.device(TRITONS):
         case = cases(name, [1, 2, 5, 9], width=12)
