@@ -81,8 +81,8 @@ def load(path: Path, world_size: int, resumed_slots: int | None = None) -> dict[
             "slot; the size of a slot is data.molecules_per_slot"
         )
     errors.raise_if_any()
-    # Unless the file says otherwise: DeepSpeed alone would clip at 1.0, and its timer would wait for
-    # all work of the GPU twice a slot.
+    # Unless the file says otherwise. DeepSpeed alone would clip at 1.0, and its timer would wait
+    # for all work of the GPU twice a slot.
     values.setdefault("gradient_clipping", 0.0)
     values.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     batch_sizes = {
