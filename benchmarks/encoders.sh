@@ -7,6 +7,10 @@
 # another one of its size, the controls for what pairs are worth. It goes on where it was interrupted.
 set -euo pipefail
 DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2") KIND=${3:-}
+case $KIND in
+    "" | shuffled_2d | shuffled_3d) ;;
+    *) echo "encoders.sh: $KIND is neither shuffled_2d nor shuffled_3d" >&2; exit 2 ;;
+esac
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 convert() { # INPUT OUTPUT [OPTIONS]
@@ -45,14 +49,9 @@ train_3d() { # FOLDER
 if [ -n "$KIND" ]; then
     [ -e "$OUTPUT/shuffled/pairs/manifest.json" ] ||
         python benchmarks/shuffled_pairs.py "$OUTPUT/pairs" --output "$OUTPUT/shuffled/pairs"
+    "train_${KIND#shuffled_}" "$OUTPUT/shuffled"
+    exit
 fi
-case $KIND in
-    shuffled_2d) train_2d "$OUTPUT/shuffled" ;;
-    shuffled_3d) train_3d "$OUTPUT/shuffled" ;;
-    "")
-        train_3d "$OUTPUT"
-        train_2d "$OUTPUT"
-        python benchmarks/join.py "$OUTPUT/2d_to_3d" "$OUTPUT/together" --output "$OUTPUT/base/best"
-        ;;
-    *) echo "encoders.sh: $KIND is neither shuffled_2d nor shuffled_3d" >&2; exit 2 ;;
-esac
+train_3d "$OUTPUT"
+train_2d "$OUTPUT"
+python benchmarks/join.py "$OUTPUT/2d_to_3d" "$OUTPUT/together" --output "$OUTPUT/base/best"

@@ -29,13 +29,13 @@ def no_gpu(request, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_of_a_step_lies_on_the_device_of_its_batch(kind, records, no_gpu):
-    _, batch = both(records)  # padded
-    model = make_small(kind).train().to(no_gpu)
-    tensors = {name: tensor.to(no_gpu) for name, tensor in batch.tensors().items()}
-    loss, terms = model(dataclasses.replace(batch, **tensors))
-    loss.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert gradients and all(x.device.type == no_gpu for x in [*terms.values(), *gradients])
+    for batch in both(records):
+        model = make_small(kind).train().to(no_gpu)
+        tensors = {name: tensor.to(no_gpu) for name, tensor in batch.tensors().items()}
+        loss, terms = model(dataclasses.replace(batch, **tensors))
+        loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert gradients and all(x.device.type == no_gpu for x in [*terms.values(), *gradients])
 
 
 def test_a_tensor_on_another_device_is_an_error(records, no_gpu):
