@@ -1,5 +1,4 @@
-# The release of torch that the tests run with. On a machine with CUDA give
-# `make TORCH=torch demo`, after `rm -rf .venv` where another torch is installed.
+# The release of torch that the tests run with. Another: `rm -rf .venv && make TORCH=torch==VERSION demo`.
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV := .venv

@@ -20,7 +20,7 @@ from msde.errors import MsdeError
 
 @dataclass(frozen=True)
 class StateMemory:
-    """Memory of the states of a model on each rank, in bytes; activations come on top."""
+    """Memory of the states of a model on each rank, in bytes, without activations."""
 
     device: int
     host: int  # offloaded states
