@@ -65,7 +65,7 @@ def run_arm(design: str, number: int, arm: str, output: Path, given: argparse.Na
 
 def write_table(data: TaskData, split: dict, path: Path) -> np.ndarray:
     """Write the molecules of a split with their parts; return the labels of the test part."""
-    mols = data.mols()
+    mols = list(data.mols())
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["smiles", "y", "split"])

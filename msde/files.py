@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
-from msde.errors import DataDamaged, DiskFull
+from msde.errors import DataDamaged, DiskFull, MsdeError
 
 MANIFEST = "MANIFEST.json"  # the files of a folder with their sizes and hashes, and its own hash
+LOCK_SECONDS = 5  # that a killed process may take to release a lock
 Shipped = Literal["base", "conformers", "bonds"]  # weights that come with the package
 
 
@@ -152,9 +156,52 @@ def write_atomically(path: Path, write: Callable[[Path], object], durable: bool 
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values as JSON, the file as a whole."""
-    text = json.dumps(values, indent=1) + "\n"
+    """Write values as JSON, the file as a whole; numbers that are not finite become null."""
+    text = json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def locked(path: Path, message: str) -> TextIO:
+    """Lock a file, which is made if need be, against other processes; closing it ends the lock.
+
+    A killed process releases its lock a moment later. File systems without locks are taken as free.
+
+    Raises:
+        MsdeError: another process holds it; `message` says so.
+    """
+    file = open(path, "a")
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                raise MsdeError(message) from None
+            time.sleep(0.1)
+        except OSError:
+            return file
+
+
+def make_output(output: Path) -> None:
+    """Make the folder of an output and those above it.
+
+    Raises:
+        MsdeError: it cannot be made, or is a file.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
 
 
 def user_cache() -> Path:

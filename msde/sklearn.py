@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +15,8 @@ from msde.config.schema import Readout
 from msde.errors import MsdeError
 from msde.inference.pretrained import Pretrained, View, load, views_of
 
+log = logging.getLogger("msde")
+
 
 class MoleculeEmbedding(TransformerMixin, BaseEstimator):
     """Turn molecules into vectors of a pretrained model, one row a molecule.
@@ -24,7 +27,7 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
         checkpoint: folder of weights, as for `msde.load`; None: those that come with msde.
         view: `2d`, `3d` or `both`, as for `Pretrained.embed`.
         readout: layers of the 2D encoder, as for `msde.load`.
-        on_failure: `raise` an error for a molecule that cannot be read, or return a row of `nan`.
+        on_failure: `raise` an error for a molecule that lacks a view, or leave that view `nan`.
     """
 
     def __init__(
@@ -57,17 +60,23 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
             molecules: SMILES strings, RDKit Mols or PyTorch Geometric Data.
 
         Raises:
-            MsdeError: molecules could not be read, and `on_failure` is `raise`.
+            MsdeError: molecules could not be read, or have no conformer for the 3D view, and
+                `on_failure` is `raise`.
         """
         check_is_fitted(self)
         found = self.model_.encode(molecules, self.view)
-        if found.reasons and self.on_failure == "raise":
-            number, reason = next(iter(found.reasons.items()))
-            raise MsdeError(
-                f"{len(found.reasons)} molecules could not be embedded, the first is number "
-                f"{number}: {reason}; on_failure='nan' leaves them empty"
-            )
-        return found.side_by_side()
+        vectors, said = found.side_by_side(), found.notes | found.reasons
+        failed = np.flatnonzero(np.isnan(vectors).any(1)).tolist()
+        if failed:
+            first = f"number {failed[0]}: {said.get(failed[0], 'a view is missing')}"
+            message = f"{len(failed)} molecules could not be embedded, the first is {first}"
+            if self.on_failure == "raise":
+                raise MsdeError(f"{message}; on_failure='nan' leaves them empty")
+            log.warning(message)
+        if noted := sorted(found.notes.keys() - set(failed)):
+            first = f"number {noted[0]}: {found.notes[noted[0]]}"
+            log.warning("%d molecules have notes, the first is %s", len(noted), first)
+        return vectors
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return a name for each column: view and number."""

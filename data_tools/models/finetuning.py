@@ -16,9 +16,10 @@ from msde.downstream.finetune import CONFIG, fine_tune, prepare
 from msde.downstream.settings import Settings, make_settings
 from msde.downstream.tasks import CUSTOM, Task, get_task
 from msde.errors import MsdeError
+from msde.files import make_output
 
 from ..inputs import check_inputs, expand_inputs
-from ..options import AUTO, Options
+from ..options import AUTO, SPECIAL, Options
 from ..parsing.files import source_name
 from ..parsing.reader import BaseReader
 from ..parsing.tables import dialect_of, header_of, is_table, rows
@@ -35,7 +36,7 @@ class Shards:
     """A folder of shards, and what the file says of its molecules beside them."""
 
     root: Path
-    lines: dict[int, int] = field(default_factory=dict)  # uid -> line in the file
+    lines: dict[int, tuple[str, ...]] = field(default_factory=dict)  # uid -> line, or file and line
     words: dict[int, str] = field(default_factory=dict)  # uid -> cell of the split column
 
 
@@ -63,7 +64,7 @@ def finetune_file(
         raise MsdeError(f"--seeds is {seeds}, expected at least 1")
     chosen = get_task(task, targets, metric)
     settings = make_settings(chosen, overrides)
-    output.mkdir(parents=True, exist_ok=True)
+    make_output(output)
     if rank:
         _wait_for(output / CONFIG)
     shards = task_shards(chosen, data, output / "data", settings, format, options)
@@ -85,6 +86,7 @@ def task_shards(
         MsdeError: a file cannot be read, a label is not there, or holds text.
     """
     if (data / NAME).exists():
+        options.refuse((*SPECIAL, "label_columns"), f"{data}, which is a folder of shards")
         return Shards(data, words=_words_of_shards(data, settings))
     inputs = _files_of(task, data)
     check_inputs(inputs)
@@ -125,7 +127,7 @@ def _files_of(task: Task, data: Path) -> list[Path]:
 
 
 def _with_labels(task: Task, inputs: Sequence[Path], format: str, options: Options) -> Options:
-    """Choose the labels of a task, in its units where the file states its own.
+    """Choose the labels of a task; those whose unit is not stated have the task's.
 
     Raises:
         MsdeError: one is not there; those that are there are named.
@@ -144,19 +146,24 @@ def _with_labels(task: Task, inputs: Sequence[Path], format: str, options: Optio
             )
     names = []
     for name in task.targets:
-        wanted = task.units.get(name, "")
-        if wanted and not units.get(name):
+        stated, wanted = units.get(name), task.units.get(name)
+        if wanted and not stated:
             log.info("the unit of %s is not stated; it is taken as %s", name, wanted)
-        names.append(f"{name}={wanted}" if wanted else name)
+        names.append(f"{name}={stated or wanted}" if stated or wanted else name)
     return replace(options, label_columns=tuple(names))
 
 
-def _lines(inputs: Sequence[Path], reader: BaseReader) -> dict[int, int]:
-    """Return the line of each molecule by its uid; text among the labels is an error."""
-    lines: dict[int, int] = {}
+def _lines(inputs: Sequence[Path], reader: BaseReader) -> dict[int, tuple[str, ...]]:
+    """Return the line of each molecule by its uid, of several files the file, too.
+
+    Raises:
+        MsdeError: there is text among the labels.
+    """
+    lines: dict[int, tuple[str, ...]] = {}
     for path in inputs:
         for raw in reader.read(path):
-            lines[molecule_uid(raw.source, raw.line)] = raw.line
+            file = (path.name,) if len(inputs) > 1 else ()
+            lines[molecule_uid(raw.source, raw.line)] = (*file, str(raw.line))
             if isinstance(raw.payload, MoleculeError) and "is not a number" in str(raw.payload):
                 raise MsdeError(
                     f"{path}, line {raw.line}: {raw.payload}; mend it, leave the cell empty, or "

@@ -84,5 +84,5 @@ def _write(
                 for target in range(len(targets))
                 for number in (mean[row, target], *[std[row, target]] * several)
             ]
-            cells = ["" if np.isnan(number) else f"{number:.7g}" for number in numbers]
+            cells = ["" if np.isnan(number) else f"{number:.10g}" for number in numbers]
             writer.writerow([*place, *cells, found.reasons.get(row, "")])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from msde.downstream.settings import make_settings
 from msde.downstream.statistics import DRAWS
 from msde.downstream.suite import execute
 from msde.errors import ErrorList, MsdeError
-from msde.files import write_json
+from msde.files import make_output, write_atomically, write_json
 
 from ..pipeline.executors import open_workers, worker_failure_as_error
 from .finetuning import task_shards
@@ -56,7 +58,7 @@ def run_suite(
     read = read_plan(plan, checkpoints)
     if processes < 1:
         raise MsdeError(f"--processes is {processes}, expected at least 1")
-    output.mkdir(parents=True, exist_ok=True)
+    make_output(output)
     _keep_plan(plan, output / "plan.json")
     shards = {design.name: _shards(design, data, output / "data") for design in read.designs}
     overlaps = _overlaps(read, shards, output / "overlap.json", pretraining)
@@ -65,15 +67,20 @@ def run_suite(
     # Local processes are spawned: threads of torch do not live in a fork.
     with open_workers(executor, processes, "spawn") as workers:
         submit = workers.executor.submit if workers.executor else None
-        results = [submit(_execute_alone, *given) if submit else None for given in arguments]
+        results = [
+            submit(_execute_alone, number, *given) if submit else None
+            for number, given in enumerate(arguments)
+        ]
         for run, given, result in zip(runs, arguments, results, strict=True):
-            with worker_failure_as_error(f"in {run.folder}"):
-                try:
+            try:
+                with worker_failure_as_error(f"in {run.folder}"):
                     result.result() if result else execute(*given)
-                except MsdeError as error:
-                    failed.add(f"{run.folder}: {error}")
-                    log.warning("failed: %s: %s", run.folder, error)
-                    continue
+            except MsdeError as error:
+                if isinstance(error.__cause__, BrokenExecutor):
+                    raise  # no worker is left
+                failed.add(f"{run.folder}: {error}")
+                log.warning("failed: %s: %s", run.folder, error)
+                continue
             log.info("done: %s", run.folder)
             rows.add(run)
             rows.write()
@@ -81,12 +88,17 @@ def run_suite(
     failed.raise_if_any()
 
 
-def _execute_alone(*arguments: Any) -> None:
-    """Do a run in a worker: one thread, and only warnings are printed."""
+def _execute_alone(number: int, *arguments: Any) -> None:
+    """Do a run in a worker: one thread, and only warnings are printed.
+
+    Args:
+        number: of the run, which decides its GPU where there are several.
+    """
     import torch
 
     from msde.cluster import process
 
+    os.environ["LOCAL_RANK"] = str(number)
     process.prepare()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -95,7 +107,7 @@ def _execute_alone(*arguments: Any) -> None:
 
 def _keep_plan(plan: Path, kept: Path) -> None:
     if not kept.exists():
-        shutil.copyfile(plan, kept)
+        write_atomically(kept, lambda path: shutil.copyfile(plan, path))
     elif json.loads(kept.read_text()) != json.loads(plan.read_text()):
         raise MsdeError(f"{kept.parent} holds the runs of another plan; choose another --output")
 

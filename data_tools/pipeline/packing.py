@@ -15,6 +15,7 @@ from msde.data.codec import MoleculeColumns
 from msde.data.integrity import list_problems
 from msde.data.shards import read_manifest, write_manifest, write_shard
 from msde.errors import DataDamaged, DiskFull, MsdeError
+from msde.files import make_output
 
 from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files, size_in_bytes
 
@@ -36,7 +37,7 @@ def prepare_output(output: Path, sources: Sequence[Path]) -> None:
     others = [name for name in found if not _OURS.fullmatch(name)]
     if others:
         raise MsdeError(f"{output} is not empty ({others[0]} is there); choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
+    make_output(output)
     for name in found:
         (output / name).unlink()
     needed = sum(path.stat().st_size for root in sources for path in root.glob("shard-*"))

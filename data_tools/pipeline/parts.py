@@ -13,22 +13,27 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from msde.chem.record import Origin
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import shard_name, write_shard
 from msde.errors import MsdeError
-from msde.files import disk_full_as_error, file_sha256, sealed, unsealed, write_atomically
+from msde.files import (
+    disk_full_as_error,
+    file_sha256,
+    locked,
+    sealed,
+    unsealed,
+    write_atomically,
+)
 
 from ..parsing.types import RawMolecule
 from .chunks import CHUNK, OUTSIDE_VOCABULARY, Converted
@@ -36,7 +41,6 @@ from .progress import kind_of
 
 SHARD_MOLECULES = 131_072
 SHARD_BYTES = 128 << 20
-LOCK_SECONDS = 5
 LISTS = ("rejects", "notes")  # each becomes a file of lines
 
 Item = TypeVar("Item")
@@ -104,7 +108,7 @@ class Parts:
                     self._write(self._job_path, json.dumps(job, indent=1) + "\n", durable=True)
         except OSError as error:
             raise MsdeError(f"{root} cannot be written: {error}") from error
-        self._lock = self._locked()
+        self._lock = locked(self._job_path, f"another process is converting to {self.root}")
         for folder in (self.root, self.folder):
             for left_over in folder.glob(".*.tmp"):
                 left_over.unlink()
@@ -133,21 +137,6 @@ class Parts:
                 f"({_difference(there, job)}); run that command again, or delete the folder"
             )
         self.is_complete = has_manifest
-
-    def _locked(self) -> TextIO:
-        """Lock the folder; a killed process releases its lock a moment later."""
-        file = open(self._job_path)
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return file
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise MsdeError(f"another process is converting to {self.root}") from None
-                time.sleep(0.1)
-            except OSError:  # a file system without locks
-                return file
 
     def close(self) -> None:
         """Release the lock."""

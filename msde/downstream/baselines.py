@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ NEIGHBOURS = (1, 3, 5, 10, 20)
 LARGEST = 1e30  # of a descriptor; forests take float32
 
 
-def ecfp_counts(mols: list[Chem.Mol]) -> np.ndarray:
+def ecfp_counts(mols: Iterable[Chem.Mol]) -> np.ndarray:
     """Return how often each circular environment of radius 2 occurs, hashed to (rows, 2048).
 
     Source: Rogers and Hahn 2010; counts beat bits in Praski 2025.
@@ -32,14 +32,14 @@ def ecfp_counts(mols: list[Chem.Mol]) -> np.ndarray:
     return np.stack([generator.GetCountFingerprintAsNumPy(mol) for mol in mols]).astype(np.float32)
 
 
-def descriptors(mols: list[Chem.Mol]) -> np.ndarray:
+def descriptors(mols: Iterable[Chem.Mol]) -> np.ndarray:
     """Return RDKit's descriptors, (rows, about 217); what is not finite is 0."""
     rows = [list(Descriptors.CalcMolDescriptors(mol, missingVal=0.0).values()) for mol in mols]
     values = np.nan_to_num(np.array(rows, np.float64), nan=0.0, posinf=LARGEST, neginf=-LARGEST)
     return np.clip(values, -LARGEST, LARGEST).astype(np.float32)
 
 
-FINGERPRINTS: dict[str, Callable[[list[Chem.Mol]], np.ndarray]] = {
+FINGERPRINTS: dict[str, Callable[[Iterable[Chem.Mol]], np.ndarray]] = {
     "ecfp": ecfp_counts,
     "descriptors": descriptors,
 }
@@ -50,7 +50,7 @@ def features_of(data: TaskData, name: str) -> np.ndarray:
     silence_rdkit()
     empty = Chem.MolFromSmiles("")
     make = FINGERPRINTS[name]
-    return remembered(name.encode(), data, lambda: make([mol or empty for mol in data.mols()]))
+    return remembered(name.encode(), data, lambda: make(mol or empty for mol in data.mols()))
 
 
 def _only_class(y: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from msde.data.batch import MoleculeBatch
 from msde.downstream.heads import TaskModel
 from msde.downstream.labels import Scaling, TaskData
-from msde.downstream.metrics import over_targets, per_target
+from msde.downstream.metrics import over_targets, per_target, unit_free
 from msde.downstream.tasks import FORCE_MAE, Task
 from msde.inference.inputs import batches
 
@@ -24,6 +24,17 @@ class Outcome:
     predictions: np.ndarray  # (rows, targets) in the labels' units; of classes probabilities
     metrics: dict[str, float]
     per_target: list[float]  # the task's metric of each target, NaN where it is not defined
+
+
+def chosen_by(
+    task: Task, metrics: Mapping[str, float], per_target: Sequence[float | None]
+) -> float:
+    """Return what epochs and arms are chosen by, of the metrics of the validation part.
+
+    Args:
+        per_target: None or NaN where the metric is not defined.
+    """
+    return metrics[FORCE_MAE] if task.has_forces else unit_free(task.metric, per_target)
 
 
 def evaluation_batches(

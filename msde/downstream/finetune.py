@@ -10,13 +10,14 @@ DIR/seed-N/tensorboard/, metrics.jsonl, results.json
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,13 @@ from msde.downstream.splits import Split, known_from_training, stored_split
 from msde.downstream.tasks import Task
 from msde.downstream.training import STATE, Trainer
 from msde.errors import MsdeError
-from msde.files import file_sha256, write_atomically, write_json
+from msde.files import file_sha256, locked, write_atomically, write_json
 from msde.inference.pretrained import trained_views, views_of
 
 log = logging.getLogger("msde")
 
 RESULTS, CONFIG, PREDICTIONS = "results.json", "config.json", "predictions.csv"
+LOCK = "lock"  # in the folder of a seed, while a process works on it
 SHOWN = 5  # targets that are named in a message
 
 
@@ -64,7 +66,7 @@ def prepare(
     output: Path,
     checkpoint: Path | None,
     settings: Settings,
-    lines: Mapping[int, int] | None = None,
+    lines: Mapping[int, tuple[str, ...]] | None = None,
     words: Mapping[int, str] | None = None,
 ) -> Job:
     """Read and check everything, and write split and configuration to `output`.
@@ -72,7 +74,7 @@ def prepare(
     Args:
         root: a folder of shards.
         checkpoint: weights or a run; None for a random network of `settings.preset`.
-        lines: uid -> line in the user's file, for predictions.
+        lines: uid -> line in the user's file, of several files (file, line), for predictions.
         words: uid -> cell of the split column.
 
     Raises:
@@ -120,14 +122,29 @@ def fine_tune(
     """
     _announce(job)
     for seed in range(rank, seeds, world_size):
-        folder = output / f"seed-{seed}"
-        if not (folder / RESULTS).exists():
-            _one_seed(job, folder, seed)
+        with unfinished(output / f"seed-{seed}") as folder:
+            if folder is not None:
+                _one_seed(job, folder, seed)
     return collect(job, output, seeds)
 
 
-def _one_seed(job: Job, folder: Path, seed: int) -> None:
+@contextlib.contextmanager
+def unfinished(folder: Path) -> Iterator[Path | None]:
+    """Make the folder of a seed and lock it against other processes; None if the seed is done.
+
+    Raises:
+        MsdeError: another process works on it.
+    """
+    if (folder / RESULTS).exists():
+        yield None
+        return
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, f"another process works on {folder}; wait for its end"):
+        yield None if (folder / RESULTS).exists() else folder
+        (folder / LOCK).unlink(missing_ok=True)
+
+
+def _one_seed(job: Job, folder: Path, seed: int) -> None:
     model = make_model(job.network, job.facts, job.weights, seed).to(_device())
     trainer = Trainer(job.task, job.data, job.split, job.scaling, model, job.settings, seed)
     trainer.run(folder)
@@ -275,19 +292,21 @@ def _announce(job: Job) -> None:
 def _write_predictions(job: Job, path: Path, predictions: dict[str, np.ndarray]) -> None:
     """Write a row for each molecule: name, line or id, part, and label and prediction."""
     names, data = job.data.names, job.data
+    first = next(iter(data.lines.values()), None)
+    where = ["uid"] if first is None else ["file", "line"][-len(first) :]
     columns = [n for target in data.targets for n in (target, f"{target}_predicted")]
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["name", "line" if data.lines else "uid", "part", *columns])
+            writer.writerow(["name", *where, "part", *columns])
             for part, values in predictions.items():
                 for place, row in zip(job.split.parts()[part], values, strict=True):
                     uid = int(data.columns.uid[place])
-                    where = data.lines[uid] if data.lines else f"{uid:016x}"
+                    place_in_file = data.lines[uid] if data.lines else (f"{uid:016x}",)
                     pairs = zip(data.y[place].tolist(), row.tolist(), strict=True)
-                    cells = ["" if np.isnan(n) else f"{n:.7g}" for pair in pairs for n in pair]
-                    writer.writerow([names[place], where, part, *cells])
+                    cells = ["" if np.isnan(n) else f"{n:.10g}" for pair in pairs for n in pair]
+                    writer.writerow([names[place], *place_in_file, part, *cells])
 
     write_atomically(path, write)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class TaskData:
     digest: str  # of the data set
     hydrogens: bool  # whether hydrogens are atoms
     forces_unit: str | None  # None: there are no forces
-    lines: Mapping[int, int]  # uid -> line in the file; empty where that is not known
+    lines: Mapping[int, tuple[str, ...]]  # uid -> line, of several files (file, line), if known
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -54,10 +54,10 @@ class TaskData:
         """Return some of the molecules."""
         return dataclasses.replace(self, columns=self.columns.take(places), y=self.y[places])
 
-    def mols(self) -> list[Chem.Mol | None]:
-        """Return the topologies, None where RDKit fails."""
+    def mols(self) -> Iterator[Chem.Mol | None]:
+        """Yield the topologies, None where RDKit fails; all of them would take some 19 kB each."""
         silence_rdkit()
-        return [plain_mol(self.columns.record(place)) for place in range(len(self))]
+        return (plain_mol(self.columns.record(place)) for place in range(len(self)))
 
     @property
     def has_geometry(self) -> bool:
@@ -68,7 +68,7 @@ class TaskData:
 def read_task_data(
     root: Path,
     task: Task,
-    lines: Mapping[int, int] | None = None,
+    lines: Mapping[int, tuple[str, ...]] | None = None,
     split_column: str | None = None,
 ) -> TaskData:
     """Read molecules and labels, in the task's units; those without any label are left out.

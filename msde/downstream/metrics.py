@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -57,6 +59,23 @@ def per_target(metric: str, y: np.ndarray, prediction: np.ndarray) -> list[float
         prediction: (rows, targets).
     """
     return [METRICS[metric](y[:, t], prediction[:, t]) for t in range(y.shape[1])]
+
+
+def unit_free(metric: str, values: Sequence[float | None]) -> float:
+    """Return one number of the targets' metrics to choose by, NaN where none is defined.
+
+    Of errors it is the geometric mean, which weighs targets alike whatever their units are; of
+    ROC-AUC the mean.
+
+    Args:
+        values: of each target, None or NaN where the metric is not defined.
+    """
+    defined = np.array(values, np.float64)
+    defined = defined[~np.isnan(defined)]
+    if len(defined) < 2 or metric == "roc_auc":
+        return float(defined.mean()) if len(defined) else float("nan")
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.log(defined).mean()))
 
 
 def over_targets(metric: str, y: np.ndarray, prediction: np.ndarray) -> float:

@@ -163,6 +163,9 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     _check_keys(path, values, KEYS)
     starts = [*checkpoints, RANDOM]
     recipes = RECIPES | _read_recipes(path, values.get("recipes", {}), starts)
+    for name in checkpoints:
+        if name.split()[0] in {RANDOM, *FINGERPRINTS, *recipes, CHOSEN.strip()} or AND in name:
+            raise MsdeError(f"--checkpoint {name}=: arms of that name mean something else; rename")
     known = [*starts, *(f"{recipe} {name}" for recipe in recipes for name in starts)]
     known += _fitted((*FINGERPRINTS, *starts))
     known += _fitted(f"{name}{AND}{other}" for name in starts for other in FINGERPRINTS)
@@ -177,11 +180,14 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
             if arm not in known:
                 raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
         for labels in entry.get("labels", [None]):
+            if labels is not None and not isinstance(labels, int):
+                raise MsdeError(f"{path}: 'labels' holds {labels!r}, expected a number or null")
             given = (task, entry["data"], labels, settings, tuple(arms), recipes)
             designs.append(Design(*given, entry.get("group")))
     for split in values.get("splits", []):
         if not isinstance(split, list):
             raise MsdeError(f"{path}: a split is {split!r}, expected a list of key=value")
+        _check_texts(path, "a member of a split", split)
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
     if not isinstance(plan.seeds, int) or plan.seeds < 1:
@@ -218,7 +224,14 @@ def _read_recipes(path: Path, values: Any, starts: Sequence[str]) -> dict[str, t
             raise MsdeError(f"{path}: {name!r} cannot name a recipe, expected one new word")
         if not isinstance(settings, list):
             raise MsdeError(f"{path}: recipe {name!r} is {settings!r}, expected a list")
+        _check_texts(path, f"a member of recipe {name!r}", settings)
     return {name: tuple(settings) for name, settings in values.items()}
+
+
+def _check_texts(path: Path, what: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise MsdeError(f"{path}: {what} is {value!r}, expected text")
 
 
 def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]]) -> None:
@@ -252,3 +265,7 @@ def _check_keys(path: Path, values: Any, known: set[str]) -> None:
         raise MsdeError(f"{path}: unknown key {key!r}, expected {', '.join(sorted(known))}")
     for key in known & {"tasks", "task", "data"} - values.keys():
         raise MsdeError(f"{path}: {key!r} is missing")
+    for key in values.keys() & {"settings", "arms", "targets"}:
+        _check_texts(path, f"a member of {key!r}", values[key])
+    for key in values.keys() & {"task", "data"}:
+        _check_texts(path, repr(key), [values[key]])

@@ -122,7 +122,8 @@ def comparisons(
             members: dict[str, list[tuple[int, Comparison]]] = defaultdict(list)
             for design in plan.designs:
                 dropped = overlaps.get(design.name, ()) if kind != "all" else ()
-                if kind != "all" and not dropped:
+                # Of forces there is one error over all frames.
+                if kind != "all" and (not dropped or design.task.has_forces):
                     continue
                 metric = design.task.metric
                 pairs = pairs_of(runs, design, arms, plan, dropped)
@@ -236,8 +237,8 @@ def _markdown(
     lines += [
         "",
         "Log-ratio of errors (of ROC-AUC: 1 - AUC), below 0 where the first arm is better, with "
-        "the 95 % interval (bootstrap over seeds, splits and molecules; Student's for few splits); "
-        "p after Holm.",
+        "the 95 % interval (Student's over splits, wider where these share test molecules); p "
+        "after Holm.",
         "",
         "| design | arms | molecules | log-ratio | interval | p | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -253,7 +254,12 @@ def _markdown(
             "",
             "Molecules of a task that pretraining has seen (first block of the InChIKey):",
         ]
-        lines += [f"{name} {len(uids)}" for name, uids in overlaps.items()]
+        has_forces = {design.name: design.task.has_forces for design in plan.designs}
+        left = " (frames; forces are not compared without them)"
+        lines += [
+            f"{name} {len(uids)}{left if uids and has_forces[name] else ''}"
+            for name, uids in overlaps.items()
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -263,7 +269,8 @@ def _counts(scope: str, parts: Mapping[tuple[str, str], list[dict[str, Any]]]) -
         return []
     lines = [
         "",
-        f"Over all {scope}s; p of Wilcoxon's signed-rank test of the log-ratios below.",
+        f"Over all {scope}s; p of Wilcoxon's signed-rank test of the log-ratios below, which is "
+        f"too small where {scope}s share molecules.",
         "",
         f"| arms | {scope}s | {' | '.join(VERDICTS)} | median log-ratio | p |",
         f"|---|---|{'---|' * len(VERDICTS)}---|---|",

@@ -1,4 +1,4 @@
-"""Paired comparisons of two arms: bootstrap intervals of the log-ratio of their errors."""
+"""Paired comparisons of two arms: the log-ratio of their errors with its interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-DRAWS = 4000  # so that p can be small after a correction for many designs
+DRAWS = 1000  # of the bootstrap over molecules
 AT_ONCE = 4 * 10**6  # counts of molecules, for memory
 TINY = 1e-9  # below this a deviation is rounding
 EQUIVALENCE = 0.01  # log-ratios within +-1 % are practically equal
@@ -28,22 +28,38 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean log-ratio of errors, below 0 where the first arm is better.
+    """The mean log-ratio of errors over splits, below 0 where the first arm is better.
 
-    Interval and p are Student's with the deviation of the bootstrap and a degree of freedom for
-    each split but one: quantiles of the bootstrap itself are too narrow with few splits (of five
-    normal numbers they hold the mean in 83 %, not in 95 %).
+    Its variance is that of a mean of S values that depend on each other, s^2 / S + c. s^2 is the
+    variance of the log-ratios of the splits: it holds the chance of training molecules, of seeds,
+    and of test molecules that no other split has. c is their mean covariance by the chance of test
+    molecules that splits share, from a bootstrap over molecules. The interval and p are Student's,
+    with a degree of freedom for each split but one.
+
+    Of a single split its seeds stand for splits, and c is the whole variance of the bootstrap. What
+    other splits would show is not in that interval.
     """
 
     log_ratio: float
-    drawn: np.ndarray  # (draws,) of the bootstrap
+    ratios: dict[str, float]  # of each split, or of each seed of a single one
+    drawn: dict[str, np.ndarray]  # the same with drawn molecules, (draws,)
     splits: int
 
     @property
     def _deviation(self) -> float:
-        """That of the log-ratio; infinite where nothing can be drawn, as of one error of forces."""
-        few = self.splits / (self.splits - 1) if self.splits > 1 else 1.0
-        found = float(np.nanstd(self.drawn)) * math.sqrt(few)
+        """That of the log-ratio; infinite where nothing varies, as of one error of forces."""
+        count = len(self.ratios)
+        if not count:
+            return math.inf
+        drawn = np.stack(list(self.drawn.values()))  # (count, draws)
+        drawn = drawn[:, np.isfinite(drawn).all(0)]
+        covariances = np.atleast_2d(np.cov(drawn, ddof=0)) if drawn.size else np.zeros((1, 1))
+        own = np.var(list(self.ratios.values()), ddof=1) / count if count > 1 else 0.0
+        if self.splits == 1:
+            of_molecules = covariances.mean()
+        else:
+            of_molecules = (covariances.sum() - covariances.trace()) / (count * (count - 1))
+        found = math.sqrt(own + max(0.0, of_molecules))
         return math.inf if found < TINY < abs(self.log_ratio) else found
 
     @property
@@ -78,7 +94,9 @@ class Comparison:
 
 
 def errors_of(metric: str, y: np.ndarray, prediction: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the mean error over targets: the metric itself or, of ROC-AUC, 1 - AUC.
+    """Return the error over targets: of ROC-AUC the mean of 1 - AUC, else the geometric mean.
+
+    The latter weighs targets alike whatever their units are.
 
     Args:
         y: (molecules, targets), NaN where missing; and so `prediction`.
@@ -96,10 +114,11 @@ def errors_of(metric: str, y: np.ndarray, prediction: np.ndarray, counts: np.nda
         losses = np.abs(difference) if metric == "mae" else np.square(difference)
         with np.errstate(invalid="ignore"):
             each = counts @ losses / (counts @ known.astype(counts.dtype))  # (draws, targets)
-        each = np.maximum(np.sqrt(each) if metric == "rmse" else each, 1e-9)
+        each = np.log(np.maximum(np.sqrt(each) if metric == "rmse" else each, 1e-9))
     there = np.isfinite(each)
     with np.errstate(invalid="ignore"):
-        return np.where(there, each, 0).sum(1) / there.sum(1)
+        mean = np.where(there, each, 0).sum(1) / there.sum(1)
+    return mean if metric == "roc_auc" else np.exp(mean)
 
 
 def error_of(metric: str, y: np.ndarray, prediction: np.ndarray) -> float:
@@ -127,9 +146,8 @@ def _one_minus_auc(y: np.ndarray, score: np.ndarray, counts: np.ndarray) -> np.n
 def compare(metric: str, pairs: Sequence[Pair], seed: int = 0, draws: int = DRAWS) -> Comparison:
     """Compare two arms over splits and seeds.
 
-    Splits, in each of them seeds, and molecules are drawn again, with replacement, so that the
-    interval holds the chance of all three. A molecule that is drawn twice is twice in each test
-    part that has it: splits of a small table share most of their molecules, and with them chance.
+    A molecule that is drawn twice is twice in each test part that has it: splits of a small table
+    share most of their molecules, and with them chance.
 
     Raises:
         ValueError: the errors of no draw can be compared: no target has both classes.
@@ -138,31 +156,30 @@ def compare(metric: str, pairs: Sequence[Pair], seed: int = 0, draws: int = DRAW
     by_split: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_split.setdefault(pair.split, []).append(pair)
-    groups = list(by_split.values())
+    parts = by_split if len(by_split) > 1 else {str(n): [pair] for n, pair in enumerate(pairs)}
     molecules = sorted({uid for pair in pairs for uid in pair.uids})
     place = {uid: number for number, uid in enumerate(molecules)}
-    at = [np.array([place[uid] for uid in members[0].uids]) for members in groups]
-    # Splits and molecules are drawn before all else, so that designs that share them are drawn
-    # alike: `pool`.
-    picked = rng.integers(len(groups), size=(draws, len(groups)))
-    each = [np.empty((len(members), draws)) for members in groups]
+    at = {name: np.array([place[uid] for uid in part[0].uids]) for name, part in parts.items()}
+    drawn = {name: np.empty(draws) for name in parts}
     for some in np.array_split(np.arange(draws), 1 + draws * len(molecules) // AT_ONCE):
         counts = _drawn(rng, len(some), len(molecules))
-        for members, places, ratios in zip(groups, at, each, strict=True):
-            for pair, row in zip(members, ratios, strict=True):
-                row[some] = _log_ratios(metric, pair, counts[:, places])
-    total, count = np.zeros(draws), np.zeros(draws)
-    for number, ratios in enumerate(each):
-        draw, _ = np.nonzero(picked == number)
-        seeds = rng.integers(len(ratios), size=(len(ratios), len(draw)))
-        chosen = ratios[seeds, draw]
-        np.add.at(total, draw, np.nansum(chosen, 0))
-        np.add.at(count, draw, np.isfinite(chosen).sum(0))
-    if not count.any():
+        for name, members in parts.items():
+            drawn[name][some] = _mean_log_ratio(metric, members, counts[:, at[name]])
+    if not np.isfinite(list(drawn.values())).any():
         raise ValueError("no draw has a target with both classes")
-    drawn = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    found = [_log_ratios(metric, pair, np.ones((1, len(pair.y))))[0] for pair in pairs]
-    return Comparison(float(np.nanmean(found)), drawn, len(groups))
+    ratios = {
+        name: float(_mean_log_ratio(metric, members, np.ones((1, len(members[0].y))))[0])
+        for name, members in parts.items()
+    }
+    return Comparison(float(np.mean(list(ratios.values()))), ratios, drawn, len(by_split))
+
+
+def _mean_log_ratio(metric: str, pairs: Sequence[Pair], counts: np.ndarray) -> np.ndarray:
+    """Return the mean log-ratio of some seeds of a split for each draw, (draws,)."""
+    errors = (
+        [errors_of(metric, pair.y, p, counts) for p in (pair.one, pair.other)] for pair in pairs
+    )
+    return np.mean([np.log(one / other) for one, other in errors], 0)
 
 
 def _drawn(rng: np.random.Generator, draws: int, molecules: int) -> np.ndarray:
@@ -173,15 +190,18 @@ def _drawn(rng: np.random.Generator, draws: int, molecules: int) -> np.ndarray:
 
 
 def pool(comparisons: Sequence[Comparison]) -> Comparison:
-    """Return the mean of several designs; those of the same splits do not count as independent."""
-    drawn = np.mean([found.drawn for found in comparisons], 0)
+    """Return the mean of several designs; those of the same splits do not count as independent.
+
+    Its variance is that of the splits that all designs have.
+    """
+    shared = [
+        name for name in comparisons[0].ratios if all(name in found.ratios for found in comparisons)
+    ]
     ratio = float(np.mean([found.log_ratio for found in comparisons]))
-    return Comparison(ratio, drawn, min(found.splits for found in comparisons))
-
-
-def _log_ratios(metric: str, pair: Pair, counts: np.ndarray) -> np.ndarray:
-    one, other = (errors_of(metric, pair.y, p, counts) for p in (pair.one, pair.other))
-    return np.log(one / other)
+    ratios = {name: float(np.mean([c.ratios[name] for c in comparisons])) for name in shared}
+    drawn = {name: np.mean([c.drawn[name] for c in comparisons], 0) for name in shared}
+    splits = min(len(shared), *(found.splits for found in comparisons))
+    return Comparison(ratio, ratios, drawn, splits)
 
 
 def wilcoxon(log_ratios: Sequence[float]) -> float:

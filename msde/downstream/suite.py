@@ -18,7 +18,7 @@ import numpy as np
 
 from msde.config import read_json
 from msde.downstream.baselines import ESTIMATORS, FINGERPRINTS, features_of
-from msde.downstream.evaluation import measure
+from msde.downstream.evaluation import chosen_by, measure
 from msde.downstream.finetune import (
     PREDICTIONS,
     RESULTS,
@@ -27,6 +27,7 @@ from msde.downstream.finetune import (
     fine_tune,
     prepare,
     record_seed,
+    unfinished,
 )
 from msde.downstream.heads import make_model
 from msde.downstream.metrics import is_better
@@ -36,6 +37,7 @@ from msde.downstream.statistics import Pair
 from msde.downstream.tasks import FORCE_MAE, Task
 from msde.downstream.training import represent_all
 from msde.errors import MsdeError
+from msde.files import make_output
 
 log = logging.getLogger("msde")
 
@@ -49,7 +51,7 @@ def execute(
         checkpoints: by name; random weights take the network of the first.
     """
     output = runs / run.folder
-    output.mkdir(parents=True, exist_ok=True)
+    make_output(output)
     settings = make_settings(run.design.task, run.overrides)
     network = checkpoints.get(run.source) or next(iter(checkpoints.values()))
     needed = None if run.source in FINGERPRINTS else network
@@ -61,24 +63,26 @@ def _fit(job: Job, run: Run, output: Path, seeds: int) -> dict[str, Any]:
     """Fit an estimator a seed on features that are computed once, those of random weights anew."""
     features: np.ndarray | None = None
     for seed in range(seeds):
-        folder = output / f"seed-{seed}"
-        if (folder / RESULTS).exists():
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        if features is None or run.source == RANDOM:
-            features = _features(job, run.features, seed)
-        fit = ESTIMATORS[run.estimator or ""]
-        predictions = fit(job.task, job.data, features, job.split, seed)
-        metric = job.task.metric
-        outcomes = {
-            part: measure(metric, job.data.y[places], predictions[places])
-            for part, places in job.split.parts().items()
-            if part != "train"
-        }
-        record_seed(job, folder, seed, outcomes)
-        log.info("%s, seed %d: test %s %.4g", run.arm, seed, metric,
-                 outcomes["test"].metrics[metric])  # fmt: skip
+        with unfinished(output / f"seed-{seed}") as folder:
+            if folder is None:
+                continue
+            if features is None or run.source == RANDOM:
+                features = _features(job, run.features, seed)
+            _fit_seed(job, run, features, folder, seed)
     return collect(job, output, seeds)
+
+
+def _fit_seed(job: Job, run: Run, features: np.ndarray, folder: Path, seed: int) -> None:
+    predictions = ESTIMATORS[run.estimator or ""](job.task, job.data, features, job.split, seed)
+    metric = job.task.metric
+    outcomes = {
+        part: measure(metric, job.data.y[places], predictions[places])
+        for part, places in job.split.parts().items()
+        if part != "train"
+    }
+    record_seed(job, folder, seed, outcomes)
+    found = outcomes["test"].metrics[metric]
+    log.info("%s, seed %d: test %s %.4g", run.arm, seed, metric, found)
 
 
 def _features(job: Job, names: Sequence[str], seed: int) -> np.ndarray:
@@ -120,7 +124,8 @@ def seed_folder(runs: Path, run: Run, seed: int) -> Path | None:
         found = seed_folder(runs, choice, seed)
         if found is None:
             return None
-        value = read_json(found / RESULTS)["valid"][run.design.task.chosen_by]
+        result, task = read_json(found / RESULTS), run.design.task
+        value = chosen_by(task, result["valid"], list(result["valid_per_target"].values()))
         if is_better(run.design.task.metric, value, best):
             best, best_folder = value, found
     return best_folder

@@ -32,11 +32,6 @@ class Task:
         """Whether the labels are 0 and 1."""
         return self.metric == "roc_auc"
 
-    @property
-    def chosen_by(self) -> str:
-        """What the best epoch is chosen by: the metric, with forces their error, as published."""
-        return FORCE_MAE if self.has_forces else self.metric
-
 
 CUSTOM = "custom"
 _CLASSES: dict[str, tuple[str, ...] | None] = {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from msde.data.batch import MoleculeBatch
-from msde.downstream.evaluation import Outcome, evaluate, evaluation_batches
+from msde.downstream.evaluation import Outcome, chosen_by, evaluate, evaluation_batches
 from msde.downstream.features import remembered
 from msde.downstream.heads import TaskModel, parameter_groups
 from msde.downstream.labels import Scaling, TaskData
@@ -102,10 +102,10 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         outcome = self.predict(self.split.valid)
-        value = outcome.metrics[self.task.chosen_by]
+        value = chosen_by(self.task, outcome.metrics, outcome.per_target)
         if math.isnan(value):
             raise NotFinite(
-                f"epoch {self.epoch}: {self.task.chosen_by} of validation is NaN; give a smaller lr"
+                f"epoch {self.epoch}: the metric of validation is NaN; give a smaller lr"
             )
         if is_better(self.task.metric, value, self.best):
             self.best, self.best_epoch, self.best_state = value, self.epoch, _copy(self.model)

@@ -25,7 +25,7 @@ from msde.config import Config, to_dict
 from msde.config.schema import leaves
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
-from msde.files import MANIFEST, hash_files, write_folder_manifest
+from msde.files import MANIFEST, hash_files, make_output, write_folder_manifest
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.writer import Monitor, peak_memory_mb, summary
@@ -51,8 +51,8 @@ def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> N
     Raises:
         MsdeError: the folder cannot be made or written to.
     """
+    make_output(output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         preemption.clear_marks(output)
         (output / MANIFEST).unlink(missing_ok=True)
         names = {"config.json": to_dict(config), "deepspeed.json": ds_config}

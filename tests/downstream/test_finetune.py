@@ -19,7 +19,7 @@ from fixtures.downstream import (
     write_table,
 )
 from msde.downstream import training
-from msde.downstream.finetune import prepare
+from msde.downstream.finetune import prepare, unfinished
 from msde.downstream.heads import depths, load_model, make_model, parameter_groups
 from msde.downstream.labels import read_task_data
 from msde.downstream.settings import make_settings
@@ -89,6 +89,66 @@ def test_predictions_have_the_ids_of_the_input_and_give_the_metric(folder, done)
     assert root_mean_squared_error(y, predicted) == pytest.approx(
         read_results(done)["test"]["rmse"][1], rel=1e-5
     )
+
+
+def test_rows_of_several_files_name_their_file(folder, tmp_path):
+    (tmp_path / "data").mkdir()
+    header, *lines = (folder / "t.csv").read_text().splitlines()
+    for name, part in (("a.csv", lines[:30]), ("b.csv", lines[30:])):
+        (tmp_path / "data" / name).write_text("\n".join([header, *part]) + "\n")
+    given = (tmp_path / "data", folder / "checkpoint", tmp_path / "out")
+    finetune(*given, "epochs=1", "split=random")
+    rows = read_predictions(tmp_path / "out/seed-0/predictions.csv")
+    assert {row["file"] for row in rows} == {"a.csv", "b.csv"}
+    for row in rows:
+        line = (tmp_path / "data" / row["file"]).read_text().splitlines()[int(row["line"]) - 1]
+        assert line.split(",")[1] == row["name"]
+
+
+def test_predictions_keep_the_digits_of_total_energies(folder, tmp_path):
+    header, *lines = (folder / "t.csv").read_text().splitlines()
+    energies = [f"{text.split(',')[0]},{-406757.1234 - n / 1000}" for n, text in enumerate(lines)]
+    (tmp_path / "e.csv").write_text("\n".join(["smiles,energy", *energies]) + "\n")
+    given = {"targets": ["energy"], "metric": "mae"}
+    finetune(tmp_path / "e.csv", folder / "checkpoint", tmp_path / "out", "epochs=1", **given)
+    rows = read_predictions(tmp_path / "out/seed-0/predictions.csv")
+    test = [row for row in rows if row["part"] == "test"]
+    errors = [abs(float(row["energy"]) - float(row["energy_predicted"])) for row in test]
+    assert np.mean(errors) == pytest.approx(read_results(tmp_path / "out")["test"]["mae"][0], 1e-3)
+
+
+def test_a_seed_is_trained_by_one_process_at_a_time(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("msde.files.LOCK_SECONDS", 0.2)
+    given = (folder / "t.csv", folder / "checkpoint", tmp_path / "out")
+    with unfinished(tmp_path / "out/seed-0") as made:
+        assert made is not None
+        with pytest.raises(MsdeError, match="another process works on .*seed-0; wait for its end"):
+            finetune(*given)
+    finetune(*given)
+    assert read_results(tmp_path / "out")["seeds"] == [0]
+    assert not (tmp_path / "out/seed-0/lock").exists()
+
+
+def test_an_output_that_is_a_file_is_an_error_of_one_line(folder, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(MsdeError, match="--output .*out cannot be written: File exists"):
+        finetune(folder / "t.csv", folder / "checkpoint", tmp_path / "out")
+
+
+def test_results_are_json_where_a_target_has_one_class(folder, tmp_path):
+    """No test molecule of the second target is of class 1: there is no ROC-AUC of it."""
+    rows = [line.split(",") for line in (folder / "t.csv").read_text().splitlines()[1:]]
+    lines = ["smiles,a,b,part"]
+    for n, row in enumerate(rows):
+        part = ("train", "train", "train", "valid", "test")[n % 5]
+        lines.append(f"{row[0]},{n // 5 % 2},{int(part == 'train' and n % 2)},{part}")
+    (tmp_path / "c.csv").write_text("\n".join(lines) + "\n")
+    given = {"targets": ["a", "b"], "metric": "roc_auc"}
+    split = ["split=column", "split_column=part", "epochs=1"]
+    finetune(tmp_path / "c.csv", folder / "checkpoint", tmp_path / "out", *split, **given)
+    text = (tmp_path / "out/results.json").read_text()
+    results = json.loads(text, parse_constant=lambda word: pytest.fail(word))
+    assert results["test_per_target"]["b"] == [None] and results["test"]["roc_auc"][0] >= 0
 
 
 def test_metrics_are_logged_for_every_epoch(done):

@@ -9,6 +9,7 @@ import pytest
 from fixtures.downstream import finetune, save_checkpoint, smiles, write_table, write_trajectory
 from msde.data_tools.convert import convert
 from msde.data_tools.merge import merge
+from msde.data_tools.models.finetuning import task_shards
 from msde.data_tools.models.prediction import predict_file
 from msde.data_tools.options import Options
 from msde.downstream.labels import read_task_data
@@ -35,6 +36,41 @@ def test_labels_of_shards_are_in_the_units_of_the_task(tmp_path, caplog):
     assert data.units == ("meV",)
     assert data.y[:, 0] == pytest.approx(27211.386 * (0.1 + np.arange(12)), rel=1e-6)
     assert "label gap is converted from Ha to meV" in caplog.text
+
+
+@pytest.mark.parametrize("columns, size", [(("gap=Ha",), 27211.386), (("gap",), 1), (None, 1)])
+def test_labels_of_a_file_are_in_the_unit_that_the_user_states(tmp_path, columns, size, caplog):
+    lines = [f"{text},{0.1 + n}" for n, text in enumerate(smiles(12))]
+    (tmp_path / "q.csv").write_text("\n".join(["smiles,gap", *lines]) + "\n")
+    task = get_task("qm9-gap")
+    given = (make_settings(task, ["view=2d"]), "auto", Options(label_columns=columns))
+    with caplog.at_level(logging.INFO, "msde"):
+        root = task_shards(task, tmp_path / "q.csv", tmp_path / "data", *given).root
+        data = read_task_data(root, task)
+    assert data.units == ("meV",)
+    assert data.y[:, 0] == pytest.approx(size * (0.1 + np.arange(12)), rel=1e-6)
+    assert ("unit of gap is not stated" in caplog.text) == (size == 1)
+
+
+def test_energies_that_the_user_states_in_ev_are_converted_with_their_forces(tmp_path):
+    path, task = write_trajectory(tmp_path / "e.npz"), get_task("md17-ethanol")
+    given = (make_settings(task, []), "auto", Options(label_columns=("energy=eV",)))
+    data = read_task_data(task_shards(task, path, tmp_path / "data", *given).root, task)
+    arrays = np.load(path)
+    assert data.y[:, 0] * EV_PER_KCAL_MOL == pytest.approx(arrays["E"], rel=1e-5)
+    assert data.columns.forces * EV_PER_KCAL_MOL == pytest.approx(
+        arrays["F"].reshape(-1, 3), rel=1e-4, abs=1e-4
+    )
+
+
+def test_options_of_files_are_refused_where_the_data_are_shards(tmp_path):
+    root = convert_table(tmp_path / "q.csv", "gap", lambda n: n, ("gap=eV",))
+    task = get_task("qm9-gap")
+    options = Options(label_columns=("gap=Ha",))
+    with pytest.raises(MsdeError, match="--label-columns is of no use for .*folder of shards"):
+        task_shards(
+            task, root, tmp_path / "data", make_settings(task, ["view=2d"]), "auto", options
+        )
 
 
 def test_a_unit_of_another_kind_is_refused(tmp_path):

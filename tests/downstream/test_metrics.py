@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import mean_absolute_error, roc_auc_score, root_mean_squared_error
 
-from msde.downstream.metrics import is_better, mae, over_targets, per_target, rmse, roc_auc
+from msde.downstream.metrics import (
+    is_better,
+    mae,
+    over_targets,
+    per_target,
+    rmse,
+    roc_auc,
+    unit_free,
+)
 
 
 @pytest.fixture
@@ -29,6 +37,18 @@ def test_errors_are_those_of_scikit_learn(rng):
     y[:10] = np.nan
     expected = root_mean_squared_error(y[10:], prediction[10:])
     assert rmse(y, prediction) == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_unit_of_a_target_decides_what_is_chosen():
+    """In other units both choices are multiplied alike, and NaN stands for no target."""
+    one, other = [1.0, 100.0], [0.5, 150.0]
+    assert unit_free("rmse", other) < unit_free("rmse", one) == pytest.approx(10)
+    for size in (1e-3, 1e3):
+        ratio = unit_free("mae", [0.5, 150 * size]) / unit_free("mae", [1.0, 100 * size])
+        assert ratio == pytest.approx(unit_free("mae", other) / unit_free("mae", one))
+    assert unit_free("rmse", [3.0, None, float("nan")]) == 3.0
+    assert np.isnan(unit_free("rmse", [None]))
+    assert unit_free("roc_auc", [0.5, 0.9, None]) == pytest.approx(0.7)
 
 
 def test_the_mean_is_over_targets_with_both_classes():

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from msde.downstream.metrics import over_targets
+from msde.downstream.metrics import per_target, unit_free
 from msde.downstream.statistics import Pair, compare, errors_of, holm, pool, wilcoxon
 
 
@@ -84,6 +85,23 @@ def test_intervals_hold_the_truth_whether_or_not_splits_share_their_test_molecul
     assert np.mean(hits) >= 0.88
 
 
+@pytest.mark.parametrize("table", [100, 140, 1000])
+def test_the_deviation_is_that_of_log_ratios_from_all_to_hardly_any_shared_molecules(table):
+    """Five test parts of 100 of so many molecules, two seeds: neither too wide nor too narrow."""
+    rng, squares, ratios = np.random.default_rng(0), [], []
+    for _ in range(80):
+        errors, made = rng.exponential(size=(2, table, 1)), []
+        for split in range(5):
+            members = rng.choice(table, 100, replace=False)
+            noisy = errors[:, members] * np.exp(0.1 * rng.normal(size=(2, 100, 1)))
+            for seed in np.exp(0.1 * rng.normal(size=(2, 2, 1, 1))):
+                made.append(Pair(str(split), members.tolist(), np.zeros((100, 1)), *noisy * seed))
+        found = compare("mae", made, draws=150)
+        squares.append(((found.high - found.low) / 2 / scipy.stats.t(4).ppf(0.975)) ** 2)
+        ratios.append(found.log_ratio)
+    assert np.mean(squares) == pytest.approx(np.mean(np.square(ratios)), rel=0.4)
+
+
 def test_one_error_alone_says_nothing():
     """As of forces with one split and one seed."""
     y = np.zeros((1, 1))
@@ -99,7 +117,8 @@ def test_errors_of_draws_are_those_of_the_molecules_repeated():
     rows = rng.integers(25, size=(8, 25))
     counts = np.stack([np.bincount(row, minlength=25) for row in rows]).astype(float)
     for metric in ("roc_auc", "rmse", "mae"):
-        expected = [over_targets(metric, y[row], scores[row]) for row in rows]
+        each = [per_target(metric, y[row], scores[row]) for row in rows]
+        expected = [unit_free(metric, values) for values in each]
         found = errors_of(metric, y, scores, counts)
         assert found == pytest.approx([1 - e if metric == "roc_auc" else e for e in expected])
 

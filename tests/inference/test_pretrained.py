@@ -352,6 +352,16 @@ def test_a_scikit_learn_pipeline(folder):
     assert np.isnan(step.set_params(on_failure="nan").transform(["C", "nonsense"])[1]).all()
 
 
+def test_a_molecule_without_a_conformer_is_a_failure_of_the_transformer(folder, caplog):
+    step = MoleculeEmbedding(folder, view="both").fit([])
+    with pytest.raises(MsdeError, match="1 molecules could not be embedded.* 1: no 3D view"):
+        step.transform(["CCO", "C1#CC1"])
+    vectors = step.set_params(on_failure="nan").transform(["CCO", "C1#CC1"])
+    width = step.model_.width("2d")
+    assert np.isfinite(vectors[0]).all() and np.isfinite(vectors[1, :width]).all()
+    assert np.isnan(vectors[1, width:]).all() and "1 molecules could not" in caplog.text
+
+
 def test_large_molecules_are_batched_by_pairs(model, monkeypatch):
     monkeypatch.setattr("msde.inference.inputs.BATCH_PAIRS", 50)
     seen = []

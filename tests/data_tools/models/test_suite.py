@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
 
 from fixtures.downstream import save_checkpoint, write_table, write_trajectory
 from msde.data_tools.convert import convert
+from msde.data_tools.models import suite as runs_of_suites
 from msde.data_tools.models.suite import run_suite
 from msde.data_tools.options import Options
 from msde.downstream import suite
@@ -170,14 +172,43 @@ def test_a_run_that_fails_keeps_no_other_from_being_done_and_compared(folder, tm
     assert len(read(tmp_path / "out/comparisons.csv")) == 3
 
 
+def test_an_error_that_was_not_foreseen_keeps_no_other_run_from_being_compared(
+    folder, tmp_path, monkeypatch
+):
+    plan = PLAN | {"seeds": 1, "arms": ["pretrained", "random", "ecfp + ridge"]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+
+    def fail(*arguments):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setitem(suite.ESTIMATORS, "ridge", fail)
+    given = (tmp_path / "plan.json", folder, checkpoints(folder), tmp_path / "out")
+    with pytest.raises(MsdeError, match="RuntimeError: CUDA out of memory"):
+        run_suite(*given, draws=50)
+    assert len(read(tmp_path / "out/table.csv")) == 4 and (tmp_path / "out/table.md").exists()
+
+
+def test_runs_in_processes_take_the_gpus_in_turn(monkeypatch):
+    ranks = []
+    monkeypatch.setitem(os.environ, "LOCAL_RANK", "")
+    monkeypatch.setattr(runs_of_suites, "execute", lambda: ranks.append(os.environ["LOCAL_RANK"]))
+    for number in range(3):
+        runs_of_suites._execute_alone(number)
+    assert ranks == ["0", "1", "2"]
+
+
 def test_forces_are_compared_by_their_errors(folder, tmp_path):
     write_trajectory(folder / "ethanol.npz")
+    convert([folder / "ethanol.npz"], tmp_path / "seen", options=Options(keep_hydrogens=True))
     task = {"task": "md17-ethanol", "data": "ethanol.npz", "arms": ["pretrained", "random"],
             "settings": ["train=8", "valid=4"]}  # fmt: skip
     splits = [["split_seed=0"], ["split_seed=1"]]
     plan = {"tasks": [task], "settings": ["epochs=1"], "splits": splits}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    run_suite(tmp_path / "plan.json", folder, checkpoints(folder), tmp_path / "out", draws=50)
+    run_suite(
+        tmp_path / "plan.json", folder, checkpoints(folder), tmp_path / "out",
+        pretraining=[tmp_path / "seen"], draws=50,
+    )  # fmt: skip
     errors = {
         (row["split"], row["arm"]): float(row["value"])
         for row in read(tmp_path / "out/table.csv")
@@ -189,6 +220,8 @@ def test_forces_are_compared_by_their_errors(folder, tmp_path):
     ]
     (row,) = read(tmp_path / "out/comparisons.csv")
     assert float(row["log_ratio"]) == pytest.approx(np.mean(ratios)) and row["pairs"] == "2"
+    assert row["molecules"] == "all"  # all frames are of a molecule that pretraining has seen
+    assert "60 (frames; forces are not compared" in (tmp_path / "out/table.md").read_text()
 
 
 @pytest.mark.slow
@@ -232,9 +265,21 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"splits": [["split=column", "split_column=a"]]}, "cannot split t-logp-20 by a column"),
         ({"splits": [["split_seed=0"], ["split_seed=1"]]}, "two splits of t-logp-all are the same"),
         ({"tasks": MD17}, "cannot learn forces"),
+        ({"settings": [5]}, "a member of 'settings' is 5, expected text"),
+        ({"splits": [[{"split": "random"}]]}, "a member of a split is .'split': 'random'., expec"),
+        ({"recipes": {"slow": [1]}}, "a member of recipe 'slow' is 1, expected text"),
+        ({"tasks": [{"task": ["esol"], "data": "t.csv"}]}, "'task' is .'esol'., expected text"),
+        ({"tasks": [{"task": "esol", "data": 5}]}, "'data' is 5, expected text"),
+        ({"tasks": [{"task": "esol", "data": "a", "labels": ["5"]}]}, "'labels' holds '5', expec"),
     ],
 )
 def test_a_plan_is_checked_before_anything_runs(tmp_path, change, message):
     (tmp_path / "plan.json").write_text(json.dumps(PLAN | change))
     with pytest.raises(MsdeError, match=message):
         read_plan(tmp_path / "plan.json", ["pretrained", "other"])
+
+
+@pytest.mark.parametrize("name", ["random", "ecfp", "frozen", "frozen mine", "chosen", "a and b"])
+def test_a_checkpoint_has_a_name_that_means_nothing_else(folder, name):
+    with pytest.raises(MsdeError, match=f"--checkpoint {name}=: arms of that name mean something"):
+        read_plan(folder / "plan.json", ["pretrained", "other", name])
