@@ -161,15 +161,8 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     """
     values = read_json(path)
     _check_keys(path, values, KEYS)
-    starts = [*checkpoints, RANDOM]
-    recipes = RECIPES | _read_recipes(path, values.get("recipes", {}), starts)
-    for name in checkpoints:
-        if name.split()[0] in {RANDOM, *FINGERPRINTS, *recipes, CHOSEN.strip()} or AND in name:
-            raise MsdeError(f"--checkpoint {name}=: arms of that name mean something else; rename")
-    known = [*starts, *(f"{recipe} {name}" for recipe in recipes for name in starts)]
-    known += _fitted((*FINGERPRINTS, *starts))
-    known += _fitted(f"{name}{AND}{other}" for name in starts for other in FINGERPRINTS)
-    known += [CHOSEN + name for name in starts]
+    recipes = RECIPES | _read_recipes(path, values.get("recipes", {}), [*checkpoints, RANDOM])
+    known = _known_arms(checkpoints, recipes)
     designs = []
     for entry in values["tasks"]:
         _check_keys(path, entry, TASK_KEYS)
@@ -212,6 +205,18 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     if any(run.estimator for run in plan.runs()) and not importlib.util.find_spec("sklearn"):
         raise MsdeError(f"{path} has arms of scikit-learn: pip install 'msde[sklearn]'")
     return plan
+
+
+def _known_arms(checkpoints: Iterable[str], recipes: Iterable[str]) -> list[str]:
+    """Return the arms that a plan may name; no checkpoint may be called like another thing."""
+    starts = [*checkpoints, RANDOM]
+    for name in starts[:-1]:
+        if name.split()[0] in {RANDOM, *FINGERPRINTS, *recipes, CHOSEN.strip()} or AND in name:
+            raise MsdeError(f"--checkpoint {name}=: arms of that name mean something else; rename")
+    known = [*starts, *(f"{recipe} {name}" for recipe in recipes for name in starts)]
+    known += _fitted((*FINGERPRINTS, *starts))
+    known += _fitted(f"{name}{AND}{other}" for name in starts for other in FINGERPRINTS)
+    return known + [CHOSEN + name for name in starts]
 
 
 def _read_recipes(path: Path, values: Any, starts: Sequence[str]) -> dict[str, tuple[str, ...]]:
