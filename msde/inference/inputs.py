@@ -63,8 +63,9 @@ class MoleculeList:
         """Return a molecule as a record; without one the chunk gets the reason."""
         notes: list[str] = []
         remarks: list[str] = []
-        record, problem = self._record(molecule, number, self._views == ["2d"], remarks)
-        if record is None and "2d" in self._views:
+        flat_only = self._views == ["2d"]
+        record, problem = self._record(molecule, number, flat_only, remarks)
+        if record is None and "2d" in self._views and not flat_only:
             remarks.clear()
             record, _ = self._record(molecule, number, True, remarks)
             if record is not None:
