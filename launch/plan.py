@@ -11,10 +11,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from msde.cli import OneLineParser, report_errors
+from msde.cli import OneLineParser, check_writable, report_errors
 from msde.config import deepspeed, make_config
 from msde.config.choices import GPU_MEMORY
 from msde.config.presets import PRESETS
+from msde.errors import require
 
 
 def make_parser() -> OneLineParser:
@@ -37,6 +38,9 @@ def make_parser() -> OneLineParser:
 def main() -> None:
     """Parse, measure and print."""
     arguments = make_parser().parse_args()
+    require({"--gpus is at least 1": arguments.gpus >= 1})
+    if arguments.output is not None:
+        check_writable(arguments.output)
     config = make_config(arguments.preset, overrides=arguments.overrides)
 
     from msde.cluster import process

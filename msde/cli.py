@@ -71,6 +71,12 @@ def check_exist(*paths: Path) -> None:
             raise MsdeError(f"{path} cannot be read: it does not exist")
 
 
+def check_writable(output: Path) -> None:
+    """Raise an MsdeError unless a file can be made in the folder of `output`."""
+    if not os.access(output.parent, os.W_OK):
+        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
+
+
 def report_errors(main: Callable[[], None]) -> None:
     """Run a command and end the process; an MsdeError becomes one line on stderr and an exit code.
 

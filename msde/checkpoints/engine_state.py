@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from msde.checkpoints import card
 from msde.checkpoints.snapshots import (
     folder_name,
+    folders,
     make_room,
     newest_problem,
     newest_valid,
@@ -87,6 +89,25 @@ def export_weights(
     state = full_state(module)
     if dist.get_rank() == 0:
         write(state, config, folder, origin)
+    dist.barrier()
+
+
+def replace_weights(module: nn.Module, config: Config, folder: Path, origin: Sequence[str]) -> None:
+    """Write a folder of weights in place of the one that is there; every rank must call it.
+
+    Raises:
+        DiskFull: there is no room for it; the one that is there is intact.
+    """
+    new, former = (folder.with_name(f".{folder.name}.{word}") for word in ("tmp", "former"))
+    needed = 4 * sum(_size(p) for p in module.parameters())
+    with undo_if_disk_full(folder, new, needed):
+        export_weights(module, config, new, origin)
+    if dist.get_rank() == 0:
+        if folder.exists():
+            shutil.rmtree(former, ignore_errors=True)
+            os.replace(folder, former)
+        os.replace(new, folder)
+        shutil.rmtree(former, ignore_errors=True)
     dist.barrier()
 
 
@@ -190,7 +211,7 @@ def find(root: Path, resume: str) -> Checkpoint | None:
     """
 
     def choose() -> Checkpoint | None:
-        present = any(root.glob("step-*"))
+        present = bool(folders(root))
         if resume == "never" and present:
             raise MsdeError(
                 f"{root} holds checkpoints of an earlier run; choose another --output, or go on "
@@ -203,6 +224,12 @@ def find(root: Path, resume: str) -> Checkpoint | None:
         return Checkpoint(*found) if found else None
 
     return on_first_rank(choose)
+
+
+def changed_settings(checkpoint: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from those of a checkpoint: its value and this run's."""
+    stored, own = leaves(from_dict(read_json(checkpoint.folder / "config.json"))), leaves(config)
+    return {key: (stored[key], own[key]) for key in own if stored[key] != own[key]}
 
 
 def check_compatible(
@@ -218,10 +245,10 @@ def check_compatible(
         MsdeError: naming the difference.
     """
     folder, manifest = checkpoint
-    stored, own = leaves(from_dict(read_json(folder / "config.json"))), leaves(config)
-    for key in (key for key in own if stored[key] != own[key]):
-        change = f"{key} = {stored[key]}, this run has {own[key]}"
-        if key.startswith("model."):
+    for key, (stored, own) in changed_settings(checkpoint, config).items():
+        change = f"{key} = {stored}, this run has {own}"
+        other_network = key == "loss.coefficient_displacements" and bool(stored) != bool(own)
+        if key.startswith("model.") or other_network:
             raise MsdeError(f"{folder} was written with {change}")
         log.warning("the checkpoint was written with %s", change)
     if manifest["zero_stage"] != zero_stage:
@@ -267,7 +294,8 @@ def load(
         source = folder.with_name(f".{folder.name}.universal")
         on_first_rank(lambda: _convert(folder, source))
     groups = [{k: v for k, v in g.items() if k != "params"} for g in engine.optimizer.param_groups]
-    loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name)
+    with _own_clipping(engine):
+        loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name)
     if loaded is None:
         raise NoCheckpoint(f"DeepSpeed could not load {folder}")
     place_step_counts(engine.optimizer)
@@ -280,6 +308,24 @@ def load(
             shutil.rmtree(source, ignore_errors=True)
     log.info("resuming from %s", folder)
     return ema
+
+
+@contextlib.contextmanager
+def _own_clipping(engine: deepspeed.DeepSpeedEngine) -> Iterator[None]:
+    """Clip gradients as this run is configured after loading, not as the run before was.
+
+    ZeRO 1 and 2 of DeepSpeed 0.19.8 take the limit from the checkpoint, and refuse one that has a
+    limit where the norm is not computed.
+    """
+    optimizer = engine.optimizer
+    if not hasattr(optimizer, "compute_grad_norm"):
+        yield
+        return
+    computes = optimizer.compute_grad_norm
+    optimizer.compute_grad_norm = True
+    yield
+    optimizer.compute_grad_norm = computes
+    optimizer.clip_grad = engine.gradient_clipping()
 
 
 def _convert(folder: Path, target: Path) -> None:

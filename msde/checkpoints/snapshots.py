@@ -14,6 +14,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,11 @@ RENAMED = {"left_out_in_a_row": "skipped_in_a_row"}  # manifests' keys: former a
 def folder_name(step: int) -> str:
     """Return the name of the checkpoint of a step; names sort by step."""
     return f"step-{step:09d}"
+
+
+def folders(root: Path) -> list[Path]:
+    """Return the checkpoints in a folder; copies under other names are no checkpoints."""
+    return [path for path in root.glob("step-*") if re.fullmatch(r"step-\d{9,}", path.name)]
 
 
 def make_room(root: Path, final: Path, needed: int) -> None:
@@ -95,7 +101,7 @@ def prune(root: Path, keep_last: int, keep_every: int | None) -> None:
         keep_last: number of checkpoints to keep, the newest included.
         keep_every: checkpoints of steps that it divides are kept, too.
     """
-    steps = sorted(int(path.name.removeprefix("step-")) for path in root.glob("step-*"))
+    steps = sorted(int(path.name.removeprefix("step-")) for path in folders(root))
     for old in steps[:-keep_last]:
         if not keep_every or old % keep_every:
             # Renamed first: a crash must not leave half a checkpoint under a checkpoint's name.
@@ -111,7 +117,7 @@ def newest_valid(root: Path) -> tuple[Path, dict[str, Any]] | None:
     one, it is renamed, so that `prune` does not count it.
     """
     damaged: list[Path] = []
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    for folder in sorted(folders(root), reverse=True):
         problem, manifest = _verify(folder)
         if problem is None:
             for other in damaged:
@@ -125,14 +131,14 @@ def newest_valid(root: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def newest_problem(root: Path) -> str:
     """Return what is wrong with the newest checkpoint, in brackets; "" if nothing or none is."""
-    newest = max(root.glob("step-*"), default=None)
+    newest = max(folders(root), default=None)
     problem = None if newest is None else _verify(newest)[0]
     return f" ({newest.name}: {problem})" if newest and problem else ""
 
 
 def newest_manifest(root: Path) -> dict[str, Any]:
     """Return the newest undamaged manifest without verifying its files, or an empty one."""
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    for folder in sorted(folders(root), reverse=True):
         problem, manifest = _read_manifest(folder)
         if problem is None:
             return manifest

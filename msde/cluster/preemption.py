@@ -28,11 +28,13 @@ class StopRequest:
         """Handle signals from now on; the first rank looks for the file, too."""
         self._by: str | None = None
         self._file = output / STOP if ranks.rank() == 0 else None
-        for number in SIGNALS:
+        for number in (*SIGNALS, signal.SIGINT):
             signal.signal(number, self._notice)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._by = signal.Signals(number).name  # little else is safe in a handler
+        if number == signal.SIGINT:  # the second Ctrl-C ends the process at once
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def ask(self, reason: str) -> None:
         """Request this rank to stop."""

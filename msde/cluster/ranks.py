@@ -9,15 +9,16 @@ from collections.abc import Mapping
 
 from msde.errors import MsdeError
 
-# launcher -> its variables of rank, local rank, world size and local world size
+# launcher -> its variables of rank, local rank, world size and local world size. Processes of
+# mpirun may have those of SLURM, too: of the one task on each node by which it starts them.
 _LAUNCHERS = {
-    "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
     "mpirun": (
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_LOCAL_RANK",
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
+    "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
     "mpiexec": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", "MPI_LOCALNRANKS"),
 }
 

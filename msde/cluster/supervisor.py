@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from msde.cluster import preemption
 from msde.cluster.launcher import end_with_the_parent
+from msde.errors import MsdeError, require
 
 PREEMPTED = 75  # EX_TEMPFAIL: the same command goes on later
 NOT_RETRYABLE = {
@@ -95,6 +97,8 @@ class Supervisor:
         """Run the command once; return 0 if the run is done, else the exit code that says why."""
         preemption.clear_marks(self.output)
         self.job = Job(command)
+        if self.stopping:  # asked to between the last look and this start
+            self.job.signal(signal.SIGTERM)
         code = self.job.process.wait()
         done, preempted = self.output / preemption.DONE, self.output / preemption.PREEMPTED
         self.job.clean_up()
@@ -116,7 +120,13 @@ def supervise(output: Path, command: list[str], restarts: int = 0, pause: float 
         output: folder of the run, where the marker DONE says that it is done.
         restarts: how often the command is started again at most.
         pause: seconds before each restart.
+
+    Raises:
+        MsdeError: there is no such command, or a number is below zero.
     """
+    require({"--restarts is at least 0": restarts >= 0, "--pause is at least 0": pause >= 0})
+    if shutil.which(command[0]) is None:
+        raise MsdeError(f"{command[0]} is no command that can be run; give it behind --")
     supervisor = Supervisor(output)
     for left in range(restarts, -1, -1):
         code = supervisor.run(command)
@@ -128,4 +138,6 @@ def supervise(output: Path, command: list[str], restarts: int = 0, pause: float 
             break
         sys.stderr.write(f"supervise: exit code {code}: starting again, {left} more at most\n")
         time.sleep(pause)
+        if supervisor.stopping:
+            break
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from msde.config.schema import Config, leaves
@@ -30,7 +31,7 @@ RANGES: dict[str, Range] = {
             "loss.num_timesteps", "loss.temperature", "loss.num_shifts", "model.schnet.cutoff",
             "model.painn.cutoff", "model.conformer.input_spread", "model.topology.input_spread",
             "model.conformer.sde.scale", "model.topology.sde.scale", "data.atoms_per_slot",
-            "data.max_validation_molecules", "run.steps", "run.epochs", "run.log_every",
+            "data.max_validation_molecules", "run.steps", "run.log_every",
             "run.save_every", "run.validate_every", "run.keep_last", "run.keep_every",
             "run.max_skipped_steps", "optim.lr",
         ),
@@ -48,7 +49,12 @@ RANGES: dict[str, Range] = {
     "model.topology.hidden_types": ("in [0, 1]", lambda value: 0 <= value <= 1),
     "optim.warmup_steps": _at_least(0),
     "optim.weight_decay": _at_least(0),
+    "optim.scale_encoder_2d": _at_least(0),
+    "optim.scale_encoder_3d": _at_least(0),
+    "optim.scale_2d_to_3d": _at_least(0),
+    "optim.scale_3d_to_2d": _at_least(0),
     "run.comm_timeout": _at_least(5),
+    "run.epochs": ("positive and finite", lambda value: 0 < value < math.inf),
     "run.seed": ("in [0, 2^64)", lambda value: 0 <= value < 2**64),
     "run.spike_factor": ("0 or more than 1", lambda value: value == 0 or value > 1),
 }  # fmt: skip

@@ -18,6 +18,7 @@ from msde.checkpoints import weights
 from msde.cluster import process
 from msde.config import Config
 from msde.config.deepspeed import zero_stage
+from msde.errors import MsdeError
 from msde.model import MoleculeSDE
 from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.compilation import CompiledMoleculeSDE
@@ -33,10 +34,16 @@ def start_process_group(timeout: float) -> None:
 
     Args:
         timeout: seconds that the ranks wait for each other.
+
+    Raises:
+        MsdeError: the launcher has set RANK alone.
     """
     # Of these ops, DeepSpeed compiles here its reduction in shared memory, which only inference
     # calls: a minute on a CPU, and 69 MB a rank that outlive the run.
     deepspeed.ops.__compatible_ops__ = {}
+    needed = ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if name not in os.environ]:
+        raise MsdeError(f"RANK is set but {', '.join(missing)} is not: set all five, or none")
     # Before the first collective: DeepSpeed itself chooses the device only with the engine.
     get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from msde.training.flat_parameters import LAYOUT, model_of
 from msde.training.metrics import Interval
 from msde.training.optimizer import learning_rate_factor, parameter_groups, set_hyper_parameters
 from msde.training.plan import RunPlan, make_plan
-from msde.training.run import Run, open_monitor, prepare_output
+from msde.training.run import Run, only_run_in, open_monitor, prepare_output
 from msde.training.state import RunState
 from msde.training.step_guard import StepGuard
 from msde.training.validation import Validator, sampled_conformers
@@ -66,7 +67,7 @@ def pretrain(
     # Until `build_run` has finished: ranks wait while the first one converts a checkpoint.
     limit_waiting(max(config.run.comm_timeout, STARTING))
     watchdog = Watchdog(longest_step(config), stop, launcher or Launcher())
-    with watchdog.explaining_failures():
+    with watchdog.explaining_failures(), only_run_in(output):
         run = build_run(config, plan, output, ds_config, resume, init_from, stop, watchdog)
         try:
             train(run, profile_steps)
@@ -91,6 +92,9 @@ def build_run(
     if checkpoint is not None:
         universal = engine_state.check_compatible(checkpoint, config, world_size, stage)
         state = RunState.from_manifest(checkpoint.manifest)
+        if any(map(decides_validation, engine_state.changed_settings(checkpoint, config))):
+            log.warning("held-out losses mean something else now: best/ is chosen anew")
+            state.best_validation = math.inf
         plan.stream.load_state_dict(checkpoint.manifest["stream"])
     log.info("building the model and DeepSpeed's engine")
     model = make_model(config, init_from if checkpoint is None else None)
@@ -121,6 +125,11 @@ def build_run(
     limit_waiting(longest_step(config))
     watchdog.progress()
     return run
+
+
+def decides_validation(key: str) -> bool:
+    """Return whether losses on held-out molecules with another value cannot be compared."""
+    return key.startswith("loss.") or key in ("run.ema_decay", "data.max_validation_molecules")
 
 
 def has_flat_parameters(checkpoint: engine_state.Checkpoint) -> bool:

@@ -29,6 +29,9 @@ class TermSums:
     def __init__(self, device: torch.device, loss: LossConfig) -> None:
         """Start from zero; `loss` says which terms there are."""
         self._names = names_of_terms(loss)
+        # Objectives that are off are zero in the model's terms: no loss of them is shown.
+        off = {name for name in self._names if not getattr(loss, f"coefficient_{name}", 1)}
+        self._off = off | {"contrastive_accuracy"} if "contrastive" in off else off
         directions = (name.removeprefix("t_") for name in NAMES_OF_TIMES)
         self._timed = [name for name in directions if getattr(loss, f"coefficient_{name}")]
         self._quarters = torch.arange(len(QUARTERS), device=device).unsqueeze(1)  # (4, 1)
@@ -69,8 +72,10 @@ class TermSums:
         found = {
             f"loss/{part}{name}": total / molecules
             for name, total in zip(self._names, losses, strict=True)
+            if name not in self._off
         }
-        found[f"accuracy/{part}contrastive"] = found.pop(f"loss/{part}contrastive_accuracy")
+        if "contrastive_accuracy" not in self._off:
+            found[f"accuracy/{part}contrastive"] = found.pop(f"loss/{part}contrastive_accuracy")
         rows = iter(by_time)
         for name in self._timed:
             column = self._names.index(name)

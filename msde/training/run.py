@@ -10,6 +10,7 @@ import logging
 import math
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,11 @@ from msde.checkpoints import card, engine_state, snapshots
 from msde.cluster import preemption, ranks
 from msde.cluster.preemption import StopRequest
 from msde.cluster.watchdog import Watchdog
-from msde.config import Config, to_dict
+from msde.config import Config, read_json, to_dict
 from msde.config.schema import leaves
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
-from msde.files import MANIFEST, hash_files, make_output, write_folder_manifest
+from msde.files import MANIFEST, hash_files, locked, make_output, write_folder_manifest
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.writer import Monitor, peak_memory_mb, summary
@@ -44,6 +45,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("msde")
 
+LOCK = ".lock"  # in the folder of a run, while it trains
+
+
+@contextlib.contextmanager
+def only_run_in(output: Path) -> Iterator[None]:
+    """Make the run's folder and keep other runs out of it; every rank must call it.
+
+    Raises:
+        MsdeError: another process trains there, or the folder cannot be made.
+    """
+    with contextlib.ExitStack() as held:
+
+        def lock() -> None:
+            make_output(output)
+            message = f"another process trains in {output}; wait for its end, or stop it"
+            held.enter_context(locked(output / LOCK, message))
+
+        engine_state.on_first_rank(lock)
+        yield
+
 
 def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> None:
     """Make the run's folder and write its configuration there; first rank only.
@@ -52,6 +73,7 @@ def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> N
         MsdeError: the folder cannot be made or written to.
     """
     make_output(output)
+    _say_what_changed(output / "deepspeed.json", ds_config)
     try:
         preemption.clear_marks(output)
         (output / MANIFEST).unlink(missing_ok=True)
@@ -61,6 +83,14 @@ def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> N
         write_folder_manifest(output, {"files": hash_files(output, names)})
     except OSError as error:
         raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
+
+
+def _say_what_changed(former: Path, ds_config: dict[str, Any]) -> None:
+    """Warn of DeepSpeed's settings that were others when the run was started before."""
+    there = read_json(former) if former.exists() else ds_config
+    for key in ("gradient_clipping", "torch_autocast"):
+        if there.get(key) != ds_config.get(key):
+            log.warning("DeepSpeed's %s was %s, is %s", key, there.get(key), ds_config.get(key))
 
 
 def open_monitor(
@@ -212,21 +242,23 @@ class Run:
             self.state.validation_due = False
             return False
         with self.ema.swapped_in() if self.ema else contextlib.nullcontext():
-            terms = self.validator(self.engine, self._agree_to_go_on)
-            if terms is None:
+            found = self.validator(self.engine, self._agree_to_go_on)
+            if found is None:
                 return True
+            terms, left_out = found
             self.state.validation_due = False
             total = terms.get("loss/validation/total", math.nan)
             if terms:
                 self.report(terms)
-            elif self.monitor is not None:
-                self.monitor.event(self.state.step, "validation without finite losses", {})
-            if self.state.step and total < self.state.best_validation:
+            if left_out and self.monitor is not None:
+                facts = {"molecules": left_out, "of": self.validator.num_molecules}
+                self.monitor.event(self.state.step, "held-out losses that are not finite", facts)
+            if self.state.step and not left_out and total < self.state.best_validation:
                 self.state.best_validation = total
-                best = self.output / "best"
-                engine_state.export_weights(
-                    self.engine.module, self.config, best, self.origin(bool(self.ema))
-                )
+                engine_state.replace_weights(
+                    self.engine.module, self.config, self.output / "best",
+                    self.origin(bool(self.ema)),
+                )  # fmt: skip
             if self.samples is not None and self.state.step:
                 samples = self.samples(self.engine)
                 if self.monitor is not None and samples:

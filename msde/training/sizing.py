@@ -44,8 +44,8 @@ class Needs:
         return self.fixed + self.per_molecule * molecules
 
     def checkpoint_bytes(self, ema: bool) -> int:
-        """Return the size of a checkpoint: weights, their copy in ZeRO and Adam's two moments."""
-        return (20 if ema else 16) * self.num_parameters
+        """Return the size of a checkpoint: weights twice, ZeRO's own and Adam's two moments."""
+        return (24 if ema else 20) * self.num_parameters
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,16 @@ class Validator:
         slots = np.array_split(plan.validation, count)
         # All ranks make the same number of forward passes; ZeRO-3 would hang otherwise.
         numbers = range(rank, -(-count // world_size) * world_size, world_size)
-        self._count = count
+        self._count, self.num_molecules = count, len(plan.validation)
         self._slots = {n: plan.stream.data.fetch(slots[n % count]) for n in numbers}
 
     @torch.no_grad()
     def __call__(
         self, engine: DeepSpeedEngine, go_on: Callable[[], bool]
-    ) -> dict[str, float] | None:
-        """Return named means of the terms, or None if it was stopped; every rank must call it.
+    ) -> tuple[dict[str, float], int] | None:
+        """Return named means of the terms, and how many molecules have some that is not finite.
+
+        Every rank must call it. It is None if it was stopped.
 
         Args:
             go_on: called before every slot, by all ranks together; False stops the validation.
@@ -68,7 +70,8 @@ class Validator:
                     sums.add(terms, batch)
         finally:
             engine.train()
-        return sums.read("validation/")[0]
+        means, molecules, _ = sums.read("validation/")
+        return means, self.num_molecules - molecules
 
 
 class SampledConformers:

@@ -50,6 +50,15 @@ def test_every_damaged_file_is_detected_and_named(checkpoints, tmp_path, caplog,
         assert saved_steps(tmp_path / "none") == [] and not (root / "step-000000003").exists()
 
 
+def test_copies_under_other_names_are_no_checkpoints(checkpoints, tmp_path):
+    root = tmp_path / "checkpoints"
+    shutil.copytree(checkpoints[1] / "checkpoints", root)
+    shutil.copytree(root / "step-000000001", root / "step-000000009.bak")
+    snapshots.prune(root, 2, None)
+    assert snapshots.newest_valid(root)[1]["step"] == 3
+    assert (root / "step-000000009.bak").exists() and not (root / "step-000000001").exists()
+
+
 def test_a_manifest_with_a_flipped_bit_is_refused(checkpoints, tmp_path):
     root = tmp_path / "checkpoints"
     shutil.copytree(checkpoints[1] / "checkpoints", root)

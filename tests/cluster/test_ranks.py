@@ -47,6 +47,26 @@ def test_mpirun_is_mapped_and_missing_variables_are_named():
     assert (mapped["RANK"], mapped["WORLD_SIZE"]) == ("1", "2")
 
 
+def test_mpirun_decides_where_slurm_starts_its_daemons():
+    """mpirun has srun start one daemon on each node, whose variables its processes inherit."""
+    inherited = {
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+        "SLURM_STEP_NODELIST": "gpu[017-018]",
+        "SLURM_JOB_ID": "1234567",
+        "OMPI_COMM_WORLD_RANK": "5",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "5",
+        "OMPI_COMM_WORLD_SIZE": "16",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "8",
+        "MASTER_ADDR": "gpu017",
+        "MASTER_PORT": "29500",
+    }
+    mapped = map_environment(inherited)
+    assert [mapped[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["5", "5", "16"]
+
+
 def test_variables_of_deepspeed_and_torchrun_are_kept():
     assert map_environment({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0"}) == {}
 

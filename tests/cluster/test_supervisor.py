@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -21,12 +22,14 @@ from fixtures.jobs import (
 )
 from fixtures.launching import ENVIRONMENT
 from fixtures.paths import PRETRAIN, ROOT
+from msde.cluster.supervisor import supervise as run_alone
+from msde.errors import MsdeError
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
 
 
-def supervise(output, *command, restarts=0):
-    start = [sys.executable, "-m", "launch.supervise", "--restarts", restarts, "--pause", 0]
+def supervise(output, *command, restarts=0, pause=0):
+    start = [sys.executable, "-m", "launch.supervise", "--restarts", restarts, "--pause", pause]
     start += ["--output", output, "--", *command]
     return subprocess.Popen(
         list(map(str, start)), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
@@ -97,6 +100,24 @@ if os.fork():
 time.sleep(99)"""
     job = supervise(tmp_path, *scripted(tmp_path, leaves))
     assert job.wait(30) == 1 and not members(tmp_path)
+
+
+def test_a_request_to_stop_in_the_pause_before_a_restart_is_kept(tmp_path):
+    count = "open(output + '/count', 'a').write('x'); sys.exit(4)"
+    job = supervise(tmp_path, *scripted(tmp_path, count), restarts=1, pause=3)
+    wait_for((tmp_path / "count").exists)
+    time.sleep(0.7)  # the job has been cleaned up by then
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == 4 and (tmp_path / "count").read_text() == "x"
+
+
+def test_a_command_that_cannot_be_run_and_wrong_numbers_are_one_line(tmp_path):
+    for command, options, message in (
+        (["no-such-command"], {}, "no-such-command is no command that can be run"),
+        ([sys.executable], {"restarts": -1}, "--restarts is at least 0"),
+    ):
+        with pytest.raises(MsdeError, match=message):
+            run_alone(tmp_path, command, **options)
 
 
 def test_supervise_needs_a_command(tmp_path):

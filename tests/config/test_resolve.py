@@ -42,6 +42,8 @@ def test_round_trip_through_json():
         ("optim.beta1=2", "optim.beta1 must be in [0, 1)"),
         ("model.schnet.num_gaussians=1", "must be at least 2"),
         ("data.workers=-1", "data.workers must be at least 0"),
+        ("run.epochs=Infinity", "run.epochs must be positive and finite"),
+        ("optim.scale_encoder_3d=-1", "optim.scale_encoder_3d must be at least 0"),
         ("run.seed=-1", "run.seed must be in [0, 2^64)"),
         ("run.spike_factor=0.5", "run.spike_factor must be 0 or more than 1"),
         ("model.topology.time_dim=3", "model.topology.time_dim must be even"),

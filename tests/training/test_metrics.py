@@ -9,9 +9,12 @@ from safetensors.torch import load_file
 
 from fixtures.jobs import TINY, finish
 from fixtures.launching import ds_config
+from fixtures.models import make_small
 from fixtures.molecules import both
 from msde.monitor.writer import read_metrics
 from msde.training.metrics import QUARTERS, Interval, TermSums
+from msde.training.plan import make_plan
+from msde.training.validation import Validator
 
 CPU = torch.device("cpu")
 
@@ -55,6 +58,41 @@ def test_molecules_without_a_finite_loss_and_padding_do_not_count(alone, small_m
     assert molecules == batch.num_graphs - 1
     assert atoms == batch.num_atoms - int(batch.atoms_per_graph[0])
     assert all(map(math.isfinite, found.values()))
+
+
+def test_objectives_that_are_off_have_no_curve(alone, batch):
+    """Their terms are zero, which would look like a perfect loss, or an accuracy below chance."""
+    model = make_small("paper", "loss.coefficient_contrastive=0", "loss.coefficient_2d_to_3d=0")
+    _, terms = model(batch)
+    sums = TermSums(CPU, model.config.loss)
+    sums.add(terms, batch)
+    found = {name for name in sums.read()[0] if not name.startswith("loss_by_time")}
+    assert found == {"loss/total", "loss/3d_to_2d"}
+
+
+class Diverging(torch.nn.Module):
+    """A model whose loss of the first molecule of a slot is infinite, in place of the engine."""
+
+    device = CPU
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch):
+        loss, terms = self.model(batch)
+        terms["2d_to_3d"][0] = math.inf
+        return loss, terms
+
+
+def test_held_out_molecules_without_a_finite_loss_are_counted(alone, shard_dir):
+    model = make_small("paper", "data.validation_fraction=0.1", "data.molecules_per_step=8")
+    plan = make_plan(model.config, [shard_dir], 1)
+    validator = Validator(plan, model.config.loss, 0, 1)
+    means, left_out = validator(Diverging(model), lambda: True)
+    slots = max(1, round(len(plan.validation) / plan.molecules_per_slot))
+    assert left_out == slots < len(plan.validation) == validator.num_molecules
+    assert math.isfinite(means["loss/validation/total"])
 
 
 def test_the_phases_of_a_step_are_timed(alone, small_model):
