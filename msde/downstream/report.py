@@ -112,8 +112,9 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Return a row for each comparison of each design, and of it without overlapping molecules.
 
-    Rows of groups, the means of their designs, have the scope `group`. Holm's correction is over
-    the designs, or groups, of a comparison.
+    Rows of groups have the scope `group`: the means of their designs, but for those that have less
+    than half of the splits of the others. Holm's correction is over the designs, or groups, of a
+    comparison.
     """
     rows: list[dict[str, Any]] = []
     for arms in compared(plan.arms, plan.recipes):
@@ -132,10 +133,13 @@ def comparisons(
                     made[design.name] = (len(pairs), compare(metric, pairs, draws=draws))
                     if design.group:
                         members[design.group].append(made[design.name])
-            pooled = {
-                group: (sum(count for count, _ in parts), pool([found for _, found in parts]))
-                for group, parts in members.items()
-            }
+            pooled = {}
+            for group, parts in members.items():
+                most = max(len(found.ratios) for _, found in parts)
+                # One with runs still missing would leave the group hardly a split in common.
+                parts = [part for part in parts if 2 * len(part[1].ratios) >= most]
+                counts, parts_found = zip(*parts, strict=True)
+                pooled[group] = sum(counts), pool(parts_found)
             rows += _comparison_rows(DESIGN, arms, kind, made)
             rows += _comparison_rows(GROUP, arms, kind, pooled)
     return rows
