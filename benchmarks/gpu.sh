@@ -46,7 +46,7 @@ part ops.json 50 python "$here/ops.py" --input "$input" $short
 # Compiling takes minutes of its own. Some versions of torch lose gradients where they compile.
 if [ $(($(date +%s) - began)) -lt $((340 * scale)) ]; then
     part compiled.txt 60 python -P -m pytest \
-        "$here/../tests/training/test_compilation.py" -k noise_and_terms
+        "$here/../tests/training/test_compilation.py" -k noise_and_terms -m slow
     part training-paper-compiled.json 135 python "$here/training.py" --input "$input" --cuda-graphs \
         ${short_runs:---batch-sizes 256} --overrides run.compile=true
 fi

@@ -36,6 +36,7 @@ def in_one_graph(function, under_autocast=False):
     return torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
 
 
+@pytest.mark.slow
 def test_noise_and_terms_are_one_graph_each_for_all_batches_of_a_shape(records, monkeypatch):
     """What would break a graph is an error. The operators are those of a plain step.
 
