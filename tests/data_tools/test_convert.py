@@ -28,9 +28,11 @@ from msde.files import file_sha256
 
 # Shards of two chunks, so that a conversion has many parts.
 SMALL_SHARDS = """
+from msde import files
 from msde.data_tools.pipeline import parts
 from msde.data_tools.convert import main
 from msde.cli import report_errors
+files.LOCK_SECONDS = 1
 parts.SHARD_MOLECULES = 128
 if __name__ == "__main__":
     report_errors(main)
@@ -132,8 +134,11 @@ def test_mpi_makes_the_same_shards(flat, tmp_path):
         ("dask:tcp://127.0.0.1:1", "no Dask scheduler answers"),
     ],
 )
-def test_missing_executors_are_an_error_of_one_line(flat, tmp_path, executor, message):
+def test_missing_executors_are_an_error_of_one_line(
+    flat, tmp_path, executor, message, monkeypatch
+):
     pytest.importorskip("distributed", reason="distributed is not installed")
+    monkeypatch.setattr("msde.data_tools.pipeline.executors.CONNECT_SECONDS", 1)
     out = ["--output", tmp_path / "out", "--executor", executor]
     result = run(flat / "flat.smi", "--conformers", 0, *out)
     assert result.returncode == 2
