@@ -44,7 +44,7 @@ def main() -> None:
         for heavy in map(Chem.RemoveHs, mols):
             labels = ["" if label is None else f"{label:.5f}" for label in labels_of(heavy)]
             table.writerow([Chem.MolToSmiles(heavy), *labels])
-    print(f"{given.output}: {len(mols)} molecules; {left_out} could not be rebuilt")
+    print(f"{given.output}: {len(mols)} molecules; {left_out['not rebuilt']} could not be rebuilt")
 
 
 if __name__ == "__main__":

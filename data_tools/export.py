@@ -37,10 +37,12 @@ def main() -> None:
     """Parse the command line and export."""
     arguments = make_parser().parse_args()
     check_present(arguments.root)
-    from .sets.exporting import export, skipped_path
+    from .sets.exporting import export, left_out, skipped_path
 
     counts = export(**vars(arguments))
     print(f"{arguments.output}: {counts.pop('written', 0)} molecules")
+    for what in left_out(arguments.root, arguments.limit):
+        print(f"  not written: {what}")
     for reason, count in counts.most_common(10):
         print(f"  {count} skipped: {reason}")
     if counts:

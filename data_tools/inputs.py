@@ -59,10 +59,14 @@ def _files_of(folder: Path) -> list[Path]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_visible(path)]
     known: list[Path] = []
     others: list[Path] = []
+    empty: list[Path] = []
     for path in files:
-        (others if recognise(path) is None else known).append(path)
+        kind = empty if not path.stat().st_size else others if recognise(path) is None else known
+        kind.append(path)
     if not known:
         raise MsdeError(f"{folder} holds no file of a known format ({', '.join(FORMATS)})")
+    if empty:
+        log.info(f"{folder}: {len(empty)} of {len(files)} files are empty, as {empty[0].name}")
     if others:
         log.info(
             f"{folder}: {len(others)} of {len(files)} files are of no known format, "

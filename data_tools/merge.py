@@ -34,7 +34,9 @@ def make_parser() -> OneLineParser:
         default="same",
         help="same: all data sets have the same; union: missing values are NaN",
     )
-    parser.add_argument("--skip-duplicates", action="store_true", help="keep the first of each id")
+    parser.add_argument(
+        "--skip-duplicates", action="store_true", help="keep the first of equal ones"
+    )
     parser.add_argument(
         "--without",
         type=Path,
@@ -57,9 +59,15 @@ def main() -> None:
 
     count = merge(**vars(arguments))
     print(f"{arguments.output}: {count} molecules of {len(arguments.roots)} data sets")
+    source = ShardDataset(arguments.output).manifest["source"]
+    if arguments.skip_duplicates:
+        print(f"{source['duplicates']['molecules']} molecules left out: duplicates of earlier ones")
     if arguments.without:
-        left_out = ShardDataset(arguments.output).manifest["source"]["without"]["molecules"]
-        print(f"{left_out} molecules left out: their 2D graphs are in --without")
+        print(
+            f"{source['without']['molecules']} molecules left out: their 2D graphs are in --without"
+        )
+        if alone := source["without"]["not_compared"]:
+            print(f"{alone} molecules kept without comparison: RDKit finds no InChIKey of them")
 
 
 if __name__ == "__main__":

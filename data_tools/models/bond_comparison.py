@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from msde import philox
 from msde.chem.parsing import silence_rdkit
+from msde.cli import check_writable
 from msde.evaluation.bond_rules import RuleProcess, available_rules
 from msde.evaluation.bonds import TIME_LIMIT, compare_graphs
 from msde.evaluation.conformers import paired_interval
@@ -28,7 +29,7 @@ from msde.philox import Key, Stream
 from msde.sampling.bonds import CLASSIFIER, BondOptions, Geometry, find_bonds, record_of
 
 from .bonds import geometry_of
-from .comparison import references_of
+from .references import BONDS_PERCEIVED, WITHOUT_HYDROGENS, check_choices, references_of, remarks
 
 NOISES = (0.0, 0.05, 0.1, 0.2)  # A
 Method = Callable[[list[Geometry]], list[Chem.Mol | None]]
@@ -48,15 +49,20 @@ def compare_bonds(
         references: a folder of shards.
         options: those of the sampler; the classifier is always a row of its own. With `types`
             there is a row of atom types that are found, too; wrong ones take long to decode.
-        limit: take this many references, spread evenly over the data set.
+        limit: look at this many molecules, spread evenly over the data set.
         noises: standard deviations of the noise of positions, A.
 
     Raises:
-        MsdeError: the references or the model cannot be read.
+        MsdeError: the references or the model cannot be read, the output cannot be written, or an
+            argument is out of its range.
     """
+    check_writable(output)
+    are_right = all(0 <= noise < np.inf for noise in noises)
+    check_choices(limit, noise=("finite and not negative", are_right))
     silence_rdkit()
     model = load(checkpoint).model
-    mols, skipped = references_of(references, limit)
+    mols, facts = references_of(references, limit)
+    facts = {"molecules": len(mols), **facts}
 
     def ours(chosen: BondOptions) -> Method:
         return lambda given: [found.mol for found in find_bonds(model, given, chosen)]
@@ -80,7 +86,8 @@ def compare_bonds(
             rule.close()
     result: dict[str, Any] = {
         "checkpoint": checkpoint.name,
-        "references": {"folder": references.name, "molecules": len(mols), "not rebuilt": skipped},
+        "references": {"folder": references.name, **facts},
+        "remarks": remarks(facts, ("without geometry", BONDS_PERCEIVED, WITHOUT_HYDROGENS)),
         "options": vars(options),
         "rows": rows,
     }
@@ -162,4 +169,4 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     facts = result["references"]
     lines.append(f"\n{facts['molecules']} references; {facts['not rebuilt']} could not be rebuilt.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *result["remarks"]])

@@ -1,7 +1,8 @@
 """Bonds of the atoms and positions in a file, as an SD file.
 
 Bonds that the input has are not used. Each record is a molecule with its positions and, as far as
-they show it, stereochemistry; the title is the molecule's name.
+they show it, stereochemistry; the title is the molecule's name. The property `note` says what is
+unusual, where anything is.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from msde.inference.pretrained import load
 from msde.sampling.bonds import BondOptions, Geometry, find_bonds
 
 from ..options import AUTO, Options
+from ..parsing.chemistry import is_drawing
 from ..parsing.perception import CHARGE
 from ..sets.exporting import set_title
 from .generation import molecules_of
-from .results import check_sd_output, in_order, write_sd_results
+from .results import check_sd_output, in_order, note_property, print_notes, write_sd_results
 
 
 def bonds_of_file(
@@ -47,24 +49,29 @@ def bonds_of_file(
     check_sd_output(output)
     silence_rdkit()
     model = load(checkpoint).model
-    reading = replace(options, perceive_bonds=False, charge=None)
-    molecules, names, where = molecules_of(input, format, reading)
+    reading = replace(options, perceive_bonds=False, charge=None, keep_hydrogens=True)
+    molecules, names, where, read_notes = molecules_of(input, format, reading)
     several = sum(isinstance(m, Chem.Mol) and m.GetNumConformers() > 1 for m in molecules)
     if several:
         print(f"{several} molecules have several conformers, of which the first is used")
     given = [_geometry(mol, options.charge) for mol in molecules]
+    notes: dict[int, str] = {}
 
     def results() -> Iterator[str | MoleculeError]:
         found = in_order(given, lambda good: find_bonds(model, good, finding))
-        for name, place, one in zip(names, where, found, strict=True):
+        for number, one in enumerate(found):
             if isinstance(one, MoleculeError) or one.mol is None:
                 reason = one if isinstance(one, MoleculeError) else one.reason
-                yield MoleculeError(f"{place}: {reason}")
+                yield MoleculeError(f"{where[number]}: {reason}")
                 continue
-            set_title(one.mol, name)
-            yield f"{Chem.MolToMolBlock(one.mol)}$$$$\n"
+            if number in read_notes:
+                notes[number] = read_notes[number]
+            set_title(one.mol, names[number])
+            note = note_property(notes.get(number, ""))
+            yield f"{Chem.MolToMolBlock(one.mol)}{note}$$$$\n"
 
     done = write_sd_results(output, "bonds", results(), len(names))
+    print_notes("bonds found", where, {}, notes)
     print(f"{output}: bonds of {done} of {len(names)} molecules")
 
 
@@ -74,6 +81,8 @@ def _geometry(mol: Chem.Mol | MoleculeError, charge: int | None) -> Geometry | M
         return mol
     if not mol.GetNumConformers():
         return MoleculeError("no positions")
+    if is_drawing(mol):
+        return MoleculeError("a flat drawing, no positions")
     return geometry_of(mol, charge)
 
 

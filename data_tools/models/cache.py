@@ -53,8 +53,10 @@ def convert_once(inputs: Sequence[Path], cache: Path, format: str, options: Opti
 
 
 def _job(inputs: Sequence[Path], format: str, options: Options) -> dict[str, Any]:
+    reader = get_reader(format, options)
+    files = [*inputs, *(other for path in inputs for other in reader.companions(path))]
     job = {
-        "inputs": [[source_name(path), file_sha256(path)] for path in inputs],
+        "inputs": [[source_name(path), file_sha256(path)] for path in files],
         "format": format,
         "options": dataclasses.asdict(options),
     }

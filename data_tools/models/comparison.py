@@ -28,13 +28,10 @@ from tqdm import tqdm
 
 from msde.chem.clusters import ids_of, representatives, with_conformers
 from msde.chem.conformers import embed, relax
-from msde.chem.parsing import silence_rdkit
-from msde.chem.rebuild import mol_from_record
+from msde.chem.parsing import remove_hydrogens, silence_rdkit
 from msde.chem.stereo import StereoCount, count_stereo, stereo_of
-from msde.chem.vocabulary import MoleculeError
+from msde.cli import check_writable
 from msde.config.choices import STARTS
-from msde.data.shards import ShardDataset
-from msde.errors import MsdeError
 from msde.evaluation.conformers import (
     Coverage,
     coverage,
@@ -42,16 +39,19 @@ from msde.evaluation.conformers import (
     paired_interval,
     rmsd_matrix,
 )
-from msde.evaluation.plausibility import plausible
+from msde.evaluation.plausibility import check_installed, plausible
 from msde.files import write_json
 from msde.inference.pretrained import load
 from msde.model import MoleculeSDE
 from msde.sampling.conformers import ConformerOptions, sample_conformers
 
+from .generation import with_known_std
 from .pictures import draw_samples
+from .references import CONFORMERS_MADE, LEFT_OUT, check_choices, references_of, remarks
 
 SIZES = ((1, 8), (9, 12), (13, 16), (17, 21), (22, 200))  # heavy atoms
-BASELINE = "ETKDGv3+MMFF"
+ETKDG = "ETKDGv3"
+BASELINE = f"{ETKDG}+MMFF"
 CLUSTERED = ", clustered"
 COMPARED = {"baseline": BASELINE, "clustered baseline": BASELINE + CLUSTERED}
 
@@ -95,47 +95,59 @@ def compare(
         references: a folder of shards.
         sampling: its `num` and `start` are chosen here; rows `clustered` have `candidates` for each
             conformer, and are left out if it is 1.
-        limit: take this many references, spread evenly over the data set.
+        limit: look at this many molecules, spread evenly over the data set.
         counts: conformers K of each molecule; each method makes the most and the first K count.
         starts: where the model's samples start, `etkdg`, `noise` or both.
         pictures: a folder for the PNG files of `pictures`.
         posebusters: count the first samples that pass its checks; a molecule without one does not.
 
     Raises:
-        MsdeError: the references or the model cannot be read.
+        MsdeError: a file cannot be read or written, or an argument is out of its range.
     """
+    check_writable(output)
+    check_choices(limit, counts=("at least 1", min(counts, default=0) >= 1))
+    if posebusters:
+        check_installed()
     silence_rdkit()
     model = load(checkpoint).model
-    mols, skipped = references_of(references, limit)
-    sampling = replace(sampling, num=max(counts))
+    sampling = with_known_std(model, replace(sampling, num=max(counts)))
+    found, facts = references_of(references, limit)
+    mols = list(map(remove_hydrogens, found))
+    facts = {"molecules": len(mols), **facts}
+    notes = remarks(facts, (*LEFT_OUT, CONFORMERS_MADE))
     if pictures is not None:
         draw_samples(model, mols, pictures, sampling)
 
     outcomes: dict[str, Outcome] = {}
     for name, longer, method in _methods(model, sampling, starts):
         made = _make(name, method, mols)
+        if name == ETKDG:
+            notes += _shortage(made, sampling.samples)
         for one, conformers in ((name, made), (longer, _relax(longer, made))):
             measured = _measure(conformers, mols, counts, sampling.candidates, posebusters)
             outcomes |= {one + rest: outcome for rest, outcome in measured.items()}
     size = np.array([mol.GetNumHeavyAtoms() for mol in mols])
     result: dict[str, Any] = {
         "checkpoint": str(checkpoint.name),
-        "references": {"molecules": len(mols), "not rebuilt": skipped, "atoms": size.tolist()},
+        "references": {**facts, "atoms": size.tolist()},
+        "remarks": notes,
         "sampling": vars(sampling),
         "rows": [row for count in counts for row in _rows(outcomes, size, count)],
-        "methods": {
-            name: {
-                "failed": o.failed,
-                "conformers/s": sampling.num * len(mols) / o.seconds,
-                "centres": [o.stereo.centres_right, o.stereo.centres],
-                "bonds": [o.stereo.bonds_right, o.stereo.bonds],
-                **o.errors,
-            }
-            for name, o in outcomes.items()
-        },
+        "methods": {name: _facts(o, sampling.num * len(mols)) for name, o in outcomes.items()},
     }
     write_json(output, result)
     return table(result)
+
+
+def _facts(outcome: Outcome, num: int) -> dict[str, Any]:
+    """Return what is told of a method that made `num` conformers of all references."""
+    return {
+        "failed": outcome.failed,
+        "conformers/s": num / outcome.seconds,
+        "centres": [outcome.stereo.centres_right, outcome.stereo.centres],
+        "bonds": [outcome.stereo.bonds_right, outcome.stereo.bonds],
+        **outcome.errors,
+    }
 
 
 def _methods(
@@ -143,28 +155,13 @@ def _methods(
 ) -> Iterator[tuple[str, str, Method]]:
     """Yield names, without and with relaxation, and what makes all samples of molecules."""
     num, seed = sampling.samples, sampling.seed
-    yield "ETKDGv3", BASELINE, lambda mols: (rdkit_conformers(m, num, seed) for m in mols)
+    yield ETKDG, BASELINE, lambda mols: (rdkit_conformers(m, num, seed) for m in mols)
     for start in starts:
         options = replace(sampling, num=num, candidates=1, start=start)
         name = f"msde, from {'ETKDG' if start == 'etkdg' else start}"
         yield name, f"{name}, relaxed", lambda mols, options=options: (
             found.mol for found in sample_conformers(model, mols, options)
         )  # fmt: skip
-
-
-def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], int]:
-    """Return the molecules of a data set with their conformers, and how many cannot be rebuilt."""
-    mols: list[Chem.Mol] = []
-    skipped = 0
-    for record in ShardDataset(root).records():
-        try:
-            mols.append(mol_from_record(record))
-        except MoleculeError:
-            skipped += 1
-    if not mols or not mols[0].GetNumConformers():
-        raise MsdeError(f"{root} holds no molecules with geometry to compare with")
-    chosen = np.linspace(0, len(mols) - 1, min(limit or len(mols), len(mols))).round().astype(int)
-    return [mols[place] for place in chosen], skipped
 
 
 def rdkit_conformers(mol: Chem.Mol, num: int, seed: int) -> Chem.Mol | None:
@@ -181,6 +178,12 @@ def _make(name: str, method: Method, mols: list[Chem.Mol]) -> Made:
     found = list(tqdm(method(mols), total=len(mols), desc=name, disable=None))
     made = [mol and with_conformers(mol, ids_of(mol)) for mol in found]  # numbered from 0
     return Made(made, [None] * len(made), time.perf_counter() - begin)
+
+
+def _shortage(made: Made, num: int) -> list[str]:
+    """Return a line if there are fewer than `num` conformers of a molecule."""
+    count, asked = sum(len(ids_of(mol)) for mol in made.mols if mol), num * len(made.mols)
+    return [f"ETKDG made {count} of {asked} conformers."] if count < asked else []
 
 
 def _relax(name: str, made: Made) -> Made:
@@ -325,4 +328,4 @@ def table(result: dict[str, Any]) -> str:
     candidates = result["sampling"]["candidates"]
     if candidates > 1:
         lines.append(f"Rows `clustered` have {candidates} candidates for a conformer, others one.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *result["remarks"]])

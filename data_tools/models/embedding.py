@@ -27,6 +27,7 @@ from msde.checkpoints.weights import find_weights
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_or_error
 from msde.chem.vocabulary import MoleculeError
+from msde.cli import check_writable
 from msde.config.schema import Readout
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
@@ -36,7 +37,7 @@ from msde.inference.pretrained import Level, View, load
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
 from .cache import add_conformers
-from .results import add_notes, check_writable, places, print_notes
+from .results import add_notes, places, print_notes
 
 ROWS = 1024  # of a table that are written together
 

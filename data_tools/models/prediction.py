@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from msde.chem.parsing import silence_rdkit
+from msde.cli import check_writable
 from msde.data.shards import ShardDataset
 from msde.downstream.prediction import FineTuned, Predictions
 from msde.errors import MsdeError
@@ -21,7 +22,7 @@ from msde.files import write_atomically
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
-from .results import add_notes, check_writable, places, print_notes
+from .results import add_notes, places, print_notes
 
 
 def predict_file(

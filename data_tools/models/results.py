@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from msde.chem.vocabulary import MoleculeError
-from msde.errors import MsdeError
+from msde.cli import check_writable
 from msde.files import write_atomically
 
 from ..sets.exporting import check_sd_name, open_sd_file
@@ -19,12 +18,6 @@ from ..sets.exporting import check_sd_name, open_sd_file
 Given, Result = TypeVar("Given"), TypeVar("Result")
 CHUNK = 256  # molecules that are handled together
 SHOWN = 10  # molecules of each kind whose reasons or notes are printed
-
-
-def check_writable(output: Path) -> None:
-    """Raise an MsdeError unless a file can be made in the folder of `output`."""
-    if not os.access(output.parent, os.W_OK):
-        raise MsdeError(f"--output {output}: its folder does not exist or is not writable")
 
 
 def check_sd_output(output: Path) -> None:
@@ -84,6 +77,11 @@ def add_notes(notes: dict[int, str], more: Mapping[int, str]) -> None:
     for number, note in more.items():
         parts = [*note.split("; "), *notes.get(number, note).split("; ")]
         notes[number] = "; ".join(dict.fromkeys(parts))
+
+
+def note_property(note: str) -> str:
+    """Return a note as a property of a record of an SD file, or nothing."""
+    return f">  <note>\n{note}\n\n" if note else ""
 
 
 def places(names: Iterable[str], lines: Iterable[int]) -> list[str]:

@@ -84,6 +84,11 @@ def implied_hydrogens(mol: Chem.Mol) -> int:
     return mol.GetNumAtoms(onlyExplicit=False) - mol.GetNumAtoms()
 
 
+def is_drawing(mol: Chem.Mol) -> bool:
+    """Return whether the first conformer of a molecule is a flat drawing, not a geometry."""
+    return mol.GetNumConformers() > 0 and not mol.GetConformer().Is3D()
+
+
 def without_drawings(positions: np.ndarray) -> np.ndarray:
     """Omit conformers that are flat drawings, unless all are."""
     solid = np.abs(positions[:, :, 2]).max(axis=1) > FLAT

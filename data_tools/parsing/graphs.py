@@ -174,10 +174,34 @@ def bond_kinds(edge_attr: np.ndarray, coding: Coding | None) -> list[int]:
         return table.argmax(1).tolist()
     if table.shape[1] not in (1, COLUMNS[1]) or coding is None:
         raise MoleculeError(f"edge_attr with {table.shape[1]} columns, expected codes or one-hot")
-    codes = table[:, 0].astype(np.int64).tolist()
+    codes = table[:, 0].tolist()
     if not set(codes) <= {*coding.kinds}:
         raise MoleculeError("edge_attr holds a kind of bond that is not known")
     return [coding.kinds.index(code) for code in codes]
+
+
+def kinds_of_pairs(
+    edge_index: np.ndarray, edge_attr: np.ndarray, coding: Coding | None
+) -> dict[tuple[int, int], Chem.BondType]:
+    """Return the kind of the bond of each pair (i, j) with i < j; edges may go either way or both.
+
+    Raises:
+        MoleculeError: `bond_kinds` fails, or two edges give a pair different kinds.
+    """
+    found: dict[tuple[int, int], Chem.BondType] = {}
+    edges = zip(edge_index.T.tolist(), bond_kinds(edge_attr, coding), strict=True)
+    for (i, j), kind in sorted(edges, key=lambda edge: edge[0][0] > edge[0][1]):
+        if i != j and found.setdefault((min(i, j), max(i, j)), KINDS[kind]) != KINDS[kind]:
+            raise MoleculeError(f"edge_attr gives the bond of atoms {j} and {i} two kinds")
+    return found
+
+
+def charges_and_hydrogens(x: np.ndarray) -> list[tuple[int, int]]:
+    """Return the charge of each atom and the number of its hydrogens, by the codes of atoms.
+
+    Hydrogens that are atoms are counted.
+    """
+    return [(charge - 5, hydrogens) for charge, hydrogens in x[:, 3:5].tolist()]
 
 
 def mol_of_codes(
@@ -193,20 +217,19 @@ def mol_of_codes(
         MoleculeError: there is no such molecule.
     """
     mol = Chem.RWMol()
+    known = None if x is None else charges_and_hydrogens(x)
     for place, number in enumerate(numbers):
         atom = Chem.Atom(int(number))
-        if x is not None:
-            # Column 3 is the charge, 4 the number of hydrogens, those that are atoms included.
-            atom.SetFormalCharge(int(x[place, 3]) - 5)
+        if known is not None:
+            atom.SetFormalCharge(known[place][0])
             atom.SetNoImplicit(True)
         mol.AddAtom(atom)
-    for (i, j), kind in zip(edge_index.T.tolist(), bond_kinds(edge_attr, coding), strict=True):
-        if i < j and mol.GetBondBetweenAtoms(i, j) is None:
-            mol.AddBond(i, j, KINDS[kind])
-    if x is not None:
+    for (i, j), kind in kinds_of_pairs(edge_index, edge_attr, coding).items():
+        mol.AddBond(i, j, kind)
+    if known is not None:
         for atom in mol.GetAtoms():
             present = sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())
-            atom.SetNumExplicitHs(max(0, int(x[atom.GetIdx(), 4]) - present))
+            atom.SetNumExplicitHs(max(0, known[atom.GetIdx()][1] - present))
     for bond in mol.GetBonds():
         if bond.GetBondType() == Chem.BondType.AROMATIC:
             for part in (bond, bond.GetBeginAtom(), bond.GetEndAtom()):
@@ -278,7 +301,7 @@ def _part(name: str, values: Any, offsets: Any, index: int) -> Any:
     if not hasattr(values, "numpy"):
         return values
     if "index" in name:
-        return values[:, start:end].numpy()
+        return values[..., start:end].numpy()
     return values[start:end].numpy()
 
 

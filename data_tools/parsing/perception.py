@@ -35,6 +35,16 @@ MAX_ITERATIONS = 10_000  # of the search for bond orders; the molecules that nee
 MAX_ELEMENT = 118
 CHARGE = "totalCharge"  # the property of a molecule without bonds
 
+MAX_MATCHES = 1000  # ways in which a SMILES fits that are compared
+AMBIGUOUS = (
+    "its SMILES fits its atoms in several ways: the one that fits the lengths of bonds is kept"
+)
+ORDERS = {
+    Chem.BondType.DOUBLE: 2.0,
+    Chem.BondType.TRIPLE: 3.0,
+    Chem.BondType.AROMATIC: 1.5,
+}  # of bonds that are not single
+
 Bonds = tuple[tuple[int, int], ...]  # pairs of atoms (i, j) with i < j
 
 
@@ -48,6 +58,14 @@ class System:
     charge: int = 0
     bonds: Bonds | None = None  # None: found from the positions
     isotopes: tuple[tuple[int, int], ...] = ()  # atom, isotope
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of bonds and atoms beside which are joined."""
+
+    kinds: dict[tuple[int, int], Chem.BondType]  # of each pair (i, j) with i < j
+    atoms: tuple[tuple[int, int], ...] = ()  # charge and number of hydrogens of each, () if unknown
 
 
 def connect(numbers: np.ndarray, position: np.ndarray) -> Bonds:
@@ -107,11 +125,24 @@ def _order_bonds(numbers: bytes, bonds: Bonds, charge: int) -> Chem.Mol | str:
     return mol
 
 
-def bonds_of_smiles(numbers: np.ndarray, bonds: Bonds, smiles: str) -> Chem.Mol:
+def bonds_of_smiles(
+    numbers: np.ndarray,
+    bonds: Bonds,
+    smiles: str,
+    position: np.ndarray | None = None,
+    known: Known | None = None,
+) -> tuple[Chem.Mol, tuple[str, ...]]:
     """Return a molecule without conformers that has the bond orders and charges of a SMILES.
 
     The SMILES may list its atoms in another order and leave out hydrogens; it has to describe
-    the same graph.
+    the same graph. Where it fits in several ways that differ, `known` decides, else, of heavy
+    atoms, the lengths of bonds.
+
+    Args:
+        position: (num_atoms, 3) in A; None: lengths are not asked.
+
+    Returns:
+        The molecule, and notes on what had to be chosen.
 
     Raises:
         MoleculeError: it is broken or describes another molecule.
@@ -122,15 +153,86 @@ def bonds_of_smiles(numbers: np.ndarray, bonds: Bonds, smiles: str) -> Chem.Mol:
     if template is None:
         raise MoleculeError("its SMILES cannot be parsed")
     template = Chem.AddHs(template) if 1 in numbers else remove_hydrogens(template)[0]
-    if sorted(a.GetAtomicNum() for a in template.GetAtoms()) != sorted(numbers.tolist()):
+    elements = np.array([atom.GetAtomicNum() for atom in template.GetAtoms()])
+    if sorted(elements.tolist()) != sorted(numbers.tolist()):
         raise MoleculeError("its SMILES has other atoms than its geometry")
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in template.GetBonds()]
+    stated = Known(
+        {
+            _pair(b.GetBeginAtomIdx(), b.GetEndAtomIdx()): b.GetBondType()
+            for b in template.GetBonds()
+        },
+        tuple((a.GetFormalCharge(), a.GetTotalNumHs(True)) for a in template.GetAtoms()),
+    )
     # Both as elements and lines: then a match says which atom of the SMILES is which.
-    pattern = mol_with_bonds(np.array([a.GetAtomicNum() for a in template.GetAtoms()]), ends)
-    match = mol_with_bonds(numbers, bonds).GetSubstructMatch(pattern)
-    if len(bonds) != len(ends) or not match:
+    pattern = mol_with_bonds(elements, [*stated.kinds])
+    target = mol_with_bonds(numbers, bonds)
+    if len(bonds) != len(stated.kinds) or not target.HasSubstructMatch(pattern):
         raise MoleculeError("its SMILES has other bonds than its geometry")
-    return Chem.RenumberAtoms(template, np.argsort(match).tolist())
+    match, notes = _match_of_codes(pattern, stated, target, known) if known else ((), ())
+    if not match:
+        is_same = np.array_equal(elements, numbers) and stated.kinds.keys() == {*bonds}
+        same = tuple(range(len(numbers))) if is_same else ()
+        if position is None or 1 in numbers:  # hydrogens leave resonance forms
+            match = same or target.GetSubstructMatch(pattern)
+        else:
+            match, note = _match_of_lengths(pattern, stated, target, position, same)
+            notes += note
+    return Chem.RenumberAtoms(template, np.argsort(match).tolist()), notes
+
+
+def _match_of_codes(
+    pattern: Chem.RWMol, stated: Known, target: Chem.RWMol, known: Known
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the match under which SMILES and codes agree, in atoms too if any does, or ()."""
+    for with_atoms in (True, False) if known.atoms else (False,):
+        mols = _labelled(target, known, with_atoms), _labelled(pattern, stated, with_atoms)
+        if match := mols[0].GetSubstructMatch(mols[1]):
+            return match, ()
+    return (), (
+        "its SMILES has other bond orders than its edge_attr: those of the SMILES are kept",
+    )
+
+
+def _labelled(mol: Chem.RWMol, known: Known, with_atoms: bool) -> Chem.RWMol:
+    """Return a copy with kinds of bonds and, as isotopes, what is known of the atoms."""
+    mol = Chem.RWMol(mol)
+    for (i, j), kind in known.kinds.items():
+        mol.GetBondBetweenAtoms(i, j).SetBondType(kind)
+    if with_atoms:
+        for atom, (charge, hydrogens) in zip(mol.GetAtoms(), known.atoms, strict=True):
+            atom.SetIsotope(1 + 32 * (charge + 16) + hydrogens)
+    return mol
+
+
+def _match_of_lengths(
+    pattern: Chem.RWMol, stated: Known, target: Chem.RWMol, position: np.ndarray, same: tuple
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the match that makes the shortest bonds the multiple ones, and a note if it chose.
+
+    Args:
+        same: the match that keeps the order of atoms, () if it is none; of equals it is taken.
+    """
+    ways: dict[tuple, tuple[int, ...]] = {}
+    found = target.GetSubstructMatches(pattern, uniquify=False, maxMatches=MAX_MATCHES)
+    for match in (*((same,) if same else ()), *found):
+        kinds = sorted((_pair(match[i], match[j]), kind) for (i, j), kind in stated.kinds.items())
+        atoms = [stated.atoms[place] for place in np.argsort(match)]
+        ways.setdefault((*kinds, *atoms), match)
+
+    def length(match: tuple[int, ...]) -> float:
+        """Return the sum of the lengths of bonds, each times its order."""
+        ends = position[np.array([(match[i], match[j]) for i, j in stated.kinds])]
+        orders = [ORDERS.get(kind, 1.0) for kind in stated.kinds.values()]
+        return round(float(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1) @ orders), 3)
+
+    if len(ways) == 1:
+        return next(iter(ways.values())), ()
+    best = min(ways.values(), key=length)
+    return best, () if best == same else (AMBIGUOUS,)
+
+
+def _pair(i: int, j: int) -> tuple[int, int]:
+    return (i, j) if i < j else (j, i)
 
 
 def parse_system(

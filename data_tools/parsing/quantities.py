@@ -31,6 +31,7 @@ OTHER = (
     "weights max fmax rms norm constant constants unit units per"
 ).split()
 NO_FORCES = "no forces: other molecules of the file have them"  # a note on a molecule
+TOLERANCE = 1e-6  # by which a charge may miss a whole number
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -106,7 +107,7 @@ def charge_of(values: Mapping[str, Any], names: Collection[str], otherwise: floa
     value = next((v for k, v in values.items() if k.lower() in names and v is not None), otherwise)
     try:
         charge = float(value if isinstance(value, int | float | str) else np.reshape(value, ()))
-        if charge == round(charge):
+        if abs(charge - round(charge)) <= TOLERANCE:
             return round(charge)
     except (TypeError, ValueError, OverflowError):
         pass

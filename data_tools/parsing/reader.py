@@ -63,6 +63,10 @@ class BaseReader(abc.ABC):
         """Return how many molecules `scan` yields, where that is known before they are read."""
         return None
 
+    def companions(self, path: Path) -> list[Path]:
+        """Return the files beside a file that are read with it, as a table of labels."""
+        return []
+
     @abc.abstractmethod
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield line, name, payload and labels of each molecule, as fast as possible."""

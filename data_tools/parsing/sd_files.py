@@ -18,7 +18,7 @@ from msde.chem.parsing import mol_from_molblock
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
-from .chemistry import check_complete, check_radicals
+from .chemistry import check_complete, check_radicals, is_drawing
 from .files import WINDOWS, has_suffix, open_bytes
 from .labels import labels_from
 from .reader import BaseReader
@@ -99,11 +99,10 @@ def mol_from_block(
     mol = mol_from_molblock(block, keep_hydrogens)
     if not keep_radicals:
         check_radicals(mol)
+    _set_dimension(mol, block)
     num_atoms = count_atoms(block)
-    if num_atoms is not None and not may_lack_hydrogens:
+    if num_atoms is not None and not may_lack_hydrogens and not is_drawing(mol):
         check_complete(mol, num_atoms, keep_hydrogens)
-    if mol.GetNumConformers() and not mol.GetConformer().Is3D() and _is_marked_3d(block):
-        mol.GetConformer().Set3D(True)  # RDKit takes a planar molecule in the plane for a drawing
     return mol
 
 
@@ -112,6 +111,7 @@ def atoms_from_block(block: str) -> Chem.Mol:
     mol = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False, strictParsing=False)
     if mol is None:
         raise MoleculeError("cannot be parsed: mol block syntax")
+    _set_dimension(mol, block)
     return mol
 
 
@@ -129,9 +129,13 @@ def count_atoms(block: str) -> int | None:
     return int(counts[:3]) if counts[:3].strip().isdigit() else None
 
 
-def _is_marked_3d(block: str) -> bool:
-    """Return whether the second line has the dimensions, 3D, in their columns."""
-    return block.split("\n", 2)[1][20:22] == "3D"
+def _set_dimension(mol: Chem.Mol, block: str) -> None:
+    """Mark a conformer as 3D if the second line has 3D in the columns of dimensions.
+
+    RDKit takes a planar molecule in the plane for a drawing.
+    """
+    if is_drawing(mol) and block.split("\n", 2)[1][20:22] == "3D":
+        mol.GetConformer().Set3D(True)
 
 
 def _block(line: int, piece: bytes) -> Block:
@@ -207,6 +211,11 @@ class SDFWithTable(BaseReader):
             f"{self.table_names(path)[0]} is not beside {path}; put it there, or use --format sdf "
             "to go without labels"
         )
+
+    def companions(self, path: Path) -> list[Path]:
+        """Return the table of an SD file, if it is there."""
+        found = self.find_table(path) if has_suffix(path, self.suffixes) else None
+        return [] if found is None else [found]
 
     def facts(self, paths: Sequence[Path]) -> Facts:
         """Return the facts of the SD files among the inputs."""

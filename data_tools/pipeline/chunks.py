@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,9 @@ def _labels(y: Sequence[float], num_labels: int) -> Sequence[float]:
         return [np.nan] * num_labels
     if len(y) != num_labels:
         raise MoleculeError(f"number of labels differs: {len(y)}, the data set has {num_labels}")
+    for place, value in enumerate(y, start=1):
+        if math.isinf(value):
+            raise MoleculeError(f"a label that is not a finite number: {value} is label {place}")
     return y
 
 

@@ -76,7 +76,7 @@ def convert(
     raws = _read(inputs, reader, limit)
     task = Task(format, options, len(facts.labels))
     workers = open_workers(executor or "local", processes)
-    with open_parts(output, _job(inputs, task, facts, limit)) as parts:
+    with open_parts(output, _job(inputs, reader, task, facts, limit)) as parts:
         if not parts.is_complete:
             if done := parts.total("counts").get("read", 0):
                 log.info(f"going on: {done:,} molecules in {len(parts.finished)} shards are done")
@@ -138,9 +138,12 @@ def _count(inputs: list[Path], reader: BaseReader, limit: int | None) -> int | N
     return sum(known) if limit is None else min(limit, sum(known))
 
 
-def _job(inputs: list[Path], task: Task, facts: Facts, limit: int | None) -> dict[str, Any]:
+def _job(
+    inputs: list[Path], reader: BaseReader, task: Task, facts: Facts, limit: int | None
+) -> dict[str, Any]:
     """Return all that the result depends on; only an equal job is resumed."""
-    stats = [(path, path.stat()) for path in inputs]
+    files = [*inputs, *itertools.chain.from_iterable(map(reader.companions, inputs))]
+    stats = [(path, path.stat()) for path in files]
     return {
         "format": task.format,
         "inputs": [[source_name(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -50,6 +51,7 @@ COLUMNS = "id, numbers, positions, pbc, charge, energy, forces, key_value_pairs,
 OWN_UNITS = {"energy": "eV", "forces": "eV/A"}  # of ASE's columns
 CHARGE = ("charge", "total_charge")
 SETTINGS = ("spin", "multiplicity", "id")
+NEAR = 0.01  # by which the sum of initial charges may miss a whole number
 NO_UNIT = ("", "none", "unitless", "dimensionless")
 
 
@@ -129,11 +131,11 @@ class Reader(BaseReader):
         with malformed_as_error():
             if forces is not None:
                 forces = sign * np.asarray(forces, np.float64).reshape(row.position.shape)
-            charge = charge_of(row.values, CHARGE, row.charge or self.options.charge or 0)
+            charge, ignored = _charge(row, self.options.charge or 0)
         position = row.position * fields.length if fields.length != 1 else row.position
         system = System(row.numbers, position, forces, charge)
         notes = (NO_FORCES,) if found and forces is None else ()
-        return (system, notes), scale(tuple(y), fields.factors)
+        return (system, (*notes, *ignored)), scale(tuple(y), fields.factors)
 
     def survey(self, path: Path) -> tuple[Facts, Fields]:
         """Return what the first rows and the metadata show of a file."""
@@ -266,6 +268,23 @@ def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     database.text_factory = lambda text: text.decode("utf-8", "replace")
     return database
+
+
+def _charge(row: Row, otherwise: int) -> tuple[int, tuple[str, ...]]:
+    """Return the charge of a row, and a note where the sum of initial charges is ignored.
+
+    ASE's column is that sum, which may be that of partial charges of another method.
+
+    Raises:
+        MoleculeError: the charge among the row's values is no whole number.
+    """
+    named = {k: v for k, v in row.values.items() if k.lower() in CHARGE and v is not None}
+    total = row.charge or 0.0
+    if named or not total:
+        return charge_of(named, CHARGE, otherwise), ()
+    if math.isfinite(total) and abs(total - round(total)) < NEAR:
+        return round(total) or otherwise, ()
+    return otherwise, (f"initial charges, whose sum is no whole number, are ignored: {total:g}",)
 
 
 def _is_scalar(value: Any) -> bool:

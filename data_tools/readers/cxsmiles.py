@@ -1,6 +1,7 @@
 """Tables with a column of CXSMILES that carry coordinates, hydrogens included.
 
-Names and labels are found as in `parsing.tables`.
+Names and labels are found as in `parsing.tables`. RDKit writes z = 0 as an empty field, so that a
+planar molecule in the plane looks like a drawing; where an atom has three fields it is geometry.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from ..parsing import BaseReader, Facts, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import assign_stereo, implied_hydrogens, remove_hydrogens
 from ..parsing.tables import Layout, dialect_of, is_table, layout, read_table, rows
 
-GEOMETRY = re.compile(r"\|\([^,;]+,[^,;]+,[^,;)]+")  # begins 3D coordinates of a CXSMILES
+COORDINATES = re.compile(r"\|\(([^)|]*)\)")  # of a CXSMILES: those of its atoms between semicolons
 
 
 class Reader(BaseReader):
     follows = TABLE
 
     def recognises(self, path: Path) -> bool:
-        """Return whether all of the first rows of a table hold 3D coordinates."""
+        """Return whether any of the first rows of a table holds a third coordinate."""
         if not is_table(path):
             return False
-        first = list(islice(rows(path, dialect_of(path, self.options)), 1, 6))
-        return bool(first) and all(any(map(GEOMETRY.search, cells)) for _, cells in first)
+        first = islice(rows(path, dialect_of(path, self.options)), 1, 6)
+        atoms = (atom for _, cells in first for cell in cells for atom in _coordinates(cell))
+        return any(len(atom) > 2 and atom[2].strip() for atom in atoms)
 
     def survey(self, path: Path) -> tuple[Facts, Layout]:
         found = layout(path, self.options)
@@ -47,7 +49,16 @@ class Reader(BaseReader):
         mol = mol_from_smiles(raw.payload, keep_hydrogens=True, coordinates=True)
         if implied_hydrogens(mol):
             raise MoleculeError("the geometry lacks hydrogens that the SMILES implies")
+        is_solid = all(len(atom) > 2 for atom in _coordinates(raw.payload))
+        for conformer in mol.GetConformers():
+            conformer.Set3D(conformer.Is3D() or is_solid)
         if not any(conformer.Is3D() for conformer in mol.GetConformers()):
             raise MoleculeError("no 3D conformer")
         assign_stereo(mol)
         return Parsed(mol if self.options.keep_hydrogens else remove_hydrogens(mol)[0], raw.y)
+
+
+def _coordinates(text: str) -> list[list[str]]:
+    """Return the fields of each atom's coordinates in a CXSMILES."""
+    found = COORDINATES.search(text)
+    return [atom.split(",") for atom in found[1].split(";")] if found else []

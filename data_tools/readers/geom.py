@@ -158,7 +158,7 @@ def _from_positions(ensemble: Ensemble) -> tuple[Chem.Mol, tuple[tuple[int, str]
     numbers = ensemble.atoms[0, :, 0].astype(np.int64)
     positions = ensemble.atoms[:, :, 1:]
     bonds = connect(numbers, positions[0])
-    mol = bonds_of_smiles(numbers, bonds, ensemble.smiles)
+    mol, _ = bonds_of_smiles(numbers, bonds, ensemble.smiles)
     same, dropped = [], []
     for number, atoms in enumerate(ensemble.atoms, start=1):
         if (atoms[:, 0] == numbers).all() and connect(numbers, atoms[:, 1:]) == bonds:

@@ -27,7 +27,7 @@ from ..parsing.chemistry import check_radicals
 from ..parsing.graphs import is_zip
 from ..parsing.labels import choose_labels, conversions, left_out, scale, units_of, with_units
 from ..parsing.perception import Bonds, System, connect, order_bonds, parse_system
-from ..parsing.quantities import Quantities, choose_quantities, is_energy
+from ..parsing.quantities import TOLERANCE, Quantities, choose_quantities, is_energy
 
 ENERGY = ("e", "energy", "energies")
 NUMBERS = ("z", "nuclear_charges", "atomic_numbers", "numbers")  # in lower case
@@ -175,9 +175,10 @@ class Reader(BaseReader):
         """Return the charge of each frame, and the array that they come from."""
         for name, array in arrays.items():
             if name.lower() in CHARGE and array.size in (1, num_frames):
-                if not (array == np.round(array)).all():
+                whole = np.round(array)
+                if not (np.abs(array - whole) <= TOLERANCE).all():
                     raise MsdeError(f"{path}: {name} holds charges that are not whole numbers")
-                return np.broadcast_to(array.reshape(-1), num_frames).astype(np.int64), name
+                return np.broadcast_to(whole.reshape(-1), num_frames).astype(np.int64), name
         return np.full(num_frames, self.options.charge or 0), None
 
 

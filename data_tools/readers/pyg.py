@@ -5,8 +5,9 @@ list of graphs, and a pickle. Required are `pos` (or `positions`) and atomic num
 first column of the codes in `x` (`parsing.graphs` tells OGB's from those of `from_smiles`). Bonds
 come from, in this order: `edge_index` with `smiles`; `edge_index` with `edge_attr`, either codes or
 one-hot rows of the four kinds (charges and hydrogens are then in `x`); `edge_index`, bond orders
-perceived; the positions alone. Graphs with `smiles` and no positions are read as the SMILES alone,
-and conformers are made.
+perceived; the positions alone. Where a SMILES fits the edges in several ways, the codes in
+`edge_attr` and `x` decide, else the order of atoms and the lengths of bonds. Graphs with `smiles`
+and no positions are read as the SMILES alone, and conformers are made.
 
 Labels are `y` and energies; these and forces are known by their names (`parsing.quantities`).
 """
@@ -31,9 +32,11 @@ from ..options import GEOMETRY, Options
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, attempt
 from ..parsing.graphs import (
     Coding,
+    charges_and_hydrogens,
     choose_coding,
     has_codes,
     is_torch_file,
+    kinds_of_pairs,
     load_graphs,
     mol_of_codes,
 )
@@ -46,7 +49,7 @@ from ..parsing.labels import (
     value_of,
     with_units,
 )
-from ..parsing.perception import bonds_of_smiles, connect, order_bonds, parsed_geometry
+from ..parsing.perception import Known, bonds_of_smiles, connect, order_bonds, parsed_geometry
 from ..parsing.quantities import NO_FORCES, Quantities, charge_of, choose_quantities, is_energy
 from ..parsing.reader import malformed_as_error
 from . import smiles as smiles_format
@@ -122,10 +125,10 @@ class Reader(BaseReader):
         if graph.position is None:
             reader = smiles_format.Reader(self.options)
             return reader.build(dataclasses.replace(raw, payload=graph.smiles))
-        mol, origin = _molecule(graph)
+        mol, origin, notes = _molecule(graph)
         forces = None if graph.forces is None else graph.forces[None]
         parsed = parsed_geometry(mol, graph.position[None], self.options, raw.y, forces, origin)
-        return dataclasses.replace(parsed, notes=graph.notes) if graph.notes else parsed
+        return dataclasses.replace(parsed, notes=graph.notes + notes)
 
     def survey(self, path: Path) -> tuple[Facts, Fields]:
         """Return what the first graphs show of a file."""
@@ -208,20 +211,35 @@ class Reader(BaseReader):
             return (graph, name if isinstance(name, str) else ""), y
 
 
-def _molecule(graph: Graph) -> tuple[Chem.Mol, Origin]:
+def _molecule(graph: Graph) -> tuple[Chem.Mol, Origin, tuple[str, ...]]:
+    """Return a molecule without conformers, where its bonds come from, and notes on them."""
     if graph.edge_index is None:
         bonds = connect(graph.numbers, graph.position)
-        return order_bonds(graph.numbers, bonds, graph.charge), Origin.BONDS_PERCEIVED
+        return order_bonds(graph.numbers, bonds, graph.charge), Origin.BONDS_PERCEIVED, ()
     ends = graph.edge_index.T.tolist()
     if any(not 0 <= end < len(graph.numbers) for pair in ends for end in pair):
         raise MoleculeError("edge_index holds a number that is not of an atom")
     bonds = tuple(sorted({(min(pair), max(pair)) for pair in ends if pair[0] != pair[1]}))
     if graph.smiles:
-        return bonds_of_smiles(graph.numbers, bonds, graph.smiles), Origin.SOURCE
+        mol, notes = bonds_of_smiles(
+            graph.numbers, bonds, graph.smiles, graph.position, _known(graph)
+        )
+        return mol, Origin.SOURCE, notes
     if graph.edge_attr is None:
-        return order_bonds(graph.numbers, bonds, graph.charge), Origin.BONDS_PERCEIVED
+        return order_bonds(graph.numbers, bonds, graph.charge), Origin.BONDS_PERCEIVED, ()
     mol = mol_of_codes(graph.numbers, graph.x, graph.edge_index, graph.edge_attr, graph.coding)
-    return mol, Origin.SOURCE
+    return mol, Origin.SOURCE, ()
+
+
+def _known(graph: Graph) -> Known | None:
+    """Return what the codes of a graph say, or None: it has none, or their meaning is not known."""
+    if graph.edge_index is None or graph.edge_attr is None:
+        return None
+    try:
+        kinds = kinds_of_pairs(graph.edge_index, graph.edge_attr, graph.coding)
+    except (MoleculeError, ValueError):
+        return None
+    return Known(kinds, () if graph.x is None else tuple(charges_and_hydrogens(graph.x)))
 
 
 def _position(fields: Mapping[str, Any]) -> Any:

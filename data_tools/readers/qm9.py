@@ -43,6 +43,11 @@ class Reader(SDFWithTable):
     def table_names(self, path: Path) -> Sequence[str]:
         return f"{source_name(path)}.csv", f"{source_name(path)}.csv.gz"
 
+    def companions(self, path: Path) -> list[Path]:
+        """Return the table of an SD file and the list of excluded molecules."""
+        excluded = path.with_name(EXCLUDED)
+        return [*super().companions(path), *([excluded] if excluded.is_file() else [])]
+
     def survey(self, path: Path) -> tuple[Facts, tuple[float, ...]]:
         """Return the facts, and the factors of labels."""
         chosen = self.options.label_columns

@@ -19,6 +19,7 @@ conformers of one molecule; other stereoisomers are omitted.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ from ..parsing.sd_files import (
 )
 
 SAMPLE = 1000  # records that decide which properties are labels
+CONTINUED = re.compile(r"-\r?\nM  V30 ")  # joins a line of V3000 and the next
 GUESSED = "text that is not UTF-8 was read as Windows-1252"
 
 
@@ -152,6 +154,24 @@ def _identity(block: str) -> tuple | None:
     atoms = count_atoms(block)
     if atoms is None:
         return None
+    if "V3000" in lines[3]:
+        return lines[0].strip(), *_tables_of_v3000(block)
     elements = tuple(line[31:34] for line in lines[4 : 4 + atoms])
     bonds = itertools.takewhile(lambda line: line[:1] == " ", lines[4 + atoms :])
     return lines[0].strip(), elements, tuple(line[:9] for line in bonds)
+
+
+def _tables_of_v3000(block: str) -> tuple[tuple, tuple]:
+    """Return the elements, and the type and atoms of each bond, of a block of the newer format."""
+    columns = {"ATOM": slice(3, 4), "BOND": slice(3, 6)}
+    found: dict[str, list[tuple[str, ...]]] = {table: [] for table in columns}
+    table = ""
+    for line in CONTINUED.sub("", block).splitlines():
+        fields = line.split()
+        if fields[:2] != ["M", "V30"] or len(fields) < 4:
+            continue
+        if fields[2] in ("BEGIN", "END"):
+            table = fields[3] if fields[2] == "BEGIN" else ""
+        elif table in found:
+            found[table].append(tuple(fields[columns[table]]))
+    return tuple(found["ATOM"]), tuple(found["BOND"])

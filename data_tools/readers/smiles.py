@@ -91,8 +91,9 @@ class Reader(BaseReader):
         if self.options.conformers == 0:
             return Parsed(mol, raw.y, origin=Origin.NO_GEOMETRY, notes=notes)
         count, keep_hydrogens = self.options.conformers, self.options.keep_hydrogens
-        mol = embed_conformers(mol, smiles_uid(mol), count, keep_hydrogens)
-        return Parsed(mol, raw.y, origin=Origin.CONFORMERS_MADE, notes=notes)
+        made: list[str] = []
+        mol = embed_conformers(mol, smiles_uid(mol), count, keep_hydrogens, made)
+        return Parsed(mol, raw.y, origin=Origin.CONFORMERS_MADE, notes=(*notes, *made))
 
 
 def _smiles_and_name(line: str) -> tuple[str, str]:

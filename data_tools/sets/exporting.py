@@ -80,6 +80,19 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
     return counts
 
 
+def left_out(root: Path, limit: int | None = None) -> Iterator[str]:
+    """Yield what the first `limit` molecules have and an SD file does not hold, with counts."""
+    dataset = ShardDataset(root)
+    if dataset.manifest["forces_unit"] is not None:
+        counts = np.concatenate([block.num_forces for block in dataset.blocks()])[:limit]
+        if forces := np.count_nonzero(counts):
+            yield f"forces of {forces} molecules"
+    labels = dataset.manifest["labels"]
+    units = [f"{label['name']} [{label['unit']}]" for label in labels if label["unit"]]
+    if units:
+        yield f"units of {len(units)} labels: {', '.join(units)[:300]}"
+
+
 def skipped_path(output: Path) -> Path:
     """Return where the molecules are listed that an SD file does not hold."""
     return output.with_name(f"{output.name}.skipped.jsonl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from msde.chem.rebuild import plain_mol
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset, repeated_ids
-from msde.downstream.overlap import blocks_of_data_sets, overlapping
+from msde.downstream.overlap import blocks_of, blocks_of_data_sets
 from msde.errors import MsdeError
 
 from ..pipeline.packing import prepare_output, write_data_set
@@ -32,9 +33,11 @@ def merge(
 
     Args:
         labels: `same` if they must agree, `union` to take all.
-        skip_duplicates: of molecules with the same id keep the first; else they are an error.
+        skip_duplicates: of equal molecules with the same id keep the first; else they are an error.
+            How many are left out is in the manifest, source.duplicates.molecules.
         without: data sets whose 2D graphs (first blocks of InChIKeys) are left out; their number
-            is in the manifest, source.without.molecules.
+            is in the manifest, source.without.molecules, and that of those that are kept because
+            they have no InChIKey, source.without.not_compared.
 
     Raises:
         MsdeError: data sets are missing, damaged or do not fit, or the output is taken.
@@ -43,16 +46,34 @@ def merge(
     merged = merged_labels(datasets, labels)
     keep = _places_to_keep(datasets, skip_duplicates)
     facts = facts_of(datasets, merged)
+    if skip_duplicates:
+        facts["source"]["duplicates"] = {"molecules": int((~keep).sum())}
     if without:
-        mols = (plain_mol(record) for dataset in datasets for record in dataset.records())
-        known = keep & overlapping(mols, blocks_of_data_sets(without))
-        keep &= ~known
-        if not keep.any():
-            raise MsdeError("no molecule is left: --without has the 2D graphs of all")
-        digests = [ShardDataset(root).digest for root in without]
-        facts["source"]["without"] = {"digests": digests, "molecules": int(known.sum())}
+        facts["source"]["without"] = _leave_out(datasets, keep, without)
     prepare_output(output, roots)
     return write_data_set(output, merged_blocks(datasets, merged, keep), facts, roots)
+
+
+def _leave_out(
+    datasets: Sequence[ShardDataset], keep: np.ndarray, without: Sequence[Path]
+) -> dict[str, Any]:
+    """Clear in `keep` the molecules whose 2D graphs `without` has; return what the manifest says.
+
+    Raises:
+        MsdeError: no molecule is left.
+    """
+    known = blocks_of_data_sets(without)
+    mols = (plain_mol(record) for dataset in datasets for record in dataset.records())
+    blocks = blocks_of(mols)
+    found = keep & np.array([block in known for block in blocks])
+    keep &= ~found
+    if not keep.any():
+        raise MsdeError("no molecule is left: --without has the 2D graphs of all")
+    return {
+        "digests": [ShardDataset(root).digest for root in without],
+        "molecules": int(found.sum()),
+        "not_compared": int((keep & np.array([not block for block in blocks])).sum()),
+    }
 
 
 def facts_of(datasets: Sequence[ShardDataset], labels: list[dict[str, str]]) -> dict[str, Any]:
@@ -118,13 +139,51 @@ def merged_labels(datasets: Sequence[ShardDataset], labels: str) -> list[dict[st
 
 
 def _places_to_keep(datasets: Sequence[ShardDataset], skip: bool) -> np.ndarray:
-    """Return which molecules to keep, of all data sets one after another, (total,) bool."""
+    """Return which molecules to keep, of all data sets one after another, (total,) bool.
+
+    Raises:
+        MsdeError: different molecules have the same id, or equal ones that are not to be skipped.
+    """
     uid = np.concatenate([d.index(b)["uid"] for d in datasets for b in range(d.num_blocks)])
+    _, firsts, inverse, counts = np.unique(
+        uid, return_index=True, return_inverse=True, return_counts=True
+    )
     keep = np.zeros(len(uid), bool)
-    keep[np.unique(uid, return_index=True)[1]] = True  # the first of each
-    if not (keep.all() or skip):
-        raise MsdeError(f"{repeated_ids(uid)}; give --skip-duplicates to keep the first of each")
+    keep[firsts] = True  # the first of each
+    if not keep.all():
+        _refuse_different(datasets, counts[inverse] > 1)
+        if not skip:
+            raise MsdeError(
+                f"{repeated_ids(uid)}; give --skip-duplicates to keep the first of each"
+            )
     return keep
+
+
+def _refuse_different(datasets: Sequence[ShardDataset], repeated: np.ndarray) -> None:
+    """Raise an MsdeError if different molecules have the same id, that of file name and line.
+
+    Args:
+        repeated: (total,) bool, the molecules whose id another one has.
+    """
+    seen: dict[int, tuple[bytes, str | Path]] = {}  # atoms and bonds, hashed, and the data set
+    different: list[str] = []
+    first = 0
+    for dataset in datasets:
+        for block in dataset.blocks():
+            for place in np.flatnonzero(repeated[first : first + len(block)]).tolist():
+                record = block.record(place)
+                parts = (record.z, record.bond_index.astype("<u2"), record.bond_attr)
+                graph = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
+                known, root = seen.setdefault(record.uid, (graph, dataset.root))
+                if known != graph:
+                    different.append(f"'{record.name}' of {dataset.root} and one of {root}")
+            first += len(block)
+    if different:
+        raise MsdeError(
+            f"{len(different)} molecules have the id of a different one, {different[0]} for "
+            "example: same file name, different molecules; rename one of the files and convert it "
+            "again"
+        )
 
 
 def merged_blocks(

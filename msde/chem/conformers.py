@@ -10,6 +10,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from msde.chem.vocabulary import MoleculeError
 
 FRAGMENT_GAP = 3.0  # A, between fragments of a salt before MMFF moves them
+RELAX_STEPS = 200  # of MMFF94 at most
 
 
 def embed_conformer(mol: Chem.Mol, seed: int, keep_hydrogens: bool = False) -> Chem.Mol:
@@ -18,7 +19,11 @@ def embed_conformer(mol: Chem.Mol, seed: int, keep_hydrogens: bool = False) -> C
 
 
 def embed_conformers(
-    mol: Chem.Mol, seed: int, count: int, keep_hydrogens: bool = False
+    mol: Chem.Mol,
+    seed: int,
+    count: int,
+    keep_hydrogens: bool = False,
+    notes: list[str] | None = None,
 ) -> Chem.Mol:
     """Return the molecule with conformers by ETKDGv3 (Wang et al. 2020) and MMFF94.
 
@@ -26,15 +31,23 @@ def embed_conformers(
     without MMFF parameters keep the geometry of ETKDGv3. There may be fewer conformers than
     `count`, where some cannot be embedded.
 
+    Args:
+        notes: gets a line for either.
+
     Raises:
         MoleculeError: no conformer was found, or RDKit failed on the molecule.
     """
     try:
         full = Chem.AddHs(mol)
-        if not embed(full, count, seed):
+        made = len(embed(full, count, seed))
+        if not made:
             raise MoleculeError("no conformer found")
         _set_fragments_apart(full)
-        relax(full)
+        is_rough = relax(full) is None and full.GetNumAtoms() > 1
+        if notes is not None and is_rough:
+            notes.append("MMFF94 lacks parameters: geometry of ETKDGv3 alone")
+        if notes is not None and made < count:
+            notes.append(f"fewer conformers: {made} of {count}")
         return full if keep_hydrogens else Chem.RemoveHs(full)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, MoleculeError):
@@ -55,8 +68,11 @@ def embed(mol: Chem.Mol, count: int, seed: int) -> list[int]:
     return ids
 
 
-def relax(mol: Chem.Mol) -> list[float] | None:
-    """Relax all conformers by MMFF94.
+def relax(mol: Chem.Mol, notes: list[str] | None = None) -> list[float] | None:
+    """Relax all conformers by MMFF94, for RELAX_STEPS at most.
+
+    Args:
+        notes: gets a line if these were too few for some conformers.
 
     Returns:
         The energy of each in kcal/mol; None, with nothing done, if MMFF94 lacks parameters.
@@ -64,9 +80,15 @@ def relax(mol: Chem.Mol) -> list[float] | None:
     if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
         return None
     relaxed = Chem.Mol(mol)  # a copy, since MMFF writes its own aromaticity into it
-    found = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(relaxed, numThreads=1, maxIters=200)
+    found = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
+        relaxed, numThreads=1, maxIters=RELAX_STEPS
+    )
     for mine, its in zip(mol.GetConformers(), relaxed.GetConformers(), strict=True):
         mine.SetPositions(its.GetPositions())
+    stopped = sum(is_unfinished != 0 for is_unfinished, _ in found)
+    if notes is not None and stopped:
+        many = f"{stopped} of {len(found)} conformers"
+        notes.append(f"not fully relaxed: MMFF94 stopped after {RELAX_STEPS} steps in {many}")
     return [energy for _, energy in found]
 
 

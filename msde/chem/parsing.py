@@ -186,15 +186,20 @@ def num_removed_isotopes(mol: Chem.Mol) -> int:
     return mol.GetIntProp(_NUM_REMOVED) if mol.HasProp(_NUM_REMOVED) else 0
 
 
+def removed_note(mol: Chem.Mol) -> str:
+    """Return a note on the hydrogen isotopes that were removed from a molecule, or ""."""
+    if not mol.HasProp(_REMOVED):
+        return ""
+    return f"hydrogen isotopes are removed like hydrogens: {mol.GetProp(_REMOVED)}"
+
+
 def forget_isotopes(mol: Chem.Mol) -> tuple[str, ...]:
     """Make every atom one of the natural mixture; stereocentres by isotopes alone vanish.
 
     Returns:
         Notes on the isotopes that are lost, and on those that were removed as hydrogens.
     """
-    notes = []
-    if mol.HasProp(_REMOVED):
-        notes.append(f"hydrogen isotopes are removed like hydrogens: {mol.GetProp(_REMOVED)}")
+    notes = [note] if (note := removed_note(mol)) else []
     if mol.HasSubstructMatch(_ISOTOPE):
         notes.append(f"isotopes are not stored: {_listed(_count_isotopes(mol))}")
         for atom in mol.GetAtoms():

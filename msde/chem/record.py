@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem import rdCIPLabeler
 
 from msde.chem.conformers import embed_conformer
 from msde.chem.features import features_from_mol
 from msde.chem.parsing import mol_from_smiles, remove_hydrogens, stereo_note
+from msde.chem.stereo import assign_cip
 from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, CIP_LABELS, MoleculeError
 
-CIP_ITERATIONS = 1_250_000  # recommended by RDKit: takes less than a second
 MAX_ATOMS = 1024  # of a molecule for inference: time and memory grow with the pairs of atoms
 
 # The code of "misc" in each column of x, or 255. That of hybridisations is common (every s orbital)
@@ -82,12 +81,9 @@ def cip_codes(mol: Chem.Mol, tagged: Sequence[int], notes: list[str]) -> np.ndar
     Of a cage, for which the algorithm takes exponential time, all are 0; `notes` says so.
     """
     codes = np.zeros(mol.GetNumAtoms(), "u1")
-    if tagged:
-        try:
-            rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=CIP_ITERATIONS)
-        except RuntimeError:
-            notes.append("CIP labels take too long to find: all are 0")
-            return codes
+    if tagged and not assign_cip(mol):
+        notes.append("CIP labels take too long to find: all are 0")
+        return codes
     for i in tagged:
         atom = mol.GetAtomWithIdx(i)
         label = atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""

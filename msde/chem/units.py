@@ -51,7 +51,7 @@ _NAMES: dict[str, dict[str, float]] = {
 
 
 def _table() -> dict[str, Unit]:
-    """Return the units by name, and in lower case where that is no other unit."""
+    """Return the units by name, and in lower case where that is one unit, as of meV and MeV not."""
     found: dict[str, Unit] = {
         name: (size, tuple(int(base == kind) for base in _BASES))
         for kind, units in _NAMES.items()
@@ -59,7 +59,10 @@ def _table() -> dict[str, Unit]:
         for name in names.split()
     }
     found |= dict.fromkeys(("D", "Debye"), (_DEBYE, (0, 1, 1, 0, 0)))
-    return {name.lower(): unit for name, unit in found.items()} | found
+    lower: dict[str, set[Unit]] = {}
+    for name, unit in found.items():
+        lower.setdefault(name.lower(), set()).add(unit)
+    return {name: unit for name, (unit, *others) in lower.items() if not others} | found
 
 
 _TABLE = _table()

@@ -26,6 +26,7 @@ from rdkit.Chem import rdMolAlign, rdMolTransforms
 from msde.chem.clusters import MAX_MATCHES
 
 THRESHOLDS = np.arange(0, 2.501, 0.125)  # A
+DRAWN = 100  # bootstrap samples that are in memory together
 
 
 def rmsd_matrix(generated: Chem.Mol, references: Chem.Mol) -> np.ndarray:
@@ -107,9 +108,15 @@ def internal_coordinates(mol: Chem.Mol, conformer: int) -> dict[str, np.ndarray]
 
 
 def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean of differences and its 95 % interval by 10,000 bootstrap samples."""
+    """Return the mean of differences and its 95 % interval by 10,000 bootstrap samples.
+
+    Those that are not finite are left out; without any others all three are NaN.
+    """
     differences = differences[np.isfinite(differences)]
+    if not len(differences):
+        return np.nan, np.nan, np.nan
     rng = np.random.default_rng(seed)
-    means = rng.choice(differences, (10_000, len(differences))).mean(axis=1)
+    blocks = (rng.choice(differences, (DRAWN, len(differences))) for _ in range(10_000 // DRAWN))
+    means = np.concatenate([block.mean(axis=1) for block in blocks])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(differences.mean()), float(low), float(high)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from rdkit import Chem
 
 from msde.errors import MsdeError
+
+
+def check_installed() -> None:
+    """Raise an MsdeError unless posebusters is installed."""
+    if importlib.util.find_spec("posebusters") is None:
+        raise MsdeError("--posebusters needs it: pip install 'msde[evaluate]'")
 
 
 def plausible(mols: Sequence[Chem.Mol]) -> list[bool]:
@@ -18,10 +25,9 @@ def plausible(mols: Sequence[Chem.Mol]) -> list[bool]:
     Raises:
         MsdeError: posebusters is not installed.
     """
-    try:
-        from posebusters import PoseBusters
-    except ImportError as error:
-        raise MsdeError("--posebusters needs it: pip install 'msde[evaluate]'") from error
+    check_installed()
+    from posebusters import PoseBusters
+
     first = [Chem.Mol(mol, confId=mol.GetConformers()[0].GetId()) for mol in mols]
     table = PoseBusters(config="mol").bust(first)
     return table.all(axis=1).tolist()

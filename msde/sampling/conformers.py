@@ -21,13 +21,13 @@ from torch import Tensor
 
 from msde.chem.clusters import representatives, with_conformers
 from msde.chem.conformers import embed, relax
-from msde.chem.parsing import mol_from_smiles, remove_hydrogens
+from msde.chem.parsing import mol_from_smiles, remove_hydrogens, removed_note, stereo_note
 from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
 from msde.chem.vocabulary import MoleculeError
 from msde.config.choices import STARTS, STD_ON_ETKDG
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
-from msde.errors import require
+from msde.errors import MsdeError, require
 from msde.model import MoleculeSDE
 from msde.model.score import AllPairsScore
 from msde.model.sde import perturb, score_from_noise
@@ -35,7 +35,7 @@ from msde.sampling.batching import limited_batches
 from msde.sampling.likelihood import log_likelihood, on_sphere
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
-from msde.sampling.schedule import karras_times, time_of_noise
+from msde.sampling.schedule import karras_times, sigma_of, time_of_noise
 from msde.sampling.stereo import inverts_centre, turn_wrong_bonds
 
 MAX_ATOMS = 200  # without hydrogens; memory and time grow with the pairs of atoms
@@ -111,7 +111,11 @@ def sample_conformers(
 
     Args:
         molecules: SMILES or RDKit molecules, whose own conformers are not used.
+
+    Raises:
+        MsdeError: the noise of `options.std` is too small; see `known_std`.
     """
+    known_std(model, options)
     results = [_task(molecule, options) for molecule in molecules]
     tasks = [task for task in results if isinstance(task, _Task)]
     positions: dict[tuple[int, int], np.ndarray] = {}  # of task and number of the sample
@@ -128,14 +132,32 @@ def sample_conformers(
             yield result
 
 
+def known_std(model: MoleculeSDE, options: ConformerOptions) -> float:
+    """Return `options.std`, or the largest noise that the model knows where this is less, in A.
+
+    Raises:
+        MsdeError: it is not more than the noise at which sampling ends.
+    """
+    sde = model.score_2d_to_3d.sde
+    ends = time_of_noise(sde, LAST_STD), torch.ones(())
+    least, largest = (round(float(sigma_of(sde, t)), 4) for t in ends)
+    if options.std <= least:
+        raise MsdeError(
+            f"std is {options.std:g} A, expected more than {least:g} A, with which sampling ends, "
+            f"and at most {largest:g} A"
+        )
+    return min(options.std, largest)
+
+
 def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sampled:
     """Return a molecule made ready, or the reason why it cannot be sampled."""
     notes: list[str] = []
     try:
         if isinstance(molecule, str):
-            mol = mol_from_smiles(molecule)
+            given = mol = mol_from_smiles(molecule)
         else:
-            mol = remove_hydrogens(Chem.Mol(molecule))
+            given, mol = molecule, remove_hydrogens(Chem.Mol(molecule))
+        notes += filter(None, (stereo_note(given), removed_note(mol)))
         mol.RemoveAllConformers()
         if mol.GetNumAtoms() > MAX_ATOMS:
             raise MoleculeError(f"{mol.GetNumAtoms()} heavy atoms, at most {MAX_ATOMS} are sampled")
@@ -356,7 +378,7 @@ def _finish(task: _Task, positions: list[np.ndarray], options: ConformerOptions)
         conformer.SetPositions(pos.astype(np.float64))
         mol.AddConformer(conformer, assignId=True)
     mol = Chem.AddHs(mol, addCoords=True)
-    energies = relax(mol) if options.relax else None
+    energies = relax(mol, task.notes) if options.relax else None
     if options.relax and energies is None:
         task.notes.append("not relaxed: MMFF94 lacks parameters")
     chosen = list(range(options.num))

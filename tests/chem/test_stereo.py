@@ -4,7 +4,7 @@ import pytest
 from rdkit import Chem
 
 from fixtures.conformers import embedded, mirrored
-from msde.chem.stereo import count_stereo
+from msde.chem.stereo import assign_cip, count_stereo, stereo_of
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,10 @@ def test_double_bonds_are_counted_apart_and_survive_mirrors():
     wrong = count_stereo(swapped, 0)
     assert (wrong.bonds_right, wrong.bonds, wrong.centres) == (0, 1, 0)
     assert wrong.differences == "bond 1-2 is Z, not E"
+
+
+def test_the_search_for_labels_is_bounded(monkeypatch):
+    monkeypatch.setattr("msde.chem.stereo.CIP_ITERATIONS", 1)
+    mol = Chem.MolFromSmiles("C[C@H](CC(C)(C)C(F)C)CC(C)(C)C(Cl)C")
+    assert not assign_cip(Chem.Mol(mol)) and stereo_of(mol) == {}
+    assert assign_cip(Chem.MolFromSmiles("CCO"))

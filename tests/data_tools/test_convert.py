@@ -134,9 +134,7 @@ def test_mpi_makes_the_same_shards(flat, tmp_path):
         ("dask:tcp://127.0.0.1:1", "no Dask scheduler answers"),
     ],
 )
-def test_missing_executors_are_an_error_of_one_line(
-    flat, tmp_path, executor, message, monkeypatch
-):
+def test_missing_executors_are_an_error_of_one_line(flat, tmp_path, executor, message, monkeypatch):
     pytest.importorskip("distributed", reason="distributed is not installed")
     monkeypatch.setattr("msde.data_tools.pipeline.executors.CONNECT_SECONDS", 1)
     out = ["--output", tmp_path / "out", "--executor", executor]

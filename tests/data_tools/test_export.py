@@ -6,6 +6,7 @@ import pytest
 
 from fixtures.data_sets import molecules, run_tool, write_data_set
 from fixtures.molecules import SMILES, make_record
+from fixtures.readers import embedded, numbers, positions
 from msde.chem.record import Origin
 from msde.data.shards import read_manifest
 from msde.data_tools.convert import convert
@@ -107,6 +108,19 @@ def test_large_molecules_are_exported_in_the_newer_format(tmp_path):
     convert([tmp_path / "m.sdf"], tmp_path / "b", options=options)
     (one,), (other,) = molecules(tmp_path / "a"), molecules(tmp_path / "b")
     check_same(one, other)
+
+
+def test_forces_and_units_that_an_sd_file_does_not_hold_are_said(tmp_path):
+    mol = embedded("CCO", 3)
+    arrays = {"z": numbers(mol), "R": positions(mol), "E": np.zeros(3), "F": np.ones((3, 9, 3))}
+    np.savez(tmp_path / "m.npz", **arrays)
+    convert([tmp_path / "m.npz"], tmp_path / "a")
+    found = run_tool("export", tmp_path / "a", "--output", tmp_path / "m.sdf", "--limit", 2)
+    assert found.stdout.splitlines() == [
+        f"{tmp_path / 'm.sdf'}: 2 molecules",
+        "  not written: forces of 2 molecules",
+        "  not written: units of 1 labels: energy [kcal/mol]",
+    ]
 
 
 def test_molecules_outside_the_vocabulary_are_skipped_and_counted(tmp_path):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from fixtures.data_sets import molecules, run_tool, write_data_set
+from msde.chem.vocabulary import ATOM_VOCABULARY
+from msde.data.shards import ShardDataset
 from msde.data_tools.merge import merge
 from msde.data_tools.verify import verify
 from msde.errors import MsdeError
@@ -50,6 +52,36 @@ def test_repeated_molecules_are_an_error_or_skipped(records, tmp_path):
     assert not (tmp_path / "out").exists()
     assert merge([first, second], tmp_path / "out", skip_duplicates=True) == len(records)
     assert [m.uid for m in molecules(tmp_path / "out")] == [r.uid for r in records]
+
+
+def test_skipped_duplicates_are_counted(records, tmp_path):
+    first = write_data_set(tmp_path / "a", records[:6])
+    second = write_data_set(tmp_path / "b", records[4:])
+    out = tmp_path / "out"
+    found = run_tool("merge", first, second, "--output", out, "--skip-duplicates")
+    assert "2 molecules left out: duplicates of earlier ones" in found.stdout, found.stderr
+    assert ShardDataset(out).manifest["source"]["duplicates"] == {"molecules": 2}
+
+
+def test_different_molecules_of_files_with_one_name_are_never_skipped(records, tmp_path):
+    first = write_data_set(tmp_path / "a", records[:6])
+    other = [records[4], dataclasses.replace(records[6], uid=records[5].uid)]
+    second = write_data_set(tmp_path / "b", other)
+    for skip in (False, True):
+        with pytest.raises(MsdeError, match="^1 molecules have the id of a different .*rename"):
+            merge([first, second], tmp_path / "out", skip_duplicates=skip)
+    assert not (tmp_path / "out").exists()
+
+
+def test_molecules_that_cannot_be_compared_are_kept_and_counted(records, tmp_path):
+    x = records[0].x.copy()
+    x[0, 3] = len(ATOM_VOCABULARY["formal_charge"]) - 1  # misc
+    whole = write_data_set(tmp_path / "a", [dataclasses.replace(records[0], x=x), *records[1:]])
+    task = write_data_set(tmp_path / "task", records[2:4])
+    found = run_tool("merge", whole, "--output", tmp_path / "out", "--without", task)
+    assert "1 molecules kept without comparison" in found.stdout, found.stderr
+    without = ShardDataset(tmp_path / "out").manifest["source"]["without"]
+    assert (without["molecules"], without["not_compared"]) == (2, 1)
 
 
 def test_molecules_of_another_data_set_are_left_out(records, tmp_path):

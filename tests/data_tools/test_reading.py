@@ -32,6 +32,14 @@ def test_a_folder_stands_for_its_files_and_others_are_counted(folder, caplog):
     assert choose_format(found) == "sdf"
 
 
+def test_empty_files_of_a_folder_are_counted_and_not_read(folder, caplog):
+    caplog.set_level("INFO")
+    (folder / "_SUCCESS").touch()
+    (folder / "deep/empty.sdf").touch()
+    assert len(expand_inputs([folder])) == len(SMILES)
+    assert f"2 of {len(SMILES) + 3} files are empty, as _SUCCESS" in caplog.text
+
+
 def test_patterns_and_lists_stand_for_the_same_files(folder, tmp_path):
     everything = set(expand_inputs([folder]))
     assert set(expand_inputs([f"{folder}/**/*.sdf"])) == everything

@@ -1,5 +1,7 @@
 """Measures of conformers, against molecules whose answer is known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -71,3 +73,17 @@ def test_the_interval_of_paired_differences():
     assert low < 0.5 < high and high - low == pytest.approx(4 * 1 / 20, rel=0.15)
     assert low < mean < high
     assert paired_interval(np.array([1.0, np.nan, 1.0])) == (1, 1, 1)
+
+
+def test_the_interval_does_not_depend_on_blocks_and_needs_a_difference():
+    values = np.random.default_rng(1).normal(size=77)
+    means = np.random.default_rng(0).choice(values, (10_000, 77)).mean(axis=1)
+    assert paired_interval(values)[1:] == tuple(np.percentile(means, [2.5, 97.5]))
+    assert np.isnan(paired_interval(np.array([np.nan]))).all()
+
+
+def test_bootstrap_samples_are_drawn_in_blocks():
+    tracemalloc.start()
+    paired_interval(np.zeros(2_000))
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()

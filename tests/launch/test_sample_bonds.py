@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDepictor
 
 from fixtures.bonds import geometry, saved_bond_model, xyz
 from fixtures.data_sets import write_data_set
 from fixtures.molecules import make_record
 from fixtures.paths import ROOT
 from msde.chem.rebuild import mol_from_record
+from msde.chem.record import Origin
 from msde.chem.scaffold import scaffold_of
 from msde.data_tools.models.bond_comparison import compare_bonds
 from msde.data_tools.models.bonds import bonds_of_file
@@ -97,3 +99,50 @@ def test_every_method_has_a_row_for_each_noise(checkpoint, tmp_path):
 def test_a_scaffold_does_not_depend_on_hydrogens(smiles):
     forms = [mol_from_record(make_record(smiles, 1, keep)) for keep in (False, True)]
     assert scaffold_of(forms[0]) == scaffold_of(forms[1])
+
+
+def test_bonds_of_a_drawing_are_refused_and_those_of_a_planar_molecule_found(
+    checkpoint, tmp_path, capsys
+):
+    mol = Chem.MolFromSmiles("CCO")
+    rdDepictor.Compute2DCoords(mol)
+    drawing = Chem.MolToMolBlock(mol) + "$$$$\n"
+    given = geometry("C=C")
+    planar = given.pos - given.pos.mean(0)
+    planar = planar @ np.linalg.svd(planar)[2].T * [1, 1, 0]
+    mol = Chem.AddHs(Chem.MolFromSmiles("C=C"))
+    conformer = Chem.Conformer(6)
+    conformer.SetPositions(planar)
+    mol.AddConformer(conformer)
+    (tmp_path / "m.sdf").write_text(f"{drawing}{Chem.MolToMolBlock(mol)}$$$$\n")
+    output = tmp_path / "b.sdf"
+    bonds_of_file(checkpoint, tmp_path / "m.sdf", output, BondOptions())
+    said = capsys.readouterr()
+    assert "no bonds of line 1: a flat drawing, no positions" in said.err
+    assert "bonds of 1 of 2 molecules" in said.out
+    assert smiles_in(output) == ["C=C"]
+
+
+def test_notes_of_the_reader_stand_beside_bonds(checkpoint, tmp_path, capsys):
+    mol = Chem.AddHs(Chem.MolFromSmiles("[13CH3]O"))
+    conformer = Chem.Conformer(6)
+    conformer.SetPositions(geometry("CO").pos)
+    mol.AddConformer(conformer)
+    (tmp_path / "m.sdf").write_text(f"{Chem.MolToMolBlock(mol)}$$$$\n")
+    bonds_of_file(checkpoint, tmp_path / "m.sdf", tmp_path / "b.sdf", BondOptions())
+    assert "line 1 bonds found, but: isotopes are not stored: 1 13C" in capsys.readouterr().err
+    (found,) = Chem.SDMolSupplier(str(tmp_path / "b.sdf"))
+    assert found.GetProp("note") == "isotopes are not stored: 1 13C"
+
+
+def test_rows_that_say_nothing_are_told(checkpoint, tmp_path):
+    records = [make_record("CO", 1), make_record("CC=O", 2, keep_hydrogens=True)]
+    records[1] = replace(records[1], origin=Origin.BONDS_PERCEIVED)
+    references = write_data_set(tmp_path / "data", records)
+    text = compare_bonds(checkpoint, references, tmp_path / "r.json", BondOptions(), noises=(0.0,))
+    said = [
+        "1 of 2 references have bonds that RDKit perceived: its rule is measured against itself.",
+        "1 of 2 references lack hydrogens, which RDKit DetermineBonds needs: its row says nothing.",
+    ]
+    assert text.splitlines()[-2:] == said
+    assert json.loads((tmp_path / "r.json").read_text())["remarks"] == said

@@ -123,7 +123,7 @@ def test_conformers_are_chosen_among_the_samples_that_are_made_without_choice(mo
 
 
 def test_of_relaxed_candidates_the_one_of_low_energy_is_first(model, monkeypatch):
-    def relax(mol):
+    def relax(mol, notes):
         return [9.0, 9.0, 0.0, 9.0]
 
     monkeypatch.setattr("msde.sampling.conformers.relax", relax)
@@ -165,3 +165,14 @@ def test_likelihoods_do_not_depend_on_place_and_batch_mates(model):
     seeds = [log_likelihoods(model, mols[:1], **few, seed=seed)[0] for seed in range(4)]
     found = log_likelihoods(model, [turned], **few)[0]
     assert abs(found - np.mean(seeds)) < 5 * np.std(seeds) + 0.05
+
+
+def test_isotopes_and_mixtures_that_samples_do_not_show_are_noted(model):
+    smiles = ["[2H]CCO", "C[C@H](F)Cl |&1:1|"]
+    expected = [
+        ["hydrogen isotopes are removed like hydrogens: 1 D"],
+        ["a mixture of both stereoisomers (racemic) at atom 1: read as drawn"],
+    ]
+    options = dataclasses.replace(NOISE, num=1, steps=2, repair=False)
+    for given in (smiles, [Chem.MolFromSmiles(text) for text in smiles]):
+        assert [found.notes for found in sample_conformers(model, given, options)] == expected

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from fixtures.conformers import embedded, saved_model
+from fixtures.data_sets import write_data_set
+from fixtures.molecules import make_record, topology
+from msde.chem.record import Origin
+from msde.data.shards import ShardDataset
 from msde.data_tools.convert import convert
+from msde.data_tools.models import comparison
+from msde.data_tools.models.bond_comparison import compare_bonds
 from msde.data_tools.models.comparison import (
     BASELINE,
     CLUSTERED,
@@ -19,6 +25,7 @@ from msde.data_tools.options import Options
 from msde.errors import MsdeError
 from msde.evaluation.conformers import coverage, rmsd_matrix
 from msde.inference.pretrained import load
+from msde.sampling.bonds import BondOptions
 from msde.sampling.conformers import ConformerOptions, sample_conformers
 
 SMILES = ["CCO", "C[C@H](F)Cl", "C/C=C\\C", "CC(=O)Oc1ccccc1C(=O)O"]
@@ -113,3 +120,101 @@ def test_without_candidates_nothing_is_clustered(weights, tmp_path):
     references, options = shards(tmp_path, 1), ConformerOptions(steps=2, candidates=1)
     text = compare(weights, references, tmp_path / "r.json", options, counts=(1,), starts=["noise"])
     assert text.count("\n| 1 |") == 4 and "clustered" not in text
+
+
+QUICK = {"counts": (1,), "starts": ["noise"]}
+ONE = ConformerOptions(steps=2, candidates=1)
+
+
+def test_references_with_hydrogens_have_the_rows_of_those_without(weights, tmp_path):
+    tables = []
+    for keep in (False, True):
+        records = [make_record(smiles, k, keep) for k, smiles in enumerate(SMILES, 1)]
+        folder = write_data_set(tmp_path / f"data{keep}", records)
+        compare(weights, folder, tmp_path / "r.json", ONE, **QUICK)
+        result = json.loads((tmp_path / "r.json").read_text())
+        tables.append([row["MAT-R"] for row in result["rows"]])
+        assert result["references"]["atoms"] == [3, 4, 4, 13]
+    assert tables[1] == pytest.approx(tables[0], abs=2e-3)
+
+
+def test_molecules_without_geometry_are_left_out_and_counted(weights, tmp_path):
+    records = [topology(embedded("CCC")), make_record("CCO", 1), make_record("CCN", 2)]
+    folder = write_data_set(tmp_path / "data", records)
+    text = compare(weights, folder, tmp_path / "r.json", ONE, **QUICK)
+    facts = json.loads((tmp_path / "r.json").read_text())["references"]
+    assert (facts["molecules"], facts["without geometry"], facts["not rebuilt"]) == (2, 1, 0)
+    assert "1 molecules have no geometry and are left out." in text
+
+
+def test_references_that_rdkit_made_are_told(weights, tmp_path):
+    records = [make_record("CCO", 1), make_record("CCN", 2)]
+    records[0] = dataclasses.replace(records[0], origin=Origin.SOURCE)
+    folder = write_data_set(tmp_path / "data", records)
+    text = compare(weights, folder, tmp_path / "r.json", ONE, **QUICK)
+    said = (
+        "1 of 2 references have conformers that RDKit made: its rows are judged by their own kind."
+    )
+    assert said in text.splitlines()
+    assert json.loads((tmp_path / "r.json").read_text())["remarks"] == [said]
+
+
+def test_conformers_that_etkdg_does_not_find_are_told(weights, tmp_path, monkeypatch):
+    def embed(mol, count, seed, embed=comparison.embed):
+        return [] if mol.GetNumHeavyAtoms() == 4 else embed(mol, count, seed)
+
+    monkeypatch.setattr(comparison, "embed", embed)
+    records = [make_record("CCO", 1), make_record("CC(C)N", 2)]
+    text = compare(
+        weights, write_data_set(tmp_path / "data", records), tmp_path / "r.json", ONE,
+        counts=(3,), starts=["noise"],
+    )  # fmt: skip
+    assert "ETKDG made 3 of 6 conformers." in text.splitlines()
+
+
+def test_only_the_chosen_molecules_are_rebuilt(tmp_path, monkeypatch):
+    records = [make_record("C" * k, k) for k in range(1, 8)]
+    folder = write_data_set(tmp_path / "data", records)
+    monkeypatch.setattr(ShardDataset, "records", None)
+    mols, counts = references_of(folder, 3)
+    assert [mol.GetNumAtoms() for mol in mols] == [1, 4, 7] and counts["conformers made"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limit": 0}, "--limit must be at least 1"),
+        ({"limit": -1}, "--limit must be at least 1"),
+        ({"counts": (0, 1)}, "--counts must be at least 1"),
+        ({"counts": (-2,)}, "--counts must be at least 1"),
+        ({"output": "none/r.json"}, "--output .* is not writable"),
+        ({"sampling": ConformerOptions(std=0.01)}, "std is 0.01 A, expected more than"),
+        ({"posebusters": True}, r"pip install 'msde\[evaluate\]'"),
+    ],
+)
+def test_wrong_choices_are_one_line_before_any_work(
+    weights, tmp_path, change, message, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(comparison, "references_of", None)
+    given = {"output": "r.json", "sampling": ConformerOptions()} | change
+    given["output"] = tmp_path / given["output"]
+    with pytest.raises(MsdeError, match=message) as error:
+        compare(weights, tmp_path / "data", **given)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limit": 0}, "--limit must be at least 1"),
+        ({"noises": (0.0, float("nan"))}, "--noise must be finite and not negative"),
+        ({"noises": (-0.1,)}, "--noise must be finite and not negative"),
+        ({"output": "none/r.json"}, "--output .* is not writable"),
+    ],
+)
+def test_wrong_choices_for_bonds_are_one_line_before_any_work(weights, tmp_path, change, message):
+    given = {"output": "r.json", "options": BondOptions()} | change
+    given["output"] = tmp_path / given["output"]
+    with pytest.raises(MsdeError, match=message):
+        compare_bonds(weights, tmp_path / "data", **given)

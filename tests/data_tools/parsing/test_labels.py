@@ -48,3 +48,10 @@ def test_values_are_converted_from_the_known_unit_to_that_of_the_user():
     assert labels.with_units(Path("a"), asked[1:], units)[1] == ()  # nothing to multiply
     with pytest.raises(MsdeError, match="a has homo in Ha, which cannot be converted to 'K'"):
         labels.with_units(Path("a"), (Label("homo", "K"),), units)
+
+
+def test_a_unit_that_may_be_milli_or_mega_is_not_known():
+    names = ["gap [meV]", "gap [MeV]", "gap [mev]", "gap [MHZ]"]
+    assert [*labels.units_in(names).values()] == ["meV", "MeV", "MHZ"]
+    with pytest.raises(MsdeError, match="gap in eV, which cannot be converted to 'mev'"):
+        labels.with_units(Path("a"), (Label("gap", "mev"),), {"gap": "eV"})

@@ -11,6 +11,7 @@ from fixtures.readers import (
     numbers,
     positions,
     recognised,
+    smiles_of,
 )
 from msde.data_tools.readers import Label, Options, ase, get_reader
 from msde.errors import MsdeError
@@ -177,3 +178,22 @@ def test_one_broken_row_is_one_reject(tmp_path):
         database.execute("UPDATE systems SET positions = ? WHERE id = 1", (b"123",))
     _, parsed, rejected = convert(path)
     assert list(parsed) == [2] and rejected == {"cannot be parsed": 1}
+
+
+@pytest.mark.parametrize(("total", "rejected"), [(-1 + 5e-17, 0), (-0.995, 0), (5e-17, 1)])
+def test_the_sum_of_initial_charges_is_a_charge_if_it_is_nearly_whole(tmp_path, total, rejected):
+    path = ase_db(tmp_path / "a.db", None, [({}, None)], "CC(=O)[O-]")
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE systems SET charge = ?", (total,))
+    assert sum(convert(path)[2].values()) == rejected
+    parsed = convert(path, Options(charge=-1))[1]
+    assert smiles_of(parsed[1]) == "CC(=O)[O-]" and parsed[1].notes == ()
+
+
+def test_a_sum_of_partial_charges_is_ignored_with_a_note(tmp_path):
+    path = ase_db(tmp_path / "a.db", None, [({}, None), ({"charge": -1}, None)], "CC(=O)[O-]")
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE systems SET charge = -0.6")
+    parsed = convert(path, Options(charge=-1))[1]
+    note = "initial charges, whose sum is no whole number, are ignored: -0.6"
+    assert [one.notes for one in parsed.values()] == [(note,), ()]

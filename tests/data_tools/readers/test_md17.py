@@ -12,7 +12,10 @@ from fixtures.readers import (
     smiles_of,
 )
 from msde.chem.record import Origin
+from msde.data.shards import read_manifest
+from msde.data_tools.convert import convert as convert_files
 from msde.data_tools.readers import Label, Options, get_reader
+from msde.data_tools.verify import verify
 from msde.errors import MsdeError
 
 
@@ -162,3 +165,19 @@ def test_a_single_array_is_no_trajectory(tmp_path):
     assert recognised(tmp_path / "a.npz") is None
     with pytest.raises(MsdeError, match="a single NumPy array, expected an .npz"):
         get_reader("md17").facts([tmp_path / "a.npz"])
+
+
+def test_labels_that_are_infinite_are_a_reason_to_reject(tmp_path):
+    mol = embedded("CCO", 3)
+    energies = np.array([0, np.inf, np.nan])
+    np.savez(tmp_path / "a.npz", z=numbers(mol), R=positions(mol), E=energies)
+    assert convert_files([tmp_path / "a.npz"], tmp_path / "out")["converted"] == 2
+    reasons = read_manifest(tmp_path / "out")["rejects_by_reason"]
+    assert reasons == {"a label that is not a finite number": 1}
+    assert list(verify(tmp_path / "out")) == []
+
+
+def test_charges_may_miss_whole_numbers_by_rounding(tmp_path):
+    mol = embedded("CC(=O)[O-]")
+    np.savez(tmp_path / "a.npz", z=numbers(mol), R=positions(mol), charge=-0.9999999)
+    assert smiles_of(convert(tmp_path / "a.npz")[1][1]) == "CC(=O)[O-]"

@@ -172,6 +172,59 @@ def test_energies_and_forces_are_read(tmp_path, energy, force):
     assert np.array_equal(parsed[2].forces[0], sign * forces.numpy()[:3])
 
 
+@pytest.mark.parametrize("smiles", ["OC(C)=O", "CC(O)=O", "CC(=O)O"])
+@pytest.mark.parametrize("lacking", ["", "x", "x edge_attr"])
+def test_a_smiles_gets_the_bonds_of_the_graph(tmp_path, smiles, lacking):
+    one = coded("CC(=O)O", "OGB")
+    one.smiles, one.z = smiles, torch.tensor([6, 6, 8, 8])
+    if lacking == "x":
+        one.edge_attr = torch.nn.functional.one_hot(one.edge_attr[:, 0], 4)
+    for name in lacking.split():
+        del one[name]
+    _, parsed, _ = convert(saved(tmp_path, [one, one]), TRUST)
+    assert parsed[1].mol.GetBondBetweenAtoms(1, 2).GetBondType() == Chem.BondType.DOUBLE
+    assert len(parsed[1].notes) == (lacking == "x edge_attr" and smiles != "CC(=O)O")
+
+
+def test_charges_of_a_smiles_go_where_the_codes_have_them(tmp_path):
+    one = coded("C[NH2+]CCNC", "OGB")
+    one.smiles = "CNCC[NH2+]C"
+    _, parsed, _ = convert(saved(tmp_path, [one, one]), TRUST)
+    assert [atom.GetFormalCharge() for atom in parsed[1].mol.GetAtoms()] == [0, 1, 0, 0, 0, 0]
+
+
+def test_a_smiles_with_other_bond_orders_than_the_codes_has_a_note(tmp_path):
+    one = coded("CC(=O)O", "OGB")
+    one.smiles, one.z = "CC(O)O", torch.tensor([6, 6, 8, 8])
+    _, parsed, _ = convert(saved(tmp_path, [one, one]), TRUST)
+    assert smiles_of(parsed[1]) == "CC(O)O" and "than its edge_attr" in parsed[1].notes[0]
+
+
+def test_bonds_may_be_stored_one_way(tmp_path):
+    graphs = [coded(smiles, "OGB") for smiles in HEAVY]
+    for one in graphs:
+        half = one.num_edges // 2  # behind it are the pairs (i, j) with i > j
+        one.edge_index, one.edge_attr = one.edge_index[:, half:], one.edge_attr[half:]
+    _, parsed, rejected = convert(saved(tmp_path, graphs), TRUST)
+    assert not rejected
+    assert [smiles_of(one) for one in parsed.values()] == [Chem.CanonSmiles(s) for s in HEAVY]
+
+
+def test_edges_that_contradict_each_other_are_a_reason_to_reject(tmp_path):
+    one = coded("CCO", "OGB", hydrogens=True)
+    other = one.clone()
+    other.edge_attr[-1, 0] = 1
+    reasons = convert(saved(tmp_path, [one] * 30 + [other]), TRUST)[2]
+    assert reasons == {"edge_attr gives the bond of atoms 2 and 8 two kinds": 1}
+
+
+def test_fields_of_one_dimension_may_be_named_an_index(tmp_path):
+    graphs = [coded(smiles, "OGB") for smiles in HEAVY]
+    for one in graphs:
+        one.atom_index = torch.arange(one.num_nodes)
+    assert len(convert(saved(tmp_path, graphs), TRUST)[1]) == len(HEAVY)
+
+
 def test_lists_of_graphs_and_single_ones_are_data_sets(tmp_path):
     graphs = [graph(embedded(smiles), smiles=smiles) for smiles in SMILES]
     torch.save(graphs, tmp_path / "a.pt")

@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
 from fixtures.readers import SMILES, convert, embedded, recognised, sd_record
+from msde.data_tools.convert import convert as convert_files
 from msde.data_tools.readers import Label, Options, get_reader, qm9
 from msde.errors import MsdeError
 
@@ -41,6 +44,22 @@ def test_uncharacterized_molecules_are_rejected(tmp_path):
     (tmp_path / "gdb9.sdf.csv").unlink()
     with pytest.raises(MsdeError, match="gdb9.sdf.csv is not beside"):
         get_reader("qm9").facts([path])
+
+
+def test_a_conversion_does_not_go_on_after_a_file_beside_it_has_changed(tmp_path):
+    path, out, table = gdb9(tmp_path), tmp_path / "out", tmp_path / "gdb9.sdf.csv"
+    excluded = tmp_path / "uncharacterized.txt"
+    excluded.write_text("2 C N\n")
+    with pytest.raises(MsdeError, match="2 of 5 molecules were rejected"):
+        convert_files([path], out, max_rejects=0)
+    for other, old, new in ((table, "gdb_40,", "gdb_4,"), (excluded, "2", "5")):
+        text, times = other.read_text(), other.stat()
+        other.write_text(text.replace(old, new))
+        with pytest.raises(MsdeError, match="unfinished conversion of something else"):
+            convert_files([path], out)
+        other.write_text(text)
+        os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert convert_files([path], out)["rejected"] == 2
 
 
 def test_values_are_converted_to_the_unit_of_the_user(tmp_path):

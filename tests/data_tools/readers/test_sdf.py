@@ -74,11 +74,19 @@ def test_a_record_without_end_is_an_error(tmp_path, monkeypatch):
         get_reader("sdf").facts([path])
 
 
-def test_neighbours_become_conformers_on_request(tmp_path):
+def in_v3000(record):
+    mol = Chem.MolFromMolBlock(record, removeHs=False)
+    return f"{Chem.MolToV3KMolBlock(mol)}$$$$\n"
+
+
+@pytest.mark.parametrize("v3000", [False, True])
+def test_neighbours_become_conformers_on_request(tmp_path, v3000):
     left, right = embedded("C[C@H](N)C(=O)O", 3), embedded("C[C@@H](N)C(=O)O")
     blocks = [sd_record(Chem.Mol(left, confId=c.GetId()), "ala") for c in left.GetConformers()]
     records = [*blocks[:2], sd_record(right, "ala"), blocks[2], sd_record(embedded("CO"), "ala")]
     records += [sd_record(embedded("CO"), "")] * 2
+    if v3000:
+        records = [in_v3000(record) for record in records]
     path = tmp_path / "a.sdf"
     path.write_text("".join(records))
     assert len(convert(path)[1]) == 7

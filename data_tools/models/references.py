@@ -1,0 +1,92 @@
+"""Molecules of a data set that comparisons take as references, and what limits what they say."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rdkit import Chem
+
+from msde.chem.rebuild import mol_or_error
+from msde.chem.record import Origin
+from msde.data.shards import ShardDataset
+from msde.errors import MsdeError, require
+
+from ..parsing.chemistry import implied_hydrogens
+
+# What is counted, and the line after its number: first of what is left out, then of references.
+LEFT_OUT = {
+    "not rebuilt": "could not be rebuilt",
+    "without geometry": "have no geometry and are left out",
+}
+CONFORMERS_MADE, BONDS_PERCEIVED = "conformers made", "bonds perceived"
+WITHOUT_HYDROGENS = "without hydrogens"
+SAID = {
+    CONFORMERS_MADE: "have conformers that RDKit made: its rows are judged by their own kind",
+    BONDS_PERCEIVED: "have bonds that RDKit perceived: its rule is measured against itself",
+    WITHOUT_HYDROGENS: "lack hydrogens, which RDKit DetermineBonds needs: its row says nothing",
+}
+
+
+def check_choices(limit: int | None, **choices: tuple[str, bool]) -> None:
+    """Raise an MsdeError unless `limit` and the other choices of a comparison are right.
+
+    Args:
+        choices: by the name of the option, what it must be, and whether it is.
+    """
+    require(
+        {
+            "--limit must be at least 1": limit is None or limit >= 1,
+            **{f"--{name} must be {rule}": holds for name, (rule, holds) in choices.items()},
+        }
+    )
+
+
+def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], dict[str, int]]:
+    """Return molecules of a data set with their conformers, and counts of LEFT_OUT and SAID.
+
+    Args:
+        limit: look at this many molecules, spread evenly over the data set; None: at all.
+
+    Raises:
+        MsdeError: none of them has geometry.
+    """
+    dataset = ShardDataset(root)
+    many = len(dataset) if limit is None else min(limit, len(dataset))
+    chosen = np.linspace(0, len(dataset) - 1, many).round().astype(int)
+    places = zip(*(array.tolist() for array in dataset.locate(chosen)), strict=True)
+    mols: list[Chem.Mol] = []
+    counts = dict.fromkeys((*LEFT_OUT, *SAID), 0)
+    for block, group in itertools.groupby(places, key=operator.itemgetter(0)):
+        columns = dataset.read_block(block)
+        for record in (columns.record(place) for _, place in group):
+            if record.origin & Origin.NO_GEOMETRY:
+                counts["without geometry"] += 1
+                continue
+            mol = mol_or_error(record)
+            if not isinstance(mol, Chem.Mol):
+                counts["not rebuilt"] += 1
+                continue
+            mols.append(mol)
+            counts[CONFORMERS_MADE] += bool(record.origin & Origin.CONFORMERS_MADE)
+            counts[BONDS_PERCEIVED] += bool(record.origin & Origin.BONDS_PERCEIVED)
+            counts[WITHOUT_HYDROGENS] += implied_hydrogens(mol) > 0
+    if not mols:
+        raise MsdeError(f"{root} holds no molecules with geometry to compare with")
+    return mols, counts
+
+
+def remarks(facts: dict[str, int], kinds: Sequence[str]) -> list[str]:
+    """Return a line for each kind that some references are of.
+
+    Args:
+        facts: counts of `references_of`, and the number of `molecules`.
+        kinds: of LEFT_OUT and SAID.
+    """
+    lines = {kind: f"{facts[kind]} molecules {said}." for kind, said in LEFT_OUT.items()}
+    many = facts["molecules"]
+    lines |= {kind: f"{facts[kind]} of {many} references {said}." for kind, said in SAID.items()}
+    return [lines[kind] for kind in kinds if facts[kind]]
