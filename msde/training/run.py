@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import logging
 import math
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -52,18 +53,28 @@ LOCK = ".lock"  # in the folder of a run, while it trains
 def only_run_in(output: Path) -> Iterator[None]:
     """Make the run's folder and keep other runs out of it; every rank must call it.
 
+    A folder in which nothing was written is removed again.
+
     Raises:
         MsdeError: another process trains there, or the folder cannot be made.
     """
     with contextlib.ExitStack() as held:
 
         def lock() -> None:
+            if not output.exists():
+                held.callback(_remove_unused, output)
             make_output(output)
             message = f"another process trains in {output}; wait for its end, or stop it"
             held.enter_context(locked(output / LOCK, message))
 
         engine_state.on_first_rank(lock)
         yield
+
+
+def _remove_unused(output: Path) -> None:
+    if os.listdir(output) == [LOCK]:
+        (output / LOCK).unlink()
+        output.rmdir()
 
 
 def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> None:

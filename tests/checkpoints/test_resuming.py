@@ -93,8 +93,10 @@ def test_two_runs_do_not_share_a_folder(alone, tmp_path, monkeypatch):
         with pytest.raises(MsdeError, match="another process trains in .*run; wait for its end"):
             with only_run_in(tmp_path / "run"):
                 pass
+    assert not (tmp_path / "run").exists()  # nothing was written
     with only_run_in(tmp_path / "run"):
-        pass
+        (tmp_path / "run/config.json").write_text("{}")
+    assert (tmp_path / "run/config.json").exists()
 
 
 def test_the_best_weights_are_replaced_as_a_whole_or_not_at_all(alone, tmp_path, monkeypatch):
