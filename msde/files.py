@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 from msde.errors import DataDamaged, DiskFull, MsdeError
 
 MANIFEST = "MANIFEST.json"  # the files of a folder with their sizes and hashes, and its own hash
+LOCK = ".lock"  # in a folder that one process at a time works on
 LOCK_SECONDS = 5  # that a killed process may take to release a lock
 Shipped = Literal["base", "conformers", "bonds"]  # weights that come with the package
 

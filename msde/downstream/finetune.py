@@ -35,13 +35,12 @@ from msde.downstream.splits import Split, known_from_training, stored_split
 from msde.downstream.tasks import Task
 from msde.downstream.training import STATE, Trainer
 from msde.errors import MsdeError
-from msde.files import file_sha256, locked, write_atomically, write_json
+from msde.files import LOCK, file_sha256, locked, write_atomically, write_json
 from msde.inference.pretrained import trained_views, views_of
 
 log = logging.getLogger("msde")
 
 RESULTS, CONFIG, PREDICTIONS = "results.json", "config.json", "predictions.csv"
-LOCK = "lock"  # in the folder of a seed, while a process works on it
 SHOWN = 5  # targets that are named in a message
 
 

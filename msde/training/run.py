@@ -27,7 +27,14 @@ from msde.config import Config, read_json, to_dict
 from msde.config.schema import leaves
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
-from msde.files import MANIFEST, hash_files, locked, make_output, write_folder_manifest
+from msde.files import (
+    LOCK,
+    MANIFEST,
+    hash_files,
+    locked,
+    make_output,
+    write_folder_manifest,
+)
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
 from msde.monitor.writer import Monitor, peak_memory_mb, summary
@@ -45,8 +52,6 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 log = logging.getLogger("msde")
-
-LOCK = ".lock"  # in the folder of a run, while it trains
 
 
 @contextlib.contextmanager

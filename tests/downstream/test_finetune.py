@@ -126,7 +126,7 @@ def test_a_seed_is_trained_by_one_process_at_a_time(folder, tmp_path, monkeypatc
             finetune(*given)
     finetune(*given)
     assert read_results(tmp_path / "out")["seeds"] == [0]
-    assert not (tmp_path / "out/seed-0/lock").exists()
+    assert not (tmp_path / "out/seed-0/.lock").exists()
 
 
 def test_an_output_that_is_a_file_is_an_error_of_one_line(folder, tmp_path):
