@@ -66,11 +66,12 @@ def only_run_in(output: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
 
         def lock() -> None:
-            if not output.exists():
-                held.callback(_remove_unused, output)
+            is_new = not output.exists()
             make_output(output)
             message = f"another process trains in {output}; wait for its end, or stop it"
             held.enter_context(locked(output / LOCK, message))
+            if is_new:
+                held.callback(_remove_unused, output)
 
         engine_state.on_first_rank(lock)
         yield
