@@ -18,7 +18,7 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
 from msde.cli import report_errors
-from msde.data_tools.models.comparison import references_of
+from msde.data_tools.models.references import references_of
 
 HEADER = ("smiles", "radius_of_gyration", "distance_1_4")
 

@@ -22,7 +22,7 @@ from msde import shipped_checkpoint
 from msde.chem.parsing import silence_rdkit
 from msde.chem.stereo import StereoCount, count_stereo, stereo_of
 from msde.cluster import process
-from msde.data_tools.models.comparison import references_of
+from msde.data_tools.models.references import references_of
 from msde.evaluation.conformers import coverage, rmsd_matrix
 from msde.files import write_json
 from msde.inference.pretrained import load

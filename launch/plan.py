@@ -38,7 +38,7 @@ def make_parser() -> OneLineParser:
 def main() -> None:
     """Parse, measure and print."""
     arguments = make_parser().parse_args()
-    require({"--gpus is at least 1": arguments.gpus >= 1})
+    require({"--gpus must be at least 1": arguments.gpus >= 1})
     if arguments.output is not None:
         check_writable(arguments.output)
     config = make_config(arguments.preset, overrides=arguments.overrides)

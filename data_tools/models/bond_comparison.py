@@ -62,7 +62,6 @@ def compare_bonds(
     silence_rdkit()
     model = load(checkpoint).model
     mols, facts = references_of(references, limit)
-    facts = {"molecules": len(mols), **facts}
 
     def ours(chosen: BondOptions) -> Method:
         return lambda given: [found.mol for found in find_bonds(model, given, chosen)]

@@ -64,11 +64,11 @@ def bonds_of_file(
                 reason = one if isinstance(one, MoleculeError) else one.reason
                 yield MoleculeError(f"{where[number]}: {reason}")
                 continue
-            if number in read_notes:
-                notes[number] = read_notes[number]
             set_title(one.mol, names[number])
-            note = note_property(notes.get(number, ""))
-            yield f"{Chem.MolToMolBlock(one.mol)}{note}$$$$\n"
+            note = read_notes.get(number, "")
+            if note:
+                notes[number] = note
+            yield f"{Chem.MolToMolBlock(one.mol)}{note_property(note)}$$$$\n"
 
     done = write_sd_results(output, "bonds", results(), len(names))
     print_notes("bonds found", where, {}, notes)

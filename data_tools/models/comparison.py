@@ -113,7 +113,6 @@ def compare(
     sampling = with_known_std(model, replace(sampling, num=max(counts)))
     found, facts = references_of(references, limit)
     mols = list(map(remove_hydrogens, found))
-    facts = {"molecules": len(mols), **facts}
     notes = remarks(facts, (*LEFT_OUT, CONFORMERS_MADE))
     if pictures is not None:
         draw_samples(model, mols, pictures, sampling)
@@ -140,7 +139,7 @@ def compare(
 
 
 def _facts(outcome: Outcome, num: int) -> dict[str, Any]:
-    """Return what is told of a method that made `num` conformers of all references."""
+    """Return the JSON entry of a method that made `num` conformers of all references."""
     return {
         "failed": outcome.failed,
         "conformers/s": num / outcome.seconds,

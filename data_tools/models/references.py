@@ -1,4 +1,4 @@
-"""Molecules of a data set that comparisons take as references, and what limits what they say."""
+"""Molecules of a data set as references of a comparison, and remarks on their origin."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from msde.errors import MsdeError, require
 
 from ..parsing.chemistry import implied_hydrogens
 
-# What is counted, and the line after its number: first of what is left out, then of references.
+# What is counted, and the words after its number: of molecules that are left out.
 LEFT_OUT = {
     "not rebuilt": "could not be rebuilt",
     "without geometry": "have no geometry and are left out",
 }
 CONFORMERS_MADE, BONDS_PERCEIVED = "conformers made", "bonds perceived"
 WITHOUT_HYDROGENS = "without hydrogens"
-SAID = {
+# Of references that make a row of the comparison void or biased.
+LIMITATIONS = {
     CONFORMERS_MADE: "have conformers that RDKit made: its rows are judged by their own kind",
     BONDS_PERCEIVED: "have bonds that RDKit perceived: its rule is measured against itself",
     WITHOUT_HYDROGENS: "lack hydrogens, which RDKit DetermineBonds needs: its row says nothing",
@@ -46,7 +47,9 @@ def check_choices(limit: int | None, **choices: tuple[str, bool]) -> None:
 
 
 def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], dict[str, int]]:
-    """Return molecules of a data set with their conformers, and counts of LEFT_OUT and SAID.
+    """Return molecules of a data set with their conformers, and counts.
+
+    These are the number of `molecules`, and those of LEFT_OUT and LIMITATIONS.
 
     Args:
         limit: look at this many molecules, spread evenly over the data set; None: at all.
@@ -59,7 +62,7 @@ def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], dict[s
     chosen = np.linspace(0, len(dataset) - 1, many).round().astype(int)
     places = zip(*(array.tolist() for array in dataset.locate(chosen)), strict=True)
     mols: list[Chem.Mol] = []
-    counts = dict.fromkeys((*LEFT_OUT, *SAID), 0)
+    counts = dict.fromkeys(("molecules", *LEFT_OUT, *LIMITATIONS), 0)
     for block, group in itertools.groupby(places, key=operator.itemgetter(0)):
         columns = dataset.read_block(block)
         for record in (columns.record(place) for _, place in group):
@@ -74,19 +77,22 @@ def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], dict[s
             counts[CONFORMERS_MADE] += bool(record.origin & Origin.CONFORMERS_MADE)
             counts[BONDS_PERCEIVED] += bool(record.origin & Origin.BONDS_PERCEIVED)
             counts[WITHOUT_HYDROGENS] += implied_hydrogens(mol) > 0
+    counts["molecules"] = len(mols)
     if not mols:
         raise MsdeError(f"{root} holds no molecules with geometry to compare with")
     return mols, counts
 
 
 def remarks(facts: dict[str, int], kinds: Sequence[str]) -> list[str]:
-    """Return a line for each kind that some references are of.
+    """Return a line for each of these kinds of which there are molecules.
 
     Args:
-        facts: counts of `references_of`, and the number of `molecules`.
-        kinds: of LEFT_OUT and SAID.
+        facts: counts of `references_of`.
+        kinds: of LEFT_OUT and LIMITATIONS.
     """
     lines = {kind: f"{facts[kind]} molecules {said}." for kind, said in LEFT_OUT.items()}
     many = facts["molecules"]
-    lines |= {kind: f"{facts[kind]} of {many} references {said}." for kind, said in SAID.items()}
+    lines |= {
+        kind: f"{facts[kind]} of {many} references {said}." for kind, said in LIMITATIONS.items()
+    }
     return [lines[kind] for kind in kinds if facts[kind]]

@@ -15,7 +15,7 @@ from typing import Any
 
 from msde.data.shards import ShardDataset
 from msde.downstream.labels import read_task_data
-from msde.downstream.overlap import blocks_of_data_sets, overlapping
+from msde.downstream.overlap import blocks_of, blocks_of_data_sets, overlapping
 from msde.downstream.plan import Design, Plan, read_plan
 from msde.downstream.report import Rows, write_tables
 from msde.downstream.settings import make_settings
@@ -137,7 +137,7 @@ def _overlaps(
         root = shards[design.name]
         if root not in by_root:
             task_data = read_task_data(root, design.task)
-            seen = overlapping(task_data.mols(), known)
+            seen = overlapping(blocks_of(task_data.mols()), known)
             by_root[root] = [f"{int(uid):016x}" for uid in task_data.columns.uid[seen]]
             log.info(
                 "%s: pretraining has seen %d of %d molecules", root.name, seen.sum(), len(seen)

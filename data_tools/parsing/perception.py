@@ -62,7 +62,7 @@ class System:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of bonds and atoms beside which are joined."""
+    """Types of bonds, and charges and hydrogens of atoms, as far as a source states them."""
 
     kinds: dict[tuple[int, int], Chem.BondType]  # of each pair (i, j) with i < j
     atoms: tuple[tuple[int, int], ...] = ()  # charge and number of hydrogens of each, () if unknown
@@ -172,7 +172,7 @@ def bonds_of_smiles(
     if not match:
         is_same = np.array_equal(elements, numbers) and stated.kinds.keys() == {*bonds}
         same = tuple(range(len(numbers))) if is_same else ()
-        if position is None or 1 in numbers:  # hydrogens leave resonance forms
+        if position is None or 1 in numbers:  # with hydrogens only resonance forms differ
             match = same or target.GetSubstructMatch(pattern)
         else:
             match, note = _match_of_lengths(pattern, stated, target, position, same)

@@ -14,7 +14,7 @@ import numpy as np
 from msde.chem.rebuild import plain_mol
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset, repeated_ids
-from msde.downstream.overlap import blocks_of, blocks_of_data_sets
+from msde.downstream.overlap import blocks_of, blocks_of_data_sets, overlapping
 from msde.errors import MsdeError
 
 from ..pipeline.packing import prepare_output, write_data_set
@@ -65,7 +65,7 @@ def _leave_out(
     known = blocks_of_data_sets(without)
     mols = (plain_mol(record) for dataset in datasets for record in dataset.records())
     blocks = blocks_of(mols)
-    found = keep & np.array([block in known for block in blocks])
+    found = keep & overlapping(blocks, known)
     keep &= ~found
     if not keep.any():
         raise MsdeError("no molecule is left: --without has the 2D graphs of all")

@@ -226,14 +226,17 @@ def find(root: Path, resume: str) -> Checkpoint | None:
     return on_first_rank(choose)
 
 
-def changed_settings(checkpoint: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ from those of a checkpoint: its value and this run's."""
+Changes = dict[str, tuple[Any, Any]]  # of settings: the checkpoint's value and this run's
+
+
+def changed_settings(checkpoint: Checkpoint, config: Config) -> Changes:
+    """Return the settings that differ from those of a checkpoint."""
     stored, own = leaves(from_dict(read_json(checkpoint.folder / "config.json"))), leaves(config)
     return {key: (stored[key], own[key]) for key in own if stored[key] != own[key]}
 
 
 def check_compatible(
-    checkpoint: Checkpoint, config: Config, world_size: int, zero_stage: int
+    checkpoint: Checkpoint, changes: Changes, world_size: int, zero_stage: int
 ) -> bool:
     """Check that a checkpoint can continue under this configuration, before anything is loaded.
 
@@ -245,7 +248,7 @@ def check_compatible(
         MsdeError: naming the difference.
     """
     folder, manifest = checkpoint
-    for key, (stored, own) in changed_settings(checkpoint, config).items():
+    for key, (stored, own) in changes.items():
         change = f"{key} = {stored}, this run has {own}"
         other_network = key == "loss.coefficient_displacements" and bool(stored) != bool(own)
         if key.startswith("model.") or other_network:

@@ -124,7 +124,9 @@ def supervise(output: Path, command: list[str], restarts: int = 0, pause: float 
     Raises:
         MsdeError: there is no such command, or a number is below zero.
     """
-    require({"--restarts is at least 0": restarts >= 0, "--pause is at least 0": pause >= 0})
+    require(
+        {"--restarts must be at least 0": restarts >= 0, "--pause must be at least 0": pause >= 0}
+    )
     if shutil.which(command[0]) is None:
         raise MsdeError(f"{command[0]} is no command that can be run; give it behind --")
     supervisor = Supervisor(output)

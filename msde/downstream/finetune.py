@@ -292,7 +292,7 @@ def _write_predictions(job: Job, path: Path, predictions: dict[str, np.ndarray])
     """Write a row for each molecule: name, line or id, part, and label and prediction."""
     names, data = job.data.names, job.data
     first = next(iter(data.lines.values()), None)
-    where = ["uid"] if first is None else ["file", "line"][-len(first) :]
+    where = ["uid"] if first is None else ["line"] if len(first) == 1 else ["file", "line"]
     columns = [n for target in data.targets for n in (target, f"{target}_predicted")]
 
     def write(temporary: Path) -> None:

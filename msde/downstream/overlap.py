@@ -27,6 +27,6 @@ def blocks_of_data_sets(roots: Iterable[Path]) -> set[str]:
     return found - {""}
 
 
-def overlapping(mols: Iterable[Chem.Mol | None], known: set[str]) -> np.ndarray:
-    """Return which molecules are among the known ones, (num_molecules,) bool."""
-    return np.array([block in known for block in blocks_of(mols)])
+def overlapping(blocks: Iterable[str], known: set[str]) -> np.ndarray:
+    """Return which of the molecules with these blocks are among the known ones, (rows,) bool."""
+    return np.array([block in known for block in blocks])

@@ -90,10 +90,13 @@ def build_run(
     state, universal = RunState(), False
     checkpoint = engine_state.find(output / "checkpoints", resume)
     if checkpoint is not None:
-        universal = engine_state.check_compatible(checkpoint, config, world_size, stage)
+        changes = engine_state.changed_settings(checkpoint, config)
+        universal = engine_state.check_compatible(checkpoint, changes, world_size, stage)
         state = RunState.from_manifest(checkpoint.manifest)
-        if any(map(decides_validation, engine_state.changed_settings(checkpoint, config))):
-            log.warning("held-out losses mean something else now: best/ is chosen anew")
+        if any(map(decides_validation, changes)):
+            log.warning(
+                "held-out losses cannot be compared with earlier ones: best/ is chosen anew"
+            )
             state.best_validation = math.inf
         plan.stream.load_state_dict(checkpoint.manifest["stream"])
     log.info("building the model and DeepSpeed's engine")

@@ -72,12 +72,12 @@ def test_settings_that_change_the_network_are_refused(tmp_path, caplog, change, 
     stored, own = make_small("paper").config, make_small("paper", change).config
     (tmp_path / "config.json").write_text(json.dumps(to_dict(stored)))
     checkpoint = engine_state.Checkpoint(tmp_path, {"zero_stage": 1, "world_size": 1})
-    key = change.partition("=")[0]
+    key, changes = change.partition("=")[0], engine_state.changed_settings(checkpoint, own)
     if refused:
         with pytest.raises(MsdeError, match=f"was written with {key} = .*, this run has"):
-            engine_state.check_compatible(checkpoint, own, 1, 1)
+            engine_state.check_compatible(checkpoint, changes, 1, 1)
     else:
-        assert engine_state.check_compatible(checkpoint, own, 1, 1) is False
+        assert engine_state.check_compatible(checkpoint, changes, 1, 1) is False
         assert f"written with {key} = " in caplog.text
 
 

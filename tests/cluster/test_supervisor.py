@@ -114,7 +114,7 @@ def test_a_request_to_stop_in_the_pause_before_a_restart_is_kept(tmp_path):
 def test_a_command_that_cannot_be_run_and_wrong_numbers_are_one_line(tmp_path):
     for command, options, message in (
         (["no-such-command"], {}, "no-such-command is no command that can be run"),
-        ([sys.executable], {"restarts": -1}, "--restarts is at least 0"),
+        ([sys.executable], {"restarts": -1}, "--restarts must be at least 0"),
     ):
         with pytest.raises(MsdeError, match=message):
             run_alone(tmp_path, command, **options)

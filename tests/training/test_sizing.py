@@ -66,7 +66,7 @@ def test_larger_stages_are_chosen_where_smaller_ones_do_not_fit(monkeypatch):
         (["--gpu=T4"], "found 'T4', expected one of A100-40GB"),
         (["--gpu=A100", "data.molecules_per_slot=2000000"], "nothing fits 72 GB of A100"),
         (["--gpu=A100", "--data=nowhere"], "nowhere"),
-        (["--gpus=0"], "--gpus is at least 1"),
+        (["--gpus=0"], "--gpus must be at least 1"),
         (["--output=nowhere/ds.json"], "its folder does not exist or is not writable"),
     ],
 )
