@@ -99,8 +99,12 @@ class Label:
     unit: str = ""  # "" where the source does not say
 
 
-def add_reader_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how the files of any format are read."""
+def add_reader_options(parser: argparse.ArgumentParser, hydrogens: bool = True) -> None:
+    """Add the options that say how the files of any format are read.
+
+    Args:
+        hydrogens: whether the user chooses if they are kept.
+    """
     add = parser.add_argument
     add(
         "--format",
@@ -109,7 +113,9 @@ def add_reader_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of the file; auto finds it by name and content",
     )
-    add("--keep-hydrogens", action=argparse.BooleanOptionalAction, help="default: by the format")
+    if hydrogens:
+        chosen = argparse.BooleanOptionalAction
+        add("--keep-hydrogens", action=chosen, help="default: by the format")
     add("--group-conformers", action="store_true", help="neighbours of one title are one molecule")
     add("--smiles-column", metavar="NAME", help="default: named like one, else one of SMILES")
     add("--name-column", metavar="NAME", help="of a table; default: one named like one")

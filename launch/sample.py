@@ -26,7 +26,7 @@ def make_parser() -> OneLineParser:
         add("--input", type=Path, required=True, metavar="FILE", help="molecules, or shards")
         add("--output", type=Path, required=True, metavar="FILE", help=".sdf or .sdf.gz")
         shared.add_sampler_options(command, *others)
-        shared.add_reader_options(command)
+        shared.add_reader_options(command, hydrogens=False)
     shared.add_conformer_options(commands.choices["conformers"])
     add = commands.choices["bonds"].add_argument
     add("--types", action="store_true", help="find atom types, too; those of the file are not used")

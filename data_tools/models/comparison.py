@@ -43,9 +43,8 @@ from msde.evaluation.plausibility import check_installed, plausible
 from msde.files import write_json
 from msde.inference.pretrained import load
 from msde.model import MoleculeSDE
-from msde.sampling.conformers import ConformerOptions, sample_conformers
+from msde.sampling.conformers import ConformerOptions, sample_conformers, with_known_std
 
-from .generation import with_known_std
 from .pictures import draw_samples
 from .references import CONFORMERS_MADE, LEFT_OUT, check_choices, references_of, remarks
 

@@ -23,8 +23,12 @@ from msde.chem.stereo import NOT_CHECKED, StereoCount, assign_cip, count_stereo,
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.inference.pretrained import load
-from msde.model import MoleculeSDE
-from msde.sampling.conformers import ConformerOptions, Sampled, known_std, sample_conformers
+from msde.sampling.conformers import (
+    ConformerOptions,
+    Sampled,
+    sample_conformers,
+    with_known_std,
+)
 
 from ..options import AUTO, Options
 from ..reading import read_molecules
@@ -98,19 +102,6 @@ def conformers_of_file(
         f"stereochemistry of the input: {total.centres_right} of {total.centres} centres and "
         f"{total.bonds_right} of {total.bonds} double bonds are right"
     )
-
-
-def with_known_std(model: MoleculeSDE, sampling: ConformerOptions) -> ConformerOptions:
-    """Return options whose noise on ETKDG's conformers is one that the model knows.
-
-    Raises:
-        MsdeError: it is too small.
-    """
-    std = known_std(model, sampling)
-    if std < sampling.std:
-        print(f"noise on ETKDG's conformers: {std:g} A, the most that the model knows, "
-              f"not {sampling.std:g} A")  # fmt: skip
-    return replace(sampling, std=std)
 
 
 def molecules_of(

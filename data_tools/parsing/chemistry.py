@@ -14,6 +14,7 @@ from msde.chem.vocabulary import MoleculeError
 _RADICAL = Chem.RWMol(Chem.MolFromSmarts("*"))  # matches atoms that have unpaired electrons
 _RADICAL.ReplaceAtom(0, rdqueries.NumRadicalElectronsGreaterQueryAtom(0))
 FLAT = 1e-6  # A; a conformer whose z are all below it is a drawing, if others are not
+CARBON = 6
 LACKS_HYDROGENS = "the geometry lacks hydrogens that its bonds imply"
 
 
@@ -64,6 +65,8 @@ def check_radicals(mol: Chem.Mol) -> None:
 def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
     """Reject a geometry that has some hydrogens and lacks others, or lacks any if they are kept.
 
+    One that has all but those of carbon, as docking programs write it, is taken if they are removed.
+
     Args:
         mol: with or without its hydrogens.
         num_atoms: how many atoms its geometry has in the file.
@@ -75,7 +78,8 @@ def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
     # Hydrogens that RDKit does not remove, as those of an imine, do not count as present; nor do
     # isotopes, which are drawn where other hydrogens are not.
     present -= parsing.num_removed_isotopes(mol)
-    if keep_hydrogens or present or mol.GetNumHeavyAtoms() == 0:
+    polar = sum(atom.GetTotalNumHs() for atom in mol.GetAtoms() if atom.GetAtomicNum() != CARBON)
+    if keep_hydrogens or present not in (0, polar) or mol.GetNumHeavyAtoms() == 0:
         raise MoleculeError(LACKS_HYDROGENS)
 
 

@@ -9,8 +9,8 @@ Rejected are, besides records that RDKit cannot parse,
 - radicals, unless `options.keep_radicals`: the bonds of most SD files with geometry were found
   from positions by a program, and then an unpaired electron marks a missing bond. `M  RAD` lines
   are no evidence, for such programs write them, too;
-- a geometry that lacks some of the hydrogens that the bonds imply (one without any is taken, for
-  a molecule that is to lose them).
+- a geometry that lacks some of the hydrogens that the bonds imply (one without any, or without
+  those of carbon, is taken for a molecule that is to lose them).
 
 With `options.group_conformers` neighbouring records with the same title, atoms and bonds are
 conformers of one molecule; other stereoisomers are omitted.

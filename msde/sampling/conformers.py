@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
 from msde.sampling.schedule import karras_times, sigma_of, time_of_noise
 from msde.sampling.stereo import inverts_centre, turn_wrong_bonds
+
+log = logging.getLogger("msde")
 
 MAX_ATOMS = 200  # without hydrogens; memory and time grow with the pairs of atoms
 LAST_STD = 0.03  # A, of the noise before the step to x_0; nothing finer is learnt
@@ -113,9 +116,9 @@ def sample_conformers(
         molecules: SMILES or RDKit molecules, whose own conformers are not used.
 
     Raises:
-        MsdeError: the noise of `options.std` is too small; see `known_std`.
+        MsdeError: the noise of `options.std` is too small; see `with_known_std`.
     """
-    known_std(model, options)
+    options = with_known_std(model, options)
     results = [_task(molecule, options) for molecule in molecules]
     tasks = [task for task in results if isinstance(task, _Task)]
     positions: dict[tuple[int, int], np.ndarray] = {}  # of task and number of the sample
@@ -132,8 +135,8 @@ def sample_conformers(
             yield result
 
 
-def known_std(model: MoleculeSDE, options: ConformerOptions) -> float:
-    """Return `options.std`, or the largest noise that the model knows where this is less, in A.
+def with_known_std(model: MoleculeSDE, options: ConformerOptions) -> ConformerOptions:
+    """Return options whose noise is at most the largest that the model knows; say if it was more.
 
     Raises:
         MsdeError: it is not more than the noise at which sampling ends.
@@ -146,7 +149,11 @@ def known_std(model: MoleculeSDE, options: ConformerOptions) -> float:
             f"std is {options.std:g} A, expected more than {least:g} A, with which sampling ends, "
             f"and at most {largest:g} A"
         )
-    return min(options.std, largest)
+    if options.std <= largest:
+        return options
+    text = "noise on ETKDG's conformers: %g A, the most that the model knows, not %g A"
+    log.warning(text, largest, options.std)
+    return dataclasses.replace(options, std=largest)
 
 
 def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sampled:

@@ -16,6 +16,7 @@ from fixtures.readers import (
     smiles_of,
 )
 from msde.chem.vocabulary import MoleculeError
+from msde.data_tools.parsing.chemistry import LACKS_HYDROGENS
 from msde.data_tools.readers import Label, Options, get_reader
 from msde.errors import MsdeError
 
@@ -107,9 +108,22 @@ def test_geometries_that_lack_hydrogens_are_rejected(tmp_path):
     none = Chem.RemoveHs(mol)
     path = tmp_path / "a.sdf"
     path.write_text(sd_record(mol) + sd_record(some.GetMol()) + sd_record(none))
-    reason = "the geometry lacks hydrogens that its bonds imply"
+    reason = LACKS_HYDROGENS
     assert convert(path)[2] == {reason: 1}
     assert convert(path, ALL_HYDROGENS)[2] == {reason: 2}
+
+
+def test_a_geometry_that_lacks_the_hydrogens_of_carbon_alone_is_taken_without_hydrogens(tmp_path):
+    """As docking programs write it."""
+    mol = Chem.RWMol(embedded("OCCN"))
+    on_carbon = mol.GetSubstructMatches(Chem.MolFromSmarts("[#1]-[#6]"))
+    for place in sorted((hydrogen for hydrogen, _ in on_carbon), reverse=True):
+        mol.RemoveAtom(place)
+    path = tmp_path / "a.sdf"
+    path.write_text(sd_record(mol.GetMol()))
+    _, parsed, rejected = convert(path)
+    assert not rejected and [smiles_of(one) for one in parsed.values()] == ["NCCO"]
+    assert convert(path, ALL_HYDROGENS)[2] == {LACKS_HYDROGENS: 1}
 
 
 def test_stereo_comes_from_coordinates(tmp_path):
