@@ -65,7 +65,7 @@ def check_radicals(mol: Chem.Mol) -> None:
 def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:
     """Reject a geometry that has some hydrogens and lacks others, or lacks any if they are kept.
 
-    One that has all but those of carbon, as docking programs write it, is taken if they are removed.
+    One that has all but those of carbon (of a docking program) is taken if they are removed.
 
     Args:
         mol: with or without its hydrogens.
