@@ -10,6 +10,7 @@
 set -euo pipefail
 folder=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
 mkdir -p "$folder"
 # rdkit and lmdb read the molecules, tensorboard writes curves, pytest runs the tests of ops; the rest is what
 # deepspeed imports. The interpreter of Triton 3.6 fails with NumPy 2.4.

@@ -17,9 +17,10 @@ convert() { # INPUT OUTPUT [OPTIONS]
     [ -e "$2/manifest.json" ] || python -m data_tools.convert "$1" --output "$2" "${@:3}"
 }
 tasks=()
-for file in "$DATA"/moleculenet/*; do
-    name=$(basename "${file%%.csv*}")
-    convert "$file" "$OUTPUT/tasks/$name" --conformers 0
+for name in bbbp cep clintox esol freesolv hiv malaria muv sider tox21 toxcast; do
+    files=("$DATA/moleculenet/$name".csv*)
+    [ -e "${files[0]}" ] || { echo "encoders.sh: there is no ${files[0]}" >&2; exit 2; }
+    convert "${files[0]}" "$OUTPUT/tasks/$name" --conformers 0
     tasks+=(--without "$OUTPUT/tasks/$name")
 done
 convert "$DATA/qm9/micro_qm9.csv" "$OUTPUT/tasks/qm9" --conformers 0

@@ -1,14 +1,9 @@
-"""Measure featurising and converting, each beside its rival in one run; prints one JSON object.
-
-python benchmarks/featurise.py --input pcqm4mv2-2k.csv --sdf dft8k.sdf.gz
-"""
+"""Featurising and converting, each beside its rival in one run, for benchmarks/data.py."""
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -25,7 +20,6 @@ from msde.chem.features import features_from_mol
 from msde.chem.parsing import silence_rdkit
 from msde.chem.record import record_from_mol
 from msde.chem.vocabulary import MoleculeError
-from msde.cli import report_errors
 from msde.data import codec
 from msde.data_tools.convert import convert
 from msde.data_tools.pipeline.chunks import CHUNK
@@ -186,24 +180,3 @@ def conformer_scaling(count: int) -> dict[str, Any]:
         "ratio": taken["one"] / taken["two"],
         "molecules": count,
     }
-
-
-def main() -> None:
-    """Parse the command line, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", type=Path, help="molecules to featurise; default: NCI's SMILES")
-    parser.add_argument("--sdf", type=Path, help="SD file; without it nothing is converted")
-    parser.add_argument("--limit", type=int, help="molecules of each file; default: all")
-    parser.add_argument("--conformers", type=int, default=60, metavar="N", help="0: none")
-    arguments = parser.parse_args()
-    path, limit = arguments.input or NCI, arguments.limit
-    results = {"featuriser": featuriser(path, limit if arguments.input else limit or 200)}
-    if arguments.sdf:
-        results["sdf_to_shard"] = sdf_to_shard(arguments.sdf, limit)
-    if arguments.conformers:
-        results["conformer_scaling"] = conformer_scaling(arguments.conformers)
-    print(json.dumps({"torch": torch.__version__, **results}, indent=1))
-
-
-if __name__ == "__main__":
-    report_errors(main)

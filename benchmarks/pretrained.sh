@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Train the weights that come with the package, as msde/shipped/README.md describes them:
 # benchmarks/pretrained.sh DATA OUTPUT
-# DATA holds pretrain/, moleculenet/ and qm9/. It goes on where it was interrupted.
+# DATA holds pretrain/, moleculenet/ and qm9/. It goes on where it was interrupted. At the end the new
+# weights replace those in msde/shipped/; `git checkout msde/shipped` brings the former back.
 set -euo pipefail
 DATA=$(realpath "$1") OUTPUT=$(realpath -m "$2")
 cd "$(dirname "$0")/.."

@@ -3,8 +3,8 @@
 python benchmarks/sampling.py --references DIR --output FILE.json
 
 From ETKDG and from noise, K of each molecule: conformers a second of the whole way, hydrogens
-included, and of the network alone; MAT-R and labels. `edges` is the network by the ops that
-training uses, once before and once after the op `all_pairs`, in the same process.
+included, of the first 24 molecules of middle size; MAT-R and labels. `edges` is the network by the
+ops that training uses, once before and once after the op `all_pairs`, in the same process.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
     least, most = arguments.speed
     middle = [mol for mol in mols if least <= mol.GetNumHeavyAtoms() <= most][:24]
     atoms = np.mean([mol.GetNumHeavyAtoms() for mol in middle])
-    speeds, options = {}, ConformerOptions(num=arguments.num)
+    speeds = {}
     for start in ("noise", "etkdg"):
         options = ConformerOptions(num=arguments.num, start=start)
         for turn in range(2):

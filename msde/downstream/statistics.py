@@ -46,8 +46,8 @@ class Comparison:
     splits: int
 
     @property
-    def _deviation(self) -> float:
-        """That of the log-ratio; infinite where nothing varies, as of one error of forces."""
+    def deviation(self) -> float:
+        """The standard deviation of the log-ratio; infinite where nothing varies, as of one error."""
         count = len(self.ratios)
         if not count:
             return math.inf
@@ -69,19 +69,19 @@ class Comparison:
     @property
     def low(self) -> float:
         """Lower end of the 95 % interval."""
-        return self.log_ratio - self._student.ppf(0.975) * self._deviation
+        return self.log_ratio - self._student.ppf(0.975) * self.deviation
 
     @property
     def high(self) -> float:
         """Upper end of the 95 % interval."""
-        return self.log_ratio + self._student.ppf(0.975) * self._deviation
+        return self.log_ratio + self._student.ppf(0.975) * self.deviation
 
     @property
     def p(self) -> float:
         """Two-sided probability of such a log-ratio between equal arms."""
-        if not self._deviation:
+        if not self.deviation:
             return float(self.log_ratio == 0)
-        return float(2 * self._student.sf(abs(self.log_ratio) / self._deviation))
+        return float(2 * self._student.sf(abs(self.log_ratio) / self.deviation))
 
     @property
     def verdict(self) -> str:
