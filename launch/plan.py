@@ -37,7 +37,7 @@ def make_parser() -> OneLineParser:
 
 def main() -> None:
     """Parse, measure and print."""
-    arguments = make_parser().parse_args()
+    arguments = make_parser().parse_intermixed_args()
     require({"--gpus must be at least 1": arguments.gpus >= 1})
     if arguments.output is not None:
         check_writable(arguments.output)

@@ -31,7 +31,7 @@ def make_parser() -> OneLineParser:
     add("--output", type=Path, metavar="DIR", help="folder of the run")
     add("--preset", default="base", choices=PRESETS, metavar="NAME", help="of the network")
     add("--config", type=Path, metavar="FILE", help="JSON that overrides the preset")
-    add("--deepspeed_config", type=Path, metavar="FILE", help=ds_config)
+    add("--deepspeed_config", "--deepspeed-config", type=Path, metavar="FILE", help=ds_config)
     add("--init-from", type=Path, metavar="DIR", help=weights)
     add("--resume", choices=("auto", "required", "never"), default="auto", help=newest)
     add("--save-every", type=int, metavar="STEPS", help="same as run.save_every=")
@@ -45,11 +45,11 @@ def make_parser() -> OneLineParser:
 def main() -> None:
     """Parse, set the environment that torch reads when it is imported, and pretrain."""
     launcher = Launcher()
+    os.environ.update(map_environment(os.environ))
     options = vars(make_parser().parse_intermixed_args())
     del options["local_rank"]
     if options["data"] is None or options["output"] is None:
         raise MsdeError(f"--data and --output are needed; the shortest command is: {SHORTEST}")
-    os.environ.update(map_environment(os.environ))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stacks when a rank is gone
     from msde.training.start import start
 

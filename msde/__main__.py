@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from msde.cli import report_errors
+from msde.config import nearest
 from msde.errors import MsdeError
 
 # In the order of a project: data, pretraining, use.
@@ -34,7 +35,7 @@ def main() -> None:
 def _run() -> None:
     name = sys.argv[1].replace("-", "_")
     if name not in COMMANDS:
-        raise MsdeError(f"unknown command {name!r}, expected one of {', '.join(COMMANDS)}")
+        raise MsdeError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
     sys.argv = [f"msde {name}", *sys.argv[2:]]
     importlib.import_module(COMMANDS[name]).main()
 

@@ -86,10 +86,11 @@ def report_errors(main: Callable[[], None]) -> None:
     try:
         main()
     except MsdeError as error:
-        rank = int(os.environ.get("RANK", "0"))
-        if rank and not error.report_immediately:
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" on rank {rank}"
+        if where and not error.report_immediately:
             time.sleep(5)
-        sys.stderr.write(f"error: {error}\n" if not rank else f"error on rank {rank}: {error}\n")
+        sys.stderr.write(f"error{where}: {error}\n")
         _leave(error.exit_code)
     _leave(0)
 

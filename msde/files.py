@@ -176,9 +176,12 @@ def locked(path: Path, message: str) -> TextIO:
     A killed process releases its lock a moment later. File systems without locks are taken as free.
 
     Raises:
-        MsdeError: another process holds it; `message` says so.
+        MsdeError: another process holds it, as `message` says, or it cannot be made.
     """
-    file = open(path, "a")
+    try:
+        file = open(path, "a")
+    except OSError as error:
+        raise MsdeError(f"{path} cannot be locked: {error.strerror}") from error
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:

@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from msde.errors import MsdeError
@@ -78,10 +79,17 @@ class Launcher:
 
 def _is_launcher(process: int) -> bool:
     try:
-        words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
+        return runs_launcher(Path(f"/proc/{process}/cmdline").read_text().split("\0"))
     except OSError:
         return False
-    return any(Path(word).name in _LAUNCHERS for word in words[:4])  # python -u -m name
+
+
+def runs_launcher(words: Sequence[str]) -> bool:
+    """Return whether a command line runs one of the launchers, as a program or by Python."""
+    program = Path(words[0]).name
+    if program.startswith("python"):  # -u -m name, or -u script
+        program = next((Path(word).name for word in words[1:] if not word.startswith("-")), "")
+    return program in _LAUNCHERS
 
 
 def _parent_of(process: int) -> int | None:

@@ -108,9 +108,9 @@ class Supervisor:
         reason = preempted.read_text(errors="replace") if preempted.exists() else ""
         if preempted.exists() and (self.stopping or preemption.LAUNCHER_GONE not in reason):
             return PREEMPTED
-        if not 0 < code < 128:  # 0 without DONE, or a signal
-            return 1
-        return code
+        if code == 0:  # some launchers lose the exit codes of their ranks
+            sys.stderr.write(f"supervise: the command ended, but there is no {done}\n")
+        return code if 0 < code < 128 else 1  # else 0, or a signal
 
 
 def supervise(output: Path, command: list[str], restarts: int = 0, pause: float = 5.0) -> int:
@@ -127,6 +127,8 @@ def supervise(output: Path, command: list[str], restarts: int = 0, pause: float 
     require(
         {"--restarts must be at least 0": restarts >= 0, "--pause must be at least 0": pause >= 0}
     )
+    if output.exists() and not output.is_dir():
+        raise MsdeError(f"--output {output} is a file, expected the folder of the run")
     if shutil.which(command[0]) is None:
         raise MsdeError(f"{command[0]} is no command that can be run; give it behind --")
     supervisor = Supervisor(output)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-from msde.config.schema import Config, leaves
+from msde.config.schema import Config, LossConfig, leaves
 from msde.errors import require
 
 Range = tuple[str, Callable[[float], bool]]  # in words, and whether a value is in it
 SHARE: Range = ("in [0, 1)", lambda value: 0 <= value < 1)
 POSITIVE: Range = ("positive", lambda value: value > 0)
+COEFFICIENT = "coefficient_"  # with which the names of all in `loss.` begin
 
 
 def _at_least(least: int) -> Range:
@@ -33,7 +33,7 @@ RANGES: dict[str, Range] = {
             "model.conformer.sde.scale", "model.topology.sde.scale", "data.atoms_per_slot",
             "data.max_validation_molecules", "run.steps", "run.log_every",
             "run.save_every", "run.validate_every", "run.keep_last", "run.keep_every",
-            "run.max_skipped_steps", "optim.lr",
+            "run.max_skipped_steps", "optim.lr", "loss.displacement_std", "run.epochs",
         ),
         POSITIVE,
     ),
@@ -53,8 +53,8 @@ RANGES: dict[str, Range] = {
     "optim.scale_encoder_3d": _at_least(0),
     "optim.scale_2d_to_3d": _at_least(0),
     "optim.scale_3d_to_2d": _at_least(0),
+    **{f"loss.{name}": _at_least(0) for name in vars(LossConfig()) if name.startswith(COEFFICIENT)},
     "run.comm_timeout": _at_least(5),
-    "run.epochs": ("positive and finite", lambda value: 0 < value < math.inf),
     "run.seed": ("in [0, 2^64)", lambda value: 0 <= value < 2**64),
     "run.spike_factor": ("0 or more than 1", lambda value: value == 0 or value > 1),
 }  # fmt: skip
@@ -85,9 +85,11 @@ def _relations(config: Config) -> dict[str, bool]:
     """Return the rules between values, and whether they hold; every value is in its range."""
     data, model, run = config.data, config.model, config.run
     rules = {
-        "data.molecules_per_slot and data.atoms_per_slot cannot both be given": (
-            data.molecules_per_slot is None or data.atoms_per_slot is None
+        "one of loss.coefficient_* must be positive, or there is nothing to learn": any(
+            value for name, value in vars(config.loss).items() if name.startswith(COEFFICIENT)
         ),
+        "data.molecules_per_slot and data.atoms_per_slot cannot both be given": None
+        in (data.molecules_per_slot, data.atoms_per_slot),
         "data.resident and data.masking_ratio cannot be used together": (
             not data.resident or not data.masking_ratio
         ),

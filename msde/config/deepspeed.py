@@ -7,6 +7,7 @@ the keys of the release that setup.py names.
 from __future__ import annotations
 
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,19 @@ from msde.errors import ErrorList, MsdeError
 OWNED_HERE = {
     "optimizer": "the optimizer is built from optim.*",
     "scheduler": "the learning-rate schedule is optim.schedule",
+    "activation_checkpointing": "use run.activation_checkpointing",
+    "compile": "use run.compile",
+    "dataloader_drop_last": "no step drops molecules, see docs/data.md",
 }
 # Sections that break the model.
 REFUSED = {
     "bf16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
     "fp16": "it casts BatchNorm's parameters but not its buffers; use torch_autocast instead",
 }
+
+
+BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")  # DeepSpeed's names of it
+OFFLOAD_DEVICES = ("none", "cpu", "nvme")
 
 
 def shipped_config(name: str) -> Path:
@@ -73,24 +81,29 @@ def load(path: Path, world_size: int, resumed_slots: int | None = None) -> dict[
             f"{path}: gradient_accumulation_steps is {accumulation}, but {slots} slots "
             f"(train_batch_size) on {world_size} ranks need {slots // world_size}; write 'auto'"
         )
-    if zero_stage(values) not in (0, 1, 2, 3):
-        errors.add(f"{path}: zero_optimization.stage is {zero_stage(values)}, expected 0 to 3")
+    _check_values(values, str(path), errors)
     if values.get("train_micro_batch_size_per_gpu", 1) not in (1, "auto"):
         errors.add(
             f"{path}: train_micro_batch_size_per_gpu must be 1, because a forward pass takes one "
             "slot; the size of a slot is data.molecules_per_slot"
         )
     errors.raise_if_any()
-    # Unless the file says otherwise. DeepSpeed alone would clip at 1.0, and its timer would wait
-    # for all work of the GPU twice a slot.
-    values.setdefault("gradient_clipping", 0.0)
-    values.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
+    _set_defaults(values)
     batch_sizes = {
         "train_batch_size": slots,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": slots // world_size,
     }
     return values | batch_sizes
+
+
+def _set_defaults(values: dict[str, Any]) -> None:
+    """Set what is not given where DeepSpeed's or torch's own default does harm."""
+    values.setdefault("gradient_clipping", 0.0)  # DeepSpeed would clip at 1.0
+    # Its timer would wait for all work of the GPU twice a slot.
+    values.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
+    if in_bfloat16(values):  # without a type torch would take float16 on GPUs
+        values["torch_autocast"]["dtype"] = "bfloat16"
 
 
 def check_together(config: Config, values: dict[str, Any]) -> None:
@@ -113,8 +126,31 @@ def zero_stage(values: dict[str, Any]) -> int:
 
 def in_bfloat16(values: dict[str, Any]) -> bool:
     """Return whether a DeepSpeed configuration computes matrix products in bfloat16."""
-    autocast = values.get("torch_autocast", {})
-    return bool(autocast.get("enabled")) and autocast.get("dtype", "bfloat16") == "bfloat16"
+    return bool(values.get("torch_autocast", {}).get("enabled"))
+
+
+def _check_values(values: dict[str, Any], where: str, errors: ErrorList) -> None:
+    """Check those values that DeepSpeed would refuse late, or not at all."""
+    stage, clipping = zero_stage(values), values.get("gradient_clipping", 0.0)
+    if type(stage) is not int or stage not in range(4):
+        errors.add(f"{where}: zero_optimization.stage is {stage!r}, expected 0 to 3")
+    if type(clipping) not in (int, float) or not 0 <= clipping < math.inf:
+        errors.add(
+            f"{where}: gradient_clipping is {clipping!r}, expected a number, 0 for no clipping"
+        )
+    dtype = values.get("torch_autocast", {}).get("dtype", "bfloat16")
+    if in_bfloat16(values) and dtype not in BFLOAT16:
+        errors.add(f"{where}: torch_autocast.dtype is {dtype!r}, expected 'bfloat16'")
+    for name in ("offload_optimizer", "offload_param"):
+        offload = values.get("zero_optimization", {}).get(name) or {}
+        device = offload.get("device", "none")
+        if device not in OFFLOAD_DEVICES:
+            errors.add(
+                f"{where}: zero_optimization.{name}.device is {device!r}, expected one of "
+                f"{', '.join(OFFLOAD_DEVICES)}"
+            )
+        elif name == "offload_param" and device != "none" and stage != 3:
+            errors.add(f"{where}: zero_optimization.offload_param needs stage 3, not {stage}")
 
 
 def _check_keys(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import sys
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -157,6 +158,8 @@ def _convert(value: Any, expected: Any, where: str) -> Any:
             return None
         (expected,) = (option for option in options if option is not type(None))
     if expected is float and type(value) in (int, float):
+        if not abs(value) <= sys.float_info.max:
+            raise MsdeError(f"{where} is {value}, expected a finite number")
         return float(value)
     if expected is int and type(value) is float and value.is_integer():
         return int(value)

@@ -151,6 +151,8 @@ def drop_expired(folder: Path, first_step: int, is_kept: Callable[[str], bool]) 
             return True
         return "text" not in plugins and all(is_kept(v.tag) for v in event.summary.value)
 
+    for path in folder.glob(".events.out.tfevents.*.tmp"):  # of a process killed while it did this
+        path.unlink()  # TensorBoard would read it
     for path in sorted(folder.glob("events.out.tfevents.*")):
         version, *records = _records(path) or [(Event(), b"")]
         kept = [record for event, record in records if stays(event)]

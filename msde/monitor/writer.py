@@ -83,9 +83,12 @@ class Monitor:
             text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if "throughput/molecules_per_s" in values:
             text += f"  {values['throughput/molecules_per_s']:.0f} molecules/s"
+        line = f"step {step}  {'validation  ' if held_out else ''}{text}"
         if self._bar.disable:
-            log.info("step %d  %s%s", step, "validation  " if held_out else "", text)
-        elif not held_out:
+            log.info("%s", line)
+        elif held_out:
+            self._bar.write(line, file=sys.stderr)
+        else:
             self._bar.set_postfix_str(text, refresh=False)
 
     def event(self, step: int, name: str, facts: dict[str, Any]) -> None:

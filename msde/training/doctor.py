@@ -179,6 +179,8 @@ def data_folder(root: Path) -> Iterator[Finding]:
 def output_folder(folder: Path) -> Finding:
     """Look whether a run can be written, and how much space there is."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        return Finding("output", f"{there} is a file", "choose another --output")
     if not os.access(there, os.W_OK):
         return Finding("output", f"{there} is not writable", "choose another --output")
     free = shutil.disk_usage(there).free

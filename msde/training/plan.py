@@ -26,6 +26,7 @@ class RunPlan:
     validation: np.ndarray  # (num_held_out,) numbers of the held-out molecules
     steps_per_epoch: int  # estimated where an epoch has several windows
     total_steps: int
+    warmup_steps: int
 
     @property
     def molecules_per_slot(self) -> float:
@@ -49,6 +50,11 @@ class RunPlan:
         slots, size = partition.slots_per_step, partition.slot_size
         per_slot = self.molecules_per_slot
         most = f"{size.molecules} molecules" if size.molecules else f"{size.atoms} atoms"
+        if self.warmup_steps >= self.total_steps:
+            lines.append(
+                f"warm-up: optim.warmup_steps is {self.warmup_steps}, the run has "
+                f"{self.total_steps} steps: the learning rate does not reach optim.lr before the end"
+            )
         world_sizes = [w for w in range(1, slots + 1) if slots % w == 0]
         return "\n".join(
             [
@@ -134,4 +140,5 @@ def make_plan(
     steps = partition.steps_per_epoch()
     total = config.run.steps or math.ceil(config.run.epochs * steps)
     at_most = config.data.max_validation_molecules
-    return RunPlan(stream, held_out_molecules(mixture, fraction, at_most), steps, total)
+    held_out = held_out_molecules(mixture, fraction, at_most)
+    return RunPlan(stream, held_out, steps, total, config.optim.warmup_steps)

@@ -33,6 +33,7 @@ from msde.files import (
     hash_files,
     locked,
     make_output,
+    write_atomically,
     write_folder_manifest,
 )
 from msde.model.ema import ExponentialMovingAverage
@@ -96,7 +97,8 @@ def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> N
         (output / MANIFEST).unlink(missing_ok=True)
         names = {"config.json": to_dict(config), "deepspeed.json": ds_config}
         for name, values in names.items():
-            (output / name).write_text(json.dumps(values, indent=2) + "\n")
+            text = json.dumps(values, indent=2) + "\n"
+            write_atomically(output / name, lambda path, text=text: path.write_text(text))
         write_folder_manifest(output, {"files": hash_files(output, names)})
     except OSError as error:
         raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
@@ -104,7 +106,11 @@ def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> N
 
 def _say_what_changed(former: Path, ds_config: dict[str, Any]) -> None:
     """Warn of DeepSpeed's settings that were others when the run was started before."""
-    there = read_json(former) if former.exists() else ds_config
+    try:
+        there = read_json(former) if former.exists() else ds_config
+    except MsdeError as error:  # a start before this one was killed
+        log.warning("%s; it is written anew", error)
+        return
     for key in ("gradient_clipping", "torch_autocast"):
         if there.get(key) != ds_config.get(key):
             log.warning("DeepSpeed's %s was %s, is %s", key, there.get(key), ds_config.get(key))

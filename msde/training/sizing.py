@@ -122,10 +122,12 @@ def sample(config: Config, data: Sequence[str]) -> tuple[list[MoleculeBatch], in
     return batches, round(plan.stream.data.molecules_per_epoch * share)
 
 
-def peaks(needs: Needs, molecules: float, num_gpus: int) -> list[Peak]:
-    """Return the peak of each shipped DeepSpeed configuration for slots of so many molecules."""
+def peaks(
+    needs: Needs, molecules: float, num_gpus: int, names: Sequence[str] = CONFIGURATIONS
+) -> list[Peak]:
+    """Return the peak of each DeepSpeed configuration for slots of so many molecules."""
     found = []
-    for name in CONFIGURATIONS:
+    for name in names:
         states = state_memory(needs.num_parameters, num_gpus, read(name))
         working = max(states.working, needs.activations(molecules))
         found.append(Peak(name, states.device - states.working + working, states.host))
@@ -159,13 +161,18 @@ def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tupl
         f"checkpoint: {needs.checkpoint_bytes(bool(config.run.ema_decay)) / 1e9:.2f} GB",
     ]
     if num_molecules is not None:
-        lines.append(f"an epoch: {num_molecules} molecules, {num_molecules / step:.0f} steps")
-        total = flops * num_molecules / num_gpus
+        epoch = num_molecules / step
+        steps = config.run.steps or config.run.epochs * epoch
+        lines.append(f"an epoch: {num_molecules} molecules, {epoch:.0f} steps")
         model = gpu.partition("-")[0]  # without its memory
         rate = next(tf32 for name, (_, tf32, _) in PEAKS.items() if name.startswith(model))
-        times = (f"{_duration(total / (share * rate))} at {share:.0%}" for share in SHARES)
-        lines.append(f"time of an epoch: {', '.join(times)} of the GPU's peak in TF32")
-    found = peaks(needs, molecules, num_gpus)
+        for what, count in (("an epoch", epoch), (f"the run of {steps:,.0f} steps", steps)):
+            seconds = count * molecules * flops / rate
+            times = (f"{_duration(seconds / share)} at {share:.0%}" for share in SHARES)
+            lines.append(f"time of {what}: {', '.join(times)} of the GPU's peak in TF32")
+    # Those with ZeRO 3 do not go with recorded or compiled steps.
+    usable = [n for n in CONFIGURATIONS if not (config.run.repeating and n.startswith("zero3"))]
+    found = peaks(needs, molecules, num_gpus, usable)
     fitting = [peak.name for peak in found if peak.fits(memory)]
     for peak in found:
         host = f" + {peak.host / 1e9:.2f} GB of the host" if peak.host else ""

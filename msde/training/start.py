@@ -20,7 +20,7 @@ from msde.cluster import ranks
 from msde.cluster.launcher import Launcher
 from msde.config import Config, deepspeed, make_config, to_dict
 from msde.data.manifest import check_present, root_and_weight
-from msde.errors import ErrorList
+from msde.errors import ErrorList, require
 from msde.files import check_file
 from msde.monitor.trackers import check_installed
 
@@ -144,6 +144,8 @@ def start(
     if save_every is not None:
         overrides = [*overrides, f"run.save_every={save_every}"]
     errors, resolved = ErrorList(), None
+    with errors.collect():
+        require({"--profile must be at least 0": profile >= 0})
     for given in filter(None, (config, deepspeed_config)):
         with errors.collect():
             check_file(given)  # of a run's folder

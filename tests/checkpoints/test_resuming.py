@@ -51,6 +51,16 @@ def test_a_change_of_deepspeeds_settings_is_said(tmp_path, caplog):
     assert caplog.messages == ["DeepSpeed's gradient_clipping was 0.0, is 1.0"]
 
 
+def test_a_configuration_that_a_killed_start_cut_short_is_written_anew(tmp_path, caplog):
+    config = make_small("paper").config
+    prepare_output(tmp_path, config, {"gradient_clipping": 1.0})
+    whole = (tmp_path / "deepspeed.json").read_bytes()
+    (tmp_path / "deepspeed.json").write_bytes(whole[:9])
+    prepare_output(tmp_path, config, {"gradient_clipping": 1.0})
+    assert (tmp_path / "deepspeed.json").read_bytes() == whole
+    assert "it is written anew" in caplog.text
+
+
 def test_a_run_without_launcher_variables_says_which_are_missing(monkeypatch):
     for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

@@ -1,11 +1,13 @@
 """The environments of launchers, and the example files of launch/."""
 
 import subprocess
+import sys
 
 import pytest
 from deepspeed.launcher.runner import fetch_hostfile
 
 from fixtures.paths import LAUNCH
+from msde.cluster.launcher import runs_launcher
 from msde.cluster.ranks import first_host, map_environment
 from msde.errors import MsdeError
 
@@ -116,6 +118,21 @@ def run_batch_script(tmp_path, srun):
         ["bash", LAUNCH / "slurm.sbatch"], env=environment, capture_output=True, text=True
     )
     return done.returncode, calls.read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "is_launcher"),
+    [
+        ([sys.executable, "-u", "-m", "deepspeed.launcher.launch"], True),
+        ([sys.executable, "/usr/bin/deepspeed", "x"], True),
+        (["torchrun"], True),
+        (["sh", "job.sh", "deepspeed"], False),
+        (["tmux", "new", "-s", "torchrun"], False),
+        ([sys.executable, "train.py", "deepspeed"], False),
+    ],
+)
+def test_a_launcher_is_known_by_its_program_not_by_its_arguments(command, is_launcher):
+    assert runs_launcher([str(word) for word in command]) == is_launcher
 
 
 def test_the_batch_script_is_what_slurm_reads():

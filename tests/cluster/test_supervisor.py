@@ -66,6 +66,7 @@ def test_supervise_restarts_only_after_failures_that_may_go_away(tmp_path, body,
     assert job.returncode == code, errors
     assert (tmp_path / "count").read_text() == "x" * starts
     assert ("would not help" in errors) == (code in (2, 3, 5, 6))
+    assert (f"the command ended, but there is no {tmp_path / 'DONE'}" in errors) == (body == "pass")
 
 
 def test_supervise_ends_every_process_of_a_job_and_forwards_signals(tmp_path):
@@ -118,6 +119,9 @@ def test_a_command_that_cannot_be_run_and_wrong_numbers_are_one_line(tmp_path):
     ):
         with pytest.raises(MsdeError, match=message):
             run_alone(tmp_path, command, **options)
+    (tmp_path / "file").touch()
+    with pytest.raises(MsdeError, match="is a file, expected the folder of the run"):
+        run_alone(tmp_path / "file", [sys.executable])
 
 
 def test_supervise_needs_a_command(tmp_path):

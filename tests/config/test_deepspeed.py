@@ -24,6 +24,15 @@ def test_a_run_keeps_the_slots_that_it_was_begun_with():
         deepspeed.load(path, 3, resumed_slots=8)
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "bf16", "torch.bfloat16"])
+def test_autocast_is_to_bfloat16_by_any_of_its_names_and_by_none(tmp_path, dtype):
+    path = tmp_path / "ds.json"
+    named = {} if dtype is None else {"dtype": dtype}
+    path.write_text(json.dumps({"torch_autocast": {"enabled": True, **named}}))
+    values = deepspeed.load(path, 1)
+    assert deepspeed.in_bfloat16(values) and values["torch_autocast"]["dtype"] == "bfloat16"
+
+
 @pytest.mark.parametrize("given", [{}, {"throughput": {}}, {"throughput": {"enabled": True}}])
 def test_the_timer_that_waits_for_the_gpu_runs_if_it_is_enabled(tmp_path, given):
     path = tmp_path / "ds.json"
@@ -48,6 +57,23 @@ def test_the_timer_that_waits_for_the_gpu_runs_if_it_is_enabled(tmp_path, given)
         ({"torch_autocast": True}, "expected a JSON object"),
         ({"gradient_accumulation_steps": None}, "expected a positive number"),
         ({"zero_optimization": {"stage": 7}}, "expected 0 to 3"),
+        ({"zero_optimization": {"stage": True}}, "stage is True, expected 0 to 3"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "gpu"}}},
+            "offload_optimizer.device is 'gpu', expected one of none, cpu, nvme",
+        ),
+        (
+            {"zero_optimization": {"stage": 1, "offload_param": {"device": "cpu"}}},
+            "offload_param needs stage 3, not 1",
+        ),
+        ({"gradient_clipping": "auto"}, "gradient_clipping is 'auto', expected a number"),
+        ({"gradient_clipping": -1}, "gradient_clipping is -1, expected a number"),
+        (
+            {"torch_autocast": {"enabled": True, "dtype": "float16"}},
+            "torch_autocast.dtype is 'float16', expected 'bfloat16'",
+        ),
+        ({"activation_checkpointing": {}}, "use run.activation_checkpointing"),
+        ({"compile": {}}, "use run.compile"),
     ],
 )
 def test_bad_engine_configurations_are_named(tmp_path, changes, message):

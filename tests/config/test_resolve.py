@@ -42,7 +42,11 @@ def test_round_trip_through_json():
         ("optim.beta1=2", "optim.beta1 must be in [0, 1)"),
         ("model.schnet.num_gaussians=1", "must be at least 2"),
         ("data.workers=-1", "data.workers must be at least 0"),
-        ("run.epochs=Infinity", "run.epochs must be positive and finite"),
+        ("run.epochs=Infinity", "run.epochs is inf, expected a finite number"),
+        ("optim.lr=NaN", "optim.lr is nan, expected a finite number"),
+        (f"optim.lr=1{400 * '0'}", "expected a finite number"),
+        ("loss.coefficient_2d_to_3d=-1", "loss.coefficient_2d_to_3d must be at least 0"),
+        ("loss.displacement_std=0", "loss.displacement_std must be positive"),
         ("optim.scale_encoder_3d=-1", "optim.scale_encoder_3d must be at least 0"),
         ("run.seed=-1", "run.seed must be in [0, 2^64)"),
         ("run.spike_factor=0.5", "run.spike_factor must be 0 or more than 1"),
@@ -53,6 +57,14 @@ def test_bad_overrides_are_named(override, message):
     with pytest.raises(MsdeError) as error:
         make_config("paper", overrides=[override])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_objective_at_least_is_needed():
+    names = ("contrastive", "2d_to_3d", "3d_to_2d")
+    off = [f"loss.coefficient_{name}=0" for name in names]
+    with pytest.raises(MsdeError, match="there is nothing to learn"):
+        make_config(overrides=off)
+    assert make_config(overrides=[*off, "loss.coefficient_displacements=1"])
 
 
 @pytest.mark.parametrize(

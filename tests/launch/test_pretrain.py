@@ -65,7 +65,7 @@ def test_help():
     result = refused_or_described("--help")
     assert result.returncode == 0
     options = "--data --deepspeed_config --resume --dry-run --save-every --profile"
-    for option in options.split():
+    for option in (*options.split(), "--deepspeed-config"):
         assert option in result.stdout
 
 
@@ -79,6 +79,13 @@ def test_a_dry_run_describes_the_run(shard_dir, tmp_path):
     assert "1 slots of at most 32 molecules, 29.4 on average" in result.stdout
     assert "steps: about 5 an epoch, 250 in all" in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_up_longer_than_the_run_is_said(shard_dir, tmp_path):
+    arguments = ["--data", shard_dir, "--output", tmp_path / "run", "--dry-run", "run.steps=9"]
+    for warmup, said in ((9, True), (8, False)):
+        result = refused_or_described(*arguments, f"optim.warmup_steps={warmup}")
+        assert ("does not reach optim.lr before the end" in result.stdout) == said, result.stderr
 
 
 def test_remote_data_need_a_folder_for_copies(shard_dir, tmp_path):
@@ -100,6 +107,7 @@ def test_remote_data_need_a_folder_for_copies(shard_dir, tmp_path):
         (["--deepspeed_config", "missing.json"], "cannot be read"),
         (["--deepspeed_config", "FIVE_SLOTS"], "5 slots (train_batch_size) cannot share evenly"),
         (["--save-every", "often"], "invalid int value"),
+        (["--profile", "-1"], "--profile must be at least 0"),
         (["--resume", "required"], "no valid checkpoint"),
     ],
 )

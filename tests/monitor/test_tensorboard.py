@@ -56,6 +56,15 @@ def test_resumed_runs_leave_no_expired_points_in_the_files(tmp_path):
         assert len(steps_of(tmp_path, tag)) == 1
 
 
+def test_what_a_process_killed_while_it_dropped_them_left_is_removed(tmp_path):
+    write(start(tmp_path, 0), range(1, 3))
+    (events,) = (tmp_path / "tensorboard").glob("events.*")
+    events.with_name(f".{events.name}.tmp").write_bytes(events.read_bytes())
+    write(start(tmp_path, 2), range(3, 5))
+    assert not list((tmp_path / "tensorboard").glob(".*"))
+    assert steps_of(tmp_path, "loss/total") == [1, 2, 3, 4]
+
+
 def test_a_validation_that_is_due_again_is_there_once(tmp_path):
     write(start(tmp_path, 0), range(1, 6), validated=[2, 4])
     monitor = start(tmp_path, 4, due=True)

@@ -40,6 +40,9 @@ def test_data_and_output(shard_dir, tmp_path, monkeypatch):
     (missing,) = doctor.data_folder(tmp_path)
     assert missing.advice.startswith(f"{tmp_path} holds no finished data set")
     assert "GiB free" in doctor.output_folder(tmp_path / "a/b").found
+    (tmp_path / "file").touch()
+    taken = doctor.output_folder(tmp_path / "file")
+    assert taken.advice and taken.found.endswith("is a file")
 
 
 def test_nodes_that_do_not_answer_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """The memory, steps and DeepSpeed configuration that launch/plan.py calculates for a run."""
 
 import json
+import re
 
 import pytest
 
@@ -43,8 +44,16 @@ def test_a_plan_has_memory_steps_and_a_configuration(shard_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     for part in ("64 molecules of", "an epoch: 150 molecules", "zero3_offload: ", "TF32", "fits"):
         assert part in done.stdout
+    assert re.search(r"time of the run of \d+ steps: .* at 10%", done.stdout)
     assert "zero1.json" in done.stdout
     assert json.loads(chosen.read_text()) == sizing.read("zero1")
+
+
+def test_settings_may_stand_between_options_and_zero_3_is_not_named_for_compiled_steps(shard_dir):
+    done = plan("run.compile=true", "--gpu=A100", f"--data={shard_dir}", "run.steps=1000")
+    assert done.returncode == 0, done.stderr
+    assert "time of the run of 1,000 steps" in done.stdout
+    assert "zero2: " in done.stdout and "zero3" not in done.stdout
 
 
 def test_larger_stages_are_chosen_where_smaller_ones_do_not_fit(monkeypatch):
