@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import logging
@@ -98,7 +99,7 @@ def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> N
         names = {"config.json": to_dict(config), "deepspeed.json": ds_config}
         for name, values in names.items():
             text = json.dumps(values, indent=2) + "\n"
-            write_atomically(output / name, lambda path, text=text: path.write_text(text))
+            write_atomically(output / name, functools.partial(Path.write_text, data=text))
         write_folder_manifest(output, {"files": hash_files(output, names)})
     except OSError as error:
         raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
