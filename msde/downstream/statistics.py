@@ -47,7 +47,7 @@ class Comparison:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation of the log-ratio; infinite where nothing varies, as of one error."""
+        """That of the log-ratio; infinite where nothing varies, as of one error of forces."""
         count = len(self.ratios)
         if not count:
             return math.inf

@@ -53,7 +53,7 @@ class RunPlan:
         if self.warmup_steps >= self.total_steps:
             lines.append(
                 f"warm-up: optim.warmup_steps is {self.warmup_steps}, the run has "
-                f"{self.total_steps} steps: the learning rate does not reach optim.lr before the end"
+                f"{self.total_steps} steps: the learning rate does not reach optim.lr"
             )
         world_sizes = [w for w in range(1, slots + 1) if slots % w == 0]
         return "\n".join(

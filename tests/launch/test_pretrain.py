@@ -85,7 +85,7 @@ def test_a_warm_up_longer_than_the_run_is_said(shard_dir, tmp_path):
     arguments = ["--data", shard_dir, "--output", tmp_path / "run", "--dry-run", "run.steps=9"]
     for warmup, said in ((9, True), (8, False)):
         result = refused_or_described(*arguments, f"optim.warmup_steps={warmup}")
-        assert ("does not reach optim.lr before the end" in result.stdout) == said, result.stderr
+        assert ("does not reach optim.lr" in result.stdout) == said, result.stderr
 
 
 def test_remote_data_need_a_folder_for_copies(shard_dir, tmp_path):
