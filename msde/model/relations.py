@@ -69,8 +69,9 @@ def relations(batch: MoleculeBatch) -> Relations:
     dense = [_hops(bonds > 0).flatten(), bonds.flatten(), sides]
     sign = (batch.x[:, 1] == _COUNTERCLOCKWISE).long() - (batch.x[:, 1] == _CLOCKWISE).long()
     hydrogens = batch.x[:, 4]
-    complete = (num_neighbours + hydrogens == batch.x[:, 2]) | (num_neighbours == 3)
-    is_centre = complete & (num_neighbours >= 3) & (num_neighbours <= NEIGHBOURS)
+    # One that masking took a neighbour from is none: its label refers to the order of all of them.
+    is_whole = num_neighbours + hydrogens == batch.x[:, 2]
+    is_centre = is_whole & (num_neighbours >= 3) & (num_neighbours <= NEIGHBOURS)
     return Relations(
         edges,
         torch.stack([codes.index_select(0, at) for codes in dense], dim=1),

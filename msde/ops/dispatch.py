@@ -89,10 +89,8 @@ def register(
 
 
 def contiguous(inputs: Sequence[Any]) -> list[Any]:
-    """Return the inputs with floating tensors contiguous."""
-    return [
-        x.contiguous() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs
-    ]
+    """Return the inputs with contiguous tensors: kernels read memory, whatever the strides."""
+    return [x.contiguous() if isinstance(x, Tensor) else x for x in inputs]
 
 
 def _launch_on_gpu(operator: Operator, *inputs: Any) -> Any:
@@ -151,7 +149,10 @@ def no_second_derivative(*_: Any) -> Gradients:
     Raises:
         MsdeError: always.
     """
-    raise MsdeError("this op has first derivatives only; MSDE_OPS=reference may have second ones")
+    raise MsdeError(
+        "this fused op has first derivatives only; with MSDE_OPS=reference plain torch has second "
+        "ones of most ops, but not of edge_mlp"
+    )
 
 
 def backend(*tensors: Tensor | None, under_autocast: bool = False) -> str:
@@ -192,8 +193,15 @@ def constant_when_compiled(function: Callable) -> Callable:
 
 @constant_when_compiled
 def available(device: str = "cpu") -> bool:
-    """Return whether a type of device has a backend; with MSDE_OPS=reference none has."""
-    if device not in BACKENDS or os.environ.get("MSDE_OPS") == "reference":
+    """Return whether a type of device has a backend; with MSDE_OPS=reference none has.
+
+    Raises:
+        MsdeError: MSDE_OPS has another value.
+    """
+    wanted = os.environ.get("MSDE_OPS", "fused")
+    if wanted not in ("fused", "reference"):
+        raise MsdeError(f"MSDE_OPS is {wanted!r}, expected fused or reference")
+    if device not in BACKENDS or wanted == "reference":
         return False
     return _gpu_works() if device == "cuda" else cpp.load() is not None
 

@@ -92,7 +92,7 @@ class EdgeCodes:
 class Pairs:
     """All unordered pairs of atoms of the same molecule, one molecule after another."""
 
-    index: Tensor  # (2, num_pairs) with the smaller atom first
+    index: Tensor  # (2, num_pairs) as `complete_pairs` lists them, the smaller atom first
     ptr: Tensor  # (num_graphs + 1,) offsets of the molecules' atoms
     pair_ptr: Tensor  # (num_graphs + 1,) offsets of the molecules' pairs
     graph: Tensor  # (num_atoms,) the molecule of each atom

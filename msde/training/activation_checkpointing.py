@@ -11,6 +11,8 @@ from msde.model.encoders.gin import GINLayer
 from msde.model.encoders.painn import Message, Mixing
 from msde.model.encoders.schnet import Interaction
 from msde.model.layers import MLP
+from msde.model.score.all_pairs import Moves, PairBlock
+from msde.model.score.bonds import BondBlock
 from msde.model.score.conformer import EquivariantReadout, TopologyEdges, TransformerLayer
 from msde.model.score.topology import ChannelAttention, GraphConvolution
 
@@ -19,6 +21,9 @@ KINDS = (
     Interaction,
     Message,
     Mixing,
+    PairBlock,
+    Moves,
+    BondBlock,
     TopologyEdges,
     TransformerLayer,
     EquivariantReadout,

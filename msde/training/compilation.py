@@ -24,7 +24,7 @@ from msde.philox import Key
 
 MAX_SHAPES = 24
 OPTIONS: dict[str, Any] = {
-    # Dropout draws what it draws without compilation.
+    # On a GPU dropout draws what it draws without compilation.
     "fallback_random": True,
     # Kernels that do not depend on each other are launched as one.
     "combo_kernels": True,

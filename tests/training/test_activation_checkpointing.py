@@ -1,17 +1,26 @@
 import pytest
 import torch
 
-from fixtures.models import KINDS, make_small
+from fixtures.models import KINDS, SMALL, make_small
+from msde.config import make_config
+from msde.model import MoleculeSDE
 from msde.training.activation_checkpointing import checkpoint_activations
 
 
+def make(kind):
+    """A small model of one of KINDS, or of a preset with a sampler's network alone."""
+    if kind in KINDS:
+        return make_small(kind)
+    return MoleculeSDE.from_seed(make_config(kind, overrides=SMALL))
+
+
 @pytest.mark.parametrize("way", ["reference", "fused"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "conformers", "bonds"])
 def test_activation_checkpointing_changes_memory_and_nothing_else(kind, way, batch, monkeypatch):
     monkeypatch.setenv("MSDE_OPS", way)
 
     def train(checkpointing):
-        model, kept = make_small(kind).train(), {}
+        model, kept = make(kind).train(), {}
         if checkpointing:
             checkpoint_activations(model)
         weights = {p.data_ptr() for p in model.parameters()}

@@ -218,7 +218,6 @@ class PairBlock(nn.Module):
         """Build one block of width `config.hidden_dim`."""
         super().__init__()
         dim = config.hidden_dim
-        self.num_heads = config.num_heads
         self.moves = Moves(config, dim)
         self.norm_attention = nn.LayerNorm(dim)
         self.query, self.key, self.value = (Linear(dim, dim) for _ in range(3))

@@ -223,7 +223,8 @@ class TopologyScore(nn.Module):
 
         Args:
             types_t: (num_atoms, 119) noised one-hot atom types.
-            adj_t: (num_pairs,) noised bond types, 0 for no bond, 1 single, ... 4 aromatic.
+            adj_t: (num_pairs,) noised bond types, 0 for no bond, 1 single, ... 4 aromatic, 5
+                another.
             t: (num_graphs,) times in (0, 1].
             h_3d: (num_atoms, input_dim) representations of the geometry.
 

@@ -11,6 +11,9 @@ namespace msde {
 template <class T>
 __attribute__((noinline, optimize("fp-contract=off"))) void cross_product(const T* a, const T* b,
                                                                           T* out) {
+#ifdef __clang__  // which does not know the attribute
+#pragma clang fp contract(off)
+#endif
   out[0] = a[1] * b[2] - a[2] * b[1];
   out[1] = a[2] * b[0] - a[0] * b[2];
   out[2] = a[0] * b[1] - a[1] * b[0];
