@@ -1,8 +1,9 @@
-"""Converted molecules written to a new folder of shards, for `merge` and `reshard`."""
+"""Converted molecules written to a new folder of shards, for `merge`, `split` and `reshard`."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from msde.files import make_output
 
 from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files, size_in_bytes
 
+ATOM_NUMBERS = ("bond_index", "extended_source", "extended_degree")  # columns of one byte or two
 _OURS = re.compile(r"(shard-\d{5}\.(lmdb|idx)|(rejects|notes)\.jsonl|\..*\.tmp)")
 
 
@@ -29,6 +31,44 @@ def prepare_output(output: Path, sources: Sequence[Path]) -> None:
         MsdeError: it holds something else.
         DiskFull: there is not enough room.
     """
+    prepare_outputs([output], sources)
+
+
+def prepare_outputs(
+    outputs: Sequence[Path], sources: Sequence[Path], finished: Sequence[Path] = ()
+) -> None:
+    """Prepare folders on one disk that the molecules of `sources` are divided among.
+
+    Nothing is made or removed unless all of them can be used.
+
+    Args:
+        finished: data sets that hold a part of these molecules already.
+
+    Raises:
+        MsdeError: one of the folders holds something else.
+        DiskFull: there is not enough room.
+    """
+    left_over = [path for output in outputs for path in _left_over(output, sources)]
+    for output in outputs:
+        make_output(output)
+    for path in left_over:
+        path.unlink()
+    needed = _size_of_shards(sources) - _size_of_shards(finished)
+    free = shutil.disk_usage(outputs[0]).free
+    if needed > free:
+        names = " and ".join(map(str, outputs))
+        raise DiskFull(
+            f"disk full: the shards of {names} take {needed:,} bytes, {free:,} are free; free some "
+            "space or choose another --output"
+        )
+
+
+def _left_over(output: Path, sources: Sequence[Path]) -> list[Path]:
+    """Return the files of an interrupted run in a folder.
+
+    Raises:
+        MsdeError: it holds something else.
+    """
     if any(output.resolve() == source.resolve() for source in sources):
         raise MsdeError(f"--output {output} is one of the inputs; choose another folder")
     if (output / "manifest.json").exists():
@@ -37,13 +77,23 @@ def prepare_output(output: Path, sources: Sequence[Path]) -> None:
     others = [name for name in found if not _OURS.fullmatch(name)]
     if others:
         raise MsdeError(f"{output} is not empty ({others[0]} is there); choose another --output")
-    make_output(output)
-    for name in found:
-        (output / name).unlink()
-    needed = sum(path.stat().st_size for root in sources for path in root.glob("shard-*"))
-    free = shutil.disk_usage(output).free
-    if needed > free:
-        raise DiskFull(f"disk full: {output} needs {needed:,} bytes, {free:,} are free")
+    return [output / name for name in found]
+
+
+def _size_of_shards(roots: Sequence[Path]) -> int:
+    """Return the size of all shards and their indices, in bytes."""
+    return sum(path.stat().st_size for root in roots for path in root.glob("shard-*"))
+
+
+def _narrowed(columns: MoleculeColumns) -> MoleculeColumns:
+    """Return molecules with atom numbers as small as `columns_from_records` makes them.
+
+    They may come from a block with larger molecules, where an atom number takes two bytes.
+    """
+    if columns.num_atoms.max() > 256:
+        return columns
+    narrow = {name: getattr(columns, name).astype("|u1") for name in ATOM_NUMBERS}
+    return dataclasses.replace(columns, **narrow)
 
 
 def _cut(parts: Iterable[MoleculeColumns], molecules: int) -> Iterator[list[MoleculeColumns]]:
@@ -55,7 +105,7 @@ def _cut(parts: Iterable[MoleculeColumns], molecules: int) -> Iterator[list[Mole
         while first < len(part):
             last = min(len(part), first + molecules - count)
             # A copy, since a view would keep the source's block in memory.
-            taken = codec.decode(codec.encode(part.part(first, last)))
+            taken = codec.decode(codec.encode(_narrowed(part.part(first, last))))
             shard.append(taken)
             count, size, first = count + len(taken), size + size_in_bytes(taken), last
             if count == molecules or size >= SHARD_BYTES:

@@ -1,5 +1,6 @@
 """The finished parts of a conversion, kept beside its shards until the data set is complete.
 
+    DIR/.lock                            locked by the process that converts
     DIR/parts/job.json                   the inputs and options of the conversion
     DIR/parts/shard-00000.json           the range of raw molecules in a shard, counts, hashes
     DIR/parts/shard-00000.rejects.jsonl  and .notes.jsonl
@@ -27,6 +28,7 @@ from msde.data.codec import MoleculeColumns
 from msde.data.shards import shard_name, write_shard
 from msde.errors import MsdeError
 from msde.files import (
+    LOCK,
     disk_full_as_error,
     file_sha256,
     locked,
@@ -88,7 +90,7 @@ class Parts:
     """The parts of one conversion: the finished ones, and the one being written."""
 
     def __init__(self, root: Path, job: dict[str, Any]) -> None:
-        """Resume the job in `root`, or begin it.
+        """Resume the job in `root`, or begin it; `open_parts` keeps other processes out.
 
         Raises:
             MsdeError: the folder holds a data set, or the unfinished conversion of something else.
@@ -101,14 +103,10 @@ class Parts:
         self._refuse_others(job)
         if self.is_complete:
             return
-        try:
-            with disk_full_as_error(self.folder, 1 << 16):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                if not self._job_path.exists():
-                    self._write(self._job_path, json.dumps(job, indent=1) + "\n", durable=True)
-        except OSError as error:
-            raise MsdeError(f"{root} cannot be written: {error}") from error
-        self._lock = locked(self._job_path, f"another process is converting to {self.root}")
+        with _writing_to(root):
+            self.folder.mkdir(exist_ok=True)
+            if not self._job_path.exists():
+                self._write(self._job_path, json.dumps(job, indent=1) + "\n", durable=True)
         for folder in (self.root, self.folder):
             for left_over in folder.glob(".*.tmp"):
                 left_over.unlink()
@@ -119,9 +117,8 @@ class Parts:
         return self.folder / "job.json"
 
     def _refuse_others(self, job: dict[str, Any]) -> None:
+        _refuse_finished(self.root)  # again: it may have been finished while this process waited
         has_manifest = (self.root / "manifest.json").exists()
-        if has_manifest and not self.folder.is_dir():
-            raise MsdeError(f"{self.root} holds a data set already; choose another --output")
         if not self._job_path.exists():
             self.is_complete = has_manifest
             return
@@ -137,11 +134,6 @@ class Parts:
                 f"({_difference(there, job)}); run that command again, or delete the folder"
             )
         self.is_complete = has_manifest
-
-    def close(self) -> None:
-        """Release the lock."""
-        if not self.is_complete:
-            self._lock.close()
 
     def _find_finished(self) -> None:
         for path in sorted(self.folder.glob("shard-*.json")):
@@ -251,6 +243,7 @@ class Parts:
             if path != self._job_path:
                 path.unlink()
         self._job_path.unlink(missing_ok=True)
+        (self.root / LOCK).unlink(missing_ok=True)
         self.folder.rmdir()
 
 
@@ -287,9 +280,30 @@ def count_origins(columns: MoleculeColumns) -> dict[str, int]:
 
 @contextlib.contextmanager
 def open_parts(root: Path, job: dict[str, Any]) -> Iterator[Parts]:
-    """Open the parts of a job, alone."""
-    parts = Parts(root, job)
+    """Open the parts of a job, alone.
+
+    Raises:
+        MsdeError: as `Parts`; another process converts to the folder, or it cannot be written.
+        DiskFull: there is no room for a file.
+    """
+    _refuse_finished(root)
+    with _writing_to(root):
+        root.mkdir(parents=True, exist_ok=True)
+    # Before any file is written: two processes would write it under one temporary name.
+    with locked(root / LOCK, f"another process is converting to {root}"):
+        yield Parts(root, job)
+
+
+def _refuse_finished(root: Path) -> None:
+    if (root / "manifest.json").exists() and not (root / "parts").is_dir():
+        raise MsdeError(f"{root} holds a data set already; choose another --output")
+
+
+@contextlib.contextmanager
+def _writing_to(root: Path) -> Iterator[None]:
+    """Turn the system's errors into those of one line."""
     try:
-        yield parts
-    finally:
-        parts.close()
+        with disk_full_as_error(root, 1 << 16):
+            yield
+    except OSError as error:
+        raise MsdeError(f"{root} cannot be written: {error}") from error

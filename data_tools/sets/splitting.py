@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 
-from ..pipeline.packing import prepare_output, write_data_set
+from ..pipeline.packing import prepare_outputs, write_data_set
 from .merging import facts_of, merged_blocks, merged_labels
 
 PARTS = ("train", "test")
@@ -28,13 +30,16 @@ def split(
 
     A scaffold is in the test set if a hash of it and the seed is below `fraction`: more data do not
     move a molecule from one part to the other. Molecules that RDKit cannot rebuild are in the
-    training set.
+    training set. A part that the same split has finished before is kept: one that was interrupted
+    goes on.
 
     Returns:
         How many molecules each part has, and how many molecules RDKit cannot rebuild.
 
     Raises:
-        MsdeError: data sets are missing, damaged or do not fit, or a part would be empty.
+        MsdeError: data sets are missing, damaged or do not fit, or a part would be empty,
+            or its folder is taken.
+        DiskFull: there is not enough room.
     """
     datasets = [ShardDataset(root) for root in roots]
     labels = merged_labels(datasets, "union")
@@ -44,14 +49,32 @@ def split(
             f"{int(in_test.sum())} of {len(in_test)} molecules would be in the test set; choose "
             "another --fraction"
         )
-    facts = facts_of(datasets, labels)
-    counts = {}
-    for part, keep in zip(PARTS, (~in_test, in_test), strict=True):
-        prepare_output(output / part, roots)
-        facts["source"]["split"] = {"part": part, "fraction": fraction, "seed": seed}
-        blocks = merged_blocks(datasets, labels, keep)
-        counts[part] = write_data_set(output / part, blocks, facts, roots)
-    return counts, unknown
+    kept = dict(zip(PARTS, (~in_test, in_test), strict=True))
+    common = facts_of(datasets, labels)
+    facts = {}
+    for part in PARTS:
+        how = {"part": part, "fraction": fraction, "seed": seed}
+        facts[part] = {**common, "source": {**common["source"], "split": how}}
+    missing = [part for part in PARTS if not _is_finished(output / part, facts[part])]
+    if missing:
+        finished = [output / part for part in PARTS if part not in missing]
+        prepare_outputs([output / part for part in missing], roots, finished)
+    for part in missing:
+        blocks = merged_blocks(datasets, labels, kept[part])
+        write_data_set(output / part, blocks, facts[part], roots)
+    return {part: int(kept[part].sum()) for part in PARTS}, unknown
+
+
+def _is_finished(root: Path, facts: dict[str, Any]) -> bool:
+    """Return whether a folder holds a data set of which the manifest says `facts`.
+
+    Raises:
+        DataDamaged: the data set is not as it was written.
+    """
+    if not (root / "manifest.json").exists():
+        return False
+    as_read = json.loads(json.dumps(facts))
+    return as_read.items() <= ShardDataset(root).manifest.items()
 
 
 def _in_test(

@@ -1,5 +1,6 @@
 import gzip
 import json
+import math
 import os
 import random
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from rdkit import Chem
 
 from fixtures.commands import run_here
 from fixtures.molecules import NCI
+from msde import files
 from msde.chem.conformers import embed_conformer
 from msde.chem.record import Origin
 from msde.data.shards import ShardDataset
@@ -59,11 +62,25 @@ def hashes(folder):
     return {str(p.relative_to(folder)): file_sha256(p) for p in folder.rglob("*") if p.is_file()}
 
 
-def wait_for(*paths):
-    deadline = time.monotonic() + 30
-    while not any(path.exists() for path in paths):
-        assert time.monotonic() < deadline, "nothing was written"
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.01)
+
+
+def finished_parts(out):
+    return len(list(out.glob("parts/shard-*.json")))
+
+
+def workers_of(process):
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+def seconds_used(pid):
+    """Return the processor time of a process."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(after_name[11]) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture
@@ -149,18 +166,20 @@ def test_killed_conversions_resume_and_end_the_same(flat, tmp_path, processes):
     out = tmp_path / "out"
     arguments = [flat / "flat.smi", "--output", out, "--conformers", 0, "--processes", processes]
     kills = 0
-    for _ in range(60):
+    for last in (False, False, False, True):
+        # The last kill is among the lists, the manifest and the removal of the parts.
+        goal = math.inf if last else finished_parts(out) + 1
         process = start(*arguments)
-        wait_for(out / "parts", out / "manifest.json")
-        time.sleep(rng.uniform(0, 0.25))
+        wait_until(
+            lambda goal=goal: finished_parts(out) >= goal or (out / "rejects.jsonl").exists()
+        )
+        time.sleep(rng.uniform(0, 0.05))
         process.kill()
         _, stderr = process.communicate()
         kills += process.returncode == -signal.SIGKILL
         assert "error" not in stderr
-        visible = {p.name for p in out.iterdir() if not p.name.startswith(".")}
-        if "manifest.json" in visible and "parts" not in visible:
-            break
-    else:
+    visible = {p.name for p in out.iterdir() if not p.name.startswith(".")}
+    if "manifest.json" not in visible or "parts" in visible:
         assert start(*arguments).wait() == 0
     assert kills >= 3
     assert hashes(out) == hashes(flat / "out")
@@ -194,10 +213,10 @@ def test_damaged_parts_are_converted_again(flat, tmp_path, small_shards, monkeyp
 def test_signals_stop_a_conversion_with_one_line(flat, tmp_path, number):
     arguments = [flat / "flat.smi", "--output", tmp_path / "out", "--processes", 2, "--limit", 300]
     process = start(*arguments)
-    wait_for(tmp_path / "out/parts/job.json")
-    time.sleep(0.5)
+    wait_until(lambda: len(workers_of(process)) == 2)
+    wait_until(lambda: all(seconds_used(worker) > 0.1 for worker in workers_of(process)))
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=5)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
     assert stderr == "error: stopped; run the same command again to resume\n"
 
@@ -205,12 +224,9 @@ def test_signals_stop_a_conversion_with_one_line(flat, tmp_path, number):
 def test_the_death_of_a_worker_is_an_error_of_one_line(flat, tmp_path):
     arguments = [flat / "flat.smi", "--output", tmp_path / "out", "--processes", 2, "--limit", 300]
     process = start(*arguments)
-    children = f"/proc/{process.pid}/task/{process.pid}/children"
-    wait_for(tmp_path / "out/parts/job.json")
-    while len(workers := open(children).read().split()) < 2:
-        time.sleep(0.01)
-    os.kill(int(workers[0]), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=30)
+    wait_until(lambda: len(workers_of(process)) == 2)
+    os.kill(int(workers_of(process)[0]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
     # Python's own remarks on a process that is stopped while it starts may come before.
     (line,) = (line for line in stderr.splitlines() if line.startswith("error: "))
@@ -253,12 +269,32 @@ def test_the_unfinished_folder_of_another_job_is_refused(flat, tmp_path):
 def test_a_running_conversion_locks_its_folder(flat, tmp_path):
     options = ["--output", tmp_path / "out", "--processes", 1, "--limit", 1500]
     first = start(flat / "flat.smi", *options)
-    wait_for(tmp_path / "out/parts/job.json")
+    wait_until((tmp_path / "out/parts/job.json").exists)
     second = start(flat / "flat.smi", *options)
     _, stderr = second.communicate(timeout=60)
     first.kill()
     first.communicate()
     assert second.returncode == 2 and "another process is converting" in stderr
+
+
+def test_of_two_conversions_that_begin_at_once_one_goes_on(flat, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0)
+
+    def begin():
+        convert([flat / "flat.smi"], tmp_path / "out", options=Options(conformers=0), limit=100)
+
+    def write_while_another_begins(path, write, durable=True):
+        def write_and_begin(temporary):
+            write(temporary)
+            monkeypatch.setattr(parts, "write_atomically", files.write_atomically)
+            with pytest.raises(MsdeError, match="another process is converting to"):
+                begin()
+
+        files.write_atomically(path, write_and_begin, durable)
+
+    monkeypatch.setattr(parts, "write_atomically", write_while_another_begins)
+    begin()
+    assert len(ShardDataset(tmp_path / "out")) == 98
 
 
 def test_rejects_are_listed_with_reason_and_line(tmp_path):

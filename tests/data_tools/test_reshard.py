@@ -3,6 +3,9 @@ import os
 import pytest
 
 from msde.data.shards import ShardDataset
+from msde.data_tools.convert import convert
+from msde.data_tools.pipeline import parts
+from msde.data_tools.readers import Options
 from msde.data_tools.reshard import reshard
 from msde.data_tools.verify import verify
 from msde.errors import MsdeError
@@ -19,6 +22,19 @@ def test_resharding_keeps_molecules_and_comes_back(shard_dir, tmp_path):
         if not name.startswith("manifest"):
             assert file_sha256(tmp_path / "back" / name) == file_sha256(shard_dir / name), name
     assert ShardDataset(tmp_path / "back").digest == ShardDataset(shard_dir).digest
+
+
+def test_large_molecules_do_not_change_the_bytes_of_others(tmp_path, monkeypatch):
+    """Atoms are numbered in one byte or, where a shard has a molecule of over 256 atoms, in two."""
+    monkeypatch.setattr(parts, "SHARD_MOLECULES", 64)
+    (tmp_path / "m.smi").write_text("\n".join(["CCO"] * 64 + ["C" * 300] + ["CCO"] * 9) + "\n")
+    options = Options(conformers=0, max_atoms=300)
+    convert([tmp_path / "m.smi"], tmp_path / "data", options=options)
+    first, second = (b.bond_index.itemsize for b in ShardDataset(tmp_path / "data").blocks())
+    assert (first, second) == (1, 2)
+    reshard(tmp_path / "data", tmp_path / "one", shard_molecules=1000)
+    reshard(tmp_path / "one", tmp_path / "back", shard_molecules=64)
+    assert ShardDataset(tmp_path / "back").digest == ShardDataset(tmp_path / "data").digest
 
 
 def test_a_killed_run_starts_over(shard_dir, tmp_path):
