@@ -98,7 +98,9 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    output, inputs = arguments.output, expand_inputs(arguments.inputs)
+    # Shells may leave the tilde of --output=~/data, which fsspec expands when shards are opened.
+    output = Path(os.path.expanduser(arguments.output))
+    inputs = expand_inputs([os.path.expanduser(path) for path in arguments.inputs])
     check_inputs(inputs)
     from msde.data.manifest import read_manifest  # after all that can be wrong at once
 
@@ -116,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> None:
         report=print,
     )
     print(
-        f"{output}: {counts['converted']} molecules converted, "
+        f"{output}: {counts['converted']} molecule{'s' * (counts['converted'] != 1)} converted, "
         f"{counts['rejected']} of {counts['read']} rejected"
     )
     manifest = read_manifest(output)

@@ -5,7 +5,8 @@ python -m data_tools.export DIR --output FILE.sdf[.gz] [--limit N]
 Molecules without geometry are drawn in 2D, so that stereochemistry is kept; `data_tools.convert
 --conformers 0` reads them back. Line ends in names become blanks. Omitted are molecules with
 something that the vocabularies lack: bonds that are none of single, double, triple and aromatic,
-charges beyond -5 to 5. They are listed in FILE.skipped.jsonl, each with its reason.
+charges beyond -5 to 5. They are listed in FILE.skipped.jsonl, each with its reason. A FILE that is
+there is replaced.
 """
 
 from __future__ import annotations

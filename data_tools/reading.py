@@ -15,9 +15,17 @@ from msde.errors import MsdeError
 
 from .names import check_unpacked
 from .options import AUTO, FORMATS, Label, Options
-from .parsing.files import unreadable_as_error
+from .parsing.files import has_suffix, unreadable_as_error
 from .parsing.kinds import HEAD, kind_of
 from .readers import get_reader
+
+# What to do with files of formats that are not read.
+REMEDIES = {
+    (".pdb", ".ent", ".pdbqt", ".mol2"): (
+        "convert it to an SD file, as with Open Babel: obabel FILE -O FILE.sdf"
+    ),
+    (".xlsx", ".xls", ".ods"): "save the sheet as CSV",
+}
 
 
 def recognise(path: Path) -> str | None:
@@ -42,12 +50,12 @@ def choose_format(inputs: Sequence[Path]) -> str:
     for path in inputs:
         format = recognise(path)
         if format is None:
-            known = ", ".join(FORMATS)
             with open(path, "rb") as file:
                 kind = kind_of(file.read(HEAD))
+            remedy = f"give --format ({', '.join(FORMATS)}), or unpack or export it as one of these"
+            others = (todo for suffixes, todo in REMEDIES.items() if has_suffix(path, suffixes))
             raise MsdeError(
-                f"{path} looks like no known format, it is {kind}; give --format ({known}), "
-                "or unpack or export it as one of these"
+                f"{path} looks like no known format, it is {kind}; {next(others, remedy)}"
             )
         if found and format != found[0]:
             raise MsdeError(

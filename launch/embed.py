@@ -3,7 +3,7 @@
 python launch/embed.py --input FILE --output FILE.npz [--checkpoint DIR]
 
 The output has a row for each molecule of the input, in its order. An .npz holds h_2d and h_3d (NaN
-where there is no vector), name and line (of shards uid), reason (empty for vectors), y
+where there is no vector), name and line (of shards name and uid), reason (empty for vectors), y
 with label_names and label_units, and with --level node ptr: molecule i has rows ptr[i]:ptr[i + 1].
 A .csv has the columns name, line (or uid), reason, the labels, h_2d_0, h_2d_1, ....
 """
@@ -43,6 +43,9 @@ def main() -> None:
     options = reader_options(arguments)
     check_exist(arguments.checkpoint, arguments.input)
 
+    from msde.data_tools.models.results import check_vector_output
+
+    check_vector_output(arguments.output, arguments.level, arguments.projector)
     from msde.cluster import process
 
     process.prepare()

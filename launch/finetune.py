@@ -15,8 +15,8 @@ from msde import shipped_checkpoint
 from msde.cli import OneLineParser, check_exist, report_errors
 from msde.cluster import ranks
 from msde.data_tools.options import add_reader_options, reader_options
-from msde.downstream.settings import describe_settings
-from msde.downstream.tasks import CUSTOM, METRICS, TASKS
+from msde.downstream.settings import describe_settings, make_settings
+from msde.downstream.tasks import CUSTOM, METRICS, TASKS, get_task
 
 
 def make_parser() -> OneLineParser:
@@ -40,7 +40,9 @@ def make_parser() -> OneLineParser:
 def main() -> None:
     """Parse, check the paths and fine-tune."""
     arguments = make_parser().parse_intermixed_args()
-    options = reader_options(arguments)
+    names = ("task", "data", "output", "seeds", "targets", "metric", "overrides", "format")
+    given = {n: getattr(arguments, n) for n in names} | {"options": reader_options(arguments)}
+    make_settings(get_task(given["task"], given["targets"], given["metric"]), given["overrides"])
     checkpoint = None if arguments.checkpoint == "none" else Path(arguments.checkpoint)
     check_exist(arguments.data, *([checkpoint] if checkpoint else []))
     os.environ.update(ranks.map_environment(os.environ))
@@ -51,8 +53,6 @@ def main() -> None:
     logging.getLogger("msde").setLevel(logging.INFO if ranks.rank() == 0 else logging.ERROR)
     from msde.data_tools.models.finetuning import finetune_file
 
-    names = ("task", "data", "output", "seeds", "targets", "metric", "overrides", "format")
-    given = {name: getattr(arguments, name) for name in names} | {"options": options}
     finetune_file(**given, checkpoint=checkpoint, rank=ranks.rank(), world_size=ranks.world_size())
 
 

@@ -2,9 +2,9 @@
 
 python launch/predict.py --model DIR --input FILE --output FILE.csv
 
-The table has a row for each molecule of the input, in its order: name and line (of shards uid), a
-column for each target (of several seeds their mean, and their deviation as NAME_std) and the reason
-where there is no prediction.
+The table has a row for each molecule of the input, in its order: name and line (of shards name and
+uid), a column for each target (of several seeds their mean, and their deviation as NAME_std) and
+the reason where there is no prediction.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def main() -> None:
     options = reader_options(arguments)
     check_exist(arguments.model, arguments.input)
 
+    from msde.data_tools.models.results import check_output
+
+    check_output(arguments.output, ".csv")
     from msde.cluster import process
 
     process.prepare()

@@ -39,6 +39,9 @@ def main() -> None:
     options = shared.reader_options(given)
     check_exist(given.checkpoint, given.input)
 
+    from msde.data_tools.models.results import check_sd_output
+
+    check_sd_output(given.output)
     from msde.cluster import process
 
     process.prepare()
@@ -46,12 +49,11 @@ def main() -> None:
     from msde.sampling.bonds import BondOptions
     from msde.sampling.conformers import ConformerOptions
 
-    files = given.checkpoint, given.input, given.output
+    run, kind = generation.conformers_of_file, ConformerOptions
     if given.command == "bonds":
-        own = from_arguments(BondOptions, given)
-        return bonds.bonds_of_file(*files, own, given.format, options)
-    own = from_arguments(ConformerOptions, given)
-    generation.conformers_of_file(*files, own, given.format, options)
+        run, kind = bonds.bonds_of_file, BondOptions
+    files = given.checkpoint, given.input, given.output
+    run(*files, from_arguments(kind, given), given.format, options)
 
 
 if __name__ == "__main__":

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ase import units
 from ase.calculators.calculator import Calculator, all_changes
+from ase.data import chemical_symbols
+from ase.symbols import Symbols
 
 from msde.chem.record import record_of_atoms
+from msde.chem.units import factor
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.downstream.prediction import FineTuned
 from msde.errors import MsdeError
 
-EV = {
-    "kcal/mol": units.kcal / units.mol,
-    "kJ/mol": units.kJ / units.mol,
-    "eV": 1.0,
-    "meV": 1e-3,
-    "Ha": units.Hartree,
-}
+log = logging.getLogger("msde")
 
 
 class MSDECalculator(Calculator):
@@ -44,18 +41,29 @@ class MSDECalculator(Calculator):
     def __init__(self, folder: Path | str, **parameters: Any) -> None:
         """Load the models; `parameters` are those of ASE's base class."""
         super().__init__(**parameters)
-        self._tuned = FineTuned.load(Path(folder))
+        if folder is None:
+            raise MsdeError(
+                "folder is None, expected --output of a fine-tuning with forces; the weights that "
+                "come with msde predict none"
+            )
+        self._folder = Path(folder)
+        self._tuned = FineTuned.load(self._folder)
         facts = self._tuned.facts
         if facts.forces_unit is None:
-            raise MsdeError(f"{folder} predicts no forces; fine-tune on a task md17-NAME")
-        if facts.units[0] not in EV:
             raise MsdeError(
-                f"{folder} predicts energies in {facts.units[0]!r}, expected {', '.join(EV)}"
+                f"{folder} predicts no forces; fine-tune on a task md17-NAME, or with "
+                "--task custom --metric force_mae"
             )
-        self._unit = EV[facts.units[0]]
+        unit = factor(facts.units[0], "eV")
+        if unit is None:
+            raise MsdeError(
+                f"{folder} predicts energies in {facts.units[0]!r}, expected a unit of energies"
+            )
+        self._unit = unit
         # Rounding of float32 would heat a long simulation.
         self._models = [model.double() for model in self._tuned.models]
         self._numbers: tuple[int, ...] = ()
+        self._told: set[tuple[int, ...]] = set()  # compositions
 
     def calculate(
         self,
@@ -73,10 +81,9 @@ class MSDECalculator(Calculator):
             raise MsdeError("the model knows no periodic boundaries; set atoms.pbc = False")
         numbers = tuple(self.atoms.numbers.tolist())
         if numbers != self._numbers:
-            self._batch, self._numbers = (
-                _batch(numbers, self._models[0].head.weight.device),
-                numbers,
-            )
+            self._batch = _batch(numbers, self._models[0].head.weight.device)
+            self._numbers = numbers
+            self._warn_of_another_molecule()
         pos = torch.from_numpy(self.atoms.positions).to(self._batch.pos)  # (num_atoms, 3) A
         batch = dataclasses.replace(self._batch, pos=pos)
         energies, forces = [], []
@@ -89,6 +96,23 @@ class MSDECalculator(Calculator):
             "energy": float(np.mean(energies)) * self._unit,
             "forces": np.mean(forces, axis=0) * self._unit,  # (num_atoms, 3) eV/A
         }
+
+    def _warn_of_another_molecule(self) -> None:
+        """Say once of a composition or of elements that training did not have."""
+        facts, here = self._tuned.facts, tuple(sorted(self._numbers))
+        is_other = here != facts.composition if facts.composition else set(here) - {*facts.elements}
+        if not facts.elements or not is_other or here in self._told:
+            return
+        self._told.add(here)
+        trained = "molecules of " + ", ".join(chemical_symbols[z] for z in facts.elements)
+        if facts.composition:
+            trained = _formula(facts.composition)
+        text = "%s was trained on %s; its energies and forces of %s are guesses"
+        log.warning(text, self._folder, trained, _formula(here))
+
+
+def _formula(numbers: tuple[int, ...]) -> str:
+    return Symbols(np.array(numbers)).get_chemical_formula()
 
 
 def _batch(numbers: tuple[int, ...], device: torch.device) -> MoleculeBatch:

@@ -57,11 +57,12 @@ class MoleculeEmbedding(TransformerMixin, BaseEstimator):
         """Return (num_molecules, width) float32.
 
         Args:
-            molecules: SMILES strings, RDKit Mols or PyTorch Geometric Data.
+            molecules: SMILES strings, RDKit Mols or PyTorch Geometric Data, as a list, a Series, or
+                a table or 2D array of one column.
 
         Raises:
-            MsdeError: molecules could not be read, or have no conformer for the 3D view, and
-                `on_failure` is `raise`.
+            MsdeError: there are several columns; or molecules could not be read, or have no
+                conformer for the 3D view, and `on_failure` is `raise`.
         """
         check_is_fitted(self)
         found = self.model_.encode(molecules, self.view)

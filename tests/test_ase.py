@@ -1,9 +1,15 @@
 """Force models: training by double backward, and their use as a calculator of ASE."""
 
+import json
+import logging
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 
@@ -16,6 +22,8 @@ from fixtures.downstream import (
     write_trajectory,
 )
 from msde.ase import MSDECalculator
+from msde.data_tools.convert import convert
+from msde.data_tools.options import Options
 from msde.downstream.heads import load_model
 from msde.errors import MsdeError
 from msde.monitor.writer import read_metrics
@@ -104,3 +112,113 @@ def test_what_the_calculator_cannot_do_is_said(folder, atoms, tmp_path):
     finetune(tmp_path / "t.csv", folder / "checkpoint", tmp_path / "tuned", "epochs=1")
     with pytest.raises(MsdeError, match="predicts no forces; fine-tune on a task md17-NAME"):
         MSDECalculator(tmp_path / "tuned")
+    with pytest.raises(MsdeError, match="folder is None, expected --output of a fine-tuning"):
+        MSDECalculator(None)
+
+
+def write_extxyz(path, folder, unit):
+    """The frames as ASE writes them, energies and forces in a unit, in eV; return them."""
+    arrays, frames = np.load(folder / "ethanol.npz"), []
+    for pos, energy, forces in zip(arrays["R"], arrays["E"], arrays["F"], strict=True):
+        frame = Atoms(arrays["z"], pos)
+        frame.calc = SinglePointCalculator(frame, energy=energy * unit, forces=forces * unit)
+        frames.append(frame)
+    write(path, frames, format="extxyz")
+    return frames
+
+
+def test_forces_of_a_molecule_of_ones_own(folder, tmp_path):
+    """Energies in eV are learnt in eV: the calculator gives what training predicted."""
+    frames = write_extxyz(tmp_path / "mine.xyz", folder, units.kcal / units.mol)
+    results = finetune(
+        tmp_path / "mine.xyz", folder / "checkpoint", tmp_path / "tuned", "epochs=1",
+        targets=["energy"], metric="force_mae", options=Options(label_columns=("energy=eV",)),
+    )  # fmt: skip
+    assert results["units"] == ["eV"] and results["settings"]["view"] == "3d"
+    assert results["split"]["train"] == 48 and results["test"].keys() == {"force_mae", "energy_mae"}
+    row = read_predictions(tmp_path / "tuned/seed-0/predictions.csv")[0]
+    lines = (tmp_path / "mine.xyz").read_text().splitlines()
+    frame = frames[(int(row["line"]) - 1) * len(frames) // len(lines)]
+    assert frame.get_potential_energy() == pytest.approx(float(row["energy"]), abs=1e-6)
+    frame.calc = MSDECalculator(tmp_path / "tuned")
+    assert frame.get_potential_energy() == pytest.approx(float(row["energy_predicted"]), abs=1e-5)
+
+
+def test_forces_of_ones_own_need_the_unit(folder, tmp_path):
+    write_extxyz(tmp_path / "mine.xyz", folder, 1.0)
+    given = {"targets": ["energy"], "metric": "force_mae"}
+    message = "the unit of energy is not stated, which forces need; give --label-columns energy=eV"
+    with pytest.raises(MsdeError, match=message):
+        finetune(tmp_path / "mine.xyz", folder / "checkpoint", tmp_path / "tuned", **given)
+    assert not (tmp_path / "tuned/data").exists()  # the same --output will do
+    convert([tmp_path / "mine.xyz"], tmp_path / "shards")
+    with pytest.raises(MsdeError, match=message):
+        finetune(tmp_path / "shards", folder / "checkpoint", tmp_path / "tuned", **given)
+
+
+@pytest.mark.parametrize(
+    ("unit", "size"), [("Hartree", units.Hartree), ("J/mol", units.J / units.mol)]
+)
+def test_any_unit_of_energies_is_converted_for_ase(folder, tmp_path, unit, size):
+    shutil.copytree(folder / "tuned/seed-0/model", tmp_path / "model")
+    (tmp_path / "model/MANIFEST.json").unlink()
+    path = tmp_path / "model/config.json"
+    energies = []
+    for name in ("eV", unit):
+        path.write_text(path.read_text().replace("kcal/mol", "eV").replace('"eV"', f'"{name}"'))
+        atoms = Atoms("C2H6O", 3 * np.arange(27).reshape(-1, 3))
+        atoms.calc = MSDECalculator(tmp_path / "model")
+        energies.append(atoms.get_potential_energy())
+    assert energies[1] == pytest.approx(size * energies[0], rel=1e-6)
+
+
+def test_a_unit_that_is_none_of_energies_is_refused(folder, tmp_path):
+    write_extxyz(tmp_path / "mine.xyz", folder, 1.0)
+    with pytest.raises(MsdeError, match="the unit of energy is 'D', expected one of energies"):
+        finetune(
+            tmp_path / "mine.xyz", folder / "checkpoint", tmp_path / "tuned", targets=["energy"],
+            metric="force_mae", options=Options(label_columns=("energy=D",)),
+        )  # fmt: skip
+
+
+def test_a_unit_that_was_assumed_is_the_last_that_is_said(folder, tmp_path, caplog):
+    write_extxyz(tmp_path / "mine.xyz", folder, 1.0)
+    given = (tmp_path / "mine.xyz", folder / "checkpoint", tmp_path / "tuned", "epochs=1")
+    with caplog.at_level(logging.INFO, "msde"):
+        finetune(*given, task="md17-ethanol", targets=None)
+    said = (
+        "the unit of energy is not stated: kcal/mol is taken; if it is another one, give "
+        "--label-columns energy=eV and another --output"
+    )
+    records = [record for record in caplog.records if record.getMessage() == said]
+    assert len(records) == 2 and records[-1] is caplog.records[-1]
+    assert all(record.levelno == logging.WARNING for record in records)
+
+
+@pytest.mark.parametrize(
+    ("formula", "told"),
+    [("C6H6", ["C6H6", "C2H6O"]), ("CH3Cl", ["Cl", "CH3Cl"]), ("C2H5OH", [])],
+)
+def test_another_molecule_than_in_training_is_told_once(folder, formula, told, caplog):
+    atoms = Atoms(formula)
+    atoms.positions = 3 * np.arange(3 * len(atoms)).reshape(-1, 3)
+    atoms.calc = MSDECalculator(folder / "tuned")
+    atoms.get_potential_energy()
+    atoms.rattle(0.01, seed=1)
+    atoms.get_potential_energy()
+    assert len(caplog.messages) == bool(told)
+    assert all(part in caplog.text for part in told)
+
+
+def test_of_a_model_without_facts_of_its_training_nothing_is_told(folder, tmp_path, caplog):
+    """As earlier releases wrote them."""
+    shutil.copytree(folder / "tuned/seed-0/model", tmp_path / "model")
+    (tmp_path / "model/MANIFEST.json").unlink()
+    path = tmp_path / "model/config.json"
+    values = json.loads(path.read_text())
+    for name in ("elements", "composition"):
+        values["facts"].pop(name)
+    path.write_text(json.dumps(values))
+    atoms = Atoms("C6H6", 3 * np.arange(36).reshape(-1, 3))
+    atoms.calc = MSDECalculator(tmp_path / "model")
+    assert np.isfinite(atoms.get_potential_energy()) and not caplog.messages

@@ -1,8 +1,8 @@
 """Bonds of the atoms and positions in a file, as an SD file.
 
 Bonds that the input has are not used. Each record is a molecule with its positions and, as far as
-they show it, stereochemistry; the title is the molecule's name. The property `note` says what is
-unusual, where anything is.
+they show it, stereochemistry; the title is the molecule's name. The property `line` (of shards
+`uid`) says where the molecule stood, `note` what is unusual, where anything is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..parsing.chemistry import is_drawing
 from ..parsing.perception import CHARGE
 from ..sets.exporting import set_title
 from .generation import molecules_of
-from .results import check_sd_output, in_order, note_property, print_notes, write_sd_results
+from .results import check_sd_output, in_order, print_notes, sd_property, write_sd_results
 
 
 def bonds_of_file(
@@ -44,35 +44,36 @@ def bonds_of_file(
         options: those of readers; `charge` is of molecules whose file states none but zero.
 
     Raises:
-        MsdeError: the input or the model cannot be read, or the output cannot be written.
+        MsdeError: the input or the model cannot be read, the output cannot be written, or no
+            molecule has bonds.
     """
     check_sd_output(output)
     silence_rdkit()
     model = load(checkpoint).model
     reading = replace(options, perceive_bonds=False, charge=None, keep_hydrogens=True)
-    molecules, names, where, read_notes = molecules_of(input, format, reading)
-    several = sum(isinstance(m, Chem.Mol) and m.GetNumConformers() > 1 for m in molecules)
+    read = molecules_of(input, format, reading)
+    several = sum(isinstance(m, Chem.Mol) and m.GetNumConformers() > 1 for m in read.mols)
     if several:
         print(f"{several} molecules have several conformers, of which the first is used")
-    given = [_geometry(mol, options.charge) for mol in molecules]
+    given = [_geometry(mol, options.charge) for mol in read.mols]
     notes: dict[int, str] = {}
 
     def results() -> Iterator[str | MoleculeError]:
         found = in_order(given, lambda good: find_bonds(model, good, finding))
         for number, one in enumerate(found):
             if isinstance(one, MoleculeError) or one.mol is None:
-                reason = one if isinstance(one, MoleculeError) else one.reason
-                yield MoleculeError(f"{where[number]}: {reason}")
+                yield one if isinstance(one, MoleculeError) else MoleculeError(one.reason)
                 continue
-            set_title(one.mol, names[number])
-            note = read_notes.get(number, "")
+            set_title(one.mol, read.names[number])
+            note = read.notes.get(number, "")
             if note:
                 notes[number] = note
-            yield f"{Chem.MolToMolBlock(one.mol)}{note_property(note)}$$$$\n"
+            properties = read.sources[number] + sd_property("note", note)
+            yield f"{Chem.MolToMolBlock(one.mol)}{properties}$$$$\n"
 
-    done = write_sd_results(output, "bonds", results(), len(names))
-    print_notes("bonds found", where, {}, notes)
-    print(f"{output}: bonds of {done} of {len(names)} molecules")
+    done = write_sd_results(output, "bonds", results(), read.where)
+    print_notes("bonds found", read.where, {}, notes)
+    print(f"{output}: bonds of {done} of {len(read.where)} molecules")
 
 
 def _geometry(mol: Chem.Mol | MoleculeError, charge: int | None) -> Geometry | MoleculeError:

@@ -6,7 +6,7 @@ a table: nothing) and the reason. The arrays of an `.npz` are
     h_2d, h_3d           (molecules, width) vectors of the views, or of atoms with `--level node`
     ptr                  (molecules + 1,) with `--level node`: molecule i has rows ptr[i]:ptr[i + 1]
     name, line, reason   of each molecule; the reason is "" for one that is embedded
-    uid                  instead of name and line, where the input is a folder of shards
+    uid                  instead of line, where the input is a folder of shards
     y                    (molecules, labels), NaN where missing
     label_names, label_units
 
@@ -27,17 +27,15 @@ from msde.checkpoints.weights import find_weights
 from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_or_error
 from msde.chem.vocabulary import MoleculeError
-from msde.cli import check_writable
 from msde.config.schema import Readout
 from msde.data.shards import ShardDataset
-from msde.errors import MsdeError
 from msde.files import write_atomically
 from msde.inference.pretrained import Level, View, load
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
 from .cache import add_conformers
-from .results import add_notes, places, print_notes
+from .results import add_notes, check_vector_output, ids_of_shards, places, print_notes
 
 ROWS = 1024  # of a table that are written together
 
@@ -66,7 +64,7 @@ def embed_file(
     Raises:
         MsdeError: the input or the model cannot be read, or the output cannot be written.
     """
-    _check_output(output, level, projector)
+    check_vector_output(output, level, projector)
     silence_rdkit()
     model, keep_hydrogens = load(checkpoint, readout=readout), bool(options.keep_hydrogens)
     arrays: dict[str, np.ndarray] = {}
@@ -74,9 +72,9 @@ def embed_file(
         options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
         dataset = ShardDataset(input)
         labels = [(label["name"], label["unit"]) for label in dataset.manifest["labels"]]
-        uid, y = zip(*((block.uid, block.y) for block in dataset.blocks()), strict=True)
-        arrays |= {"uid": np.concatenate(uid), "y": np.concatenate(y)}
-        where = [f"{number:016x}" for number in arrays["uid"].tolist()]
+        names, where = ids_of_shards(dataset)
+        arrays |= {"name": np.array(names), "uid": np.array(where)}
+        arrays["y"] = np.concatenate([block.y for block in dataset.blocks()])
         found = model.encode(input, view, level, keep_hydrogens)
     else:
         options = replace(options, keep_hydrogens=keep_hydrogens)
@@ -115,19 +113,9 @@ def _project(
     h = {name: array for name, array in arrays.items() if name.startswith("h_")}
     labels = {name: arrays["y"][:, i] for i, name in enumerate(arrays["label_names"])}
     drawn = [mol if isinstance(mol, Chem.Mol) else None for mol in mols]
-    names = arrays["name"].tolist() if "name" in arrays else where
+    names = [name or place for name, place in zip(arrays["name"].tolist(), where, strict=True)]
     points = write_projector(folder, drawn, names, h, labels)
     print(f"{folder}: {points} points; tensorboard --logdir {folder}")
-
-
-def _check_output(output: Path, level: Level, projector: Path | None) -> None:
-    if projector is not None and level == "node":
-        raise MsdeError("--projector shows molecules, not the atoms of --level node")
-    if output.suffix not in (".npz", ".csv"):
-        raise MsdeError(f"--output {output} should end in .npz or .csv")
-    if output.suffix == ".csv" and level == "node":
-        raise MsdeError("--level node has a row an atom, which only an --output .npz can hold")
-    check_writable(output)
 
 
 def _write(output: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from msde.chem.record import molecule_uid
 from msde.chem.vocabulary import MoleculeError
 from msde.data.manifest import NAME, read_manifest
 from msde.downstream.finetune import CONFIG, fine_tune, prepare
+from msde.downstream.labels import assumed, labels_of, unit_of
 from msde.downstream.settings import Settings, make_settings
 from msde.downstream.tasks import CUSTOM, Task, get_task
 from msde.errors import MsdeError
@@ -30,6 +33,10 @@ from .cache import convert_once
 
 log = logging.getLogger("msde")
 
+CLASSES = (
+    "all labels are 0 or 1 and are learnt as numbers; --metric roc_auc trains a classification"
+)
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -38,6 +45,7 @@ class Shards:
     root: Path
     lines: dict[int, tuple[str, ...]] = field(default_factory=dict)  # uid -> line, or file and line
     words: dict[int, str] = field(default_factory=dict)  # uid -> cell of the split column
+    assumed: Sequence[str] = ()  # messages on units that the file does not state
 
 
 def finetune_file(
@@ -69,7 +77,13 @@ def finetune_file(
         _wait_for(output / CONFIG)
     shards = task_shards(chosen, data, output / "data", settings, format, options)
     job = prepare(chosen, shards.root, output, checkpoint, settings, shards.lines, shards.words)
-    return fine_tune(job, output, seeds, rank, world_size)
+    known = job.data.y[~np.isnan(job.data.y)]
+    if chosen.name == CUSTOM and metric is None and np.isin(known, (0, 1)).all():
+        log.warning(CLASSES)
+    results = fine_tune(job, output, seeds, rank, world_size)
+    for message in shards.assumed:  # again at the end, where it is seen
+        log.warning(message)
+    return results
 
 
 def task_shards(
@@ -91,7 +105,9 @@ def task_shards(
     inputs = _files_of(task, data)
     check_inputs(inputs)
     format = choose_format(inputs) if format == AUTO else format
-    options = _with_labels(task, inputs, format, options)
+    options, assumptions = _with_labels(task, inputs, format, options)
+    for message in assumptions:
+        log.warning(message)
     # Positions are made only if an encoder looks at them; a reader's own stay.
     is_made = "conformers" in get_reader(format).follows
     options = replace(options, conformers=int(settings.view != "2d") if is_made else 1)
@@ -104,7 +120,7 @@ def task_shards(
             listed = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
             log.info("%d of %d molecules cannot be used: %s (%s)", counts["rejected"],
                      counts["read"], listed[:300], cache / "rejects.jsonl")  # fmt: skip
-    return Shards(cache, lines, _words_of_tables(inputs, options, settings))
+    return Shards(cache, lines, _words_of_tables(inputs, options, settings), assumptions)
 
 
 def _files_of(task: Task, data: Path) -> list[Path]:
@@ -126,31 +142,34 @@ def _files_of(task: Task, data: Path) -> list[Path]:
     return expand_inputs([data])
 
 
-def _with_labels(task: Task, inputs: Sequence[Path], format: str, options: Options) -> Options:
+def _with_labels(
+    task: Task, inputs: Sequence[Path], format: str, options: Options
+) -> tuple[Options, list[str]]:
     """Choose the labels of a task; those whose unit is not stated have the task's.
 
+    Returns:
+        The options, and messages on units that are not stated.
+
     Raises:
-        MsdeError: one is not there; those that are there are named.
+        MsdeError: one is not there, those that are there are named; or it needs a unit.
     """
     if task.targets is None:
-        return options
+        return options, []
     facts = get_reader(format, options).facts(inputs)
     units = {label.name: label.unit for label in facts.labels}
     there = [*units, *(name for name, _ in facts.left_out)]
     if is_table(inputs[0]):
         there = [name for name in header_of(inputs[0], options) if name] or there
-    for name in task.targets:
-        if name not in there:
-            raise MsdeError(
-                f"{inputs[0]} has no label {name!r}, found {', '.join(there)[:300] or 'none'}"
-            )
-    names = []
-    for name in task.targets:
-        stated, wanted = units.get(name), task.units.get(name)
-        if wanted and not stated:
-            log.info("the unit of %s is not stated; it is taken as %s", name, wanted)
-        names.append(f"{name}={stated or wanted}" if stated or wanted else name)
-    return replace(options, label_columns=tuple(names))
+    names, messages = [], []
+    for name in labels_of(task.targets, there, inputs[0]):
+        stated = units.get(name, "")
+        unit = stated or unit_of(task, name, stated)
+        if unit and not stated:
+            example = "eV" if task.has_forces else "UNIT"
+            remedy = f"give --label-columns {name}={example} and another --output"
+            messages.append(assumed(name, unit, remedy))
+        names.append(f"{name}={unit}" if unit else name)
+    return replace(options, label_columns=tuple(names)), messages
 
 
 def _lines(inputs: Sequence[Path], reader: BaseReader) -> dict[int, tuple[str, ...]]:

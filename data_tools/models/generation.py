@@ -2,6 +2,7 @@
 
 Each record is a conformer: the title is the molecule's name, the properties are
 
+    line                 where the molecule stood in the file; of shards `uid`
     sample               its number within the molecule, from 1
     stereo               `right`, which labels of the input the positions do not fulfil, or that
                          they were not checked
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rdkit import Chem
@@ -25,7 +26,6 @@ from msde.data.shards import ShardDataset
 from msde.inference.pretrained import load
 from msde.sampling.conformers import (
     ConformerOptions,
-    Sampled,
     sample_conformers,
     with_known_std,
 )
@@ -37,9 +37,9 @@ from .results import (
     add_notes,
     check_sd_output,
     in_order,
-    note_property,
     places,
     print_notes,
+    sd_property,
     write_sd_results,
 )
 
@@ -69,55 +69,68 @@ def conformers_of_file(
         output: .sdf or .sdf.gz.
 
     Raises:
-        MsdeError: the input or the model cannot be read, or the output cannot be written.
+        MsdeError: the input or the model cannot be read, the output cannot be written, or no
+            molecule has conformers.
     """
     check_sd_output(output)
     silence_rdkit()
     model = load(checkpoint).model
     sampling = with_known_std(model, sampling)
     options = replace(options, keep_hydrogens=False)  # they are not used
-    molecules, names, where, read_notes = molecules_of(input, format, options)
+    read = molecules_of(input, format, options)
     total, notes = StereoCount(), {}
 
     def results() -> Iterator[str | MoleculeError]:
         nonlocal total
-        found = in_order(molecules, lambda good: sample_conformers(model, good, sampling))
+        found = in_order(read.mols, lambda good: sample_conformers(model, good, sampling))
         for number, one in enumerate(found):
             if isinstance(one, MoleculeError) or one.mol is None:
-                reason = one if isinstance(one, MoleculeError) else one.reason
-                yield MoleculeError(f"{where[number]}: {reason}")
+                yield one if isinstance(one, MoleculeError) else MoleculeError(one.reason)
                 continue
             if one.notes:
                 notes[number] = "; ".join(one.notes)
-            if number in read_notes:
-                add_notes(notes, {number: read_notes[number]})
-            texts, counts = zip(*_records(names[number], one, notes.get(number, "")), strict=True)
+            if number in read.notes:
+                add_notes(notes, {number: read.notes[number]})
+            set_title(one.mol, read.names[number])
+            given = read.sources[number], sd_property("note", notes.get(number, ""))
+            texts, counts = zip(*_records(one.mol, *given), strict=True)
             total = sum(counts, total)
             yield "".join(texts)
 
-    done = write_sd_results(output, "conformers", results(), len(names))
-    _print_notes(where, notes)
-    print(f"{output}: {sampling.num} conformers each of {done} of {len(names)} molecules")
+    done = write_sd_results(output, "conformers", results(), read.where)
+    _print_notes(read.where, notes)
+    print(f"{output}: {sampling.num} conformers each of {done} of {len(read.where)} molecules")
     print(
         f"stereochemistry of the input: {total.centres_right} of {total.centres} centres and "
         f"{total.bonds_right} of {total.bonds} double bonds are right"
     )
 
 
-def molecules_of(
-    path: Path, format: str, options: Options
-) -> tuple[list[Chem.Mol | MoleculeError], list[str], list[str], dict[int, str]]:
-    """Return the molecules of a file or a data set, names, lines for messages, and notes."""
+@dataclass(frozen=True)
+class Given:
+    """The molecules of a file or a data set."""
+
+    mols: list[Chem.Mol | MoleculeError]
+    names: list[str]
+    where: list[str]  # line and name, or id, for messages
+    sources: list[str]  # line or uid, as a property of a record
+    notes: dict[int, str]  # of the reader
+
+
+def molecules_of(path: Path, format: str, options: Options) -> Given:
+    """Return the molecules of a file or a data set."""
     if not path.is_dir():
         read = read_molecules(path, options, format)
-        return read.mols, read.names, places(read.names, read.lines), read.notes
-    mols: list[Chem.Mol | MoleculeError] = []
-    names, where = [], []
+        sources = [sd_property("line", line) for line in read.lines]
+        return Given(read.mols, read.names, places(read.names, read.lines), sources, read.notes)
+    given = Given([], [], [], [], {})
     for record in ShardDataset(path).records():
-        names.append(record.name)
-        where.append(record.name or f"{record.uid:016x}")
-        mols.append(mol_or_error(record))
-    return mols, names, where, {}
+        uid = f"{record.uid:016x}"
+        given.mols.append(mol_or_error(record))
+        given.names.append(record.name)
+        given.where.append(record.name or uid)
+        given.sources.append(sd_property("uid", uid))
+    return given
 
 
 def _print_notes(where: list[str], notes: dict[int, str]) -> None:
@@ -134,16 +147,17 @@ def _print_notes(where: list[str], notes: dict[int, str]) -> None:
             print(f"{counts[kind]} of {len(where)} molecules: {said}")
 
 
-def _records(name: str, found: Sampled, note: str) -> Iterator[tuple[str, StereoCount]]:
-    """Yield the record of each conformer, and its count of labels."""
-    mol = found.mol
-    assert mol is not None
-    set_title(mol, name)
+def _records(mol: Chem.Mol, source: str, note: str) -> Iterator[tuple[str, StereoCount]]:
+    """Yield the record of each conformer, and its count of labels.
+
+    Args:
+        source: a property, as `note`.
+    """
     expected = stereo_of(mol)
     right = "right" if expected or assign_cip(Chem.Mol(mol)) else NOT_CHECKED
     for number, conformer in enumerate(mol.GetConformers(), start=1):
         counted = count_stereo(mol, conformer.GetId(), expected)
         stereo = right if counted.is_right else counted.differences
         block = Chem.MolToMolBlock(mol, confId=conformer.GetId())
-        properties = f">  <sample>\n{number}\n\n>  <stereo>\n{stereo}\n\n{note_property(note)}"
-        yield f"{block}{properties}$$$$\n", counted
+        properties = sd_property("sample", number) + sd_property("stereo", stereo)
+        yield f"{block}{source}{properties}{note}$$$$\n", counted

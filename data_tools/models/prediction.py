@@ -1,8 +1,8 @@
 """Predictions of a fine-tuned model for the molecules of a file, as a table.
 
 There is a row for each molecule of the input, in its order, with the columns name and line (of
-shards uid), one for each target, of several models also NAME_std, and reason, which is empty where
-there is a prediction.
+shards name and uid), one for each target, of several models also NAME_std, and reason, which is
+empty where there is a prediction.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from msde.chem.parsing import silence_rdkit
-from msde.cli import check_writable
 from msde.data.shards import ShardDataset
 from msde.downstream.prediction import FineTuned, Predictions
-from msde.errors import MsdeError
 from msde.files import write_atomically
 
 from ..options import AUTO, SPECIAL, Options
 from ..reading import read_molecules
-from .results import add_notes, places, print_notes
+from .results import add_notes, check_output, ids_of_shards, places, print_notes
 
 
 def predict_file(
@@ -40,16 +38,13 @@ def predict_file(
     Raises:
         MsdeError: the model or the input cannot be read, or the output cannot be written.
     """
-    if output.suffix != ".csv":
-        raise MsdeError(f"--output {output} should end in .csv")
-    check_writable(output)
+    check_output(output, ".csv")
     silence_rdkit()
     tuned = FineTuned.load(model)
     if input.is_dir():
         options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
-        uids = np.concatenate([block.uid for block in ShardDataset(input).blocks()])
-        header, ids = ["uid"], [[f"{int(uid):016x}"] for uid in uids]
-        where = [cells[0] for cells in ids]
+        names, where = ids_of_shards(ShardDataset(input))
+        header, ids = ["name", "uid"], list(zip(names, where, strict=True))
         found = tuned.predict(input)
     else:
         keep = tuned.facts.hydrogens if options.keep_hydrogens is None else options.keep_hydrogens
@@ -57,7 +52,7 @@ def predict_file(
         options = replace(options, keep_hydrogens=keep, label_columns=())
         read = read_molecules(input, options, format)
         header = ["name", "line"]
-        ids = [[name, str(line)] for name, line in zip(read.names, read.lines, strict=True)]
+        ids = list(zip(read.names, map(str, read.lines), strict=True))
         where = places(read.names, read.lines)
         found = tuned.predict(read.mols)
         add_notes(found.notes, read.notes)
@@ -71,7 +66,7 @@ def predict_file(
 
 
 def _write(
-    path: Path, tuned: FineTuned, found: Predictions, header: list[str], where: list[list[str]]
+    path: Path, tuned: FineTuned, found: Predictions, header: list[str], ids: list[tuple[str, str]]
 ) -> None:
     targets, several = tuned.facts.targets, len(tuned.models) > 1
     columns = [n for target in targets for n in (target, *[f"{target}_std"] * several)]
@@ -79,7 +74,7 @@ def _write(
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*header, *columns, "reason"])
-        for row, place in enumerate(where):
+        for row, place in enumerate(ids):
             numbers = [
                 number
                 for target in range(len(targets))

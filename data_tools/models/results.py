@@ -1,7 +1,11 @@
-"""Output files of the commands with a model, and messages about molecules without a result."""
+"""Output files of the commands with a model, and messages about molecules without a result.
+
+Nothing here needs torch, so that wrong names of files are told at once.
+"""
 
 from __future__ import annotations
 
+import collections
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +15,9 @@ from tqdm import tqdm
 
 from msde.chem.vocabulary import MoleculeError
 from msde.cli import check_writable
+from msde.data.shards import ShardDataset
+from msde.downstream.labels import names_of
+from msde.errors import MsdeError
 from msde.files import write_atomically
 
 from ..sets.exporting import check_sd_name, open_sd_file
@@ -20,6 +27,22 @@ CHUNK = 256  # molecules that are handled together
 SHOWN = 10  # molecules of each kind whose reasons or notes are printed
 
 
+def check_output(output: Path, *endings: str) -> None:
+    """Raise an MsdeError unless the file has one of these endings and can be written."""
+    if output.suffix not in endings:
+        raise MsdeError(f"--output {output} should end in {' or '.join(endings)}")
+    check_writable(output)
+
+
+def check_vector_output(output: Path, level: str, projector: Path | None) -> None:
+    """Raise an MsdeError unless the vectors of a level can be written there."""
+    if projector is not None and level == "node":
+        raise MsdeError("--projector shows molecules, not the atoms of --level node")
+    check_output(output, ".npz", ".csv")
+    if output.suffix == ".csv" and level == "node":
+        raise MsdeError("--level node has a row an atom, which only an --output .npz can hold")
+
+
 def check_sd_output(output: Path) -> None:
     """Raise an MsdeError unless an SD file can be written there."""
     check_sd_name(output)
@@ -27,34 +50,42 @@ def check_sd_output(output: Path) -> None:
 
 
 def write_sd_results(
-    output: Path, what: str, results: Iterable[str | MoleculeError], total: int
+    output: Path, what: str, results: Iterable[str | MoleculeError], where: Sequence[str]
 ) -> int:
     """Write the records of molecules to an SD file; print the reasons of those without.
 
     Args:
         what: what a molecule gets, as messages call it, such as "conformers".
-        results: the records of each molecule as text, or where it stands and the reason.
-        total: number of molecules.
+        results: the records of each molecule as text, or the reason why there are none.
+        where: line and name, or id, of each molecule.
 
     Returns:
         How many have records.
+
+    Raises:
+        MsdeError: none has, and no file is written.
     """
-    failed: list[str] = []
+    failed: list[tuple[str, str]] = []
 
     def write(path: Path) -> None:
         with open_sd_file(path, is_compressed=output.suffix == ".gz") as file:
-            for result in tqdm(results, total=total, disable=None):
+            shown = tqdm(results, total=len(where), disable=None)
+            for place, result in zip(where, shown, strict=True):
                 if isinstance(result, MoleculeError):
-                    failed.append(str(result))
+                    failed.append((place, str(result)))
                 else:
                     file.write(result.encode())
+        for place, reason in failed[:SHOWN]:
+            sys.stderr.write(f"no {what} of {place}: {reason}\n")
+        if len(failed) > SHOWN:
+            sys.stderr.write(f"... and of {len(failed) - SHOWN} more\n")
+        if failed and len(failed) == len(where):
+            [(reason, count)] = collections.Counter(reason for _, reason in failed).most_common(1)
+            of_some = f" ({count} of them)" if count < len(where) else ""
+            raise MsdeError(f"no {what} of any of {len(where)} molecules: {reason}{of_some}")
 
     write_atomically(output, write)
-    for line in failed[:SHOWN]:
-        sys.stderr.write(f"no {what} of {line}\n")
-    if len(failed) > SHOWN:
-        sys.stderr.write(f"... and of {len(failed) - SHOWN} more\n")
-    return total - len(failed)
+    return len(where) - len(failed)
 
 
 def in_order(
@@ -79,9 +110,9 @@ def add_notes(notes: dict[int, str], more: Mapping[int, str]) -> None:
         notes[number] = "; ".join(dict.fromkeys(parts))
 
 
-def note_property(note: str) -> str:
-    """Return a note as a property of a record of an SD file, or nothing."""
-    return f">  <note>\n{note}\n\n" if note else ""
+def sd_property(name: str, value: object) -> str:
+    """Return a property of a record of an SD file, or nothing where its value is empty."""
+    return f">  <{name}>\n{value}\n\n" if value != "" else ""
 
 
 def places(names: Iterable[str], lines: Iterable[int]) -> list[str]:
@@ -89,6 +120,16 @@ def places(names: Iterable[str], lines: Iterable[int]) -> list[str]:
     return [
         f"line {n} ({name})" if name else f"line {n}" for name, n in zip(names, lines, strict=True)
     ]
+
+
+def ids_of_shards(dataset: ShardDataset) -> tuple[list[str], list[str]]:
+    """Return name and uid, of 16 hexadecimal digits, of each molecule of a data set."""
+    names: list[str] = []
+    uids: list[str] = []
+    for block in dataset.blocks():
+        names += names_of(block)
+        uids += [f"{uid:016x}" for uid in block.uid.tolist()]
+    return names, uids
 
 
 def print_notes(

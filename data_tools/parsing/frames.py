@@ -6,7 +6,7 @@ A comment is one of
 - a number, the energy (a whole number may count frames, and is none);
 - `energy;[[fx,fy,fz],...]`, as the first files of MD17;
 - `gdb N` and 15 numbers, as the raw files of QM9, which have three more lines after the atoms;
-- text, in which `energy: -1.5`, `E -1.5` and `charge -1` are found.
+- text, in which `energy: -1.5`, `E -1.5` and `charge -1` are found; without these it is the name.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from msde.errors import MsdeError
 from .files import open_text
 
 MAX_FRAME = 10_000_000  # atoms; a larger number of them is no number of atoms
+MAX_NAME = 80  # letters; longer text is no name
 PAIR = re.compile(r"""([\w:.-]+)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|[^\s"']+)""")
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 ENERGY = re.compile(rf"(?<!\S)([Ee]nergy|ENERGY|E)(?:\s*:\s*|\s+)({NUMBER})(?!\S)")
@@ -56,6 +57,7 @@ class Comment:
     forces: str = ""  # as JSON
     name: str = ""
     line: str = ""
+    is_gdb: bool = False
 
     @property
     def text(self) -> str:
@@ -111,11 +113,13 @@ def read_comment(comment: str) -> Comment:
     if found := ENERGY_AND_FORCES.fullmatch(comment):
         return Comment({"energy": found[1]}, forces=found[2])
     if found := GDB.fullmatch(comment):
-        values = _plain_numbers(found[2]).split()
-        return Comment(dict(zip(GDB_VALUES, values, strict=True)), name=f"gdb_{found[1]}")
+        values = dict(zip(GDB_VALUES, _plain_numbers(found[2]).split(), strict=True))
+        return Comment(values, name=f"gdb_{found[1]}", is_gdb=True)
     if re.fullmatch(NUMBER, comment) and not comment.lstrip("+-").isdigit():
         return Comment({"energy": comment})
-    return Comment(dict(ENERGY.findall(comment) + CHARGE.findall(comment)), line=comment)
+    values = dict(ENERGY.findall(comment) + CHARGE.findall(comment))
+    is_name = not values and len(comment) <= MAX_NAME and any(map(str.isalpha, comment))
+    return Comment(values, name=comment if is_name else "", line=comment)
 
 
 def value_in(values: Mapping[str, str], *names: str) -> str | None:

@@ -20,6 +20,7 @@ _MAGIC = {
     b"\xd0\xcf\x11\xe0": "a file of an old Office program",
     b"%PDF": "a PDF document",
 }
+_OFFICE = (b"[Content_Types].xml", b"docProps/", b"xl/")  # one is the first in the archive
 # Pickles of protocol 2 and later, those before, and the archives of torch.save.
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|\([dlti]|[\]}]q|ccopy_reg\n|PK\x03\x04")
 
@@ -35,7 +36,7 @@ def kind_of(head: bytes) -> str:
         return "empty"
     if head[LMDB[0] :].startswith(LMDB[1]):
         return "an LMDB database"
-    if head.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in head[:HEAD]:
+    if head.startswith(b"PK\x03\x04") and any(part in head[:HEAD] for part in _OFFICE):
         return "an Excel workbook or another Office document"
     found = next((words for magic, words in _MAGIC.items() if head.startswith(magic)), None)
     if found or is_pickle(head):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from msde.chem.parsing import MISSING
-from msde.chem.units import factor, parse
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
 from .types import Label, Options, Scanned
+from .units import factor, is_logarithm
 
 MINUS = "\N{MINUS SIGN}"  # as word processors write it
 EXACT = 2**53  # above it not every whole number is a number of 64 bits
-IN_BRACKETS = re.compile(r".+[\[(]([^\[\]()]+)[\])]")  # a name and its unit
 NOT_CHOSEN = "not among the labels that were chosen"
 
 
@@ -82,12 +81,20 @@ def with_units(
     for label in labels:
         known = units.get(label.name, "")
         found.append(label if label.unit else replace(label, unit=known))
-        factors.append(factor(known, label.unit) if known and label.unit else 1.0)
-        if factors[-1] is None:
-            raise MsdeError(
-                f"{path} has {label.name} in {known}, which cannot be converted to {label.unit!r}"
-            )
+        factors.append(_factor(path, label, known) if known and label.unit else 1.0)
     return tuple(found), tuple(factors) if any(size != 1 for size in factors) else ()
+
+
+def _factor(path: Path, label: Label, known: str) -> float:
+    size = factor(known, label.unit)
+    is_fixed = size != 1 and is_logarithm(label.name)
+    if size is None or is_fixed:
+        why = ", a logarithm by its name" if is_fixed else ""
+        raise MsdeError(
+            f"{path} has {label.name} in {known}{why}, which cannot be converted to "
+            f"{label.unit!r}; choose it without a unit, or change values and name in the file"
+        )
+    return size
 
 
 def conversions(labels: tuple[Label, ...], units: Mapping[str, str]) -> tuple[str, ...]:
@@ -215,13 +222,6 @@ def all_or_none(
     return with_units(path, chosen, units_of(labels))
 
 
-def units_in(names: Iterable[str]) -> dict[str, str]:
-    """Return the units that names state in brackets, as `gap [eV]`, by name."""
-    found = {name: IN_BRACKETS.fullmatch(name) for name in names}
-    stated = {name: match[1].strip() for name, match in found.items() if match}
-    return {name: unit for name, unit in stated.items() if parse(unit) is not None}
-
-
 def units_of(labels: tuple[Label, ...]) -> dict[str, str]:
     """Return the units of labels, by name."""
     return {label.name: label.unit for label in labels}
@@ -231,4 +231,7 @@ def require_name(path: Path, kind: str, wanted: str, names: Collection[str]) -> 
     """Raise an MsdeError if a column, property or value is not among the names of a file."""
     if wanted not in names:
         found = ", ".join(names)[:300] or "none"
-        raise MsdeError(f"{path} has no {kind} {wanted!r}, found {found}")
+        by_lower = {name.lower(): name for name in names}
+        close = difflib.get_close_matches(wanted.lower(), by_lower, n=1)
+        hint = f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+        raise MsdeError(f"{path} has no {kind} {wanted!r}, found {found}{hint}")

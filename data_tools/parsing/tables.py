@@ -1,8 +1,9 @@
 """Tables of molecules: how they are written, and which columns hold SMILES, names and labels.
 
 The delimiter is that of a line `sep=`, or of comma, semicolon, tab and bar the one that cuts the
-first rows into the same number of cells; the encoding is found as in `files.encoding_of`. Where the
-delimiter is no comma, numbers may have a decimal comma, one column like the other.
+first rows into the same number of cells; the encoding is found as in `files.encoding_of`. Numbers
+may have a decimal comma, one column like the other; where the delimiter is a comma, too, only if no
+number of the table has a decimal point.
 
 The first row is a header if one of its cells names SMILES (or is the column that was asked for), or
 if it holds no SMILES and the rows below do. Without a header columns are known by their numbers,
@@ -35,10 +36,10 @@ from .labels import (
     labels_from,
     require_name,
     scale,
-    units_in,
     with_units,
 )
 from .types import Facts, Label, Options, Scanned, attempt
+from .units import units_in
 
 NAME_COLUMNS = ("name", "title", "mol id", "molecule id", "id", "compound id", "cid", "iupac")
 NUMBERING = {"idx", "index", "num", "no", "row", "unnamed: 0", *NAME_COLUMNS}
@@ -54,6 +55,7 @@ SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # the first line of a ta
 COMMENT = re.compile(r"#(?!(.*[,;\t|])?\s*\w*smiles\s*([,;\t|]|$))|\s*$", re.IGNORECASE)
 THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")  # or three decimals
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
+DECIMAL_POINT = re.compile(r"[+-]?[\d,]*\.\d+([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
     empty = [titles[place] for place in places if columns.is_empty(place)]
     notes = (
         *conversions(labels, units),
-        *(f"{title} is missing in all of the first {len(body)} rows" for title in empty),
+        *(f"{title} is missing in all of the first {len(body)} rows" for title in empty if body),
+        *([] if body else ["the table has a header and no rows"]),
     )
     left_out = [("comments", f"{dialect.comments} before the table")] if dialect.comments else []
     for place, title in enumerate(titles):
@@ -253,10 +256,15 @@ class _Columns:
         """Return whether the numbers of a column have decimal commas.
 
         1,234 may be a thousand, but not in a table with semicolons, which exist for decimal commas.
+        In one with commas 1,2 is taken for two numbers if other numbers have decimal points.
         """
         found = [cell for _, cell in self._cells(place) if DECIMAL_COMMA.fullmatch(cell)]
         is_clear = self._delimiter == ";" or not all(map(THOUSANDS.fullmatch, found))
-        return self._delimiter != "," and bool(found) and is_clear
+        return bool(found) and is_clear and not (self._delimiter == "," and self._has_points)
+
+    @functools.cached_property
+    def _has_points(self) -> bool:
+        return any(DECIMAL_POINT.fullmatch(cell) for cells in self._body for cell in cells)
 
     def is_empty(self, place: int) -> bool:
         """Return whether no cell of a column holds a value."""
@@ -299,21 +307,21 @@ def _find_smiles(
 ) -> tuple[tuple[str, ...] | None, int]:
     """Return the header, or None, and the column of SMILES."""
     first = tuple(sample[0]) if sample else ()
-    if options.smiles_column is not None:
-        numbers = [str(place + 1) for place in range(len(first))]
-        if options.smiles_column in first:
-            return first, first.index(options.smiles_column)
-        # Without a header columns are numbered.
-        header = first if _named_smiles(first) is not None else None
-        require_name(path, "column", options.smiles_column, header or numbers)
-        return None, numbers.index(options.smiles_column)
     named = _named_smiles(first)
-    if named is not None:
+    if options.smiles_column in first:
+        return first, first.index(options.smiles_column)
+    if options.smiles_column is None and named is not None:
         return first, named
     body = sample[1 : SMILES_SAMPLE + 1]
     columns = [p for p in range(len(first)) if _are_smiles([c[p] for c in body if p < len(c)])]
+    is_row = named is None and bool(columns) and _are_smiles([first[columns[0]]])
+    header = None if is_row else first
+    if options.smiles_column is not None:
+        numbers = [str(place + 1) for place in range(len(first))]
+        if named is not None or options.smiles_column not in numbers:
+            require_name(path, "column", options.smiles_column, header or numbers)
+        return None, numbers.index(options.smiles_column)  # without a header columns are numbered
     if len(sample) > 1 and columns:
-        header = None if _are_smiles([first[columns[0]]]) else first
         if len(columns) > 1 and header:
             names = ", ".join(first[place] for place in columns)
             raise MsdeError(f"{path}: columns {names} hold SMILES; choose one with --smiles-column")

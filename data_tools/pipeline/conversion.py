@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -32,6 +33,8 @@ from .progress import Progress
 
 WRITTEN = ("encoding", "delimiter", "decimal sign")  # roles in Facts.taken: how text is written
 TABLES = ("counts", "rejects_by_reason", "notes_by_reason", "origin")  # of counts, for the manifest
+
+COMMON = 3  # reasons in an error
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +164,12 @@ def _check_counts(parts: Parts, max_rejects: float) -> None:
     counts = parts.total("counts")
     where = f"the reasons are in {parts.root / 'rejects.jsonl'}"
     if not counts["converted"]:
+        reasons = collections.Counter(parts.total("rejects_by_reason")).most_common(COMMON)
         parts.remove()
-        raise MsdeError(f"none of {counts['read']} molecules could be converted; {where}")
+        listed = "; ".join(f"{count} rejected: {reason}" for reason, count in reasons)
+        raise MsdeError(
+            f"none of {counts['read']} molecules could be converted ({listed}); {where}"
+        )
     fraction = counts["rejected"] / counts["read"]
     if fraction > max_rejects:
         raise MsdeError(

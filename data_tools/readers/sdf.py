@@ -27,7 +27,7 @@ from pathlib import Path
 from msde.chem.vocabulary import MoleculeError
 
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
-from ..parsing.chemistry import merge_conformers
+from ..parsing.chemistry import is_drawing, merge_conformers
 from ..parsing.files import open_bytes
 from ..parsing.labels import (
     choose_labels,
@@ -35,7 +35,6 @@ from ..parsing.labels import (
     is_number,
     labels_from,
     scale,
-    units_in,
     with_units,
 )
 from ..parsing.sd_files import (
@@ -46,10 +45,16 @@ from ..parsing.sd_files import (
     properties,
     records,
 )
+from ..parsing.types import attempt
+from ..parsing.units import units_in
 
 SAMPLE = 1000  # records that decide which properties are labels
 CONTINUED = re.compile(r"-\r?\nM  V30 ")  # joins a line of V3000 and the next
 GUESSED = "text that is not UTF-8 was read as Windows-1252"
+DRAWING = (
+    "no 3D conformer but a drawing; give SMILES, of which RDKit makes conformers, or convert with "
+    "--conformers 0, topology alone"
+)
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,19 @@ class Reader(BaseReader):
         return Facts(labels, notes=notes, taken=taken, left_out=left_out), (labels, factors)
 
     def scan(self, path: Path) -> Iterator[Scanned]:
+        """Yield each molecule, with labels that were chosen: so fine-tuning finds text in them.
+
+        Others are left to `build`: to read them takes longer than to find the records.
+        """
         labels, factors = self.survey(path)[1]
+        are_read = bool(self.options.label_columns)
         with open_bytes(path) as file:
             for group in _groups(
                 records(file, path, self.options.encoding), self.options.group_conformers
             ):
-                yield group[0].line, group[0].title, Record(tuple(group), labels, factors), ()
+                record = Record(tuple(group), labels, factors)
+                made = attempt(_with_labels, record) if are_read else (record, ())
+                yield group[0].line, group[0].title, *made
 
     def build(self, raw: RawMolecule) -> Parsed:
         record = raw.payload
@@ -104,7 +116,10 @@ class Reader(BaseReader):
         if not self.options.perceive_bonds:
             return Parsed(atoms_from_block(record.blocks[0].text), y, notes=notes)
         if len(record.blocks) == 1:
-            return Parsed(mol_from_block(record.blocks[0].text, *keep), y, notes=notes)
+            mol = mol_from_block(record.blocks[0].text, *keep)
+            if self.options.conformers and is_drawing(mol):
+                raise MoleculeError(DRAWING)
+            return Parsed(mol, y, notes=notes)
         mols, lines, failed = [], [], []
         for block in record.blocks:
             try:
@@ -121,6 +136,11 @@ class Reader(BaseReader):
         ):
             notes += ("labels of its conformers differ: those of the first are kept",)
         return Parsed(mol, y, dropped=tuple(sorted(dropped)), notes=notes)
+
+
+def _with_labels(record: Record) -> tuple[Record, tuple[float, ...]]:
+    texts, _ = _label_texts(record.blocks[0], record.labels)
+    return record, scale(labels_from(texts, record.labels), record.factors)
 
 
 def _label_texts(block: Block, labels: tuple[Label, ...]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,8 @@
 
 The first line is the number of atoms, the second a comment; an atom is its symbol (or number, or a
 label such as C12) and three coordinates in A. D and T are hydrogens. What comments may hold is
-listed in `parsing.frames`: numbers with a name become labels, the charge is used. In an extended
+listed in `parsing.frames`: numbers with a name become labels, the charge is used, and text alone is
+the name of the molecule, unless `options.name_column` says which value is. In an extended
 file `Properties` names the columns, and frames with `pbc`, or with `Lattice` unless `pbc` is false,
 are rejected as periodic.
 
@@ -29,6 +30,7 @@ from ..parsing.frames import (
     AFTER_POSITIONS,
     GDB_VALUES,
     IN_COMMENT,
+    MAX_NAME,
     POSITIONS,
     SPECIES,
     Comment,
@@ -101,13 +103,16 @@ class Reader(BaseReader):
     def scan(self, path: Path) -> Iterator[Scanned]:
         """Yield each frame; its line is where it begins."""
         fields = self.survey(path)[1]
-        named = self.options.name_column
         for line, text, atoms in frames(path, self.options.encoding):
-            name = ""
-            if named or text.startswith("gdb"):
-                comment = read_comment(text)
-                name = comment.name or comment.values.get(named or "", "")
-            yield line, name, Frame(text, atoms, fields), ()
+            yield line, self._name(text), Frame(text, atoms, fields), ()
+
+    def _name(self, text: str) -> str:
+        """Return the name of a frame with this comment."""
+        if self.options.name_column is not None:
+            return read_comment(text).values.get(self.options.name_column, "")
+        # Other comments have no name, and to read one may take as long as to read its atoms.
+        may_have_name = text.startswith("gdb") or ("=" not in text and len(text) <= MAX_NAME)
+        return read_comment(text).name if may_have_name else ""
 
     def build(self, raw: RawMolecule) -> Parsed:
         frame = raw.payload
@@ -145,7 +150,7 @@ class Reader(BaseReader):
             return not reasons[name]
 
         labels = choose_labels(path, self.options, reasons, is_label, KIND)
-        is_gdb = any(comment.name for comment in comments)
+        is_gdb = any(comment.is_gdb for comment in comments)
         known = {name: QM9_UNITS[name] for name in GDB_VALUES} if is_gdb else {}
         labels, factors = with_units(path, labels, known)
         numbers = [name for name, reason in reasons.items() if not reason]
@@ -169,10 +174,10 @@ class Reader(BaseReader):
     def _others_taken(self, comments: list[Comment]) -> Iterator[tuple[str, str]]:
         keys = dict.fromkeys(key for comment in comments for key in comment.values)
         yield from (("charge", key) for key in keys if key.lower() in CHARGE)
-        if self.options.name_column in keys:
-            yield "name", str(self.options.name_column)
-        if any(comment.name for comment in comments):
-            yield "name", "gdb"
+        if self.options.name_column is not None:
+            yield "name", self.options.name_column
+        elif any(comment.name for comment in comments):
+            yield "name", "gdb" if any(comment.is_gdb for comment in comments) else "comment"
 
     def _left_out(
         self,
@@ -191,12 +196,13 @@ class Reader(BaseReader):
                 yield name, "no energy in the comments says that they are forces"
             else:
                 yield name, "not the forces chosen" if may_be_forces else "three for each atom"
-        text = next((comment.text for comment in comments if comment.text), "")
-        if text:
+        is_name = self.options.name_column is None
+        unread = (c.text for c in comments if c.text and not (is_name and c.name))
+        if text := next(unread, ""):
             number = text.lstrip("+-").isdigit()
             reason = "a whole number, which may count frames" if number else "text"
             yield "comment", f"{reason}, such as {text[:30]!r}"
-        if any(comment.name for comment in comments):
+        if any(comment.is_gdb for comment in comments):
             yield "column 5", "Mulliken charges"
             yield "lines after the atoms", "frequencies, SMILES and InChI"
 
@@ -217,7 +223,7 @@ def _columns(sample: list[tuple[Comment, int]]) -> tuple[dict[str, bool], list[t
                 others[name] = "a column for each atom"
         if comment.forces:
             vectors[IN_COMMENT] = True
-        if columns and max(c.stop for c in columns.values()) < num_cells and not comment.name:
+        if columns and max(c.stop for c in columns.values()) < num_cells and not comment.is_gdb:
             others["further columns"] = "they have no name"
     return vectors, list(others.items())
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from msde.checkpoints.card import write_pretrained_card
 from msde.config import Config, from_dict, read_json, to_dict
+from msde.data.manifest import NAME as SHARDS
 from msde.errors import MsdeError
 from msde.files import MANIFEST, check_file, hash_files, write_atomically, write_folder_manifest
 from msde.model import MoleculeSDE
@@ -29,6 +30,7 @@ log = logging.getLogger("msde")
 FORMAT = "msde-weights/1"
 MODEL = "model.safetensors"
 CONFIG = "config.json"
+FINE_TUNED = ("task", "facts")  # in the CONFIG of a fine-tuning, and of a model that it leaves
 
 
 def save_weights(
@@ -65,15 +67,28 @@ def read_config(folder: Path) -> Config:
     """Return the configuration of the weights in a folder.
 
     Raises:
-        MsdeError: the file cannot be read, or is not as it was written.
+        MsdeError: the file cannot be read, is not as it was written, or is not one of weights.
     """
     if folder.is_file():
         raise MsdeError(
             f"{folder} is a file, expected a folder of weights or a run; of a published checkpoint "
             "'python -m msde.launch.convert_checkpoint --from-published' makes one"
         )
-    _check(folder / CONFIG)
-    return from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
+    if not (folder / CONFIG).exists() and (folder / SHARDS).exists():
+        raise MsdeError(
+            f"{folder} is a folder of shards, expected weights or a run; give the data set as "
+            "--data or --input"
+        )
+    is_sealed, values = check_file(folder / CONFIG), read_json(folder / CONFIG)
+    if not values.keys().isdisjoint(FINE_TUNED):
+        raise MsdeError(
+            f"{folder} holds a fine-tuned model, expected pretrained weights; "
+            f"'python launch/predict.py --model {folder}' predicts with it, in Python "
+            "msde.downstream.prediction.FineTuned.load"
+        )
+    if not is_sealed:
+        _warn_unsealed(folder)
+    return from_dict(values, str(folder / CONFIG))
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:

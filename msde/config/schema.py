@@ -29,7 +29,8 @@ class DataConfig:
     # Molecules of an optimizer step, shared evenly by its slots. Not used where the size of a slot
     # is given.
     molecules_per_step: int = 256
-    # Most molecules of a slot. Excludes `data.atoms_per_slot`.
+    # Most molecules of a slot; one for 2 or 3 may hold up to 4, so that none has a single molecule.
+    # Excludes `data.atoms_per_slot`.
     molecules_per_slot: int | None = None
     # Most atoms of a slot. Excludes `data.molecules_per_slot`.
     atoms_per_slot: int | None = None

@@ -13,11 +13,12 @@ from torch import Tensor
 from msde.chem.vocabulary import ATOM_SIZES, BOND_SIZES
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
+from msde.data.masking import draw_conformers
 from msde.data.packed import PackedMolecules
 from msde.data.pyg import record_from_pyg
 from msde.data.ragged import complete_pairs, numbers, offsets, repeat
-from msde.ops import Edges, Pairs, words
-from msde.philox import Key, Stream
+from msde.ops import Edges, Pairs
+from msde.philox import Key
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -286,7 +287,7 @@ def _choose_conformers(packed: PackedMolecules, atoms: Tensor, first: Tensor, ke
     if not packed.several_conformers:
         return packed.pos
     conformers = packed.num_conformers
-    chosen = words(key, Stream.CONFORMER, packed.uid)[:, 0] * conformers >> 32
+    chosen = draw_conformers(packed.uid, conformers, key)
     start = offsets(atoms * conformers)[:-1] + chosen * atoms  # (num_graphs,)
     num_atoms = packed.totals[0]
     rows = torch.arange(num_atoms, device=atoms.device)

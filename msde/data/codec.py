@@ -90,6 +90,11 @@ class MoleculeColumns:
     def __len__(self) -> int:
         return len(self.uid)
 
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of all columns."""
+        return sum(getattr(self, name).nbytes for name in _COLUMNS)
+
     def rows_per_molecule(self, column: str) -> np.ndarray:
         """Return how many rows of a column each molecule owns, (num_molecules,) int64."""
         rows = np.ones(len(self), np.int64)
@@ -135,6 +140,23 @@ class MoleculeColumns:
             name_bytes=none,
             name=self.name[:0],
             y=self.y[:, :0],
+        )
+
+    def with_conformers(self, numbers: np.ndarray) -> MoleculeColumns:
+        """Return the molecules with one conformer each and without forces.
+
+        Args:
+            numbers: (num_molecules,) int64, the conformer of each, counted within the molecule.
+        """
+        conformers = self.num_conformers.astype(np.int64)
+        starts = np.append(0, np.cumsum(np.repeat(self.num_atoms, conformers), dtype=np.int64))
+        chosen = np.cumsum(conformers) - conformers + numbers
+        return dataclasses.replace(
+            self,
+            num_conformers=np.ones_like(self.num_conformers),
+            pos=_take_rows(self.pos, _ragged_rows(starts, chosen)),
+            num_forces=np.zeros_like(self.num_forces),
+            forces=self.forces[:0],
         )
 
     def record(self, place: int) -> MoleculeRecord:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
 import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from msde.data import codec
 from msde.errors import DataDamaged
@@ -40,24 +41,24 @@ def check_shard(path: Path, shard: dict[str, Any]) -> None:
                 f"{path} is damaged (SHA-256 differs; {where or 'outside its blocks'}); "
                 "copy or convert it again"
             )
-        checked.write("checked")
+        with contextlib.suppress(OSError):  # a full disk: the next process checks again
+            checked.write(b"checked")
 
 
-@contextlib.contextmanager
-def _note_of_the_machine(name: str) -> Iterator[Any]:
-    """Open and lock a note of this machine and user."""
-    folder = Path(tempfile.gettempdir()) / f"msde-checked-{os.getuid()}"
+def _note_of_the_machine(name: str) -> BinaryIO:
+    """Open and lock a note of this machine and user; without a buffer, so that closing is safe."""
     try:
+        folder = Path(tempfile.gettempdir()) / f"msde-checked-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid != os.getuid():
             raise OSError("the folder belongs to another user")
-        file = open(folder / name, "a+")
-    except OSError:  # there is no such folder: every process checks for itself
-        file = tempfile.TemporaryFile("w+")
-    with file:
+        file = open(folder / name, "a+b", buffering=0)
+    except OSError:  # there can be no note: every process checks for itself
+        return io.BytesIO()
+    with contextlib.suppress(OSError):  # without locks, several processes may check at once
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        yield file
+    file.seek(0)
+    return file
 
 
 def damaged_blocks(path: Path) -> list[tuple[int, str]]:

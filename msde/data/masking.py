@@ -1,4 +1,4 @@
-"""Training may see a part of each molecule: a connected subgraph, or all but the hydrogens.
+"""Training may see a part of a molecule: one conformer, a subgraph, or all but the hydrogens.
 
 Subgraph masking (Liu et al. 2023): start at a random atom and add random neighbours of the atoms
 taken so far; where a fragment of the molecule is exhausted, go on at a random atom of the others.
@@ -9,13 +9,40 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from msde import philox
 from msde.chem.vocabulary import ATOM_VOCABULARY
 from msde.data.codec import MoleculeColumns
+from msde.ops import words
 from msde.philox import Key, Stream
 
-CHARGE, NUM_HS = (list(ATOM_VOCABULARY).index(name) for name in ("formal_charge", "num_hs"))
+CHARGE, NUM_HS, CHIRALITY = (
+    list(ATOM_VOCABULARY).index(name) for name in ("formal_charge", "num_hs", "chirality")
+)
+_TAGS = ATOM_VOCABULARY["chirality"]
+_OTHER = {"CHI_TETRAHEDRAL_CW": "CHI_TETRAHEDRAL_CCW", "CHI_TETRAHEDRAL_CCW": "CHI_TETRAHEDRAL_CW"}
+MIRRORED = np.array([_TAGS.index(_OTHER.get(tag, tag)) for tag in _TAGS])  # of each code
+
+
+def draw_conformers(uid: Tensor, num_conformers: Tensor, key: Key) -> Tensor:
+    """Draw the number of a conformer of each molecule, (num_molecules,) int64, by (key, uid) alone.
+
+    Args:
+        uid: (num_molecules,) int64, the bits of the molecules' 64-bit ids.
+        num_conformers: (num_molecules,) int64, how many each has.
+    """
+    return words(key, Stream.CONFORMER, uid)[:, 0] * num_conformers >> 32
+
+
+def choose_conformers(columns: MoleculeColumns, key: Key) -> MoleculeColumns:
+    """Keep one conformer of each molecule, that of `draw_conformers`; they must have no forces."""
+    if (columns.num_conformers == 1).all():
+        return columns
+    conformers = torch.from_numpy(columns.num_conformers.astype(np.int64))
+    drawn = draw_conformers(philox.signed(columns.uid), conformers, key)
+    return columns.with_conformers(drawn.numpy())
 
 
 def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeColumns:
@@ -31,8 +58,9 @@ def drop_hydrogens(columns: MoleculeColumns, share: float, key: Key) -> Molecule
     """Remove the hydrogens of a random share of the molecules, as if converted without them.
 
     Those stay that RDKit keeps, too: with a charge, bridging, or bonded to hydrogen alone. The
-    number of hydrogens is a feature of the atoms that they were bonded to. The chirality tag, which
-    depends on the order of neighbours, is left as it is. The choice depends on (key, uid) alone.
+    number of hydrogens is a feature of the atoms that they were bonded to. The chirality tag refers
+    to the order of bonds, a hydrogen that is no atom being the last: so it changes where an odd
+    number of bonds follow that of the hydrogen. The choice depends on (key, uid) alone.
     """
     if share == 0:
         return columns
@@ -50,7 +78,25 @@ def drop_hydrogens(columns: MoleculeColumns, share: float, key: Key) -> Molecule
     x = columns.x.copy()
     lost = np.bincount(leaving[:, 1], minlength=len(x))
     x[:, NUM_HS] = np.minimum(x[:, NUM_HS] + lost, len(ATOM_VOCABULARY["num_hs"]) - 1)
+    to_lost = ~kept[ends[:, 1]]
+    passed = _bonds_after(ends, degree)[to_lost]
+    turned = np.bincount(ends[to_lost, 0], weights=passed, minlength=len(x)) % 2 == 1
+    x[turned, CHIRALITY] = MIRRORED[x[turned, CHIRALITY]]
     return _keep(dataclasses.replace(columns, x=x), kept)
+
+
+def _bonds_after(ends: np.ndarray, degree: np.ndarray) -> np.ndarray:
+    """Return how many bonds of its first atom follow each bond, in the order of all bonds.
+
+    Args:
+        ends: (2 * num_bonds, 2) of `_neighbours`.
+        degree: (num_atoms,) bonds of each atom.
+    """
+    bond = np.tile(np.arange(len(ends) // 2), 2)
+    order = np.lexsort((bond, ends[:, 0]))
+    after = np.empty(len(ends), np.int64)
+    after[order] = np.repeat(np.cumsum(degree), degree) - 1 - np.arange(len(ends))
+    return after
 
 
 def _keep(columns: MoleculeColumns, kept: np.ndarray) -> MoleculeColumns:

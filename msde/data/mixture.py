@@ -12,12 +12,13 @@ import torch
 from msde import philox
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
+from msde.data.masking import choose_conformers
 from msde.errors import MsdeError
 from msde.philox import Key, Stream
 
 # The epochs in which a block is drawn do not depend on the seed of the run.
 _PHASE_KEY = Key(seed=0, epoch=0)
-BLOCKS_AT_ONCE = 64  # decoded together, about 32 MB
+BYTES_AT_ONCE = 1 << 26  # of blocks that are copied together: about 128 blocks of 1,024 molecules
 
 
 class BlockSource(Protocol):
@@ -47,6 +48,9 @@ class BlockSource(Protocol):
 
     def read_block(self, block: int) -> MoleculeColumns:
         """Read and check one block."""
+
+    def check_index(self, block: int, columns: MoleculeColumns) -> None:
+        """Check that a block's rows of the index are those of its molecules."""
 
 
 class Mixture:
@@ -138,30 +142,52 @@ class Mixture:
             block[own] += self._first_block[w]
         return block, place
 
-    def fetch(self, numbers: np.ndarray) -> MoleculeColumns:
+    def fetch(self, numbers: np.ndarray, key: Key | None = None) -> MoleculeColumns:
         """Read molecules, in the order asked for, without names, labels and forces.
 
+        Args:
+            numbers: (num_molecules,) int64.
+            key: draws one conformer of each molecule, as a batch with this key would; None reads
+                all of them.
+
         Raises:
-            DataDamaged: a block that holds one of them is missing or damaged.
+            DataDamaged: a block that holds one of them is missing or damaged, or is not the one
+                that the index describes.
         """
         block, place = self._locate(numbers)
         blocks, which = np.unique(block, return_inverse=True)
-        parts, order = [], []
-        for first in range(0, len(blocks), BLOCKS_AT_ONCE):
-            some = blocks[first : first + BLOCKS_AT_ONCE]
-            columns = [self._training_columns(b) for b in some.tolist()]
+        parts, order, first = [], [], 0
+        while first < len(blocks):
+            columns = self._read_blocks(blocks[first:], key)
+            last = first + len(columns)
             starts = np.append(0, np.cumsum([len(c) for c in columns]))
-            asked = np.flatnonzero((which >= first) & (which < first + len(some)))
+            asked = np.flatnonzero((which >= first) & (which < last))
             places = starts[which[asked] - first] + place[asked]
             parts.append(codec.concatenate(columns).take(places))
             order.append(asked)
+            first = last
         if len(parts) == 1:
             return parts[0]
-        return codec.concatenate(parts).take(np.argsort(np.concatenate(order)))
+        joined = codec.concatenate(parts)
+        del columns, parts  # while the molecules are copied once more
+        return joined.take(np.argsort(np.concatenate(order)))
 
-    def _training_columns(self, block: int) -> MoleculeColumns:
+    def _read_blocks(self, blocks: np.ndarray, key: Key | None) -> list[MoleculeColumns]:
+        """Read the first of some blocks, until these have BYTES_AT_ONCE."""
+        columns, size = [], 0
+        for block in blocks.tolist():
+            columns.append(self._training_columns(block, key))
+            size += columns[-1].nbytes
+            if size >= BYTES_AT_ONCE:
+                break
+        return columns
+
+    def _training_columns(self, block: int, key: Key | None) -> MoleculeColumns:
         which, local = self._source_of(block)
-        return self.sources[which].read_block(local).bare()
+        columns = self.sources[which].read_block(local)
+        self.sources[which].check_index(local, columns)
+        columns = columns.bare()
+        return columns if key is None else choose_conformers(columns, key)
 
     def _source_of(self, block: int) -> tuple[int, int]:
         """Return the data set that a block belongs to, and its number there."""

@@ -35,7 +35,11 @@ LARGEST_SHARE = 5  # a slot has room for so many molecules of the largest size
 
 @dataclass(frozen=True)
 class SlotSize:
-    """Capacity of a slot, in molecules or in atoms; the other one is None."""
+    """Capacity of a slot, in molecules or in atoms; the other one is None.
+
+    Every slot has two molecules or more, for BatchNorm and for negatives. So slots for 2 or 3
+    molecules hold up to 4 where more slots would leave one with a single molecule.
+    """
 
     molecules: int | None = None
     atoms: int | None = None
@@ -197,7 +201,7 @@ class Partition:
         return dataclasses.replace(window, num_steps=self._num_steps(window))
 
     def _num_steps(self, window: Window) -> int:
-        """Return the fewest steps such that no slot is too large and each has two molecules."""
+        """Return the fewest steps such that no slot is too large; but each has two molecules."""
         lanes, sizes = window.lanes_per_group, []
         for group in map(window.group, range(window.num_groups)):
             if self.slot_size.molecules is not None:

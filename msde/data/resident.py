@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from msde.data import codec
-from msde.data.mixture import BLOCKS_AT_ONCE, Mixture
+from msde.data.mixture import Mixture
 from msde.data.packed import PackedMolecules
 from msde.data.ragged import offsets, repeat
 from msde.data.shards import BLOCK_MOLECULES
@@ -17,7 +17,7 @@ from msde.errors import MsdeError
 
 # The counts whose product is the number of a molecule's rows, for each tensor.
 _ROWS = {name: codec.row_counts(name) for name in PackedMolecules.TENSORS}
-_PART = BLOCKS_AT_ONCE * BLOCK_MOLECULES  # molecules that are read at a time
+_PART = 16 * BLOCK_MOLECULES  # molecules that are read at a time, with all their conformers
 
 
 class ResidentMolecules:

@@ -15,8 +15,11 @@ In `msde` only this module imports lmdb.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import resource
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -174,16 +177,47 @@ def read_index_file(shard_path: Path, shard: dict[str, Any]) -> np.ndarray:
     return np.fromfile(shard_path.with_suffix(".idx"), INDEX_DTYPE, shard["molecules"])
 
 
+def _raise_file_limit() -> None:
+    """Raise this process's limit of open files as far as it may; often it is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextlib.contextmanager
+def _too_many_files_as_error() -> Iterator[None]:
+    """Turn the system's error of too many open files into one that says what to do.
+
+    Raises:
+        MsdeError: this process may open no more files.
+    """
+    try:
+        yield
+    except (OSError, lmdb.Error) as error:  # LMDB has no type of its own for it
+        if os.strerror(errno.EMFILE) not in str(error):
+            raise
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise MsdeError(
+            f"too many open files: {len(_environments)} shards are open, and a process may open "
+            f"{limit} files; raise the hard limit (ulimit -Hn), or make larger shards: "
+            "'python -m msde.data_tools.reshard DIR --output DIR --shard-molecules N'"
+        ) from error
+
+
 class _Environments:
     """Read transactions on shards, opened at first use and shared by the threads of this process.
 
-    LMDB does not open a file twice in a process, and an open file does not survive a fork.
+    LMDB does not open a file twice in a process, and an open file does not survive a fork. A file
+    stays open, because molecules are views of its memory.
     """
 
     def __init__(self) -> None:
         self._open: dict[tuple, tuple[lmdb.Environment, lmdb.Transaction]] = {}
         self._checked: set[tuple] = set()
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def get(self, path: Path, shard: dict[str, Any], key: bytes) -> memoryview | bytes | None:
         """Return the value of a key; its memory stays mapped until the process ends."""
@@ -194,6 +228,8 @@ class _Environments:
             check_shard(path, shard)
             self._checked.add((*file, facts.st_mtime_ns))
         with self._lock:
+            if not self._open:
+                _raise_file_limit()
             if file not in self._open:
                 env = lmdb.open(
                     str(path), readonly=True, lock=False, subdir=False, readahead=False,
@@ -296,10 +332,10 @@ class ShardDataset:
         shard, local = self._place(block)
         entry = self.manifest["shards"][shard]
         name = Path(entry["file"]).with_suffix(".idx").name
-        path = self._folder.path(name, int(self._index_bytes[shard]))
+        path = self._folder.path(name, int(self._index_bytes[shard]), entry["index_sha256"])
         first, per_block = local * entry["block_molecules"], entry["block_molecules"]
         count = min(per_block, entry["molecules"] - first)
-        with open(path, "rb") as file:
+        with _too_many_files_as_error(), open(path, "rb") as file:
             file.seek(first * INDEX_DTYPE.itemsize)
             rows = file.read(count * INDEX_DTYPE.itemsize)
             file.seek(entry["molecules"] * INDEX_DTYPE.itemsize + 4 * local)
@@ -318,14 +354,32 @@ class ShardDataset:
         """
         shard, local = self._place(block)
         entry = self.manifest["shards"][shard]
-        path = self._folder.path(entry["file"], entry["bytes"])
+        path = self._folder.path(entry["file"], entry["bytes"], entry["sha256"])
         try:
-            value = _environments.get(path, entry, _block_key(local))
+            with _too_many_files_as_error():
+                value = _environments.get(path, entry, _block_key(local))
             if value is None:
                 raise codec.BlockError("block is missing")
             return codec.decode(value)
         except (codec.BlockError, lmdb.Error) as error:
             raise DataDamaged(f"{path}, block {local}: {error}") from error
+
+    def check_index(self, block: int, columns: MoleculeColumns) -> None:
+        """Check that a block's rows of the index are those of its molecules.
+
+        A training run plans by the index, and reads molecules by their place: with the index of
+        another shard it would train on molecules that are held out.
+
+        Raises:
+            DataDamaged: they are not, or the rows have changed since they were written.
+        """
+        if not np.array_equal(self.index(block), _index_rows(columns)):
+            shard, local = self._place(block)
+            entry = self.manifest["shards"][shard]
+            raise DataDamaged(
+                f"{self._folder.root / entry['file']}, block {local}: its molecules are not those "
+                "of the .idx file beside it; copy or convert both files again"
+            )
 
     def blocks(self) -> Iterator[MoleculeColumns]:
         """Read all blocks in order."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
+import hashlib
+import time
+import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import fsspec
 
-from msde.errors import DataDamaged, MsdeError
+from msde.errors import DataDamaged, DiskFull, MsdeError
 from msde.files import disk_full_as_error, write_atomically
+
+PAUSES = (1.0, 5.0, 15.0)  # seconds before each further attempt to copy a file
 
 
 class Folder:
@@ -20,7 +24,7 @@ class Folder:
         """Name the folder."""
         self.root = root
 
-    def path(self, name: str, _: int) -> Path:
+    def path(self, name: str, _size: int, _sha256: str) -> Path:
         """Return the path of a file."""
         return self.root / name
 
@@ -44,35 +48,85 @@ class StagedFolder:
         except OSError as error:
             raise MsdeError(f"data.stage_dir {local} cannot be made: {error.strerror}") from error
 
-    def path(self, name: str, size: int) -> Path:
-        """Return the path of the copy of a file of `size` bytes; make the copy if there is none.
+    def path(self, name: str, size: int, sha256: str) -> Path:
+        """Return the path of the copy of a file; make the copy if there is none.
+
+        Args:
+            size: of the file in bytes.
+            sha256: of the file, as hexadecimal digits.
 
         Raises:
             DiskFull: there is no room for the copy.
-            DataDamaged: the original is missing or has another size.
+            DataDamaged: the original is missing, or is not as the manifest says.
+            MsdeError: the original cannot be read, or the copy cannot be written.
         """
         path = self.root / name
-        if not path.exists():
-            with open(self.root / f".{name}.lock", "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return path
+        try:
+            with disk_full_as_error(path, size), open(self.root / f".{name}.lock", "w") as lock:
+                alone = _wait_for_lock(lock)
                 if not path.exists():  # another process may have copied it meanwhile
-                    with disk_full_as_error(path, size):
-                        write_atomically(path, lambda temporary: self._copy(name, size, temporary))
+                    # Processes that cannot exclude each other must not share a temporary file.
+                    own = path if alone else path.with_name(f".{name}.{uuid.uuid4().hex}")
+                    write_atomically(own, lambda to: self._copy(name, size, sha256, to))
+                    own.replace(path)
+        except OSError as error:
+            raise MsdeError(
+                f"{path} cannot be written: {error.strerror}; mend that or choose another "
+                "data.stage_dir"
+            ) from error
         return path
 
-    def _copy(self, name: str, size: int, to: Path) -> None:
-        try:
-            with (
-                self._filesystem.open(f"{self._remote}/{name}", "rb") as source,
-                open(to, "wb") as f,
-            ):
-                shutil.copyfileobj(source, f, 1 << 24)
-        except FileNotFoundError as error:
-            raise DataDamaged(f"{self.url}/{name} is missing") from error
-        if to.stat().st_size != size:
+    def _copy(self, name: str, size: int, sha256: str, to: Path) -> None:
+        """Copy a file and check the copy; try again if that fails, as networks do at times."""
+        path = self.root / name
+        for pause in (0.0, *PAUSES):
+            time.sleep(pause)
+            try:
+                with disk_full_as_error(path, size):
+                    return self._copy_once(name, size, sha256, to)
+            except FileNotFoundError as error:
+                raise DataDamaged(f"{self.url}/{name} is missing") from error
+            except DiskFull:
+                raise
+            except DataDamaged as error:
+                failure: MsdeError = error
+            except Exception as error:  # the types of errors depend on the storage
+                failure = MsdeError(
+                    f"{self.url}/{name} cannot be copied to {path}, after {len(PAUSES) + 1} "
+                    f"attempts: {' '.join(str(error).split())}; run the same command again"
+                )
+        raise failure
+
+    def _copy_once(self, name: str, size: int, sha256: str, to: Path) -> None:
+        digest = hashlib.sha256()
+        with (
+            self._filesystem.open(f"{self._remote}/{name}", "rb") as source,
+            open(to, "wb") as file,
+        ):
+            while chunk := source.read(1 << 24):
+                digest.update(chunk)
+                file.write(chunk)
+        found = to.stat().st_size
+        if found != size:
             raise DataDamaged(
-                f"{self.url}/{name} has {to.stat().st_size} bytes, the manifest says {size} bytes"
+                f"{self.url}/{name} has {found} bytes, the manifest says {size} bytes"
             )
+        if digest.hexdigest() != sha256:
+            raise DataDamaged(
+                f"the copy of {self.url}/{name} to {self.root / name} is damaged (SHA-256 "
+                "differs); if it is so again, the original is: copy or convert it again"
+            )
+
+
+def _wait_for_lock(file: TextIO) -> bool:
+    """Lock a file against other processes; return whether its file system has locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 def open_url(url: str) -> tuple[Any, str]:

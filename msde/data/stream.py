@@ -165,7 +165,7 @@ class ShardStream:
         if self._resident:
             take = self._resident.take
             return _Prepared(window, ptr, lambda first, last: take(numbers[first:last]))
-        columns = self.data.fetch(numbers)
+        columns = self.data.fetch(numbers, window.key)
 
         def read(first: int, last: int) -> PackedMolecules:
             part = columns.part(first, last)

@@ -30,7 +30,7 @@ from msde.config import Config
 from msde.downstream.evaluation import Outcome
 from msde.downstream.heads import ModelFacts, make_model, network_config, save_model
 from msde.downstream.labels import Scaling, TaskData, listed, read_task_data
-from msde.downstream.settings import Settings
+from msde.downstream.settings import Settings, differences
 from msde.downstream.splits import Split, known_from_training, stored_split
 from msde.downstream.tasks import Task
 from msde.downstream.training import STATE, Trainer
@@ -107,7 +107,7 @@ def prepare(
     }
     _keep(output / CONFIG, values)
     data, split = _used(data, split)
-    facts = ModelFacts.of(task, data, scaling, settings)
+    facts = ModelFacts.of(task, data.take(split.train), scaling, settings)
     kept = weights if pretrained else None
     return Job(task, data, split, scaling, facts, network, settings, kept, values)
 
@@ -326,7 +326,7 @@ def _keep(path: Path, values: dict[str, Any]) -> None:
         there["settings"] = dataclasses.asdict(Settings()) | there["settings"]
         kept, given = _without_folders(there), _without_folders(json.loads(json.dumps(values)))
         if kept != given:
-            changed = next(k for k in given if kept.get(k) != given[k])
+            changed = differences(kept, given)
             raise MsdeError(
                 f"{path.parent} holds a fine-tuning with another {changed}; choose another "
                 "--output, or give the same command"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -45,10 +46,14 @@ class ModelFacts:
     scale: tuple[float, ...]
     hydrogens: bool  # whether hydrogens are atoms
     forces_unit: str | None = None  # None: it predicts no forces
+    elements: tuple[int, ...] = ()  # atomic numbers in the training part; (): not known
+    composition: tuple[int, ...] = ()  # of each atom, sorted, if all training molecules share them
 
     @classmethod
     def of(cls, task: Task, data: TaskData, scaling: Scaling, settings: Settings) -> ModelFacts:
-        """Collect the facts of a fine-tuning."""
+        """Collect the facts of a fine-tuning on the molecules of `data`."""
+        atoms = np.split(data.columns.z, np.cumsum(data.columns.num_atoms)[:-1])
+        compositions = {tuple(sorted(z.tolist())) for z in atoms}
         return cls(
             task=task.name,
             metric=task.metric,
@@ -59,6 +64,8 @@ class ModelFacts:
             scale=tuple(scaling.scale.tolist()),
             hydrogens=data.hydrogens,
             forces_unit=data.forces_unit,
+            elements=tuple(np.unique(data.columns.z).tolist()),
+            composition=compositions.pop() if len(compositions) == 1 else (),
         )
 
 

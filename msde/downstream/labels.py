@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,7 @@ class TaskData:
     @property
     def names(self) -> list[str]:
         """The names of the molecules in their file, or ""."""
-        return [
-            part.tobytes().decode()
-            for part in np.split(self.columns.name, np.cumsum(self.columns.name_bytes)[:-1])
-        ]
+        return names_of(self.columns)
 
     def take(self, places: np.ndarray) -> TaskData:
         """Return some of the molecules."""
@@ -65,6 +62,12 @@ class TaskData:
         return not (self.columns.origin & Origin.NO_GEOMETRY).any()
 
 
+def names_of(columns: MoleculeColumns) -> list[str]:
+    """Return the names of molecules, "" where there is none."""
+    parts = np.split(columns.name, np.cumsum(columns.name_bytes)[:-1])
+    return [part.tobytes().decode() for part in parts]
+
+
 def read_task_data(
     root: Path,
     task: Task,
@@ -77,23 +80,21 @@ def read_task_data(
         split_column: a label that divides the molecules, and is no target.
 
     Raises:
-        MsdeError: a label is not there, has no value, another kind of unit than the task's, or is
-            not 0 or 1 in a classification; or only some molecules have their hydrogens.
+        MsdeError: a label is not there, has no value, no unit or another kind than the task needs,
+            or is not 0 or 1 in a classification; or only some molecules have their hydrogens.
     """
     dataset = ShardDataset(root)
     known = {label["name"]: label["unit"] for label in dataset.manifest["labels"]}
-    names = task.targets or tuple(name for name in known if name != split_column)
+    names = tuple(name for name in known if name != split_column)
+    if task.targets:
+        names = labels_of(task.targets, known, root)
     if split_column in names:
         raise MsdeError(f"label {split_column} cannot be a target: it divides the molecules")
-    if missing := [name for name in names if name not in known]:
-        raise MsdeError(
-            f"{root} has no label {missing[0]!r}, found {listed(list(known)) or 'none'}"
-        )
     if not names:
         raise MsdeError(f"{root} has no labels; {task.name} needs one to learn from")
     columns = codec.concatenate(list(dataset.blocks()))
     y = columns.y[:, [list(known).index(name) for name in names]].astype(np.float64)
-    units = {name: task.units.get(name) or known[name] for name in names}
+    units = {name: unit_of(task, name, known[name]) for name in names}
     y *= [_factor(root, f"label {name}", known[name], units[name]) for name in names]
     _check_values(y, names, task)
     keep = np.flatnonzero(~np.isnan(y).all(1))
@@ -113,12 +114,55 @@ def read_task_data(
     return TaskData(columns, names, tuple(units.values()), y, *given)
 
 
+def labels_of(targets: Sequence[str], known: Collection[str], where: Path) -> tuple[str, ...]:
+    """Return the labels that targets name; the command line cuts a name at its commas.
+
+    Args:
+        known: labels that are there.
+        where: the file or folder, for messages.
+
+    Raises:
+        MsdeError: one is not there; those that are there are named.
+    """
+    names = tuple(name if name in known else name.strip() for name in targets)
+    missing = [name for name in names if name not in known]
+    whole = ",".join(targets).strip()
+    if missing and whole in known:
+        return (whole,)
+    if missing:
+        there = listed([repr(name) for name in known]) or "none"
+        raise MsdeError(f"{where} has no label {missing[0]!r}, found {there}")
+    return names
+
+
+def unit_of(task: Task, name: str, known: str) -> str:
+    """Return the unit that a label is predicted in: the task's, or that of the data.
+
+    Raises:
+        MsdeError: it is that of an energy with forces, and is in neither, or is none of energies.
+    """
+    unit = task.units.get(name) or known
+    if task.has_forces and not unit:
+        raise MsdeError(
+            f"the unit of {name} is not stated, which forces need; give --label-columns {name}=eV, "
+            "or what it is, to the command that reads the file"
+        )
+    if task.has_forces and factor(unit, "eV") is None:
+        raise MsdeError(f"the unit of {name} is {unit!r}, expected one of energies, such as eV")
+    return unit
+
+
+def assumed(what: str, unit: str, remedy: str) -> str:
+    """Return the message that a unit is not stated, with what to do if it is another one."""
+    return f"the unit of {what} is not stated: {unit} is taken; if it is another one, {remedy}"
+
+
 def _factor(root: Path, what: str, known: str, wanted: str) -> float:
     """Return what values in one unit are multiplied by to be in another; say what is done."""
     if known == wanted:
         return 1.0
     if not known:
-        log.info("the unit of %s is not stated; it is taken as %s", what, wanted)
+        log.warning(assumed(what, wanted, "convert the file again with --label-columns NAME=UNIT"))
         return 1.0
     size = factor(known, wanted)
     if size is None:
@@ -167,8 +211,8 @@ def _check_values(y: np.ndarray, names: Sequence[str], task: Task) -> None:
         other = column[~np.isnan(column) & (column != 0) & (column != 1)]
         if len(other):
             raise MsdeError(
-                f"label {name} is {other[0]:g} in {len(other)} molecules, expected 0 or 1; of "
-                "numbers give --task custom --metric rmse"
+                f"label {name} is neither 0 nor 1 in {len(other)} of {len(y)} molecules, "
+                f"{other[0]:g} in one; of numbers give --task custom --metric rmse"
             )
 
 

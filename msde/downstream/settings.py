@@ -6,9 +6,9 @@ import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from msde.config.document import explanations
 from msde.config.resolve import apply_overrides, apply_values
@@ -101,6 +101,22 @@ def make_settings(task: Task, overrides: Iterable[str] = ()) -> Settings:
     apply_overrides(settings, overrides)
     check(settings, task)
     return settings
+
+
+def differences(there: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Name the values that differ, such as `settings.lr (there 0.1, given 0.2)`."""
+    return ", ".join(_differences(there, given, ""))
+
+
+def _differences(there: Mapping[str, Any], given: Mapping[str, Any], above: str) -> list[str]:
+    found: list[str] = []
+    for key in {**given, **there}:
+        one, other = there.get(key), given.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += _differences(one, other, f"{above}{key}.")
+        elif one != other:
+            found.append(f"{above}{key} (there {one!r:.40}, given {other!r:.40})")
+    return found
 
 
 def check(settings: Settings, task: Task) -> None:

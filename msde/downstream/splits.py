@@ -17,7 +17,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from msde.downstream.labels import TaskData, listed
-from msde.downstream.settings import Settings
+from msde.downstream.settings import Settings, differences
 from msde.errors import DataDamaged, MsdeError
 from msde.files import sealed, unsealed, write_atomically
 
@@ -192,8 +192,11 @@ def stored_split(
     except ValueError as error:
         raise DataDamaged(f"{path} is damaged ({error}); delete it") from error
     for key, value in facts.items():
-        if values[key] != value:
-            raise MsdeError(f"{path} is of another {key} than {value}; choose another --output")
+        if changed := differences({key: values[key]}, {key: value}):
+            raise MsdeError(
+                f"{path} is of another {key} than this fine-tuning: {changed}; choose another "
+                "--output"
+            )
     return _split(values, values["sha256"])
 
 

@@ -11,7 +11,7 @@ from msde.errors import MsdeError
 
 Metric = Literal["roc_auc", "rmse", "mae"]
 FORCE_MAE = "force_mae"
-METRICS: tuple[str, ...] = get_args(Metric)
+METRICS: tuple[str, ...] = (*get_args(Metric), FORCE_MAE)  # of the user's own tasks
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,17 @@ _QM9_SETTINGS = {
     "valid": 10_000,
     "loss": "l1",
 }
-_MD17_SETTINGS = {
+_FORCE_SETTINGS = {
     "view": "3d",
     "split": "random",
     "split_seed": 42,
-    "train": 1000,
-    "valid": 1000,
     "loss": "l1",
     "batch_size": 8,
     "lr": 5e-4,
     "dropout": 0.0,
     "patience": 0,
 }
+_MD17_SETTINGS = _FORCE_SETTINGS | {"train": 1000, "valid": 1000}
 
 TASKS: dict[str, Task] = {
     **{
@@ -134,10 +133,12 @@ def get_task(name: str, targets: Sequence[str] | None = None, metric: str | None
 
     Args:
         targets: of `custom`: labels of the data set; None for all of them.
-        metric: of `custom`, by default `rmse`.
+        metric: of `custom`, by default `rmse`; `force_mae`: forces are learnt with the target,
+            which is their energy.
 
     Raises:
-        MsdeError: there is no such task or metric, or a named task is given targets or a metric.
+        MsdeError: there is no such task or metric, a named task is given targets or a metric, or
+            forces have no energy.
     """
     if name != CUSTOM:
         if name not in TASKS:
@@ -150,6 +151,10 @@ def get_task(name: str, targets: Sequence[str] | None = None, metric: str | None
     chosen: Any = metric or "rmse"
     if chosen not in METRICS:
         raise MsdeError(f"--metric is {metric!r}, expected one of {', '.join(METRICS)}")
+    if chosen == FORCE_MAE:
+        if not targets or len(targets) != 1:
+            raise MsdeError(f"--metric {FORCE_MAE} needs the label of the energies: --targets NAME")
+        return Task(CUSTOM, "mae", tuple(targets), has_forces=True, settings=_FORCE_SETTINGS)
     losses = {"roc_auc": "bce", "rmse": "mse", "mae": "l1"}
     chosen_targets = tuple(targets) if targets else None
     return Task(CUSTOM, chosen, chosen_targets, settings={"loss": losses[chosen]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from msde.errors import MsdeError
 CHUNK_MOLECULES = 1024  # read together, then sorted by size
 BATCH_ATOMS = 4096  # limits of one batch of the encoders
 BATCH_PAIRS = 200_000
+AS_A_LIST = "give several molecules as a list, also if it is only one"
 
 
 @dataclass
@@ -98,8 +99,8 @@ class MoleculeList:
             if not isinstance(molecule, str) and is_missing(molecule):
                 raise MoleculeError(f"no SMILES: it is {molecule}")
             return record_from(molecule, topology_only, self._hydrogens, notes), ""
-        except TypeError:
-            raise
+        except TypeError as error:
+            raise TypeError(f"molecule {number}: {error}") from error
         except Exception as error:  # libraries fail on molecules in many ways
             return None, " ".join(str(error).split())[:200]
 
@@ -134,16 +135,53 @@ def open_input(
     """Return the molecules of a list or of a folder of shards.
 
     Raises:
-        MsdeError: a path is not a folder of shards.
+        MsdeError: a path is not a folder of shards, or there is no list.
     """
     if isinstance(molecules, (str, Path)):
         if not Path(molecules).is_dir():
-            raise MsdeError(
-                f"{molecules} is not a folder of shards; give several molecules as a list, also "
-                "if it is only one"
-            )
+            raise MsdeError(f"{molecules} is not a folder of shards; {AS_A_LIST}")
         return ShardFolder(ShardDataset(Path(molecules)), views)
-    return MoleculeList(list(molecules), views, keep_hydrogens)
+    return MoleculeList(list_of(molecules), views, keep_hydrogens)
+
+
+def list_of(molecules: Any) -> list[Any]:
+    """Return several molecules as a list; a table or a 2D array of one column is that column.
+
+    Raises:
+        MsdeError: it is a single molecule, or a table of several columns.
+    """
+    if isinstance(molecules, (str, Path)):  # letters of a SMILES are SMILES, too
+        raise MsdeError(f"found {str(molecules)!r}, expected molecules; {AS_A_LIST}")
+    if not isinstance(molecules, Iterable):
+        kind = type(molecules).__name__
+        raise MsdeError(f"found one thing of type {kind}, expected molecules; {AS_A_LIST}")
+    shape: tuple[int, ...] = getattr(molecules, "shape", ())
+    if len(shape) == 2:
+        if shape[1] != 1:
+            raise MsdeError(f"found {shape[1]} columns, expected the one of molecules; choose it")
+        return np.asarray(molecules)[:, 0].tolist()
+    return list(molecules)
+
+
+def smiles_or_mols(molecules: Any) -> list[Any]:
+    """Return SMILES and RDKit Mols as a list, in which "" stands for a missing value.
+
+    Raises:
+        MsdeError: there is no list.
+        TypeError: something is not a molecule.
+    """
+    found = ["" if is_missing(molecule) else molecule for molecule in list_of(molecules)]
+    for number, molecule in enumerate(found):
+        if not isinstance(molecule, str):
+            check_is_mol(molecule, number, "a SMILES string or an RDKit Mol")
+    return found
+
+
+def check_is_mol(molecule: Any, number: int, expected: str) -> None:
+    """Raise a TypeError that names the type and the place of what is no RDKit Mol."""
+    if not hasattr(molecule, "GetConformer"):
+        kind = type(molecule).__name__
+        raise TypeError(f"molecule {number}: it is of type {kind}, expected {expected}")
 
 
 def batches(columns: MoleculeColumns) -> Iterator[np.ndarray]:

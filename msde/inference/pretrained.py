@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,12 +15,20 @@ import torch
 from tqdm import tqdm
 
 from msde.checkpoints import weights
+from msde.chem.vocabulary import MoleculeError
 from msde.config import Config
 from msde.config.schema import Readout
 from msde.data.batch import MoleculeBatch
 from msde.errors import MsdeError
 from msde.files import Shipped, shipped_checkpoint
-from msde.inference.inputs import Chunk, batches, open_input
+from msde.inference.inputs import (
+    Chunk,
+    batches,
+    check_is_mol,
+    list_of,
+    open_input,
+    smiles_or_mols,
+)
 from msde.model import MoleculeSDE
 from msde.model.encoders import GIN
 from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
@@ -117,8 +126,9 @@ class Pretrained:
 
         Args:
             molecules: SMILES strings, RDKit Mols or PyTorch Geometric Data (fields z, x,
-                edge_index, edge_attr, for 3D pos in A, for chirality cip), in any mixture, or
-                a folder of shards. Of several conformers one is taken.
+                edge_index, edge_attr, for 3D pos in A, for chirality cip), in any mixture and
+                also as a table of one column, or a folder of shards. Of several conformers one is
+                taken.
             view: `2d` (GIN, of the topology), `3d` (of the geometry; RDKit makes a conformer
                 where there is none) or `both`, side by side, of molecules that have both.
             level: a vector for each molecule, or one for each atom.
@@ -131,7 +141,7 @@ class Pretrained:
             molecule. A warning gives the reasons.
 
         Raises:
-            MsdeError: the folder is not one of shards.
+            MsdeError: the folder is not one of shards, or there is no list.
             TypeError: something is not a molecule.
 
         Source: Liu et al. 2023; SchNet's and GIN's molecules are means over atoms, PaiNN's sums.
@@ -158,19 +168,29 @@ class Pretrained:
             options: others of `msde.sampling.conformers.ConformerOptions`.
 
         Raises:
-            MsdeError: an option has a wrong value.
+            MsdeError: an option has a wrong value, or there is no list.
+            TypeError: something is not a molecule.
         """
-        return sample_conformers(
-            self.conformer_model, list(molecules), ConformerOptions(num, **options)
-        )
+        given = smiles_or_mols(molecules)
+        return sample_conformers(self.conformer_model, given, ConformerOptions(num, **options))
 
     def log_likelihood(self, molecules: Iterable[Any], **options: Any) -> np.ndarray:
         """Return the log-likelihood of RDKit molecules' first conformers, (num_molecules,) nats.
 
         Args:
             options: those of `msde.sampling.conformers.log_likelihoods`.
+
+        Raises:
+            MsdeError: there is no list.
+            MoleculeError: a molecule has no conformer, or cannot be represented.
+            TypeError: something is not an RDKit Mol.
         """
-        return log_likelihoods(self.conformer_model, list(molecules), **options)
+        mols = list_of(molecules)
+        for number, mol in enumerate(mols):
+            check_is_mol(mol, number, "an RDKit Mol with a conformer")
+            if not mol.GetNumConformers():
+                raise MoleculeError(f"molecule {number}: no conformer")
+        return log_likelihoods(self.conformer_model, mols, **options)
 
     def bonds(self, z: Sequence[int], pos: np.ndarray, charge: int = 0, **options: Any) -> Bonded:
         """Return the molecule of atoms and positions: `.mol`, or `.reason` why there is none.
@@ -183,9 +203,12 @@ class Pretrained:
             options: those of `msde.sampling.bonds.BondOptions`.
 
         Raises:
-            MsdeError: the model has no network for bonds, or an option has a wrong value.
+            MsdeError: the model has no network for bonds, `z` or `pos` holds no numbers, or an
+                option has a wrong value.
         """
-        geometry = Geometry(np.asarray(z, np.int64), np.asarray(pos, np.float64), charge)
+        numbers = _array("z", z, np.int64, 1, "atomic numbers such as [8, 1, 1]")
+        positions = _array("pos", pos, np.float64, 2, "three numbers an atom")
+        geometry = Geometry(numbers, positions, charge)
         return next(find_bonds(self.bond_model, [geometry], BondOptions(**options)))
 
     def encode(
@@ -247,6 +270,19 @@ class Pretrained:
         for place in chunk.flat:
             out["3d"][place] = np.full_like(out["3d"][place], np.nan)
         return out
+
+
+def _array(name: str, values: Any, kind: type, ndim: int, expected: str) -> np.ndarray:
+    """Return values as an array of `ndim` dimensions.
+
+    Raises:
+        MsdeError: they are no such numbers.
+    """
+    with contextlib.suppress(TypeError, ValueError):
+        found: np.ndarray = np.asarray(values, kind)
+        if found.ndim == ndim:
+            return found
+    raise MsdeError(f"{name} is {str(values)[:60]}, expected {expected}")
 
 
 def _with_readout(model: MoleculeSDE, readout: Readout) -> GIN:

@@ -132,9 +132,10 @@ def accelerators() -> Iterator[Finding]:
 
 def limits() -> Iterator[Finding]:
     """Look at open files and shared memory."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = soft != resource.RLIM_INFINITY and soft < OPEN_FILES
-    yield Finding("open files", str(soft), f"ulimit -n {OPEN_FILES}" if few else "")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # to which data sets raise the limit
+    few = most != resource.RLIM_INFINITY and most < OPEN_FILES
+    text = "unlimited" if most == resource.RLIM_INFINITY else str(most)
+    yield Finding("open files", text, f"ask for a hard limit of {OPEN_FILES}" if few else "")
     if not Path("/dev/shm").exists():
         yield Finding("shared memory", "no /dev/shm", "mount it")
         return

@@ -27,6 +27,5 @@ def test_a_hanging_rank_is_detected_and_named(common, tmp_path, hung):
         job.kill()
     printed = job.log(1 - hung)
     assert code == 4 and took < 15, (code, took, printed[-2000:])
-    assert (
-        f"silent: rank {hung}" in printed and "all 2 ranks" in printed or "no progress" in printed
-    )
+    assert f"silent: rank {hung}" in printed, printed[-2000:]
+    assert "all 2 ranks" in printed or "no progress" in printed, printed[-2000:]

@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import io
 import shutil
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from fixtures.blocks import flip, read_all
 from msde.data import shards
 from msde.data.codec import columns_from_records
+from msde.data.integrity import check_shard
+from msde.data.manifest import read_manifest
 from msde.errors import DataDamaged
 
 
@@ -34,6 +38,38 @@ def test_any_flipped_bit_of_a_shard_is_found_and_named(copied):
         else:
             assert "outside its blocks" in str(error.value), at
         path.write_bytes(intact)
+
+
+def fail(error):
+    raise error
+
+
+class FullDisk(io.FileIO):
+    """A file on a full disk."""
+
+    def __init__(self, path, *_, **__):
+        super().__init__(path, "a+")
+
+    def write(self, _):
+        fail(OSError(errno.ENOSPC, "No space left on device"))
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement"),
+    [
+        ("fcntl.flock", lambda *_: fail(OSError(errno.ENOLCK, "No locks available"))),
+        ("tempfile.gettempdir", lambda: fail(FileNotFoundError(errno.ENOENT, "No usable"))),
+        ("open", FullDisk),
+    ],
+)
+def test_shards_are_checked_where_no_note_can_be_kept(copied, monkeypatch, name, replacement):
+    (entry,) = read_manifest(copied)["shards"]
+    path = copied / "shard-00000.lmdb"
+    monkeypatch.setattr(f"msde.data.integrity.{name}", replacement, raising=False)
+    check_shard(path, entry)
+    flip(path, 20_000)
+    with pytest.raises(DataDamaged, match=r"shard-00000\.lmdb is damaged"):
+        check_shard(path, entry)
 
 
 def block_starts(data):

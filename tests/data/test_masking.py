@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from fixtures.molecules import NCI, SMILES, make_record
+from msde.chem.record import record_from
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
 from msde.data.masking import drop_hydrogens, mask_columns
+from msde.model.relations import relations
+from msde.model.score.all_pairs import signed_volumes
 from msde.philox import Key
 
 
@@ -138,6 +141,35 @@ def test_without_hydrogens_molecules_are_as_converted_without_them(with_and_with
     for name in (*exact, "extended_source", "extended_degree"):
         assert np.array_equal(getattr(dropped, name), getattr(heavy, name)), name
     assert np.abs(dropped.pos - heavy.pos).max() < 1e-4
+
+
+def test_a_stereocentre_keeps_its_hand_wherever_its_hydrogen_stood():
+    """A tag refers to the order of the bonds, in which the hydrogens of files may come anywhere."""
+    smiles = ["C[C@@](F)([H])Cl", "[H][C@](C)(F)Cl", "C[C@](F)(Cl)[H]", "C[C@]([H])(F)Cl"]
+    whole, heavy = (
+        columns_from_records([record_from(s, False, keep) for s in smiles])
+        for keep in (True, False)
+    )
+    dropped = drop_hydrogens(whole, 1.0, Key(0, 0))
+    assert np.array_equal(dropped.x, heavy.x) and np.array_equal(dropped.z, heavy.z)
+    for columns in (whole, dropped):
+        batch = MoleculeBatch.from_columns(columns)
+        related = relations(batch)
+        volume, _ = signed_volumes(batch.pos, related)
+        signed = (volume * related.sign)[related.sign != 0]
+        assert len(signed) == len(smiles) and (signed > 0).all()
+
+
+def test_a_masked_molecule_has_no_wrong_stereocentres():
+    """One that has lost a neighbour is none: its tag refers to the order of all of them."""
+    smiles = ["CC[C@](F)(Cl)Br", "O[C@@](C)(CC)N", "CC[S@](=O)C", "CC[C@H](F)Cl"]
+    whole, found = records_of(smiles, False), []
+    for epoch in range(60):
+        batch = MoleculeBatch.from_columns(mask_columns(whole, 0.2, Key(1, epoch)))
+        related = relations(batch)
+        volume, _ = signed_volumes(batch.pos, related)
+        found += (volume * related.sign)[related.sign != 0].tolist()
+    assert len(found) > 60 and min(found) > 0
 
 
 def test_a_share_of_the_molecules_loses_its_hydrogens_anew_in_each_epoch(with_and_without):

@@ -69,6 +69,16 @@ def test_every_molecule_is_in_one_slot_and_no_slot_is_almost_empty(count, slots,
     assert len(seen) == count and set(seen.values()) == {1}
 
 
+@pytest.mark.parametrize("per_slot", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_no_slot_is_overfull_but_those_for_two_or_three_molecules(per_slot, slots):
+    largest = 0
+    for count in range(2 * slots, 200):
+        for _, steps in epoch_slots(make(indexed(count), slots, per_slot)):
+            largest = max(largest, *map(len, itertools.chain(*steps)))
+    assert largest <= (per_slot if per_slot >= 4 else 4)
+
+
 def test_slots_of_a_window_differ_in_atoms_by_less_than_the_largest_molecule():
     data = indexed(3000)
     num_atoms = data.sources[0].num_atoms

@@ -2,13 +2,15 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
+import resource
 import shutil
 import sys
 
 import numpy as np
 import pytest
 
-from fixtures.blocks import flip, read_all
+from fixtures.blocks import all_columns, flip, read_all, write_shards
 from msde.data import shards
 from msde.data.codec import columns_from_records
 from msde.data.shards import INDEX_DTYPE, ShardDataset
@@ -62,14 +64,17 @@ def test_a_flipped_bit_in_the_index_is_found(copied):
         path.write_bytes(intact)
 
 
-def test_readers_leave_no_files_behind(shard_dir):
-    before = set(os.listdir(shard_dir))
-    ShardDataset(shard_dir).read_block(0)
-    assert set(os.listdir(shard_dir)) == before
+def test_readers_leave_no_files_behind(copied):
+    before = set(os.listdir(copied))
+    opened = len(shards._environments)
+    ShardDataset(copied).read_block(0)
+    assert len(shards._environments) == opened + 1  # no earlier test has opened this copy
+    assert set(os.listdir(copied)) == before
 
 
 def _first_uid(dataset, queue):
-    queue.put(int(dataset.read_block(0).uid[0]))
+    inherited = len(shards._environments)
+    queue.put((inherited, int(dataset.read_block(0).uid[0])))
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
@@ -80,7 +85,7 @@ def test_datasets_cross_process_boundaries(shard_dir, method):
     queue = context.Queue()
     process = context.Process(target=_first_uid, args=(dataset, queue))
     process.start()
-    assert queue.get(timeout=60) == first
+    assert queue.get(timeout=60) == (0, first)  # none of the parent's open files is used
     process.join()
     assert int(pickle.loads(pickle.dumps(dataset)).read_block(0).uid[0]) == first
 
@@ -126,3 +131,39 @@ def test_data_is_never_unpickled(shard_dir):
     read_all(shard_dir)
     active.clear()
     assert not found
+
+
+@pytest.fixture(scope="module")
+def many_shards(shard_dir, tmp_path_factory):
+    """A data set of 40 shards."""
+    columns = all_columns(shard_dir)
+    parts = [columns.part(n, n + 2) for n in range(0, 80, 2)]
+    return write_shards(tmp_path_factory.mktemp("many") / "data", *parts)
+
+
+def _read_with_limit(folder, soft, hard, queue):
+    """Read all blocks with room for so many more open files."""
+    used = set(map(int, os.listdir("/proc/self/fd")))
+    free = [number for number in range(1000) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[soft], free[hard]))
+    try:
+        read_all(folder)
+        queue.put(None)
+    except BaseException as error:
+        queue.put((type(error), str(error)))
+
+
+@pytest.mark.parametrize("hard", [100, 30])
+def test_more_shards_than_files_may_be_open(many_shards, hard):
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_read_with_limit, args=(many_shards, 20, hard, queue))
+    process.start()
+    process.join(60)
+    found = queue.get()
+    if hard == 100:  # the limit that the process may raise itself
+        assert found is None
+        return
+    error, message = found
+    assert error is MsdeError and "\n" not in message
+    assert re.match(r"too many open files: \d\d shards are open, .*ulimit -Hn.*reshard", message)

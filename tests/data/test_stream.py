@@ -1,16 +1,19 @@
 import collections
 import hashlib
 import itertools
+import shutil
 import threading
+import zlib
 
 import numpy as np
 import pytest
 import torch
 
+from fixtures.blocks import all_columns, write_shards
 from fixtures.models import make_small
 from msde.data.mixture import Mixture
 from msde.data.partition import Partition, SlotSize
-from msde.data.shards import ShardDataset
+from msde.data.shards import INDEX_DTYPE, ShardDataset
 from msde.data.stream import ShardStream
 from msde.errors import DataDamaged, MsdeError
 
@@ -27,9 +30,13 @@ def small_windows(monkeypatch):
     monkeypatch.setattr("msde.data.partition.GROUP_BLOCKS", 2)
 
 
-def make_stream(data, rank=0, world_size=1, slots=4, per_slot=5, seed=0, **options):
+def make_stream(data, rank=0, world_size=1, slots=4, per_slot=5, seed=0, fraction=0.0, **options):
     partition = Partition(
-        data, seed=seed, slots_per_step=slots, slot_size=SlotSize(molecules=per_slot)
+        data,
+        seed=seed,
+        slots_per_step=slots,
+        slot_size=SlotSize(molecules=per_slot),
+        validation_fraction=fraction,
     )
     return ShardStream(partition, rank=rank, world_size=world_size, **options)
 
@@ -76,6 +83,70 @@ def reference(data):
         return {(b.key.epoch, b.slot): digest(b, model) for b in slots}
 
 
+@pytest.fixture(scope="module")
+def two_folders(shard_dir, tmp_path_factory):
+    """The molecules of `shard_dir` as two data sets, the second one of two shards."""
+    columns, folder = all_columns(shard_dir), tmp_path_factory.mktemp("two")
+    write_shards(folder / "a", columns.part(0, 70))
+    write_shards(folder / "b", columns.part(70, 100), columns.part(100, 130))
+    return folder / "a", folder / "b"
+
+
+def mixture_of(folders, weights=()):
+    return Mixture([ShardDataset(folder) for folder in folders], weights)
+
+
+@pytest.mark.parametrize("bytes_at_once", [1, 2**26])  # one block, or all of a window
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (2, 2)])
+def test_molecules_of_two_data_sets_come_as_often_as_their_weights_say(
+    two_folders, bytes_at_once, world_size, workers, monkeypatch
+):
+    data = mixture_of(two_folders, [2.0, 1.0])
+    expected = ids(epochs(make_stream(data, slots=4, per_slot=3), 2))
+    monkeypatch.setattr("msde.data.mixture.BYTES_AT_ONCE", bytes_at_once)
+    options = {"slots": 4, "per_slot": 3, "world_size": world_size, "workers": workers}
+    batches = [b for r in range(world_size) for b in epochs(make_stream(data, r, **options), 2)]
+    assert ids(batches) == expected
+    whole, half = map(all_columns, two_folders)
+    seen = collections.Counter(u for b in batches for u in b.uid.numpy().view("u8").tolist())
+    assert {u: 2 for u in whole.uid.tolist()} | {u: 1 for u in half.uid.tolist()} == seen
+    stored = {r.uid: r for c in (whole, half) for r in map(c.record, range(len(c)))}
+    for batch in batches:
+        for g, uid in enumerate(batch.uid.numpy().view("u8").tolist()):
+            atoms = slice(int(batch.ptr[g]), int(batch.ptr[g + 1]))
+            assert np.array_equal(batch.z[atoms], stored[uid].z)
+            assert np.array_equal(batch.pos[atoms], stored[uid].pos[0])
+
+
+def swap_indices(folder):
+    """Exchange the indices of two shards of equal size."""
+    first, second = folder / "shard-00000.idx", folder / "shard-00001.idx"
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(kept)
+
+
+def stale_index(folder):
+    """Write the index of the same molecules with other numbers of atoms."""
+    path = folder / "shard-00000.idx"
+    rows = np.fromfile(path, INDEX_DTYPE, 30)
+    rows["num_atoms"] += 1
+    crcs = np.array([zlib.crc32(rows[at : at + 16].tobytes()) for at in (0, 16)], "<u4")
+    path.write_bytes(rows.tobytes() + crcs.tobytes())
+
+
+@pytest.mark.parametrize("harm", [swap_indices, stale_index])
+@pytest.mark.parametrize("resident", [False, True])
+def test_no_molecule_is_trained_on_by_the_index_of_others(two_folders, tmp_path, resident, harm):
+    folder = shutil.copytree(two_folders[1], tmp_path / "data")
+    harm(folder)
+    stream = make_stream(mixture_of([folder]), fraction=0.2)
+    with pytest.raises(DataDamaged, match=r"shard-0000\d\.lmdb, block 0: its molecules are not"):
+        if resident:
+            stream.keep_on(torch.device("cpu"))
+        next(iter(stream))
+
+
 @pytest.mark.parametrize("stop", [1, 3, 7, 8, 11])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_goes_on_with_the_same_slots(data, stop, workers):
@@ -105,11 +176,24 @@ def test_saving_and_loading_a_position_does_not_move_it(data):
         stream.load_state_dict(state)
 
 
-def test_a_position_is_refused_for_another_plan(data):
-    state = make_stream(data).state_dict()
-    for other in (make_stream(data, seed=1), make_stream(data, per_slot=6)):
-        with pytest.raises(MsdeError, match="other data, another run.seed, .* or other slots"):
-            other.load_state_dict(state)
+@pytest.mark.parametrize(
+    ("folders", "weights", "options"),
+    [
+        ("ab", [1.0, 0.5], {"seed": 1}),
+        ("ab", [1.0, 0.5], {"per_slot": 6}),
+        ("ab", [1.0, 0.5], {"slots": 2}),
+        ("ab", [1.0, 0.5], {"fraction": 0.1}),
+        ("ab", [1.0, 0.25], {}),
+        ("ba", [1.0, 0.5], {}),
+        ("a", [1.0], {}),
+    ],
+)
+def test_a_position_is_refused_for_another_plan(two_folders, folders, weights, options):
+    state = make_stream(mixture_of(two_folders, [1.0, 0.5])).state_dict()
+    make_stream(mixture_of(two_folders, [2.0, 1.0])).load_state_dict(state)  # the same plan
+    data = mixture_of([two_folders["ab".index(name)] for name in folders], weights)
+    with pytest.raises(MsdeError, match="other data, another run.seed, .* or other slots"):
+        make_stream(data, **options).load_state_dict(state)
 
 
 def test_world_sizes_that_do_not_divide_the_slots_are_refused(data):

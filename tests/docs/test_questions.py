@@ -16,7 +16,7 @@ WRONG = {
     "task": ([*FINETUNE, "--task=nothing"], "qm9-gap"),
     "setting": ([*CUSTOM, "training=nothing"], "full, frozen, staged, layerwise"),
     "metric": ([*CUSTOM, "--metric=nothing"], "roc_auc, rmse, mae"),
-    "target": ([*FINETUNE, "--task=custom", "--targets=z"], "smiles, y"),
+    "target": ([*FINETUNE, "--task=custom", "--targets=z"], "'smiles', 'y'"),
     "encoder": ([*PRETRAIN, "model.encoder_3d=nothing"], "schnet, painn"),
     "SDE": ([*PRETRAIN, "model.conformer.sde.kind=nothing"], "VE, VP, subVP"),
     "preset": ([*PRETRAIN, "--preset=nothing"], "paper, base, large, xl"),

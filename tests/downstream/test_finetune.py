@@ -18,6 +18,8 @@ from fixtures.downstream import (
     save_checkpoint,
     write_table,
 )
+from msde.data_tools.convert import convert
+from msde.data_tools.options import Options
 from msde.downstream import training
 from msde.downstream.finetune import prepare, unfinished
 from msde.downstream.heads import depths, load_model, make_model, parameter_groups
@@ -179,6 +181,60 @@ def test_a_finished_run_goes_on_when_its_folders_and_file_have_moved(folder, don
 def test_other_settings_in_the_same_folder_are_refused(folder, done):
     with pytest.raises(MsdeError, match="holds a fine-tuning with another settings"):
         finetune(folder / "t.csv", folder / "checkpoint", done, "lr=1e-3", seeds=2)
+    changed = (
+        r"settings.lr \(there 0.0001, given 0.001\), settings.dropout \(there 0.0, given 0.2\)"
+    )
+    with pytest.raises(MsdeError, match=changed):
+        finetune(folder / "t.csv", folder / "checkpoint", done, "lr=1e-3", "dropout=0.2", seeds=2)
+    with pytest.raises(
+        MsdeError, match=r"another rule than .* rule.split_seed \(there 0, given 3\); choose"
+    ):
+        finetune(folder / "t.csv", folder / "checkpoint", done, "split_seed=3", seeds=2)
+
+
+@pytest.mark.parametrize("kind", ["table", "shards"])
+def test_a_label_whose_name_holds_commas_is_a_target(folder, tmp_path, kind):
+    text = (folder / "t.csv").read_text().replace("logp", '"Activity, nM"')
+    (tmp_path / "t.csv").write_text(text)
+    data = tmp_path / "t.csv"
+    if kind == "shards":
+        data = tmp_path / "shards"
+        convert([tmp_path / "t.csv"], data, options=Options(conformers=0))
+    targets = "Activity, nM".split(",")  # as the command line does
+    found = finetune(data, folder / "checkpoint", tmp_path / "out", "epochs=1", targets=targets)
+    assert found["targets"] == ["Activity, nM"]
+    several = ["is_greasy", " part_of_whole"]
+    message = "has no label 'part_of_whole', found .*'Activity, nM', 'is_greasy'"
+    with pytest.raises(MsdeError, match=message):
+        finetune(data, folder / "checkpoint", tmp_path / "other", targets=several)
+
+
+def test_labels_are_chosen_one_by_one_where_names_hold_commas(folder, tmp_path):
+    text = (folder / "t.csv").read_text().replace("logp", '"Activity, nM"')
+    (tmp_path / "t.csv").write_text(text)
+    options = Options(label_columns=("Activity, nM", "is_greasy"))
+    given = (tmp_path / "t.csv", folder / "checkpoint", tmp_path / "out", "epochs=1")
+    found = finetune(*given, targets=(), options=options)
+    assert found["targets"] == ["Activity, nM", "is_greasy"]
+
+
+CLASSES = (
+    "all labels are 0 or 1 and are learnt as numbers; --metric roc_auc trains a classification"
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "metric", "told"),
+    [("is_greasy", None, True), ("is_greasy", "rmse", False), ("logp", None, False)],
+)
+def test_classes_that_are_learnt_as_numbers_are_told(
+    folder, tmp_path, target, metric, told, caplog
+):
+    given = (folder / "t.csv", folder / "checkpoint", tmp_path / "out", "epochs=1")
+    finetune(*given, targets=[target], metric=metric)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        CLASSES
+    ] * told
 
 
 def test_a_file_with_other_content_is_refused(folder, done, tmp_path):

@@ -37,11 +37,17 @@ def table(folder, **columns):
     "columns, targets, metric, message",
     [
         ({"a": lambda n: ""}, ["a"], None, "label a has no value in any of 30 molecules"),
-        ({"a": lambda n: n}, ["b"], None, "has no label 'b', found smiles, a"),
+        ({"a": lambda n: n}, ["b"], None, "has no label 'b', found 'smiles', 'a'$"),
         ({"a": lambda n: n if n < 20 else "high"}, ["a"], None, "line 22: label a is not a number"),
         ({"a": lambda n: 1}, ["a"], "roc_auc", "no target has both classes among the 24 molecules"),
-        ({"a": lambda n: n}, ["a"], "roc_auc", "label a is 2 in 28 molecules, expected 0 or 1"),
+        (
+            {"a": lambda n: n - 0.5 if n > 27 else n % 2},
+            ["a"],
+            "roc_auc",
+            "label a is neither 0 nor 1 in 2 of 30 molecules, 27.5 in one",
+        ),
         ({"a": lambda n: n}, ["a"], "accuracy", "--metric is 'accuracy', expected one of"),
+        ({"a": lambda n: n}, ["a", "c"], "force_mae", "force_mae needs the label of the energies"),
         ({"name": lambda n: n}, [], None, "has no labels; custom needs one"),
     ],
 )
@@ -105,4 +111,4 @@ def test_the_command_ends_with_one_line_and_code_2(checkpoint, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
-    assert "has no label 'pIC50', found smiles, id, logp, is_greasy, part" in done.stderr
+    assert "has no label 'pIC50', found 'smiles', 'id', 'logp', 'is_greasy', 'part'" in done.stderr

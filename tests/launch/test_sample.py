@@ -9,7 +9,10 @@ from rdkit import Chem
 from fixtures.commands import run_here
 from fixtures.conformers import saved_model
 from msde.cli import report_errors
+from msde.data.shards import ShardDataset
+from msde.data_tools.convert import convert
 from msde.data_tools.models.generation import conformers_of_file
+from msde.data_tools.options import Options
 from msde.errors import MsdeError
 from msde.launch.sample import main
 from msde.sampling.conformers import ConformerOptions
@@ -45,6 +48,7 @@ def test_a_table_becomes_an_sd_file_and_bad_rows_are_told(checkpoint, tmp_path):
     found = records(tmp_path / "m.sdf.gz")
     assert [mol.GetProp("_Name") for mol in found] == ["one", "one", "three", "three"]
     assert [mol.GetProp("sample") for mol in found] == ["1", "2"] * 2
+    assert [mol.GetProp("line") for mol in found] == ["2", "2", "4", "4"]
     assert all(mol.HasProp("stereo") for mol in found)
     assert all(np.isfinite(mol.GetConformer().GetPositions()).all() for mol in found)
     assert Chem.MolToSmiles(Chem.RemoveHs(found[2]), isomericSmiles=False) == "CC=CC"
@@ -75,6 +79,31 @@ def test_wrong_arguments_are_one_line(checkpoint, change, message, tmp_path, mon
         report_errors(main)
     error = capsys.readouterr().err
     assert end.value.code == 2 and message in error and len(error.splitlines()) == 1
+
+
+def test_a_file_without_any_result_is_an_error_and_leaves_no_file(checkpoint, tmp_path):
+    given = ["--checkpoint", checkpoint, "--input", tmp_path / "m.csv", "--steps", 2]
+    for text, reason in (
+        ("smiles\nCC.CC\nO.O\n", "2 fragments; give each alone"),
+        ('smiles\nCC.CC\nO.O\n"C C"\n', "2 fragments; give each alone (2 of them)"),
+    ):
+        (tmp_path / "m.csv").write_text(text)
+        done = sample(*given, "--output", tmp_path / "m.sdf")
+        assert done.returncode == 2 and not list(tmp_path.glob("*m.sdf*"))
+        assert "no conformers of line 2: 2 fragments" in done.stderr
+        last = done.stderr.splitlines()[-1]
+        many = text.count("\n") - 1
+        assert last == f"error: no conformers of any of {many} molecules: {reason}"
+
+
+def test_conformers_of_shards_have_the_ids_of_their_molecules(checkpoint, tmp_path):
+    (tmp_path / "m.smi").write_text("CCO\nCC\n")  # without names
+    convert([tmp_path / "m.smi"], tmp_path / "d", options=Options(conformers=0))
+    options = ConformerOptions(num=1, steps=2)
+    conformers_of_file(checkpoint, tmp_path / "d", tmp_path / "m.sdf", options)
+    ids = [f"{record.uid:016x}" for record in ShardDataset(tmp_path / "d").records()]
+    found = records(tmp_path / "m.sdf")
+    assert [mol.GetProp("uid") for mol in found] == ids and not found[0].HasProp("line")
 
 
 def test_an_empty_file_is_one_line(checkpoint, tmp_path):

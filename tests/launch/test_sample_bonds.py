@@ -73,6 +73,22 @@ def test_bonds_and_titles_of_an_sd_file_are_the_positions_own(checkpoint, tmp_pa
     assert (tmp_path / "out.sdf").read_text().startswith("ethene\n")
 
 
+def test_a_file_without_positions_is_an_error_and_leaves_no_file(checkpoint, tmp_path, capsys):
+    (tmp_path / "m.csv").write_text("smiles,id\nCO,one\nCC=O,two\n")
+    with pytest.raises(MsdeError, match="^no bonds of any of 2 molecules: no positions$"):
+        bonds_of_file(checkpoint, tmp_path / "m.csv", tmp_path / "m.sdf", BondOptions())
+    assert not list(tmp_path.glob("*m.sdf*"))
+
+
+def test_nameless_molecules_have_the_line_they_stood_in(checkpoint, tmp_path):
+    frames = [xyz(geometry("CO")), BROKEN, xyz(geometry("CC=O"))]
+    (tmp_path / "m.xyz").write_text("".join(frames))
+    bonds_of_file(checkpoint, tmp_path / "m.xyz", tmp_path / "m.sdf", BondOptions())
+    found = [mol.GetProp("line") for mol in Chem.SDMolSupplier(str(tmp_path / "m.sdf"))]
+    lines = (tmp_path / "m.xyz").read_text().splitlines()
+    assert [lines[int(line) - 1] for line in found] == ["6", "7"]  # where the frames begin
+
+
 def test_an_empty_file_is_one_line(checkpoint, tmp_path):
     (tmp_path / "m.xyz").write_text("")
     with pytest.raises(MsdeError, match="no molecules in .*: it is empty"):

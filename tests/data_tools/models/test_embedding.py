@@ -10,6 +10,7 @@ from rdkit import Chem
 
 from fixtures.models import make_small
 from msde.checkpoints.weights import find_weights, save_weights
+from msde.data.shards import ShardDataset
 from msde.data_tools.convert import convert
 from msde.data_tools.models.embedding import embed_file
 from msde.data_tools.options import Options
@@ -116,6 +117,15 @@ def test_shards_have_ids_and_labels(run, table, tmp_path):
     found = np.load(tmp_path / "h.npz")
     assert len(found["uid"]) == 2 and found["h_2d"].shape[0] == 2
     assert np.array_equal(found["y"][:, 0], [-0.5, np.nan], equal_nan=True)
+    ids = [
+        (record.name, f"{record.uid:016x}") for record in ShardDataset(tmp_path / "data").records()
+    ]
+    assert list(zip(found["name"].tolist(), found["uid"].tolist(), strict=True)) == ids
+    embed_file(run, tmp_path / "data", tmp_path / "h.csv", view="2d")
+    with open(tmp_path / "h.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:3] == ["name", "uid", "reason"] and ids[0][0] == "a"
+    assert [(row["name"], row["uid"]) for row in rows] == ids
 
 
 def test_a_note_of_the_reader_and_of_the_model_is_printed_once(run, tmp_path, capsys):

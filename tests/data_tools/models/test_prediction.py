@@ -7,6 +7,7 @@ import pytest
 
 from fixtures.downstream import finetune, read_predictions, save_checkpoint, write_table
 from msde.data_tools.convert import convert
+from msde.data_tools.models.embedding import embed_file
 from msde.data_tools.models.prediction import predict_file
 from msde.data_tools.options import Options
 from msde.errors import DataDamaged, MsdeError
@@ -68,11 +69,14 @@ def test_a_molecule_without_a_conformer_has_a_reason_where_both_views_are_needed
     assert not rows[1]["logp"] or "not seen by the model" in capsys.readouterr().err
 
 
-def test_shards_have_ids(folder, tmp_path):
+def test_shards_have_names_and_the_ids_of_embeddings(folder, tmp_path):
     convert([folder / "t.csv"], tmp_path / "d", options=Options(conformers=0))
     predict_file(folder / "tuned", tmp_path / "d", tmp_path / "p.csv")
     rows = read_predictions(tmp_path / "p.csv")
     assert len(rows) == 50 and len(rows[0]["uid"]) == 16
+    assert [row["name"] for row in rows] == [f"m{n}" for n in range(50)]
+    embed_file(folder / "checkpoint", tmp_path / "d", tmp_path / "h.npz", view="2d")
+    assert np.load(tmp_path / "h.npz")["uid"].tolist() == [row["uid"] for row in rows]
 
 
 def test_what_is_no_fine_tuned_model_is_said(folder, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from msde.data_tools.parsing import labels
 from msde.data_tools.parsing.types import Label
+from msde.data_tools.parsing.units import units_in
 from msde.errors import MsdeError
 
 
@@ -52,6 +53,62 @@ def test_values_are_converted_from_the_known_unit_to_that_of_the_user():
 
 def test_a_unit_that_may_be_milli_or_mega_is_not_known():
     names = ["gap [meV]", "gap [MeV]", "gap [mev]", "gap [MHZ]"]
-    assert [*labels.units_in(names).values()] == ["meV", "MeV", "MHZ"]
+    assert [*units_in(names).values()] == ["meV", "MeV", "MHZ"]
     with pytest.raises(MsdeError, match="gap in eV, which cannot be converted to 'mev'"):
         labels.with_units(Path("a"), (Label("gap", "mev"),), {"gap": "eV"})
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("c [uM]", "uM"), ("c (\N{MICRO SIGN}M)", "\N{MICRO SIGN}M"), ("IC50 (ug/mL)", "ug/mL"),
+        ("t1/2 (min)", "min"), ("Papp (10^-6 cm/s)", "10^-6 cm/s"), ("CL [mL/min/kg]", "mL/min/kg"),
+        ("Tm (\N{DEGREE SIGN}C)", "\N{DEGREE SIGN}C"), ("S (log mol/L)", "log mol/L"),
+        ("TPSA (\N{ANGSTROM SIGN}\N{SUPERSCRIPT TWO})", "\N{ANGSTROM SIGN}\N{SUPERSCRIPT TWO}"),
+        ("alpha [a0**3]", "a0**3"), ("k (1/s)", "1/s"),
+    ],
+)  # fmt: skip
+def test_units_in_brackets_are_found_whether_or_not_they_can_be_converted(name, unit):
+    assert units_in([name]) == {name: unit}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["logS (train)", "H (g)", "G (298 K)", "inhibition (10 uM)", "inhibition (1 uM)", "score (ML)",
+     "logD (pH 7.4)", "IC50 (log)", "residual (% of control)", "gap (predicted)", "E (S1)",
+     "charge (C2)", "yield (E)"],
+)  # fmt: skip
+def test_other_words_in_brackets_are_no_units(name):
+    assert units_in([name]) == {}
+    asked = (Label(name, "eV"),)
+    assert labels.with_units(Path("a"), asked, units_in([name])) == (asked, ())
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "size"),
+    [("uM", "nM", 1000), ("nM", "uM", 0.001), ("M", "pM", 1e12), ("mM", "\N{MICRO SIGN}M", 1000),
+     ("mmol/L", "mM", 1), ("\N{GREEK SMALL LETTER MU}M", "uM", 1), ("umol/L", "nM", 1000)],
+)  # fmt: skip
+def test_molar_concentrations_are_converted(known, wanted, size):
+    asked = (Label("c", wanted),)
+    found, factors = labels.with_units(Path("a"), asked, {"c": known})
+    assert found == asked and factors == ((size,) if size != 1 else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("c [uM]", "eV"), ("c [nM]", "A"), ("d (nm)", "nM"), ("c (ug/mL)", "nM"), ("T (C)", "K"),
+     ("t (min)", "h"), ("gap [eV]", "eV/furlong")],
+)  # fmt: skip
+def test_a_stated_unit_that_cannot_be_converted_is_refused(name, wanted):
+    with pytest.raises(MsdeError, match=f"which cannot be converted to '{wanted}'; .*the file"):
+        labels.with_units(Path("a"), (Label(name, wanted),), units_in([name]))
+
+
+@pytest.mark.parametrize("name", ["pIC50 (uM)", "neg_pKi [uM]", "logS (M)", "-Log10_EC50 [M]"])
+def test_logarithms_are_not_multiplied(name):
+    units = units_in([name])
+    with pytest.raises(MsdeError, match="a logarithm by its name, .* cannot be converted to 'nM'"):
+        labels.with_units(Path("a"), (Label(name, "nM"),), units)
+    same = (Label(name, units[name]),)
+    assert labels.with_units(Path("a"), same, units) == (same, ())

@@ -261,3 +261,63 @@ def test_further_columns_of_a_smi_file_are_said_to_be_in_the_name(tmp_path):
 def test_reactions_are_named(tmp_path):
     path = write(tmp_path / "t.csv", [("CCO>>CC=O", "a", "1"), ("[NH3]->[Cu]", "b", "1")])
     assert convert(path, FLAT)[2] == {"a reaction, expected a molecule": 1}
+
+
+def test_concentrations_are_converted_and_other_units_of_the_user_refused(tmp_path):
+    text = "smiles,c [uM],pIC50 (uM),set (train)\nCCO,2.5,6,1\n"
+    facts, found = read_as(tmp_path, text)
+    assert [label.unit for label in facts.labels] == ["uM", "uM", ""]
+    facts, found = read_as(tmp_path, text, label_columns=("c [uM]=nM", "set (train)=%"))
+    assert facts.notes == ("c [uM] is converted from uM to nM",) and found == [("CCO", (2500, 1))]
+    with pytest.raises(MsdeError, match=r"pIC50 \(uM\) in uM, .*cannot be converted to 'nM'"):
+        read_as(tmp_path, text, label_columns=("pIC50 (uM)=nM",))
+
+
+@pytest.mark.parametrize("header", ["Compound ID,Structure,act", "Compound ID,SMILES,act"])
+def test_a_column_that_is_misspelt_is_answered_with_the_names_that_there_are(tmp_path, header):
+    name = header.split(",")[1]
+    text = f"{header}\nM0,CCO,1\nM1,CCN,2\n"
+    with pytest.raises(MsdeError) as error:
+        read_as(tmp_path, text, smiles_column=name.lower())
+    found = f"found {header.replace(',', ', ')}; did you mean {name!r}?"
+    assert str(error.value).endswith(f"has no column {name.lower()!r}, {found}")
+    with pytest.raises(MsdeError, match=f"no column 'zzz', found {header.replace(',', ', ')}$"):
+        read_as(tmp_path, text, smiles_column="zzz")
+    with pytest.raises(MsdeError, match="no column 'Act', .*; did you mean 'act'"):
+        read_as(tmp_path, text, label_columns=("Act",))
+
+
+def test_columns_of_a_table_without_header_are_numbers(tmp_path):
+    with pytest.raises(MsdeError, match="no column 'structure', found 1, 2$"):
+        read_as(tmp_path, "M0,CCO\nM1,CCN\n", smiles_column="structure")
+    assert read_as(tmp_path, "M0,CCO\nM1,CCN\n", smiles_column="2")[1] == [("CCO", ()), ("CCN", ())]
+
+
+def test_a_table_that_is_only_a_header_has_a_note(tmp_path):
+    facts, found = read_as(tmp_path, "smiles,gap,mu\n")
+    assert facts.notes == ("the table has a header and no rows",) and found == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["-0,001", "1,687", ""], (-0.001, 1.687, np.nan)),
+        (["1,5E-3", "2", "-12,25"], (1.5e-3, 2, -12.25)),
+        (["1,234", "2,345"], None),  # thousands or decimals
+        (["1,234.5", "0,5"], None),
+        (["0,5", "0.5"], None),
+    ],
+)
+def test_decimal_commas_in_quotes_are_read_in_tables_with_commas(tmp_path, cells, expected):
+    text = "smiles,x\n" + "".join(f'CCO,"{cell}"\n' for cell in cells)
+    facts, found = read_as(tmp_path, text)
+    assert [name for name, _ in facts.left_out] == (["x"] if expected is None else [])
+    if expected is not None:
+        assert ("decimal sign", "comma") in facts.taken
+        np.testing.assert_array_equal([y for _, (y,) in found], expected)
+
+
+def test_pairs_of_numbers_beside_decimal_points_are_no_decimals(tmp_path):
+    facts, found = read_as(tmp_path, 'smiles,gap,bond\nCCO,1.5,"1,2"\nCC,2.5,"1,12"\n')
+    assert found == [("CCO", (1.5,)), ("CC", (2.5,))]
+    assert facts.left_out == (("bond", "text in 2 of 2 rows, as '1,2' in row 1"),)

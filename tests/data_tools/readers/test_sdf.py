@@ -16,8 +16,12 @@ from fixtures.readers import (
     smiles_of,
 )
 from msde.chem.vocabulary import MoleculeError
+from msde.data_tools.convert import convert as convert_files
+from msde.data_tools.models.finetuning import task_shards
 from msde.data_tools.parsing.chemistry import LACKS_HYDROGENS
 from msde.data_tools.readers import Label, Options, get_reader
+from msde.downstream.settings import make_settings
+from msde.downstream.tasks import get_task
 from msde.errors import MsdeError
 
 
@@ -164,3 +168,26 @@ def test_properties_by_number_are_read_and_units_in_names_are_known(tmp_path):
     assert facts.left_out == (("id", f"text, as '{2**53 + 1}'"),)
     parsed = convert(tmp_path / "m.sdf", Options(label_columns=("gap (eV)=Ha",)))[1]
     assert parsed[1].y == pytest.approx((1.0,))
+
+
+def test_text_in_a_label_rejects_the_record_and_ends_a_fine_tuning(tmp_path):
+    """With its line, as in a table."""
+    records = [sd_record(embedded(smiles), pIC50=y) for smiles, y in (("CO", "6.1"), ("CC", ">5"))]
+    path, line = tmp_path / "m.sdf", records[0].count("\n") + 1
+    path.write_text("".join(records))
+    _, parsed, rejected = convert(path, Options(label_columns=("pIC50",)))
+    assert [one.y for one in parsed.values()] == [(6.1,)]
+    assert rejected == {"label pIC50 is not a number": 1}
+    task = get_task("custom", ("pIC50",), "rmse")
+    with pytest.raises(MsdeError, match=f"m.sdf, line {line}: label pIC50 is not a number: '>5'"):
+        task_shards(task, path, tmp_path / "cache", make_settings(task, ()))
+
+
+def test_drawings_are_rejected_with_what_to_do(tmp_path):
+    mol = Chem.MolFromSmiles("CCO")
+    Chem.rdDepictor.Compute2DCoords(mol)
+    (tmp_path / "m.sdf").write_text(sd_record(mol))
+    (reason,) = convert(tmp_path / "m.sdf")[2]
+    assert reason.startswith("no 3D conformer") and "SMILES" in reason
+    counts = convert_files([tmp_path / "m.sdf"], tmp_path / "out", options=Options(conformers=0))
+    assert counts["converted"] == 1  # as the reason says

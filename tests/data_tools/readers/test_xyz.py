@@ -146,7 +146,10 @@ def test_columns_without_an_energy_are_no_forces(tmp_path, comment):
     facts, parsed, _ = convert(path)
     assert (facts.labels, facts.forces_unit) == ((), None)
     left = dict(facts.left_out)
-    assert "no energy" in left["columns 5 to 7"] and ("comment" in left) == bool(comment)
+    assert "no energy" in left["columns 5 to 7"]
+    assert (("name", "comment") in facts.taken, "comment" in left) == {
+        "ethanol": (True, False), "17": (False, True), "": (False, False)
+    }[comment]  # fmt: skip
     facts, parsed, _ = convert(path, Options(forces_key="columns 5 to 7"))
     assert np.array_equal(parsed[1].forces[0], VECTORS)
 
@@ -291,3 +294,34 @@ def test_words_beside_pairs_of_a_comment_are_listed(tmp_path):
     path.write_text("1\nÄthanol energy = -154.1 Ha\nHe 0 0 0\n")
     facts = get_reader("xyz").facts([path])
     assert facts.left_out == (("comment", "text, such as 'Äthanol Ha'"),)
+
+
+@pytest.mark.parametrize(
+    ("comment", "name"),
+    [
+        ("mol0", "mol0"),
+        ("  ethanol, conformer 3 ", "ethanol, conformer 3"),
+        ("", ""),
+        ("17", ""),
+        ("0 1", ""),  # charge and multiplicity
+        ("-154.25", ""),
+        ("acetate charge: -1", ""),
+        ("energy: -20.5 xtb: 6.4.1", ""),
+        ("name=x energy=1.5", ""),
+        ("x" * 200, ""),
+    ],
+)
+def test_a_comment_of_plain_text_is_the_name(tmp_path, comment, name):
+    path = written(tmp_path, xyz_frame(ETHANOL, comment))
+    reader = get_reader("xyz")
+    assert [raw.name for raw in reader.read(path)] == [name]
+    facts = reader.facts([path])
+    assert (("name", "comment") in facts.taken) == bool(name)
+    assert not (name and "comment" in dict(facts.left_out))
+
+
+def test_a_value_that_is_chosen_as_the_name_goes_before_text(tmp_path):
+    path = written(tmp_path, xyz_frame(ETHANOL, "id=x7"), xyz_frame(ETHANOL, "ethanol"))
+    reader = get_reader("xyz", Options(name_column="id"))
+    assert [raw.name for raw in reader.read(path)] == ["x7", ""]
+    assert dict(reader.facts([path]).left_out)["comment"] == "text, such as 'ethanol'"
