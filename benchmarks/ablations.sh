@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Pretrain a network of width 300 for 1,000 steps of 64 with one thing changed at a time, and fine-tune
 # each on two properties: benchmarks/ablations.sh DATA PRETRAINED OUTPUT
-# DATA is the folder of benchmarks/pretrained.sh, PRETRAINED its OUTPUT. It goes on where it was
-# interrupted.
+# DATA is the folder of benchmarks/pretrained.sh, PRETRAINED its OUTPUT. It takes two hours on 2 cores,
+# and goes on where it was interrupted.
 set -euo pipefail
 DATA=$(realpath "$1") SHARDS=$(realpath "$2") OUTPUT=$(realpath -m "$3")
 cd "$(dirname "$0")/.."
