@@ -60,7 +60,7 @@ def test_labels_that_cannot_be_learned(checkpoint, tmp_path, columns, targets, m
 
 def test_no_valid_molecule(checkpoint, tmp_path):
     (tmp_path / "t.csv").write_text("smiles,a\nxyz,1\nCC(,2\n")
-    with pytest.raises(MsdeError, match="none of 2 molecules could be converted; the reasons"):
+    with pytest.raises(MsdeError, match="2 rejected: cannot be parsed.; the reasons"):
         finetune(tmp_path / "t.csv", checkpoint, tmp_path / "out", targets=["a"])
 
 

@@ -148,19 +148,6 @@ def test_gradients_to_be_differentiated_are_the_others_where_inputs_depend_on_ea
     )
 
 
-def test_strides_of_indices_do_not_matter():
-    """Columns of a table of edges, as they come from files, are not contiguous."""
-    index = torch.tensor([[0, 1], [1, 0], [1, 2], [2, 1]]).flip(1).T.contiguous()
-    order = (index[1] * 3 + index[0]).argsort()
-    index = index[:, order]
-    row_ptr = torch.tensor([0, 1, 3, 4])
-    x = torch.arange(9.0).view(3, 3)
-    strided = index.T.contiguous().T
-    assert not strided.is_contiguous()
-    op = torch.ops.msde.sum_over_edges
-    assert torch.equal(op(x, strided, row_ptr), op(x, index, row_ptr))
-
-
 def test_a_misspelt_choice_of_ops_is_an_error(monkeypatch):
     monkeypatch.setenv("MSDE_OPS", "refrence")
     with pytest.raises(MsdeError, match="MSDE_OPS is 'refrence', expected fused or reference"):
