@@ -66,7 +66,8 @@ def test_supervise_restarts_only_after_failures_that_may_go_away(tmp_path, body,
     assert job.returncode == code, errors
     assert (tmp_path / "count").read_text() == "x" * starts
     assert ("would not help" in errors) == (code in (2, 3, 5, 6))
-    assert (f"the command ended, but there is no {tmp_path / 'DONE'}" in errors) == (body == "pass")
+    ends_well = body == "pass" or body.startswith("os.path")  # at its first start
+    assert (f"the command ended, but there is no {tmp_path / 'DONE'}" in errors) == ends_well
 
 
 def test_supervise_ends_every_process_of_a_job_and_forwards_signals(tmp_path):
