@@ -72,9 +72,8 @@ def embed_file(
         options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
         dataset = ShardDataset(input)
         labels = [(label["name"], label["unit"]) for label in dataset.manifest["labels"]]
-        names, where = ids_of_shards(dataset)
-        arrays |= {"name": np.array(names), "uid": np.array(where)}
-        arrays["y"] = np.concatenate([block.y for block in dataset.blocks()])
+        names, where, y = ids_of_shards(dataset)
+        arrays |= {"name": np.array(names), "uid": np.array(where), "y": y}
         found = model.encode(input, view, level, keep_hydrogens)
     else:
         options = replace(options, keep_hydrogens=keep_hydrogens)

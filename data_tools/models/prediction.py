@@ -43,7 +43,7 @@ def predict_file(
     tuned = FineTuned.load(model)
     if input.is_dir():
         options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
-        names, where = ids_of_shards(ShardDataset(input))
+        names, where, _ = ids_of_shards(ShardDataset(input))
         header, ids = ["name", "uid"], list(zip(names, where, strict=True))
         found = tuned.predict(input)
     else:

@@ -1,6 +1,7 @@
 """Output files of the commands with a model, and messages about molecules without a result.
 
-Nothing here needs torch, so that wrong names of files are told at once.
+This module does not import torch, so that a command can report a wrong --output before it loads
+it, which takes seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from msde.chem.vocabulary import MoleculeError
@@ -122,14 +124,19 @@ def places(names: Iterable[str], lines: Iterable[int]) -> list[str]:
     ]
 
 
-def ids_of_shards(dataset: ShardDataset) -> tuple[list[str], list[str]]:
-    """Return name and uid, of 16 hexadecimal digits, of each molecule of a data set."""
+def ids_of_shards(dataset: ShardDataset) -> tuple[list[str], list[str], np.ndarray]:
+    """Return names, uids of 16 hexadecimal digits, and labels of a data set's molecules.
+
+    The labels are (num_molecules, num_labels), NaN where missing. The shards are read once.
+    """
     names: list[str] = []
     uids: list[str] = []
+    y: list[np.ndarray] = []
     for block in dataset.blocks():
         names += names_of(block)
         uids += [f"{uid:016x}" for uid in block.uid.tolist()]
-    return names, uids
+        y.append(block.y)
+    return names, uids, np.concatenate(y)
 
 
 def print_notes(
