@@ -14,9 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rdkit import RDConfig
+from shared import ROOT, convert_nci
 
-ROOT = Path(__file__).parent.parent
 BINARIES = Path(sys.executable).parent
 
 
@@ -59,10 +58,7 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        smiles = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
-        convert = [sys.executable, "-m", "data_tools.convert", "--format", "smiles", smiles]
-        convert += ["--limit", 300, "--output", folder / "data"]
-        subprocess.run(list(map(str, convert)), check=True, cwd=ROOT, stdout=sys.stderr)
+        convert_nci(folder / "data", 300)
         for preset in options.presets:
             print(json.dumps(measure(preset, folder / "data", folder, options)), flush=True)
 

@@ -36,10 +36,9 @@ from triton.runtime.jit import JITFunction  # noqa: E402
 from msde.cluster import process  # noqa: E402
 from msde.config import make_config  # noqa: E402
 from msde.data.batch import MoleculeBatch  # noqa: E402
-from msde.data.codec import columns_from_records  # noqa: E402
 from msde.data.packed import PackedMolecules  # noqa: E402
 from msde.data.padding import pad  # noqa: E402
-from msde.data_tools.pipeline.chunks import convert_one  # noqa: E402
+from msde.data_tools.pipeline.chunks import convert_chunk  # noqa: E402
 from msde.data_tools.readers import RawMolecule  # noqa: E402
 from msde.model import MoleculeSDE  # noqa: E402
 from msde.ops import dispatch  # noqa: E402
@@ -136,8 +135,9 @@ class Operators(TorchDispatchMode):
 def make_batch(copies: int = 1, padded: bool = False) -> MoleculeBatch:
     """Return a batch of a few molecules, so many times, perhaps with padding behind them."""
     task = make_task("smiles", keep_hydrogens=False)
-    records = [convert_one(RawMolecule("", n, "", smiles), task) for n, smiles in enumerate(SMILES)]
-    packed = PackedMolecules.from_columns(columns_from_records(records * copies))
+    raws = [RawMolecule("", n, "", smiles) for n, smiles in enumerate(SMILES)]
+    columns = convert_chunk(task, raws * copies).columns
+    packed = PackedMolecules.from_columns(columns)
     return MoleculeBatch.expand(pad(packed) if padded else packed, Key(0, 0))
 
 

@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 
 import torch
-from step import NCI, make_columns, make_task
+from shared import NCI
+from step import make_columns, make_task
 
 from msde.cli import report_errors
 from msde.cluster import process

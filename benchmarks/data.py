@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +22,26 @@ import featurise
 import numpy as np
 import rivals
 import torch
-from rdkit import Chem, RDConfig
+from rdkit import Chem
+from shared import NCI, peak_memory_mb
 
 from msde.cli import report_errors
 from msde.cluster import process
-from msde.config import make_config
 from msde.data import codec
-from msde.data.batch import MoleculeBatch
 from msde.data.mixture import Mixture
 from msde.data.partition import Partition, SlotSize
 from msde.data.shards import BLOCK_MOLECULES, INDEX_DTYPE, ShardDataset, write_manifest, write_shard
 from msde.data.stream import ShardStream
-from msde.model import MoleculeSDE
-from msde.training.optimizer import parameter_groups
 
-NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 BATCH = 256
 REPEATS = 5
 
 
-def median_rate(work: Callable[[], int], repeats: int = REPEATS) -> float:
-    """Return the median over repetitions of items a second; `work` returns how many it did."""
-    rates = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        count = work()
-        rates.append(count / (time.perf_counter() - begin))
-    return statistics.median(rates)
+def rate(batches: Iterable[Any]) -> float:
+    """Return how many molecules a second are in batches that are made when they are taken."""
+    begin = time.perf_counter()
+    count = sum(batch.num_graphs for batch in batches)
+    return count / (time.perf_counter() - begin)
 
 
 def write_repeated(mols: list[Chem.Mol], folder: Path, count: int) -> ShardDataset:
@@ -78,14 +71,11 @@ def stream(mols: list[Chem.Mol]) -> dict[str, Any]:
         steps = iter(ShardStream(partition))
         next(steps)  # hashes of the shards are checked, once a machine
 
-        def ours() -> int:
-            return sum(b.num_graphs for (b,) in itertools.islice(steps, 256))
+        def ours() -> Iterator[Any]:
+            return (batch for (batch,) in itertools.islice(steps, 256))
 
-        def theirs() -> int:
-            return sum(batch.num_graphs for batch in rivals.published_loader(listed))
-
-        ours()
-        rates = [(median_rate(ours, 1), median_rate(theirs, 1)) for _ in range(REPEATS)]
+        rate(ours())
+        rates = [(rate(ours()), rate(rivals.published_loader(listed))) for _ in range(REPEATS)]
     own, rival = (statistics.median(r) for r in zip(*rates, strict=True))
     atoms = sum(mol.GetNumAtoms() for mol in mols) / len(mols)
     return {
@@ -95,34 +85,6 @@ def stream(mols: list[Chem.Mol]) -> dict[str, Any]:
         "atoms_per_molecule": atoms,
         "batch_size": BATCH,
         "threads": 1,
-    }
-
-
-def noise(mols: list[Chem.Mol]) -> dict[str, Any]:
-    """Time the noise of a batch beside the whole training step of `paper` with Adam."""
-    from msde.chem.record import record_from_mol
-
-    records = [record_from_mol(mol, number) for number, mol in enumerate(mols[:BATCH])]
-    batch = MoleculeBatch.from_columns(codec.columns_from_records(records))
-    model = MoleculeSDE.from_seed(make_config("paper")).train()
-    process.set_memory_policy(sum(p.nbytes for p in model.parameters()))
-    optimizer = torch.optim.Adam(parameter_groups(model), fused=True)
-    seconds: dict[str, list[float]] = {"noise": [], "step": []}
-    for _ in range(REPEATS + 2):
-        begin = time.perf_counter()
-        drawn = model.draw_noise(batch)
-        seconds["noise"].append(time.perf_counter() - begin)
-        model(batch, drawn)[0].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds["step"].append(time.perf_counter() - begin)
-    medians = {name: statistics.median(values[2:]) for name, values in seconds.items()}
-    return {
-        "noise_s": medians["noise"],
-        "step_s": medians["step"],
-        "share": medians["noise"] / medians["step"],
-        "batch_size": batch.num_graphs,
-        "threads": torch.get_num_threads(),
     }
 
 
@@ -156,12 +118,6 @@ class Synthetic:
         rows["uid"] = rng.integers(0, 2**64, len(rows), dtype=np.uint64)
         rows["num_atoms"] = rng.integers(1, 30, len(rows))
         return rows
-
-
-def peak_memory_mb() -> float:
-    """Return this program's peak memory; getrusage would count that of whoever started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def first_slot(molecules: int, rank: int, world_size: int) -> dict[str, Any]:
@@ -205,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, help="CSV of CXSMILES; default: NCI's SMILES")
     parser.add_argument("--sdf", type=Path, help="SD file; without it nothing is converted")
-    parser.add_argument("--only", default="stream,noise,billion,featurise,convert,conformers")
+    parser.add_argument("--only", default="stream,billion,featurise,convert,conformers")
     parser.add_argument("--first-slot", type=int, metavar="MOLECULES", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     process.prepare()
@@ -214,7 +170,6 @@ def main() -> None:
         return
     path = arguments.input or NCI
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "noise": lambda: noise(featurise.molecules(path, BATCH)),
         "stream": lambda: stream(featurise.molecules(path, None if arguments.input else 200)),
         "billion": billion,
         "featurise": lambda: featurise.featuriser(path, 1000 if arguments.input else 200),

@@ -83,11 +83,8 @@ class Msde(Side):
         from msde.chem.record import record_of_atoms
         from msde.data.codec import columns_from_records
 
-        cuts = arrays["ptr"][1:-1]
-        parts = zip(np.split(arrays["z"], cuts), np.split(arrays["pos"], cuts), strict=True)
-        return columns_from_records(
-            [record_of_atoms(z, p, uid=n) for n, (z, p) in enumerate(parts)]
-        )
+        parts = enumerate(of_each(arrays))
+        return columns_from_records([record_of_atoms(z, p, uid=n) for n, (z, p) in parts])
 
     def energy(self, batch: Any, pos: Tensor) -> Tensor:
         """Assemble the batch and predict."""

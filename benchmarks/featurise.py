@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 import rivals
 import torch
-from rdkit import Chem, RDConfig
+from rdkit import Chem
+from shared import NCI
 
 from msde.chem.features import features_from_mol
 from msde.chem.parsing import silence_rdkit
@@ -26,7 +27,6 @@ from msde.data_tools.pipeline.chunks import CHUNK
 from msde.data_tools.readers import Options, get_reader
 from msde.data_tools.reading import choose_format
 
-NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 REPEATS = 5
 
 

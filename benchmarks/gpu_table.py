@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from msde.files import markdown_table
+
 
 def figures_of_step(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what benchmarks/step.py has found."""
@@ -68,9 +70,7 @@ def rows(folder: Path) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Print the table as Markdown."""
-    print("| what | figure |", "|---|---|", sep="\n")
-    for what, figure in rows(Path(sys.argv[1])):
-        print(f"| {what} | {figure} |")
+    print(markdown_table(("what", "figure"), rows(Path(sys.argv[1]))))
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ def simulate(
     for split in range(splits):
         members = rng.choice(table, test, replace=False)
         of_split = np.exp(noise * rng.normal(size=(2, 1, 1)))
-        for _ in range(seeds):
+        for seed in range(seeds):
             of_seed = np.exp(noise * rng.normal(size=(2, 1, 1)))
             of_run = np.exp(NOISE_OF_RUNS * rng.normal(size=(2, test, 1)))
             one, other = hardness[:, members] * of_run * of_split * of_seed
             uids = [str(member) for member in members]
-            pairs.append(Pair(str(split), uids, np.zeros((test, 1)), one, other))
+            pairs.append(Pair(str(split), seed, uids, np.zeros((test, 1)), one, other))
     return pairs
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from floor import DEVICE, waits_of_the_host
-from step import NCI, Ours, Stopwatch, make_columns, make_task, memory_mb, reset_peak
+from shared import NCI
+from step import Ours, Stopwatch, make_columns, make_task, memory_mb, reset_peak
 from torch.profiler import ProfilerActivity, profile
 
 from msde.cli import report_errors

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from compile_kernels import Operators, make_batch
-from step import NCI
+from shared import ROOT, convert_nci
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -39,7 +39,6 @@ from msde.config.deepspeed import shipped_config
 from msde.model import MoleculeSDE
 from msde.ops import dispatch
 
-ROOT = Path(__file__).parent.parent
 COPIES = 43  # of six molecules: about as many as in a step
 SM = 132  # multiprocessors of an H100 or H200, by which the compiler splits long sums
 ENGINE_STEP = 3  # the first steps of an engine build its buffers
@@ -248,7 +247,7 @@ def count_around(preset: str) -> dict[str, int]:
     """Return the launches of a step outside of the model, of one rank, by ZeRO stage."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        start("-m", "data_tools.convert", NCI, "--limit", 200, "--output", f"{folder}/data")
+        convert_nci(Path(folder, "data"), 200)
         for stage in range(3):
             values = json.loads(shipped_config("cpu_debug").read_text())
             values["zero_optimization"]["stage"] = stage

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 from floor import DEVICE, best, product_rate, rates
-from step import NCI, make_batches
+from shared import NCI
+from step import make_batches
 from torch import Tensor
 
 from msde import ops

@@ -19,7 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from shared import ROOT
+
 TINY = ["model.hidden_dim=16", "model.schnet.num_filters=16", "data.molecules_per_slot=2"]
 LARGE = ["model.hidden_dim=512", "model.schnet.num_filters=512"]
 CONFIGURATIONS = {

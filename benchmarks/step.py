@@ -27,9 +27,8 @@ from typing import Protocol
 
 import torch
 from floor import DEVICE, Products, now, product_rate, rates, step_flops
-from rdkit import RDConfig
+from shared import NCI, peak_memory_mb
 
-from msde.chem.parsing import silence_rdkit
 from msde.chem.record import MoleculeRecord
 from msde.cli import report_errors
 from msde.cluster import process
@@ -38,7 +37,7 @@ from msde.data.batch import MoleculeBatch
 from msde.data.codec import MoleculeColumns, columns_from_records
 from msde.data.packed import PackedMolecules
 from msde.data.padding import pad
-from msde.data_tools.pipeline.chunks import Task, convert_one
+from msde.data_tools.pipeline.chunks import Task, convert_chunk
 from msde.data_tools.readers import Options, RawMolecule, get_reader
 from msde.data_tools.reading import choose_format
 from msde.errors import MsdeError
@@ -49,7 +48,6 @@ from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.cuda_graphs import GraphedMoleculeSDE
 from msde.training.optimizer import parameter_groups
 
-NCI = Path(RDConfig.RDDataDir) / "NCI/first_5K.smi"
 OURS, PUBLISHED, FLUSHED = "msde", "published", "published, denormals flushed"
 IN_ENGINE = "msde in DeepSpeed's engine"
 SIDES = (OURS, IN_ENGINE, PUBLISHED, FLUSHED)
@@ -63,11 +61,10 @@ def make_task(format: str, keep_hydrogens: bool) -> Task:
 
 def read_molecules(path: Path, task: Task) -> Iterator[tuple[RawMolecule, MoleculeRecord]]:
     """Yield the molecules of a file that can be converted."""
-    silence_rdkit()
     for raw in get_reader(task.format, task.options).read(path):
-        record = convert_one(raw, task)
-        if isinstance(record, MoleculeRecord):
-            yield raw, record
+        columns = convert_chunk(task, [raw]).columns
+        if columns is not None:
+            yield raw, columns.record(0)
 
 
 def make_columns(path: Path, task: Task, size: int, count: int | None) -> list[MoleculeColumns]:
@@ -192,9 +189,7 @@ def memory_mb() -> float:
     """Return the peak memory of the device, or of the process on a CPU, since the last reset."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    # Not getrusage, whose peak begins with that of the process which started this one.
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return peak_memory_mb()
 
 
 def reset_peak() -> None:

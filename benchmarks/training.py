@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 from floor import waits_of_the_host
-from step import NCI
+from shared import NCI, ROOT
 
 from msde.data_tools.convert import convert
 from msde.monitor.writer import read_metrics
 
-ROOT = Path(__file__).parent.parent
 PRETRAIN = ROOT / "launch/pretrain.py"
 KEPT = (
     "throughput/molecules_per_s", "throughput/model_flops_utilisation", "time/step_s",

@@ -22,12 +22,12 @@ from msde.cli import OneLineParser, report_errors
 from msde.errors import MsdeError
 
 from .inputs import check_inputs, expand_inputs
-from .lazy import names_of
+from .lazy import offers
 from .options import Options, add_reader_options, reader_options
 
 COMMON = 5  # reasons of rejects that are printed
 
-__getattr__ = names_of(f"{__package__}.pipeline.conversion", "convert")
+__getattr__ = offers(f"{__package__}.pipeline.conversion", "convert")
 
 
 class Stopped(MsdeError):

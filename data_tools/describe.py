@@ -18,9 +18,9 @@ from msde.cli import OneLineParser, report_errors
 from msde.data.manifest import check_present
 from msde.errors import MsdeError
 
-from .lazy import names_of
+from .lazy import offers
 
-__getattr__ = names_of(f"{__package__}.sets.description", "describe", "summary")
+__getattr__ = offers(f"{__package__}.sets.description", "describe", "summary")
 
 
 def make_parser() -> OneLineParser:

@@ -16,9 +16,9 @@ from pathlib import Path
 from msde.cli import OneLineParser, report_errors
 from msde.data.manifest import check_present
 
-from .lazy import names_of
+from .lazy import offers
 
-__getattr__ = names_of(f"{__package__}.sets.exporting", "export", "sdf_records")
+__getattr__ = offers(f"{__package__}.sets.exporting", "export", "sdf_records")
 
 
 def make_parser() -> OneLineParser:

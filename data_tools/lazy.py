@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def names_of(module: str, *names: str) -> Callable[[str], Any]:
+def offers(module: str, *names: str) -> Callable[[str], Any]:
     """Return a `__getattr__` for a module that offers `names` of another one.
 
     So a command's --help and wrong paths do not wait for libraries, and programs import from it.

@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from msde.cli import from_arguments
-from msde.config.choices import SAMPLERS, STARTS, STD_ON_ETKDG
+from msde.config.choices import CLASSIFIER, NOISES, SAMPLERS, STARTS, STD_ON_ETKDG
 from msde.errors import MsdeError
 
 AUTO = "auto"
@@ -155,6 +156,22 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
     add("--candidates", type=int, default=4, metavar="N", help=more)
     add("--starts", nargs="+", choices=STARTS, default=STARTS, help="where sampling starts")
     add_std_option(parser)
+    add("--pictures", type=Path, metavar="DIR", help="draw PNG files there")
+    add("--posebusters", action="store_true", help="share of first samples that pass its checks")
+    add_sampler_options(parser)
+
+
+def add_bond_comparison_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of bonds that are compared with references."""
+    add = parser.add_argument
+    add("--types", action="store_true", help="one more row, with atom types found, too")
+    add("--noise", type=float, nargs="+", default=list(NOISES), metavar="A", help="Angstrom")
+    add_sampler_options(parser, CLASSIFIER)
+    parser.set_defaults(sampler="dpm_solver_2m")  # a row beside that of the classifier
+
+
+# What is compared, and how its options are added.
+COMPARISONS = {"conformers": add_comparison_options, "bonds": add_bond_comparison_options}
 
 
 def add_sampler_options(parser: argparse.ArgumentParser, *others: str) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from msde.cli import OneLineParser, report_errors
 from msde.data.manifest import check_present
 
-from .lazy import names_of
+from .lazy import offers
 
-__getattr__ = names_of(f"{__package__}.sets.resharding", "reshard")
+__getattr__ = offers(f"{__package__}.sets.resharding", "reshard")
 
 
 def make_parser() -> OneLineParser:

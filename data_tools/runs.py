@@ -8,9 +8,7 @@ from pathlib import Path
 
 from msde.cluster.preemption import DONE, PREEMPTED
 from msde.errors import DataDamaged
-from msde.files import MANIFEST, file_problem, read_folder_manifest, unsealed
-
-MODEL = "model.safetensors"
+from msde.files import MANIFEST, MODEL, file_problem, read_folder_manifest, unsealed
 
 log = logging.getLogger("msde")
 

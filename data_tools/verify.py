@@ -15,10 +15,10 @@ from msde.cli import OneLineParser, report_errors
 from msde.data.manifest import check_present
 from msde.errors import DataDamaged
 
-from .lazy import names_of
+from .lazy import offers
 from .runs import is_run
 
-__getattr__ = names_of(f"{__package__}.sets.verification", "verify", "molecule_problems")
+__getattr__ = offers(f"{__package__}.sets.verification", "verify", "molecule_problems")
 
 
 def make_parser() -> OneLineParser:

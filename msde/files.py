@@ -1,4 +1,4 @@
-"""Writing files atomically, hashing them, files that hold their own hash, and full disks."""
+"""Writing files atomically, hashing them, files that hold their own hash, tables, full disks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 from msde.errors import DataDamaged, DiskFull, MsdeError
 
 MANIFEST = "MANIFEST.json"  # the files of a folder with their sizes and hashes, and its own hash
+MODEL = "model.safetensors"  # weights, in a folder of theirs or of a checkpoint
 LOCK = ".lock"  # in a folder that one process at a time works on
 LOCK_SECONDS = 5  # that a killed process may take to release a lock
 Shipped = Literal["base", "conformers", "bonds"]  # weights that come with the package
@@ -168,6 +169,18 @@ def _finite(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [_finite(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def markdown_table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table in Markdown, without a line feed at its end.
+
+    Args:
+        head: names of the columns.
+        rows: cells, a row as long as the head; each is written as `str` has it.
+    """
+    columns = list(head)
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
 def locked(path: Path, message: str) -> TextIO:

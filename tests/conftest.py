@@ -1,6 +1,7 @@
 """Shared fixtures: real molecules, small models. Process settings come before torch's threads."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def shard_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("msde.data.shards.BLOCK_MOLECULES", 16)
         convert([NCI], output, "smiles", processes=2, limit=150)
     return output
+
+
+@pytest.fixture
+def copied(shard_dir, tmp_path):
+    """A copy of that data set, to be damaged."""
+    data = shutil.copytree(shard_dir, tmp_path / "data")
+    (data / "shard-00000.lmdb").chmod(0o644)
+    return data
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 # The rooms in layers, lowest first: a room uses those of lower layers, and itself.
 LAYERS = [
     {"errors"},
-    {"files", "philox", "config", "cli"},
+    {"files"},
+    {"philox", "config", "cli"},
     {"ops"},
     {"chem", "cluster"},
     {"data"},

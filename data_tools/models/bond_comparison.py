@@ -20,18 +20,18 @@ from tqdm import tqdm
 from msde import philox
 from msde.chem.parsing import silence_rdkit
 from msde.cli import check_writable
+from msde.config.choices import CLASSIFIER, NOISES
 from msde.evaluation.bond_rules import RuleProcess, available_rules
 from msde.evaluation.bonds import TIME_LIMIT, compare_graphs
 from msde.evaluation.conformers import paired_interval
-from msde.files import write_json
+from msde.files import markdown_table, write_json
 from msde.inference.pretrained import load
 from msde.philox import Key, Stream
-from msde.sampling.bonds import CLASSIFIER, BondOptions, Geometry, find_bonds, record_of
+from msde.sampling.bonds import BondOptions, Geometry, find_bonds, record_of
 
 from .bonds import geometry_of
 from .references import BONDS_PERCEIVED, WITHOUT_HYDROGENS, check_choices, references_of, remarks
 
-NOISES = (0.0, 0.05, 0.1, 0.2)  # A
 Method = Callable[[list[Geometry]], list[Chem.Mol | None]]
 
 
@@ -156,16 +156,15 @@ def table(result: dict[str, Any]) -> str:
     """Return the result of `compare_bonds` as a table in Markdown."""
     head = ["noise, A", "method", "exact match", "classifier minus this", "F1 of pairs"]
     head += ["F1 with orders", "atom types", "failed", "killed", "molecules/s"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = []
     for row in result["rows"]:
         mean, low, high = (100 * value for value in row["classifier minus this"])
-        cells = [
+        rows.append([
             f"{row['noise']:g}", row["method"], f"{100 * row['exact']:.1f} %",
             f"{mean:+.1f} ({low:+.1f} to {high:+.1f})", f"{100 * row['F1']:.2f}",
             f"{100 * row['F1 with orders']:.2f}", f"{100 * row['types']:.2f} %",
-            str(row["failed"]), str(row["killed"]), f"{row['molecules/s']:.1f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+            row["failed"], row["killed"], f"{row['molecules/s']:.1f}",
+        ])  # fmt: skip
     facts = result["references"]
-    lines.append(f"\n{facts['molecules']} references; {facts['not rebuilt']} could not be rebuilt.")
-    return "\n".join([*lines, *result["remarks"]])
+    line = f"\n{facts['molecules']} references; {facts['not rebuilt']} could not be rebuilt."
+    return "\n".join([markdown_table(head, rows), line, *result["remarks"]])

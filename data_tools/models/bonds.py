@@ -61,8 +61,8 @@ def bonds_of_file(
     def results() -> Iterator[str | MoleculeError]:
         found = in_order(given, lambda good: find_bonds(model, good, finding))
         for number, one in enumerate(found):
-            if isinstance(one, MoleculeError) or one.mol is None:
-                yield one if isinstance(one, MoleculeError) else MoleculeError(one.reason)
+            if isinstance(one, MoleculeError):
+                yield one
                 continue
             set_title(one.mol, read.names[number])
             note = read.notes.get(number, "")

@@ -11,7 +11,8 @@ same number of conformers; RMSD, coverage and stereochemistry are those of `msde
     ..., clustered           several times as many of the same, of which `chem.clusters` keeps K
 
 So rows of one K have the same number of conformers, but those that are clustered had more to choose
-from. They should be compared with each other.
+from. They should be compared with each other. Molecules of a kind that no model samples, such as
+salts, are in no row; those for which a method fails are in its column `failed`.
 """
 
 from __future__ import annotations
@@ -40,15 +41,21 @@ from msde.evaluation.conformers import (
     rmsd_matrix,
 )
 from msde.evaluation.plausibility import check_installed, plausible
-from msde.files import write_json
+from msde.files import markdown_table, write_json
 from msde.inference.pretrained import load
 from msde.model import MoleculeSDE
-from msde.sampling.conformers import ConformerOptions, sample_conformers, with_known_std
+from msde.sampling.conformers import (
+    MAX_ATOMS,
+    ConformerOptions,
+    check_sampled,
+    sample_conformers,
+    with_known_std,
+)
 
 from .pictures import draw_samples
 from .references import CONFORMERS_MADE, LEFT_OUT, check_choices, references_of, remarks
 
-SIZES = ((1, 8), (9, 12), (13, 16), (17, 21), (22, 200))  # heavy atoms
+SIZES = ((1, 8), (9, 12), (13, 16), (17, 21), (22, MAX_ATOMS))  # heavy atoms
 ETKDG = "ETKDGv3"
 BASELINE = f"{ETKDG}+MMFF"
 CLUSTERED = ", clustered"
@@ -73,7 +80,8 @@ class Outcome:
     matrices: dict[int, list[np.ndarray | None]]  # by the number of conformers K
     stereo: StereoCount  # this and all below are of the largest K
     errors: dict[str, float]  # mean differences of internal coordinates; the share `plausible`
-    failed: int
+    failed: int  # molecules without conformers
+    conformers: int
     seconds: float
 
 
@@ -109,8 +117,11 @@ def compare(
         check_installed()
     silence_rdkit()
     model = load(checkpoint).model
-    sampling = with_known_std(model, replace(sampling, num=max(counts)))
-    found, facts = references_of(references, limit)
+    start = "etkdg" if "etkdg" in starts else "noise"  # whose noise is the largest, whatever `std`
+    sampling = with_known_std(model, replace(sampling, num=max(counts), start=start))
+    found, facts = references_of(
+        references, limit, lambda mol: check_sampled(remove_hydrogens(mol))
+    )
     mols = list(map(remove_hydrogens, found))
     notes = remarks(facts, (*LEFT_OUT, CONFORMERS_MADE))
     if pictures is not None:
@@ -119,29 +130,29 @@ def compare(
     outcomes: dict[str, Outcome] = {}
     for name, longer, method in _methods(model, sampling, starts):
         made = _make(name, method, mols)
-        if name == ETKDG:
-            notes += _shortage(made, sampling.samples)
+        notes += _shortage(name, made, sampling.samples)
         for one, conformers in ((name, made), (longer, _relax(longer, made))):
             measured = _measure(conformers, mols, counts, sampling.candidates, posebusters)
             outcomes |= {one + rest: outcome for rest, outcome in measured.items()}
-    size = np.array([mol.GetNumHeavyAtoms() for mol in mols])
+    size = np.array([mol.GetNumAtoms() for mol in mols])
     result: dict[str, Any] = {
         "checkpoint": str(checkpoint.name),
         "references": {**facts, "atoms": size.tolist()},
         "remarks": notes,
         "sampling": vars(sampling),
         "rows": [row for count in counts for row in _rows(outcomes, size, count)],
-        "methods": {name: _facts(o, sampling.num * len(mols)) for name, o in outcomes.items()},
+        "methods": {name: _facts(outcome) for name, outcome in outcomes.items()},
     }
     write_json(output, result)
     return table(result)
 
 
-def _facts(outcome: Outcome, num: int) -> dict[str, Any]:
-    """Return the JSON entry of a method that made `num` conformers of all references."""
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    """Return the JSON entry of a method."""
     return {
         "failed": outcome.failed,
-        "conformers/s": num / outcome.seconds,
+        "conformers": outcome.conformers,
+        "conformers/s": outcome.conformers / outcome.seconds,
         "centres": [outcome.stereo.centres_right, outcome.stereo.centres],
         "bonds": [outcome.stereo.bonds_right, outcome.stereo.bonds],
         **outcome.errors,
@@ -178,10 +189,16 @@ def _make(name: str, method: Method, mols: list[Chem.Mol]) -> Made:
     return Made(made, [None] * len(made), time.perf_counter() - begin)
 
 
-def _shortage(made: Made, num: int) -> list[str]:
-    """Return a line if there are fewer than `num` conformers of a molecule."""
-    count, asked = sum(len(ids_of(mol)) for mol in made.mols if mol), num * len(made.mols)
-    return [f"ETKDG made {count} of {asked} conformers."] if count < asked else []
+def _shortage(name: str, made: Made, num: int) -> list[str]:
+    """Return lines on references with fewer than `num` conformers, and on those with none."""
+    many, lines = len(made.mols), []
+    count = sum(len(ids_of(mol)) for mol in made.mols if mol)
+    if name == ETKDG and count < num * many:
+        lines.append(f"ETKDG made {count} of {num * many} conformers.")
+    if failed := sum(mol is None for mol in made.mols):
+        said = "have no conformers; its MAT-R and labels leave them out"
+        lines.append(f"{name}: {failed} of {many} references {said}.")
+    return lines
 
 
 def _relax(name: str, made: Made) -> Made:
@@ -265,7 +282,9 @@ def _outcome(
         k: [None if m is None else m[:, ids] for m, ids in zip(matrices, of_k, strict=True)]
         for k, of_k in kept.items()
     }
-    return Outcome(columns, stereo, errors, sum(mol is None for mol in made), seconds)
+    failed = sum(mol is None for mol in made)
+    conformers = sum(len(ids) for ids in kept[max(kept)] if ids)
+    return Outcome(columns, stereo, errors, failed, conformers, seconds)
 
 
 def _rows(outcomes: dict[str, Outcome], size: np.ndarray, count: int) -> Iterator[dict[str, Any]]:
@@ -282,7 +301,7 @@ def _rows(outcomes: dict[str, Outcome], size: np.ndarray, count: int) -> Iterato
             "method": name,
             "K": count,
             "COV-R": measured.coverage.mean(axis=0).tolist(),
-            **_means(found, name, others, size > 0),
+            **_means(found, name, others, np.ones(len(size), bool)),
             "sizes": classes,
             "MAT-R of each": measured.matching.round(4).tolist(),
         }
@@ -295,9 +314,15 @@ def _means(
     matching = {n: measured.matching[chosen] for n, measured in found.items()}
     return {
         "molecules": int(chosen.sum()),
-        "MAT-R": float(np.nanmean(matching[name])),
+        "MAT-R": _mean(matching[name]),
         **{key: paired_interval(matching[name] - matching[n]) for key, n in others.items()},
     }
+
+
+def _mean(matching: np.ndarray) -> float:
+    """Return the mean of those that are no NaN, which is NaN if all are."""
+    known = matching[~np.isnan(matching)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def table(result: dict[str, Any]) -> str:
@@ -305,25 +330,25 @@ def table(result: dict[str, Any]) -> str:
     sizes = list(result["rows"][0]["sizes"])
     keys = [f"minus {key}" for key in COMPARED if f"minus {key}" in result["rows"][0]]
     head = ["K", "method", "MAT-R, A", *keys, *(f"{s} atoms" for s in sizes)]
-    head += ["centres", "E/Z", "bonds, A", "angles, deg", "plausible", "conformers/s"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    head += ["failed", "centres", "E/Z", "bonds, A", "angles, deg", "plausible", "conformers/s"]
+    rows = []
     for row in result["rows"]:
         of_method = result["methods"][row["method"]]
         intervals = ("{:+.3f} ({:+.3f} to {:+.3f})".format(*row[key]) for key in keys)
         centres, bonds = (f"{right}/{total}" for right, total in
                           (of_method["centres"], of_method["bonds"]))  # fmt: skip
-        cells = [
-            str(row["K"]), row["method"], f"{row['MAT-R']:.3f}",
-            *intervals, *(f"{row['sizes'][s]['MAT-R']:.3f}" for s in sizes), centres, bonds,
+        rows.append([
+            row["K"], row["method"], f"{row['MAT-R']:.3f}",
+            *intervals, *(f"{row['sizes'][s]['MAT-R']:.3f}" for s in sizes),
+            of_method["failed"], centres, bonds,
             f"{of_method.get('error of lengths', np.nan):.4f}",
             f"{of_method.get('error of angles', np.nan):.2f}",
             f"{of_method['plausible']:.1%}" if "plausible" in of_method else "not counted",
             f"{of_method['conformers/s']:.1f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        ])  # fmt: skip
     counts = [result["rows"][0]["sizes"][s]["molecules"] for s in sizes]
-    lines.append(f"\n{sum(counts)} references; by size: {', '.join(map(str, counts))}.")
+    lines = [f"\n{sum(counts)} references; by size: {', '.join(map(str, counts))}."]
     candidates = result["sampling"]["candidates"]
     if candidates > 1:
         lines.append(f"Rows `clustered` have {candidates} candidates for a conformer, others one.")
-    return "\n".join([*lines, *result["remarks"]])
+    return "\n".join([markdown_table(head, rows), *lines, *result["remarks"]])

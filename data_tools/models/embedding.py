@@ -28,14 +28,20 @@ from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_or_error
 from msde.chem.vocabulary import MoleculeError
 from msde.config.schema import Readout
-from msde.data.shards import ShardDataset
 from msde.files import write_atomically
 from msde.inference.pretrained import Level, View, load
 
-from ..options import AUTO, SPECIAL, Options
+from ..options import AUTO, Options
 from ..reading import read_molecules
 from .cache import add_conformers
-from .results import add_notes, check_vector_output, ids_of_shards, places, print_notes
+from .results import (
+    add_notes,
+    check_vector_output,
+    ids_of_shards,
+    open_shards,
+    places,
+    print_notes,
+)
 
 ROWS = 1024  # of a table that are written together
 
@@ -68,9 +74,8 @@ def embed_file(
     silence_rdkit()
     model, keep_hydrogens = load(checkpoint, readout=readout), bool(options.keep_hydrogens)
     arrays: dict[str, np.ndarray] = {}
-    if input.is_dir():
-        options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
-        dataset = ShardDataset(input)
+    dataset = open_shards(input, options)
+    if dataset is not None:
         labels = [(label["name"], label["unit"]) for label in dataset.manifest["labels"]]
         names, where, y = ids_of_shards(dataset)
         arrays |= {"name": np.array(names), "uid": np.array(where), "y": y}
@@ -93,7 +98,7 @@ def embed_file(
         arrays["ptr"] = found.ptr
     _write(output, arrays)
     if projector is not None:
-        mols = map(mol_or_error, dataset.records()) if input.is_dir() else read.mols
+        mols = read.mols if dataset is None else map(mol_or_error, dataset.records())
         _project(projector, mols, where, arrays)
     print_notes("embedded", where, found.reasons, found.notes)
     shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items() if name.startswith("h_"))

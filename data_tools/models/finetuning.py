@@ -14,7 +14,8 @@ import numpy as np
 from msde.chem.record import molecule_uid
 from msde.chem.vocabulary import MoleculeError
 from msde.data.manifest import NAME, read_manifest
-from msde.downstream.finetune import CONFIG, fine_tune, prepare
+from msde.data.shards import ShardDataset
+from msde.downstream.finetune import CONFIG, check_encoders, check_same, fine_tune, prepare
 from msde.downstream.labels import assumed, labels_of, unit_of
 from msde.downstream.settings import Settings, make_settings
 from msde.downstream.tasks import CUSTOM, Task, get_task
@@ -72,7 +73,9 @@ def finetune_file(
         raise MsdeError(f"--seeds is {seeds}, expected at least 1")
     chosen = get_task(task, targets, metric)
     settings = make_settings(chosen, overrides)
+    check_encoders(checkpoint, settings)  # before a conversion for one view that does not fit
     make_output(output)
+    check_same(output)
     if rank:
         _wait_for(output / CONFIG)
     shards = task_shards(chosen, data, output / "data", settings, format, options)
@@ -213,8 +216,6 @@ def _words_of_tables(
 
 def _words_of_shards(root: Path, settings: Settings) -> dict[int, str]:
     """Return the values of the label that divides a data set, by uid."""
-    from msde.data.shards import ShardDataset
-
     column = settings.split_column
     if column is None:
         return {}

@@ -22,7 +22,6 @@ from msde.chem.parsing import silence_rdkit
 from msde.chem.rebuild import mol_or_error
 from msde.chem.stereo import NOT_CHECKED, StereoCount, assign_cip, count_stereo, stereo_of
 from msde.chem.vocabulary import MoleculeError
-from msde.data.shards import ShardDataset
 from msde.inference.pretrained import load
 from msde.sampling.conformers import (
     ConformerOptions,
@@ -37,6 +36,7 @@ from .results import (
     add_notes,
     check_sd_output,
     in_order,
+    open_shards,
     places,
     print_notes,
     sd_property,
@@ -84,8 +84,8 @@ def conformers_of_file(
         nonlocal total
         found = in_order(read.mols, lambda good: sample_conformers(model, good, sampling))
         for number, one in enumerate(found):
-            if isinstance(one, MoleculeError) or one.mol is None:
-                yield one if isinstance(one, MoleculeError) else MoleculeError(one.reason)
+            if isinstance(one, MoleculeError):
+                yield one
                 continue
             if one.notes:
                 notes[number] = "; ".join(one.notes)
@@ -118,13 +118,18 @@ class Given:
 
 
 def molecules_of(path: Path, format: str, options: Options) -> Given:
-    """Return the molecules of a file or a data set."""
-    if not path.is_dir():
+    """Return the molecules of a file or a data set.
+
+    Raises:
+        MsdeError: they cannot be read, or an option says how a file is read, of a data set.
+    """
+    dataset = open_shards(path, options)
+    if dataset is None:
         read = read_molecules(path, options, format)
         sources = [sd_property("line", line) for line in read.lines]
         return Given(read.mols, read.names, places(read.names, read.lines), sources, read.notes)
     given = Given([], [], [], [], {})
-    for record in ShardDataset(path).records():
+    for record in dataset.records():
         uid = f"{record.uid:016x}"
         given.mols.append(mol_or_error(record))
         given.names.append(record.name)

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from msde.chem.parsing import silence_rdkit
-from msde.data.shards import ShardDataset
 from msde.downstream.prediction import FineTuned, Predictions
 from msde.files import write_atomically
 
-from ..options import AUTO, SPECIAL, Options
+from ..options import AUTO, Options
 from ..reading import read_molecules
-from .results import add_notes, check_output, ids_of_shards, places, print_notes
+from .results import add_notes, check_output, ids_of_shards, open_shards, places, print_notes
 
 
 def predict_file(
@@ -41,9 +40,9 @@ def predict_file(
     check_output(output, ".csv")
     silence_rdkit()
     tuned = FineTuned.load(model)
-    if input.is_dir():
-        options.refuse((*SPECIAL, "label_columns"), f"{input}, which is a folder of shards")
-        names, where, _ = ids_of_shards(ShardDataset(input))
+    dataset = open_shards(input, options)
+    if dataset is not None:
+        names, where, _ = ids_of_shards(dataset)
         header, ids = ["name", "uid"], list(zip(names, where, strict=True))
         found = tuned.predict(input)
     else:

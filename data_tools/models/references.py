@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from rdkit import Chem
 
 from msde.chem.rebuild import mol_or_error
 from msde.chem.record import Origin
+from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError, require
 
@@ -21,6 +22,7 @@ from ..parsing.chemistry import implied_hydrogens
 LEFT_OUT = {
     "not rebuilt": "could not be rebuilt",
     "without geometry": "have no geometry and are left out",
+    "not sampled": "are of a kind that no model samples and are left out of all rows",
 }
 CONFORMERS_MADE, BONDS_PERCEIVED = "conformers made", "bonds perceived"
 WITHOUT_HYDROGENS = "without hydrogens"
@@ -46,13 +48,16 @@ def check_choices(limit: int | None, **choices: tuple[str, bool]) -> None:
     )
 
 
-def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], dict[str, int]]:
+def references_of(
+    root: Path, limit: int | None, check: Callable[[Chem.Mol], None] = lambda mol: None
+) -> tuple[list[Chem.Mol], dict[str, int]]:
     """Return molecules of a data set with their conformers, and counts.
 
     These are the number of `molecules`, and those of LEFT_OUT and LIMITATIONS.
 
     Args:
         limit: look at this many molecules, spread evenly over the data set; None: at all.
+        check: raises a MoleculeError for a molecule that is left out as `not sampled`.
 
     Raises:
         MsdeError: none of them has geometry.
@@ -72,6 +77,11 @@ def references_of(root: Path, limit: int | None) -> tuple[list[Chem.Mol], dict[s
             mol = mol_or_error(record)
             if not isinstance(mol, Chem.Mol):
                 counts["not rebuilt"] += 1
+                continue
+            try:
+                check(mol)
+            except MoleculeError:
+                counts["not sampled"] += 1
                 continue
             mols.append(mol)
             counts[CONFORMERS_MADE] += bool(record.origin & Origin.CONFORMERS_MADE)

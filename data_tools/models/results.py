@@ -22,6 +22,7 @@ from msde.downstream.labels import names_of
 from msde.errors import MsdeError
 from msde.files import write_atomically
 
+from ..options import SPECIAL, Options
 from ..sets.exporting import check_sd_name, open_sd_file
 
 Given, Result = TypeVar("Given"), TypeVar("Result")
@@ -95,6 +96,8 @@ def in_order(
 ) -> Iterator[Result | MoleculeError]:
     """Yield the results of what could be read, and the errors of the rest in their places.
 
+    A result without a molecule is an error, too, with its reason.
+
     Args:
         work: yields the result of each item, in order.
     """
@@ -102,7 +105,9 @@ def in_order(
         part = given[first : first + CHUNK]
         found = work([item for item in part if not isinstance(item, MoleculeError)])
         for item in part:
-            yield item if isinstance(item, MoleculeError) else next(found)
+            one = item if isinstance(item, MoleculeError) else next(found)
+            is_missing = not isinstance(one, MoleculeError) and one.mol is None
+            yield MoleculeError(one.reason) if is_missing else one
 
 
 def add_notes(notes: dict[int, str], more: Mapping[int, str]) -> None:
@@ -122,6 +127,18 @@ def places(names: Iterable[str], lines: Iterable[int]) -> list[str]:
     return [
         f"line {n} ({name})" if name else f"line {n}" for name, n in zip(names, lines, strict=True)
     ]
+
+
+def open_shards(path: Path, options: Options) -> ShardDataset | None:
+    """Return the data set in a folder of shards, None where the path is a file.
+
+    Raises:
+        MsdeError: a folder holds none, or an option says how a file is read.
+    """
+    if not path.is_dir():
+        return None
+    options.refuse((*SPECIAL, "label_columns"), f"{path}, which is a folder of shards")
+    return ShardDataset(path)
 
 
 def ids_of_shards(dataset: ShardDataset) -> tuple[list[str], list[str], np.ndarray]:

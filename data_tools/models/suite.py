@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def run_suite(
             log.info("done: %s", run.folder)
             rows.add(run)
             rows.write()
-    print(write_tables(output, read, overlaps, draws))
+    print(write_tables(output, read, overlaps, draws, failed))
     failed.raise_if_any()
 
 
@@ -115,8 +114,7 @@ def _keep_plan(plan: Path, kept: Path) -> None:
 def _shards(design: Design, data: Path, cache: Path) -> Path:
     """Return the shards of a design's file; designs of the same file and targets share them."""
     settings = make_settings(design.task, design.settings)
-    name = replace(design, labels=None).name + ("" if settings.view == "2d" else "-3d")
-    return task_shards(design.task, data / design.data, cache / name, settings).root
+    return task_shards(design.task, data / design.data, cache / design.cache, settings).root
 
 
 def _overlaps(

@@ -9,6 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import rdqueries
 
 from msde.chem import parsing
+from msde.chem.conformers import add_conformers
 from msde.chem.vocabulary import MoleculeError
 
 _RADICAL = Chem.RWMol(Chem.MolFromSmarts("*"))  # matches atoms that have unpaired electrons
@@ -18,16 +19,17 @@ CARBON = 6
 LACKS_HYDROGENS = "the geometry lacks hydrogens that its bonds imply"
 
 
+def symbol_of(number: int) -> str:
+    """Return the symbol of an element, whose atomic number may be one of NumPy's integers."""
+    return Chem.GetPeriodicTable().GetElementSymbol(int(number))
+
+
 def set_conformers(mol: Chem.Mol, positions: np.ndarray) -> None:
     """Replace the conformers of a molecule by positions, (num_conformers, num_atoms, 3) in A."""
     mol.RemoveAllConformers()
-    for place in np.ascontiguousarray(positions, np.float64):
-        if not np.isfinite(place).all():
-            raise MoleculeError("coordinates that are not finite numbers")
-        conformer = Chem.Conformer(len(place))
-        conformer.Set3D(True)
-        conformer.SetPositions(place)
-        mol.AddConformer(conformer, assignId=True)
+    if not np.isfinite(positions).all():
+        raise MoleculeError("coordinates that are not finite numbers")
+    add_conformers(mol, positions)
 
 
 def assign_stereo(mol: Chem.Mol) -> None:

@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.vocabulary import ATOM_VOCABULARY, MoleculeError
+from msde.chem.vocabulary import (
+    ATOM_VOCABULARY,
+    DEGREE,
+    FORMAL_CHARGE,
+    LEAST_CHARGE,
+    NUM_HS,
+    MoleculeError,
+)
 from msde.errors import MsdeError
 
 from .pickles import graph_fields
@@ -201,7 +208,8 @@ def charges_and_hydrogens(x: np.ndarray) -> list[tuple[int, int]]:
 
     Hydrogens that are atoms are counted.
     """
-    return [(charge - 5, hydrogens) for charge, hydrogens in x[:, 3:5].tolist()]
+    pairs = x[:, [FORMAL_CHARGE, NUM_HS]].tolist()
+    return [(code + LEAST_CHARGE, hydrogens) for code, hydrogens in pairs]
 
 
 def mol_of_codes(
@@ -260,8 +268,8 @@ def _fits(one: dict[str, Any], coding: Coding) -> bool:
         heavy = sorted(a.GetAtomicNum() for a in mol.GetAtoms() if a.GetAtomicNum() > 1)
         return heavy == sorted(numbers[numbers > 1].tolist())
     return all(
-        1 <= number <= 118 and degree <= _most_neighbours(number - charge + 5)
-        for number, degree, charge in zip(numbers, x[:, 2], x[:, 3], strict=True)
+        1 <= number <= 118 and degree <= _most_neighbours(number - charge - LEAST_CHARGE)
+        for number, degree, charge in zip(numbers, x[:, DEGREE], x[:, FORMAL_CHARGE], strict=True)
     )
 
 

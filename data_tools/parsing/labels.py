@@ -121,7 +121,7 @@ def scaled(found: Iterator[Scanned], factors: tuple[float, ...]) -> Iterator[Sca
     return ((line, name, payload, scale(y, factors)) for line, name, payload, y in found)
 
 
-def survey(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def why_no_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the names of values of molecules, each with the reason why it is no label, or "".
 
     A label is a number wherever it is there and not missing, and is a number at least once.
@@ -140,7 +140,7 @@ def survey(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def left_out(
     reasons: Mapping[str, str], taken: Collection[str | None]
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is not taken of the values of `survey`, with the reasons."""
+    """Yield what is not taken of the values of `why_no_labels`, with the reasons."""
     for name, reason in reasons.items():
         if name not in taken:
             yield name, reason or NOT_CHOSEN

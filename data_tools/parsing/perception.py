@@ -28,6 +28,7 @@ from .chemistry import (
     mol_with_bonds,
     remove_hydrogens,
     set_conformers,
+    symbol_of,
 )
 from .types import Options, Parsed
 
@@ -90,7 +91,7 @@ def connect(numbers: np.ndarray, position: np.ndarray) -> Bonds:
     return tuple(sorted((min(pair), max(pair)) for pair in pairs))
 
 
-def order_bonds(numbers: np.ndarray, bonds: Bonds, charge: int = 0) -> Chem.Mol:
+def order_bonds(numbers: np.ndarray, bonds: Bonds, charge: int) -> Chem.Mol:
     """Return a sanitised molecule without conformers, given which atoms are joined.
 
     Raises:
@@ -257,8 +258,8 @@ def parsed_geometry(
     mol: Chem.Mol,
     positions: np.ndarray,
     options: Options,
-    y: tuple[float, ...] = (),
-    forces: np.ndarray | None = None,
+    y: tuple[float, ...],
+    forces: np.ndarray | None,
     origin: Origin = Origin.BONDS_PERCEIVED,
 ) -> Parsed:
     """Put conformers on a molecule, take stereochemistry from them and remove hydrogens if wanted.
@@ -293,7 +294,7 @@ def _failure(error: Exception, numbers: np.ndarray, charge: int = 0) -> str:
 
     def named(match: re.Match) -> str:
         place = int(match[1])
-        return f"{match[0]} ({_symbol(numbers[place])})" if place < len(numbers) else match[0]
+        return f"{match[0]} ({symbol_of(numbers[place])})" if place < len(numbers) else match[0]
 
     text = re.sub(r"with atomic number \d+ and (?=\d+ bonds)", "with ", text)
     text = re.sub(r" with atomic number \d+", "", text)
@@ -303,11 +304,7 @@ def _failure(error: Exception, numbers: np.ndarray, charge: int = 0) -> str:
 
 def _formula(numbers: Sequence[int] | np.ndarray) -> str:
     """Return the sum formula of atoms, carbon and hydrogen first."""
-    counts = collections.Counter(_symbol(number) for number in numbers)
+    counts = collections.Counter(symbol_of(number) for number in numbers)
     first = ("C", "H") if "C" in counts else ()
     order = [*(s for s in first if s in counts), *sorted(counts.keys() - {*first})]
     return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)
-
-
-def _symbol(number: int) -> str:
-    return Chem.GetPeriodicTable().GetElementSymbol(int(number))

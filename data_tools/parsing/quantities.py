@@ -30,6 +30,7 @@ OTHER = (
     "old std stdev var variance error errors uncertainty uncertainties committee mask weight "
     "weights max fmax rms norm constant constants unit units per"
 ).split()
+CHARGE = ("charge", "total_charge")  # names of the charge, in lower case
 NO_FORCES = "no forces: other molecules of the file have them"  # a note on a molecule
 TOLERANCE = 1e-6  # by which a charge may miss a whole number
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -48,6 +49,10 @@ class Quantities:
         if self.sign > 0:
             return ()
         return (f"{self.forces} is a gradient of the energy: forces are its negative",)
+
+    def lacking(self, forces: Any) -> tuple[str, ...]:
+        """Return the note on a molecule whose forces, None, are missing in a file that has some."""
+        return (NO_FORCES,) if self.forces and forces is None else ()
 
     def taken(self, labels: Iterable[Label]) -> tuple[tuple[str, str], ...]:
         """Return (role, field) of the labels and of the forces."""
@@ -98,13 +103,13 @@ def choose_quantities(
     return Quantities(energy, chosen, -1 if is_gradient else 1)
 
 
-def charge_of(values: Mapping[str, Any], names: Collection[str], otherwise: float) -> int:
-    """Return the charge of a molecule: the first of the values that is there, or `otherwise`.
+def charge_of(values: Mapping[str, Any], otherwise: int) -> int:
+    """Return the charge of a molecule: the first of CHARGE that has a value, or `otherwise`.
 
     Raises:
         MoleculeError: it is no whole number.
     """
-    value = next((v for k, v in values.items() if k.lower() in names and v is not None), otherwise)
+    value = next((v for k, v in values.items() if k.lower() in CHARGE and v is not None), otherwise)
     try:
         charge = float(value if isinstance(value, int | float | str) else np.reshape(value, ()))
         if abs(charge - round(charge)) <= TOLERANCE:

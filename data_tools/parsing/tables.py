@@ -166,7 +166,7 @@ def rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
             ) from error
 
 
-def header_of(path: Path, options: Options = Options()) -> list[str]:  # noqa: B008
+def header_of(path: Path, options: Options) -> list[str]:
     """Return the cells of the first row."""
     return next(rows(path, dialect_of(path, options)), (0, []))[1]
 

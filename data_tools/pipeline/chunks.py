@@ -51,12 +51,6 @@ class Converted:
     notes: list[tuple[int, str]]
 
 
-def convert_one(raw: RawMolecule, task: Task) -> MoleculeRecord | str:
-    """Convert one molecule, or return the reason why it is rejected."""
-    found = _attempt(get_reader(task.format, task.options).parse, raw)
-    return found if isinstance(found, str) else _attempt(_record, raw, found, task, [])
-
-
 def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
     """Convert molecules one by one; the failure of one does not affect the others."""
     silence_rdkit()

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from msde.data import codec
+from msde.data import codec, manifest
 from msde.data.codec import MoleculeColumns
 from msde.data.integrity import list_problems
 from msde.data.shards import read_manifest, write_manifest, write_shard
 from msde.errors import DataDamaged, DiskFull, MsdeError
 from msde.files import make_output
 
-from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files, size_in_bytes
+from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files
 
 ATOM_NUMBERS = ("bond_index", "extended_source", "extended_degree")  # columns of one byte or two
 _OURS = re.compile(r"(shard-\d{5}\.(lmdb|idx)|(rejects|notes)\.jsonl|\..*\.tmp)")
@@ -71,7 +71,7 @@ def _left_over(output: Path, sources: Sequence[Path]) -> list[Path]:
     """
     if any(output.resolve() == source.resolve() for source in sources):
         raise MsdeError(f"--output {output} is one of the inputs; choose another folder")
-    if (output / "manifest.json").exists():
+    if (output / manifest.NAME).exists():
         raise MsdeError(f"{output} holds a data set already; choose another --output")
     found = sorted(os.listdir(output)) if output.is_dir() else []
     others = [name for name in found if not _OURS.fullmatch(name)]
@@ -107,7 +107,7 @@ def _cut(parts: Iterable[MoleculeColumns], molecules: int) -> Iterator[list[Mole
             # A copy, since a view would keep the source's block in memory.
             taken = codec.decode(codec.encode(_narrowed(part.part(first, last))))
             shard.append(taken)
-            count, size, first = count + len(taken), size + size_in_bytes(taken), last
+            count, size, first = count + len(taken), size + taken.nbytes, last
             if count == molecules or size >= SHARD_BYTES:
                 yield shard
                 shard, count, size = [], 0, 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from msde.chem.record import Origin
-from msde.data import codec
+from msde.data import codec, manifest
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import shard_name, write_shard
 from msde.errors import MsdeError
@@ -67,7 +66,7 @@ class Part:
         self.last += len(raws)
         if result.columns is not None:
             self.columns.append(result.columns)
-            self.bytes += size_in_bytes(result.columns)
+            self.bytes += result.columns.nbytes
         for name in LISTS:
             for place, reason in getattr(result, name):
                 self.lines[name].append(_line(raws[place], reason))
@@ -118,7 +117,7 @@ class Parts:
 
     def _refuse_others(self, job: dict[str, Any]) -> None:
         _refuse_finished(self.root)  # again: it may have been finished while this process waited
-        has_manifest = (self.root / "manifest.json").exists()
+        has_manifest = (self.root / manifest.NAME).exists()
         if not self._job_path.exists():
             self.is_complete = has_manifest
             return
@@ -268,11 +267,6 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
     return "jobs differ"
 
 
-def size_in_bytes(columns: MoleculeColumns) -> int:
-    """Return the memory of columns, about their size on disk."""
-    return sum(getattr(columns, column.name).nbytes for column in dataclasses.fields(columns))
-
-
 def count_origins(columns: MoleculeColumns) -> dict[str, int]:
     """Count the molecules with each flag: bonds, conformers or geometry not from the source."""
     return {flag.name.lower(): int((columns.origin & flag != 0).sum()) for flag in Origin if flag}
@@ -295,7 +289,7 @@ def open_parts(root: Path, job: dict[str, Any]) -> Iterator[Parts]:
 
 
 def _refuse_finished(root: Path) -> None:
-    if (root / "manifest.json").exists() and not (root / "parts").is_dir():
+    if (root / manifest.NAME).exists() and not (root / "parts").is_dir():
         raise MsdeError(f"{root} holds a data set already; choose another --output")
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rdkit import Chem
 
 from msde.chem.record import Origin
+from msde.chem.vocabulary import FORMAL_CHARGE, LEAST_CHARGE
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset
 
+from ..parsing.chemistry import symbol_of
 from .parts import count_origins
 
 SAMPLE_BLOCKS = 128  # at most: 131,072 molecules, which take a few seconds
@@ -53,8 +54,9 @@ def statistics(root: Path) -> Statistics:
     columns = codec.concatenate([dataset.read_block(int(b)) for b in blocks])
     atoms = columns.num_atoms.astype(np.int64)
     charge = np.zeros(len(columns), np.int64)
-    codes = columns.x[:, 3].astype(np.int64) - 5  # of formal_charge; the last stands for others
-    np.add.at(charge, np.repeat(np.arange(len(columns)), atoms), codes)
+    # Of each atom; the last code stands for all other charges.
+    charges = columns.x[:, FORMAL_CHARGE].astype(np.int64) + LEAST_CHARGE
+    np.add.at(charge, np.repeat(np.arange(len(columns)), atoms), charges)
     return Statistics(
         manifest=dataset.manifest,
         sampled=len(columns),
@@ -77,27 +79,14 @@ def statistics(root: Path) -> Statistics:
 def _elements(columns: MoleculeColumns) -> dict[str, int]:
     number, count = np.unique(columns.z, return_counts=True)
     order = np.argsort(-count, kind="stable")
-    return {_symbol(int(number[i])): int(count[i]) for i in order}
-
-
-def _symbol(z: int) -> str:
-    return Chem.GetPeriodicTable().GetElementSymbol(z)
-
-
-def _first_conformers(columns: MoleculeColumns) -> np.ndarray:
-    """Return the first conformer of each molecule, (sum num_atoms, 3) A."""
-    atoms = columns.num_atoms.astype(np.int64)
-    rows = atoms * columns.num_conformers
-    start, first = np.cumsum(rows) - rows, np.cumsum(atoms) - atoms
-    return columns.pos[np.arange(len(columns.z)) + np.repeat(start - first, atoms)]
+    return {symbol_of(number[i]): int(count[i]) for i in order}
 
 
 def _bond_lengths(columns: MoleculeColumns) -> dict[str, np.ndarray]:
-    atoms = columns.num_atoms.astype(np.int64)
     has_geometry = np.repeat(columns.origin & Origin.NO_GEOMETRY == 0, columns.num_bonds)
-    bond = columns.bond_index + np.repeat(np.cumsum(atoms) - atoms, columns.num_bonds)[:, None]
+    bond = columns.bond_index + np.repeat(columns.starts("z"), columns.num_bonds)[:, None]
     bond, kind = bond[has_geometry], columns.bond_attr[has_geometry, 0]
-    pos = _first_conformers(columns)
+    pos = columns.with_conformers(np.zeros(len(columns), np.int64)).pos  # the first of each
     length = np.linalg.norm(pos[bond[:, 0]] - pos[bond[:, 1]], axis=1)
     z = np.sort(columns.z[bond], axis=1).astype(np.int64)
     code = (z[:, 0] * 256 + z[:, 1]) * 8 + kind
@@ -105,7 +94,7 @@ def _bond_lengths(columns: MoleculeColumns) -> dict[str, np.ndarray]:
     lengths = {}
     for value in found[np.argsort(-count, kind="stable")]:
         pair, mark = int(value) // 8, "-=#:?"[min(int(value) % 8, 4)]
-        ends = _symbol(pair // 256), _symbol(pair % 256)
+        ends = symbol_of(pair // 256), symbol_of(pair % 256)
         name = mark.join(ends[::-1] if ends[0] == "H" else ends)
         lengths[name] = length[code == value]
     return lengths

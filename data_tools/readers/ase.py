@@ -36,20 +36,19 @@ from ..parsing.labels import (
     conversions,
     left_out,
     scale,
-    survey,
     units_of,
     value_of,
+    why_no_labels,
     with_units,
 )
 from ..parsing.perception import System, parse_system
-from ..parsing.quantities import NO_FORCES, Quantities, charge_of, choose_quantities
+from ..parsing.quantities import CHARGE, Quantities, charge_of, choose_quantities
 from ..parsing.reader import malformed_as_error
 
 SAMPLE = 100  # rows that decide which values are labels
 MAGIC = b"SQLite format 3\0"
 COLUMNS = "id, numbers, positions, pbc, charge, energy, forces, key_value_pairs, data"
 OWN_UNITS = {"energy": "eV", "forces": "eV/A"}  # of ASE's columns
-CHARGE = ("charge", "total_charge")
 SETTINGS = ("spin", "multiplicity", "id")
 NEAR = 0.01  # by which the sum of initial charges may miss a whole number
 NO_UNIT = ("", "none", "unitless", "dimensionless")
@@ -134,14 +133,14 @@ class Reader(BaseReader):
             charge, ignored = _charge(row, self.options.charge or 0)
         position = row.position * fields.length if fields.length != 1 else row.position
         system = System(row.numbers, position, forces, charge)
-        notes = (NO_FORCES,) if found and forces is None else ()
-        return (system, (*notes, *ignored)), scale(tuple(y), fields.factors)
+        notes = (*fields.quantities.lacking(forces), *ignored)
+        return (system, notes), scale(tuple(y), fields.factors)
 
     def survey(self, path: Path) -> tuple[Facts, Fields]:
         """Return what the first rows and the metadata show of a file."""
         sample = [row for _, row in itertools.islice(_rows(path), SAMPLE) if isinstance(row, Row)]
         distance, units = _units(path, sample)
-        reasons = survey([row.values for row in sample])
+        reasons = why_no_labels([row.values for row in sample])
         vectors = []
         for name in reasons:
             if all(row.is_vector(name) for row in sample):
@@ -216,11 +215,12 @@ def _decode(stored: str | bytes | None) -> dict[str, Any]:
     if isinstance(stored, bytes):
         values = import_optional("ase.db.core").bytes_to_object(stored)
     else:
-        values = json.loads(stored, object_hook=_array)
+        values = json.loads(stored, object_hook=stored_array)
     return _schnetpack(values) if isinstance(values, dict) else {}
 
 
-def _array(values: dict[str, Any]) -> Any:
+def stored_array(values: dict[str, Any]) -> Any:
+    """Return the array that ASE stored as a JSON object, or another object as it is."""
     if "__ndarray__" in values:
         shape, dtype, flat = values["__ndarray__"]
         return np.array(flat, dtype).reshape(shape)
@@ -281,7 +281,7 @@ def _charge(row: Row, otherwise: int) -> tuple[int, tuple[str, ...]]:
     named = {k: v for k, v in row.values.items() if k.lower() in CHARGE and v is not None}
     total = row.charge or 0.0
     if named or not total:
-        return charge_of(named, CHARGE, otherwise), ()
+        return charge_of(named, otherwise), ()
     if math.isfinite(total) and abs(total - round(total)) < NEAR:
         return round(total) or otherwise, ()
     return otherwise, (f"initial charges, whose sum is no whole number, are ignored: {total:g}",)

@@ -30,21 +30,21 @@ from ..parsing.labels import (
     conversions,
     left_out,
     scale,
-    survey,
     value_of,
+    why_no_labels,
     with_units,
 )
 from ..parsing.perception import System, parse_system
 from ..parsing.pickles import graph_fields, load_pickle
-from ..parsing.quantities import NO_FORCES, Quantities, charge_of, choose_quantities, is_energy
+from ..parsing.quantities import CHARGE, Quantities, charge_of, choose_quantities, is_energy
 from ..parsing.reader import malformed_as_error
+from .ase import stored_array
 
 SAMPLE = 100  # records that decide which fields are read
 ENERGY = ("energy", "y", "y_relaxed")  # the label of all is "energy"
 FORCES = ("forces", "force")
 NUMBERS = ("numbers", "atomic_numbers", "z")
 POSITIONS = ("positions", "pos")
-CHARGE = ("charge", "total_charge")
 MAX_ROW = 64 << 20  # bytes of a decompressed row; a larger one is no molecule
 
 
@@ -103,9 +103,9 @@ class Reader(BaseReader):
             if forces is not None:
                 forces = fields.quantities.sign * np.asarray(forces).reshape(len(numbers), 3)
             y = tuple(value_of(values.get(name)) for name in fields.names)
-            charge = charge_of(values, CHARGE, self.options.charge or 0)
+            charge = charge_of(values, self.options.charge or 0)
             system = System(numbers.astype(np.int64), position, forces, charge)
-        notes = (NO_FORCES,) if fields.quantities.forces and forces is None else ()
+        notes = fields.quantities.lacking(forces)
         return parse_system(system, self.options, scale(y, fields.factors), notes)
 
     def survey(self, path: Path) -> tuple[Facts, Fields]:
@@ -113,7 +113,7 @@ class Reader(BaseReader):
         sample = first_records(
             path, functools.partial(_decode, self.is_pickle(source_name(path))), SAMPLE
         )
-        reasons = survey(sample)
+        reasons = why_no_labels(sample)
         vectors = [name for name in reasons if _is_vector(sample, name)]
         numbers = [name for name, reason in reasons.items() if not reason]
         found = choose_quantities(path, self.options, numbers, vectors)
@@ -199,9 +199,8 @@ def _required(fields: dict[str, Any], names: Sequence[str], what: str) -> np.nda
 def _plain(value: Any) -> Any:
     """Return a number for an array of one, and NumPy's array for others."""
     try:
-        if isinstance(value, dict) and "__ndarray__" in value:
-            shape, dtype, flat = value["__ndarray__"]
-            value = np.array(flat, np.dtype(dtype)).reshape(shape)
+        if isinstance(value, dict):
+            value = stored_array(value)
         elif hasattr(value, "numpy"):
             value = value.numpy()
         elif isinstance(value, (list, tuple)):

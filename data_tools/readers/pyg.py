@@ -50,7 +50,7 @@ from ..parsing.labels import (
     with_units,
 )
 from ..parsing.perception import Known, bonds_of_smiles, connect, order_bonds, parsed_geometry
-from ..parsing.quantities import NO_FORCES, Quantities, charge_of, choose_quantities, is_energy
+from ..parsing.quantities import CHARGE, Quantities, charge_of, choose_quantities, is_energy
 from ..parsing.reader import malformed_as_error
 from . import smiles as smiles_format
 
@@ -64,7 +64,6 @@ QM9 = (
 )
 SAMPLE = 1000  # graphs that decide what codes mean
 POSITIONS = ("pos", "positions")
-CHARGE = ("charge", "total_charge")
 READ = {*POSITIONS, "z", "x", "edge_index", "edge_attr", "smiles", "name", "y", *CHARGE}
 
 
@@ -200,9 +199,9 @@ class Reader(BaseReader):
                 fields.get("edge_attr"),
                 text,
                 None if forces is None else read.quantities.sign * forces.astype(np.float64),
-                charge_of(fields, CHARGE, self.options.charge or 0),
+                charge_of(fields, self.options.charge or 0),
                 read.coding,
-                (NO_FORCES,) if forces is None and read.quantities.forces else (),
+                read.quantities.lacking(forces),
             )
             parts = [fields["y"]] if fields.get("y") is not None else []
             values = [float(v) for v in np.concatenate([*map(np.ravel, parts), []])]

@@ -47,13 +47,13 @@ from ..parsing.labels import (
     left_out,
     require_name,
     scale,
-    survey,
     units_of,
+    why_no_labels,
     with_units,
 )
 from ..parsing.perception import System, parse_system
 from ..parsing.quantities import (
-    NO_FORCES,
+    CHARGE,
     Quantities,
     charge_of,
     choose_quantities,
@@ -63,7 +63,6 @@ from ..parsing.quantities import (
 from .qm9 import UNITS as QM9_UNITS
 
 SAMPLE = 100  # frames that decide which keys are labels
-CHARGE = ("charge", "total_charge")
 SETTINGS = ("spin", "multiplicity", "pbc", "lattice", "frame", "step", "id")
 KIND = "value in its comments named"
 PLAIN_FORCES = f"forces are read from {AFTER_POSITIONS}, which have no name"
@@ -123,11 +122,9 @@ class Reader(BaseReader):
         y = labels_from([comment.values.get(x.name, "") for x in fields.labels], fields.labels)
         atoms = read_atoms(comment, frame.atoms, raw.line + 2, quantities.forces)
         forces = None if atoms.forces is None else atoms.forces * quantities.sign
-        charge = charge_of(comment.values, CHARGE, self.options.charge or 0)
+        charge = charge_of(comment.values, self.options.charge or 0)
         system = System(atoms.numbers, atoms.position, forces, charge, isotopes=atoms.isotopes)
-        notes = []
-        if quantities.forces and forces is None:
-            notes.append(NO_FORCES)
+        notes = [*quantities.lacking(forces)]
         if unknown := sorted(comment.values.keys() - fields.known):
             notes.append(f"not read, as the first {SAMPLE} frames lack it: {', '.join(unknown)}")
         return parse_system(system, self.options, scale(y, fields.factors), tuple(notes))
@@ -139,7 +136,7 @@ class Reader(BaseReader):
             for _, text, atoms in itertools.islice(frames(path, self.options.encoding), SAMPLE)
         ]
         comments = [comment for comment, _ in sample]
-        reasons = survey([comment.values for comment in comments])
+        reasons = why_no_labels([comment.values for comment in comments])
         if self.options.name_column is not None:
             require_name(path, KIND, self.options.name_column, reasons)
         for name in reasons:

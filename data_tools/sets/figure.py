@@ -9,7 +9,7 @@ import numpy as np
 
 from msde.monitor.pictures import BLUE, INK, new_figure, save_figure
 
-from ..pipeline.summary import Statistics
+from ..pipeline.summary import FAR, Statistics
 
 # A hue for each of the most common kinds of bonds, distinguishable with colour blindness.
 HUES = ("#3b6ea8", "#d1762b", "#4f9d69", "#b3446c", "#7b6cb0", "#8a8f98")
@@ -88,8 +88,8 @@ def _draw_bonds(axis: Any, stats: Statistics) -> None:
 
 def _draw_distances(axis: Any, stats: Statistics) -> None:
     axis.hist(stats.distances, 100, color=BLUE)
-    axis.axvline(10, color=INK, linewidth=0.8, linestyle="--")
-    _label_axes(axis, f"Distances, {stats.far_share:.1%} above 10 A", "A", "pairs of atoms")
+    axis.axvline(FAR, color=INK, linewidth=0.8, linestyle="--")
+    _label_axes(axis, f"Distances, {stats.far_share:.1%} above {FAR:g} A", "A", "pairs of atoms")
 
 
 def _draw_label(axis: Any, label: dict[str, str], y: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from msde.chem.rebuild import mol_from_record
 from msde.chem.record import molecule_uid
 from msde.chem.scaffold import scaffold_of
 from msde.chem.vocabulary import MoleculeError
+from msde.data import manifest
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
 
@@ -71,7 +72,7 @@ def _is_finished(root: Path, facts: dict[str, Any]) -> bool:
     Raises:
         DataDamaged: the data set is not as it was written.
     """
-    if not (root / "manifest.json").exists():
+    if not (root / manifest.NAME).exists():
         return False
     as_read = json.loads(json.dumps(facts))
     return as_read.items() <= ShardDataset(root).manifest.items()

@@ -17,6 +17,7 @@ from msde.chem.record import Origin
 from msde.chem.vocabulary import ATOM_SIZES, BOND_SIZES, CIP_LABELS
 from msde.data.codec import MoleculeColumns
 from msde.data.integrity import check_size, damaged_blocks, list_problems
+from msde.data.manifest import NAME
 from msde.data.shards import (
     INDEX_DTYPE,
     LISTS,
@@ -68,11 +69,11 @@ def verify(root: Path, quick: bool = False) -> Iterator[str]:
 def _manifest_problems(root: Path, manifest: dict[str, Any]) -> Iterator[str]:
     shards = manifest["shards"]
     if digest_of(shards) != manifest["digest"]:
-        yield f"{root / 'manifest.json'}: the digest is not that of the shards' hashes"
+        yield f"{root / NAME}: the digest is not that of the shards' hashes"
     for name in ("molecules", "atoms", "no_geometry"):
         total, said = sum(shard[name] for shard in shards), manifest[name]
         if total != said:
-            yield f"{root / 'manifest.json'}: {said} {name}, but the shards have {total}"
+            yield f"{root / NAME}: {said} {name}, but the shards have {total}"
     listed = {name for s in shards for name in (s["file"], Path(s["file"]).stem + ".idx")}
     for path in sorted(root.glob("shard-*")):
         if path.name not in listed:
@@ -193,7 +194,7 @@ def _edge_problems(
     yield from _found(ranges)
     if any(is_wrong.any() for is_wrong, _ in ranges.values()):
         return
-    start = np.cumsum(columns.num_atoms, dtype=np.int64) - columns.num_atoms
+    start = columns.starts("z")
     target = np.repeat(np.arange(len(columns.z)), columns.extended_degree)
     source = columns.extended_source + start[edge_of]
     first, second = (columns.bond_index + start[bond_of][:, None]).T

@@ -13,7 +13,7 @@ import json
 import sys
 import tokenize
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from msde.config.checks import range_of
 from msde.config.presets import PRESETS
 from msde.config.resolve import make_config, read_json
 from msde.config.schema import RENAMED, Config, leaves
+from msde.files import markdown_table
 
 PATH = Path(__file__).parents[2] / "docs/configuration.md"
 TEXT = """# Configuration
@@ -92,13 +93,6 @@ def explanations(source: str) -> dict[str, dict[str, str]]:
 EXPLAINED = explanations(inspect.getsource(schema))
 
 
-def table(head: str, rows: Iterable[Iterable[str]]) -> str:
-    """Return a table; the names of its columns are separated by commas."""
-    columns = head.split(", ")
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def code(value: Any) -> str:
     """Return a value as it is written in JSON, text without its quotation marks."""
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
@@ -130,7 +124,7 @@ def sections(node: Any, base: dict[str, Any], prefix: str = "") -> Iterator[str]
         rows.append((code(key), allowed(kinds[field.name], key, value), code(value), other, text))
     if rows:
         yield f"\n## `{prefix[:-1]}`\n\n{inspect.getdoc(type(node))}\n"
-        yield table("key, values, `paper`, `base`, meaning", rows)
+        yield markdown_table(("key", "values", "`paper`", "`base`", "meaning"), rows)
     for deeper in below:
         yield from deeper
 
@@ -154,10 +148,12 @@ def document() -> str:
     refused = (deepspeed.OWNED_HERE | deepspeed.REFUSED).items()
     return TEXT.format(
         sections="\n".join(sections(Config(), values["base"])) + "\n",
-        presets=table(", ".join(["key", *map(code, values)]), (map(code, r) for r in differing)),
-        renamed=table("former name, name", (map(code, pair) for pair in RENAMED.items())),
-        refused=table("refused, because", ((code(key), reason) for key, reason in refused)),
-        shipped=table("file, ZeRO stage, matrix products in, held on the host", shipped()),
+        presets=markdown_table(("key", *map(code, values)), (map(code, row) for row in differing)),
+        renamed=markdown_table(("former name", "name"), (map(code, p) for p in RENAMED.items())),
+        refused=markdown_table(("refused", "because"), ((code(key), why) for key, why in refused)),
+        shipped=markdown_table(
+            ("file", "ZeRO stage", "matrix products in", "held on the host"), shipped()
+        ),
     )
 
 

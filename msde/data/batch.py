@@ -99,10 +99,10 @@ class MoleculeBatch:
 
     @classmethod
     def from_columns(
-        cls, columns: MoleculeColumns, key: Key = NO_KEY, slot: int = 0, weight: float = 1.0
+        cls, columns: MoleculeColumns, key: Key = NO_KEY, slot: int = 0
     ) -> MoleculeBatch:
         """Make a batch; of several conformers, (key, uid) chooses one."""
-        return cls.expand(PackedMolecules.from_columns(columns), key, slot, weight)
+        return cls.expand(PackedMolecules.from_columns(columns), key, slot)
 
     @classmethod
     def expand(

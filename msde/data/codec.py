@@ -111,6 +111,10 @@ class MoleculeColumns:
                 by_counts[counts] = np.append(0, np.cumsum(self.rows_per_molecule(name)))
         return {name: by_counts[counts] for name, (_, _, counts) in _COLUMNS.items()}
 
+    def starts(self, column: str) -> np.ndarray:
+        """Return the first row of each molecule in a column, (num_molecules,) int64."""
+        return self._offsets[column][:-1]
+
     def take(self, places: np.ndarray) -> MoleculeColumns:
         """Return the molecules at `places`, in that order."""
         taken: dict[str, np.ndarray] = {}

@@ -13,14 +13,11 @@ import torch
 from torch import Tensor
 
 from msde import philox
-from msde.chem.vocabulary import ATOM_VOCABULARY
+from msde.chem.vocabulary import ATOM_VOCABULARY, CHIRALITY, FORMAL_CHARGE, LEAST_CHARGE, NUM_HS
 from msde.data.codec import MoleculeColumns
 from msde.ops import words
 from msde.philox import Key, Stream
 
-CHARGE, NUM_HS, CHIRALITY = (
-    list(ATOM_VOCABULARY).index(name) for name in ("formal_charge", "num_hs", "chirality")
-)
 _TAGS = ATOM_VOCABULARY["chirality"]
 _OTHER = {"CHI_TETRAHEDRAL_CW": "CHI_TETRAHEDRAL_CCW", "CHI_TETRAHEDRAL_CCW": "CHI_TETRAHEDRAL_CW"}
 MIRRORED = np.array([_TAGS.index(_OTHER.get(tag, tag)) for tag in _TAGS])  # of each code
@@ -65,13 +62,11 @@ def drop_hydrogens(columns: MoleculeColumns, share: float, key: Key) -> Molecule
     if share == 0:
         return columns
     drawn = philox.words(key, Stream.HYDROGENS, philox.signed(columns.uid)).numpy()[:, 0]
-    atoms = columns.num_atoms.astype(np.int64)
-    first = np.cumsum(atoms) - atoms
-    ends = _neighbours(columns, first)
+    ends = _neighbours(columns)
     degree = np.bincount(ends[:, 0], minlength=len(columns.z))
-    neutral = columns.x[:, CHARGE] == ATOM_VOCABULARY["formal_charge"].index(0)
+    neutral = columns.x[:, FORMAL_CHARGE] == -LEAST_CHARGE
     plain = (columns.z == 1) & (degree == 1) & neutral
-    plain &= np.repeat(drawn < share * 2.0**32, atoms)
+    plain &= np.repeat(drawn < share * 2.0**32, columns.num_atoms)
     leaving = ends[plain[ends[:, 0]] & (columns.z[ends[:, 1]] != 1)]
     kept = np.ones(len(columns.z), bool)
     kept[leaving[:, 0]] = False
@@ -102,7 +97,7 @@ def _bonds_after(ends: np.ndarray, degree: np.ndarray) -> np.ndarray:
 def _keep(columns: MoleculeColumns, kept: np.ndarray) -> MoleculeColumns:
     """Return the molecules with some of their atoms, (num_atoms,) bool, and what is among them."""
     atoms = columns.num_atoms.astype(np.int64)
-    first = np.cumsum(atoms) - atoms  # (num_molecules,)
+    first = columns.starts("z")  # (num_molecules,)
     place = np.cumsum(kept) - 1  # (num_atoms,) number of a kept atom among all kept ones
     num_kept = np.add.reduceat(kept, first).astype("<u4")
     place = place - np.repeat(np.cumsum(num_kept, dtype=np.int64) - num_kept, atoms)
@@ -148,23 +143,19 @@ def _keep(columns: MoleculeColumns, kept: np.ndarray) -> MoleculeColumns:
     )
 
 
-def _neighbours(columns: MoleculeColumns, first: np.ndarray) -> np.ndarray:
-    """Return each atom and neighbour, (2 * num_bonds, 2), numbered through all molecules.
-
-    Args:
-        first: (num_molecules,) numbers of the molecules' first atoms.
-    """
-    bonds = columns.bond_index + np.repeat(first, columns.num_bonds)[:, None]
+def _neighbours(columns: MoleculeColumns) -> np.ndarray:
+    """Return each atom and neighbour, (2 * num_bonds, 2), numbered through all molecules."""
+    bonds = columns.bond_index + np.repeat(columns.starts("z"), columns.num_bonds)[:, None]
     return np.concatenate([bonds, bonds[:, ::-1]])
 
 
 def _grow(columns: MoleculeColumns, ratio: float, key: Key) -> np.ndarray:
     """Choose the atoms to keep, (num_atoms,) bool; the loop adds one atom to each molecule."""
     atoms = columns.num_atoms.astype(np.int64)
-    first = np.cumsum(atoms) - atoms
+    first = columns.starts("z")
     molecule = np.repeat(np.arange(len(atoms)), atoms)  # (num_atoms,)
     target = np.minimum((atoms * (1 - ratio)).astype(np.int64) + 1, atoms)
-    source, neighbour = _neighbours(columns, first).T  # (2 * num_bonds,) each
+    source, neighbour = _neighbours(columns).T  # (2 * num_bonds,) each
     steps = int(target.max())
     drawn = philox.words(
         key, Stream.MASKING, philox.signed(columns.uid), 0, steps

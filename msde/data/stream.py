@@ -194,9 +194,9 @@ class ShardStream:
         packed = pad(packed) if self.padded else packed
         return MoleculeBatch.expand(packed.to(self._device), window.key, slot, weight)
 
-    def state_dict(self) -> dict[str, int | str]:
+    def state_dict(self) -> dict[str, int | float | str]:
         """Return the position of the next step and the digest of the partition."""
-        return {**self.position._asdict(), "plan": self._digest}
+        return {**self.position._asdict(), "epochs": self.epochs_done, "plan": self._digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Move to a saved position.
@@ -212,3 +212,4 @@ class ShardStream:
                 "with the same ones, or choose another --output"
             )
         self.position = Position(*(int(state[name]) for name in Position._fields))
+        self.epochs_done = state.get("epochs", float(self.position.epoch))

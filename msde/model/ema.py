@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 class ExponentialMovingAverage:
-    """average <- decay * average + (1 - decay) * weights, after each optimizer step.
-
-    After a step that was skipped, too: the weights are then those of the step before.
+    """average <- decay * average + (1 - decay) * weights, after each optimizer step taken.
 
     Under ZeRO-3 each rank averages its own partition of the weights, else all weights.
     """
@@ -35,18 +33,27 @@ class ExponentialMovingAverage:
         ]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the average towards the engine's current weights."""
-        torch._foreach_lerp_(self._average, self._own_weights(), 1 - self.decay)
+    def update(self, skipped: Tensor) -> None:
+        """Move the average towards the engine's current weights.
+
+        Args:
+            skipped: whether the step was skipped, () bool: then the average stays. The host does
+                not wait for it.
+        """
+        weights = self._own_weights()
+        share = (1 - self.decay) * ~skipped.to(weights[0].device)
+        torch._foreach_lerp_(self._average, weights, [share] * len(weights))
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Exchange weights and average within the block; every rank must enter it."""
+        """Exchange weights and average within the block; every rank must enter it.
+
+        After an error in the block they stay exchanged: the run is over, and to exchange them back
+        the ranks would wait for each other.
+        """
         self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
+        yield
+        self._exchange()
 
     @torch.no_grad()
     def _exchange(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY
+from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, CHIRALITY, DEGREE, NUM_HS
 from msde.data.batch import MoleculeBatch
 from msde.data.ragged import complete_edges, offsets
 from msde.ops import Edges
@@ -67,10 +67,10 @@ def relations(batch: MoleculeBatch) -> Relations:
     # Where both cis and trans claim a pair, as in small rings, the larger code stays.
     sides.scatter_reduce_(0, place[first] * size + row[last], kinds, "amax")
     dense = [_hops(bonds > 0).flatten(), bonds.flatten(), sides]
-    sign = (batch.x[:, 1] == _COUNTERCLOCKWISE).long() - (batch.x[:, 1] == _CLOCKWISE).long()
-    hydrogens = batch.x[:, 4]
+    tag, hydrogens = batch.x[:, CHIRALITY], batch.x[:, NUM_HS]
+    sign = (tag == _COUNTERCLOCKWISE).long() - (tag == _CLOCKWISE).long()
     # One that masking took a neighbour from is none: its label refers to the order of all of them.
-    is_whole = num_neighbours + hydrogens == batch.x[:, 2]
+    is_whole = num_neighbours + hydrogens == batch.x[:, DEGREE]
     is_centre = is_whole & (num_neighbours >= 3) & (num_neighbours <= NEIGHBOURS)
     return Relations(
         edges,

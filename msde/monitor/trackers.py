@@ -10,7 +10,7 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from msde.errors import MsdeError
 
@@ -20,25 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("msde")
 
 PROJECT = "msde"
-
-
-class Tracker(Protocol):
-    """A place where people look at runs."""
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Add the points of one step."""
-
-    def text(self, name: str, value: Any) -> None:
-        """Show a JSON value."""
-
-    def hyper_parameters(self, values: dict[str, Any]) -> None:
-        """Describe the run by values that runs are compared by."""
-
-    def picture(self, step: int, name: str, figure: Figure) -> None:
-        """Show a picture."""
-
-    def close(self, done: bool = False) -> None:
-        """Write everything; `done` is whether the run is at its end."""
 
 
 class WeightsAndBiases:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("msde")
 
 MESHES = 3  # of a row of structures; each takes about 0.1 MB
+NOT_FINITE_HELD_OUT = "held-out losses that are not finite"  # an event of validations
 OBJECTIVES = ("total", "contrastive", "2d_to_3d", "3d_to_2d", "displacements")
 
 
@@ -54,7 +55,7 @@ class Monitor:
         """
         self.path = output / "metrics.jsonl"
         kept = _keep_rows(self.path, first_step, validation_due)
-        _keep_rows(output / "events.jsonl", first_step)
+        _keep_rows(output / "events.jsonl", first_step, validation_due)
         self._file = open(self.path, "a", buffering=1)
         last = {name for row in kept if row["step"] == first_step for name in row}
         self.tensorboard = TensorBoard(
@@ -146,8 +147,8 @@ class Monitor:
         self._tracker.call("close", self._done)
 
 
-def _is_validation(row: dict[str, float]) -> bool:
-    return "loss/validation/total" in row
+def _is_validation(row: dict[str, Any]) -> bool:
+    return "loss/validation/total" in row or row.get("event") == NOT_FINITE_HELD_OUT
 
 
 def _keep_rows(path: Path, first_step: int, validation_due: bool = False) -> list[dict[str, float]]:

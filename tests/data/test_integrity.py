@@ -1,7 +1,6 @@
 import dataclasses
 import errno
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -12,13 +11,6 @@ from msde.data.codec import columns_from_records
 from msde.data.integrity import check_shard
 from msde.data.manifest import read_manifest
 from msde.errors import DataDamaged
-
-
-@pytest.fixture
-def copied(shard_dir, tmp_path):
-    data = shutil.copytree(shard_dir, tmp_path / "data")
-    (data / "shard-00000.lmdb").chmod(0o644)
-    return data
 
 
 def test_any_flipped_bit_of_a_shard_is_found_and_named(copied):

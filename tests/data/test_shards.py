@@ -17,13 +17,6 @@ from msde.data.shards import INDEX_DTYPE, ShardDataset
 from msde.errors import DataDamaged, MsdeError
 
 
-@pytest.fixture
-def copied(shard_dir, tmp_path):
-    data = shutil.copytree(shard_dir, tmp_path / "data")
-    (data / "shard-00000.lmdb").chmod(0o644)
-    return data
-
-
 def edit_manifest(folder, **changes):
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

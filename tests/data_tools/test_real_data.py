@@ -65,7 +65,6 @@ FIRST_300 = {
     "moleculenet/malaria.csv": {},
     "moleculenet/cep.csv.gz": {},
 }
-SMALL = ("pretrain/pcqm4mv2-2k.csv", "qm9/qm9_500.db", "md17/aspirin.npz")
 # file -> molecules, rejects by reason, without geometry
 SMILES_IN_FULL = {
     "smiles/pubchem_100k.tsv.gz": (99_991, {UNPARSABLE: 12}),
@@ -120,13 +119,6 @@ def check(output, name, expected, read, options=None, limit=None):
     return manifest
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_small_files_with_geometry(tmp_path, name):
-    read, expected = WITH_GEOMETRY[name]
-    manifest = check(tmp_path / "data", name, expected, read)
-    assert manifest["no_geometry"] == 0
-
-
 @pytest.mark.parametrize("name", FIRST_300)
 def test_the_first_smiles_without_geometry(tmp_path, name):
     options = Options(conformers=0)
@@ -148,7 +140,7 @@ def test_exported_dft_geometries_come_back_the_same(tmp_path):
         assert np.abs(one.pos - other.pos).max() < 2e-4
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_GEOMETRY if name not in SMALL])
+@pytest.mark.parametrize("name", WITH_GEOMETRY)
 def test_files_with_geometry_in_full(tmp_path, name):
     read, expected = WITH_GEOMETRY[name]
     manifest = check(tmp_path / "data", name, expected, read)

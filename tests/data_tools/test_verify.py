@@ -1,26 +1,13 @@
 import dataclasses
 import os
-import shutil
 
 import numpy as np
 import pytest
 
+from fixtures.blocks import flip
 from fixtures.data_sets import run_tool
 from msde.data.codec import columns_from_records
 from msde.data_tools.verify import molecule_problems, verify
-
-
-@pytest.fixture
-def copied(shard_dir, tmp_path):
-    data = shutil.copytree(shard_dir, tmp_path / "data")
-    (data / "shard-00000.lmdb").chmod(0o644)
-    return data
-
-
-def damage(path, at):
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(bytes(data))
 
 
 def test_an_intact_data_set_has_no_problems(shard_dir):
@@ -33,9 +20,9 @@ def test_an_intact_data_set_has_no_problems(shard_dir):
 def test_every_problem_is_named_with_shard_and_block(copied):
     shard, index = copied / "shard-00000.lmdb", copied / "shard-00000.idx"
     starts = _starts(shard)
-    damage(shard, starts[2] + 700)
-    damage(shard, starts[4] + 1)
-    damage(index, 12 * 16 * 3)
+    flip(shard, starts[2] + 700)
+    flip(shard, starts[4] + 1)
+    flip(index, 12 * 16 * 3)
     (copied / "shard-00007.lmdb").write_bytes(b"")
     result = run_tool("verify", copied)
     assert result.returncode == 6 and result.stderr == ""

@@ -6,8 +6,9 @@ import dataclasses
 import pytest
 import torch
 
-from fixtures.models import KINDS, make_small
+from fixtures.models import FEW_KINDS, KINDS, make_small
 from fixtures.molecules import both
+from fixtures.seeds import mostly_slow
 from msde.ops import dispatch
 
 
@@ -27,7 +28,7 @@ def no_gpu(request, monkeypatch):
     return "meta"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, FEW_KINDS))
 def test_all_of_a_step_lies_on_the_device_of_its_batch(kind, records, no_gpu):
     for batch in both(records):
         model = make_small(kind).train().to(no_gpu)

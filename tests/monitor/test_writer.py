@@ -2,7 +2,7 @@
 
 import time
 
-from msde.monitor.writer import Monitor, read_metrics, summary
+from msde.monitor.writer import NOT_FINITE_HELD_OUT, Monitor, read_metrics, summary
 
 
 def rows(step, value):
@@ -74,6 +74,17 @@ def test_damaged_lines_are_left_out_with_one_line_and_mended_by_a_resumed_run(tm
     assert events.read_text() == ""
     caplog.clear()
     assert read_metrics(path) and read_metrics(events) == [] and not caplog.messages
+
+
+def test_events_of_a_repeated_validation_appear_once(tmp_path):
+    for due in (False, True):
+        monitor = Monitor(tmp_path, first_step=2, total_steps=4, validation_due=due)
+        if not due:
+            monitor.event(2, "step skipped", {"reason": "NaN"})
+        monitor.event(2, NOT_FINITE_HELD_OUT, {"molecules": 1, "of": 9})
+        monitor.close()
+    events = [row["event"] for row in read_metrics(tmp_path / "events.jsonl")]
+    assert events == ["step skipped", NOT_FINITE_HELD_OUT]
 
 
 def test_files_of_earlier_releases_go_on(tmp_path, caplog):

@@ -140,11 +140,17 @@ def test_references_with_hydrogens_have_the_rows_of_those_without(weights, tmp_p
 
 def test_molecules_without_geometry_are_left_out_and_counted(weights, tmp_path):
     records = [topology(embedded("CCC")), make_record("CCO", 1), make_record("CCN", 2)]
+    records.append(make_record("C[NH3+].CC(=O)[O-]", 3))
     folder = write_data_set(tmp_path / "data", records)
     text = compare(weights, folder, tmp_path / "r.json", ONE, **QUICK)
-    facts = json.loads((tmp_path / "r.json").read_text())["references"]
+    result = json.loads((tmp_path / "r.json").read_text())
+    facts = result["references"]
     assert (facts["molecules"], facts["without geometry"], facts["not rebuilt"]) == (2, 1, 0)
     assert "1 molecules have no geometry and are left out." in text
+    assert "1 molecules are of a kind that no model samples and are left out of all rows." in text
+    assert facts["not sampled"] == 1 and facts["atoms"] == [3, 3]
+    assert all(len(row["MAT-R of each"]) == 2 for row in result["rows"])
+    assert all(method["failed"] == 0 for method in result["methods"].values())
 
 
 def test_references_that_rdkit_made_are_told(weights, tmp_path):
@@ -169,7 +175,15 @@ def test_conformers_that_etkdg_does_not_find_are_told(weights, tmp_path, monkeyp
         weights, write_data_set(tmp_path / "data", records), tmp_path / "r.json", ONE,
         counts=(3,), starts=["noise"],
     )  # fmt: skip
-    assert "ETKDG made 3 of 6 conformers." in text.splitlines()
+    lines = text.splitlines()
+    assert "ETKDG made 3 of 6 conformers." in lines
+    said = "1 of 2 references have no conformers; its MAT-R and labels leave them out."
+    assert f"ETKDGv3: {said}" in lines and text.count(said) == 1
+    head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in lines[:6])
+    failed = {row[head.index("method")]: row[head.index("failed")] for row in rows}
+    assert list(failed.values()) == ["1", "1", "0", "0"]
+    methods = json.loads((tmp_path / "r.json").read_text())["methods"]
+    assert methods["ETKDGv3"]["conformers"] == 3 and methods["msde, from noise"]["conformers"] == 6
 
 
 def test_only_the_chosen_molecules_are_rebuilt(tmp_path, monkeypatch):

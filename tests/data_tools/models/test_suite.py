@@ -1,12 +1,12 @@
 """A suite: one plan, all arms on the same split, restartable, with tables and overlaps."""
 
-import csv
 import json
 import os
 
 import numpy as np
 import pytest
 
+from fixtures.downstream import read_predictions as read
 from fixtures.downstream import save_checkpoint, write_table, write_trajectory
 from msde.data_tools.convert import convert
 from msde.data_tools.models import suite as runs_of_suites
@@ -52,12 +52,11 @@ PLAN = {
         },
     ],
 }
+TWO_FILES = [
+    {"task": "custom", "data": f"{name}/t.csv", "targets": ["logp"], "labels": [labels]}
+    for name, labels in (("a", 10), ("b", 20))
+]
 MD17 = [{"task": "md17-ethanol", "data": "e", "arms": ["frozen random"]}]
-
-
-def read(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +270,22 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"tasks": [{"task": ["esol"], "data": "t.csv"}]}, "'task' is .'esol'., expected text"),
         ({"tasks": [{"task": "esol", "data": 5}]}, "'data' is 5, expected text"),
         ({"tasks": [{"task": "esol", "data": "a", "labels": ["5"]}]}, "'labels' holds '5', expec"),
+        ({"tasks": [{"task": "esol", "data": "a", "labels": [True]}]}, "'labels' holds True, exp"),
+        (
+            {"tasks": [{"task": "esol", "data": "a", "group": ["g"]}]},
+            "'group' is .'g'., expected t",
+        ),
+        ({"seeds": True}, "'seeds' is True, expected a number"),
+        ({"splits": []}, "'splits' is empty, expected at least one"),
+        ({"arms": []}, "'arms' is empty, expected at least one"),
+        ({"tasks": []}, "'tasks' is empty, expected at least one"),
+        ({"tasks": [{"task": "esol", "data": "a", "labels": []}]}, "'labels' is empty, expected"),
+        ({"recipes": {"slow": ["lr=1", "split_seed=7"]}}, "recipe 'slow' sets split_seed, but all"),
+        ({"recipes": {"few": [" labels=7"]}}, "recipe 'few' sets labels, but all arms are trained"),
+        (
+            {"tasks": TWO_FILES},
+            "custom is read from two files .* name, a/t.csv and b/t.csv; rename",
+        ),
     ],
 )
 def test_a_plan_is_checked_before_anything_runs(tmp_path, change, message):

@@ -28,7 +28,7 @@ def test_missing_values_of_any_dress_are_nan():
 
 
 def test_a_survey_says_why_a_value_is_no_label():
-    found = labels.survey(
+    found = labels.why_no_labels(
         [
             {"a": 1.5, "b": "text", "c": np.zeros(3), "d": None, "e": True, "f": None},
             {"a": None, "b": 2.0, "d": "", "f": "2"},

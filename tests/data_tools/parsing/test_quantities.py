@@ -75,9 +75,9 @@ def test_a_key_may_name_what_is_not_named_like_it():
 
 
 def test_charges_are_whole_numbers():
-    assert charge_of({"Charge": "-1.0"}, ("charge",), 0) == -1
-    assert charge_of({"charge": None}, ("charge",), 2) == 2
-    assert charge_of({"charge": -0.9999999}, ("charge",), 0) == -1
+    assert charge_of({"Charge": "-1.0"}, 0) == -1
+    assert charge_of({"charge": None}, 2) == 2
+    assert charge_of({"charge": -0.9999999}, 0) == -1
     for value in ("x", 0.5, 1.00001, "nan", [1, 2]):
         with pytest.raises(MoleculeError, match="expected a whole number"):
-            charge_of({"charge": value}, ("charge",), 0)
+            charge_of({"charge": value}, 0)

@@ -1,16 +1,14 @@
-import json
 import zlib
 
 import numpy as np
 import pytest
 
+from fixtures.formats import ase_array, ase_row
 from fixtures.pickled import fairchem_graphs
 from fixtures.readers import (
     TRUST,
     convert,
     embedded,
-    numbers,
-    positions,
     recognised,
     smiles_of,
     write_lmdb,
@@ -31,24 +29,6 @@ def test_pickled_graphs(tmp_path):
     assert parsed[1].origin == Origin.BONDS_PERCEIVED
     assert facts.taken == (("energy", "energy"), ("forces", "force"))
     assert facts.notes == ("y is the label energy",)
-
-
-def ase_row(mol, **known):
-    def array(values):
-        values = np.asarray(values)
-        return {"__ndarray__": [values.shape, str(values.dtype), values.ravel().tolist()]}
-
-    row = {
-        "numbers": array(numbers(mol)),
-        "positions": array(positions(mol)[0]),
-        "cell": array(np.zeros((3, 3))),
-        "pbc": array([False] * 3),
-        "energy": -1.5,
-        "forces": array(np.ones((mol.GetNumAtoms(), 3))),
-        "data": {},
-        **known,
-    }
-    return zlib.compress(json.dumps(row).encode())
 
 
 def test_rows_of_ase_need_no_trust(tmp_path):
@@ -76,13 +56,8 @@ def aselmdb(folder, *rows):
     return path
 
 
-def array(values):
-    values = np.asarray(values)
-    return {"__ndarray__": [values.shape, str(values.dtype), values.ravel().tolist()]}
-
-
 def test_energies_and_forces_are_found_under_any_name(tmp_path):
-    gradient = array(np.arange(27.0).reshape(9, 3))
+    gradient = ase_array(np.arange(27.0).reshape(9, 3))
     data = {"REF_energy": -2.5, "REF_gradient": gradient, "gap": 1.0, "tag": "x"}
     row = ase_row(embedded("CCO"), data=data, energy=None, forces=None)
     facts, parsed, _ = convert(aselmdb(tmp_path, row))
@@ -95,7 +70,7 @@ def test_energies_and_forces_are_found_under_any_name(tmp_path):
 
 
 def test_of_several_forces_the_user_chooses(tmp_path):
-    data = {"REF_energy": -2.5, "REF_forces": array(np.zeros((9, 3)))}
+    data = {"REF_energy": -2.5, "REF_forces": ase_array(np.zeros((9, 3)))}
     path = aselmdb(tmp_path, ase_row(embedded("CCO"), data=data))
     with pytest.raises(MsdeError, match="REF_forces.*choose one with --forces-key"):
         convert(path)
