@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
@@ -11,6 +13,18 @@ from msde.chem.vocabulary import MoleculeError
 
 FRAGMENT_GAP = 3.0  # A, between fragments of a salt before MMFF moves them
 RELAX_STEPS = 200  # of MMFF94 at most
+
+
+def add_conformers(mol: Chem.Mol, positions: Sequence[np.ndarray] | np.ndarray) -> None:
+    """Add conformers to a molecule, whatever their numbers are.
+
+    Args:
+        positions: (num_conformers, num_atoms, 3) A.
+    """
+    for pos in positions:
+        conformer = Chem.Conformer(len(pos))
+        conformer.SetPositions(np.ascontiguousarray(pos, np.float64))
+        mol.AddConformer(conformer, assignId=True)
 
 
 def embed_conformer(mol: Chem.Mol, seed: int, keep_hydrogens: bool = False) -> Chem.Mol:

@@ -10,6 +10,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Atom, Bond
 
+from msde.chem.stereo import legacy_perception
 from msde.chem.vocabulary import CODES, MoleculeError
 
 MAX_HOPS = 4  # pairs of atoms up to four bonds apart are the edges of the 2D -> 3D score network
@@ -49,6 +50,10 @@ def atom_features(mol: Chem.Mol) -> np.ndarray:
 
 def bond_features(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
     """Return the atoms of bonds, smaller first, (num_bonds, 2) u2, and codes, (num_bonds, 3) u1."""
+    if not Chem.GetUseLegacyStereoPerception():
+        mol = Chem.Mol(mol)
+        with legacy_perception():  # makes cis and trans E and Z
+            Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     bonds = [mol.GetBondWithIdx(i) for i in range(mol.GetNumBonds())]
     both = itertools.chain(map(Bond.GetBeginAtomIdx, bonds), map(Bond.GetEndAtomIdx, bonds))
     ends = np.fromiter(both, "<u2", 2 * len(bonds)).reshape(2, -1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+import functools
 import re
+from collections.abc import Callable
+from typing import ParamSpec
 
 from rdkit import Chem, rdBase
 
@@ -36,6 +39,21 @@ def is_missing(value: object) -> bool:
     return str(value).strip().lower() in MISSING
 
 
+P = ParamSpec("P")
+
+
+def _quietly(parse: Callable[P, Chem.Mol]) -> Callable[P, Chem.Mol]:
+    """Keep RDKit from writing to the terminal what the error of a parser says."""
+
+    @functools.wraps(parse)
+    def quiet(*arguments: P.args, **options: P.kwargs) -> Chem.Mol:
+        with rdBase.BlockLogs():
+            return parse(*arguments, **options)
+
+    return quiet
+
+
+@_quietly
 def mol_from_smiles(
     smiles: str,
     keep_hydrogens: bool = False,
@@ -117,6 +135,7 @@ def stereo_note(mol: Chem.Mol) -> str:
     )
 
 
+@_quietly
 def mol_from_molblock(block: str, keep_hydrogens: bool = False) -> Chem.Mol:
     """Parse a mol block, with stereo from its coordinates, or raise MoleculeError."""
     mol = Chem.MolFromMolBlock(block, removeHs=not keep_hydrogens)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from rdkit import Chem
 
+from msde.chem.conformers import add_conformers
 from msde.chem.record import MoleculeRecord, Origin
+from msde.chem.stereo import legacy_perception
 from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, MoleculeError
 
 
@@ -48,10 +49,7 @@ def mol_from_record(record: MoleculeRecord) -> Chem.Mol:
     except ValueError as error:
         raise MoleculeError(f"RDKit does not accept it: {' '.join(str(error).split())}") from error
     if not record.origin & Origin.NO_GEOMETRY:
-        for place in record.pos.astype(np.float64):
-            conformer = Chem.Conformer(len(place))
-            conformer.SetPositions(place)
-            mol.AddConformer(conformer, assignId=True)
+        add_conformers(mol, record.pos)
     if stereo:
         _set_bond_stereo(mol, stereo)
     return mol.GetMol()
@@ -69,7 +67,8 @@ def _values(vocabulary: dict[str, list], codes: Sequence[int]) -> dict[str, Any]
 
 def _set_bond_stereo(mol: Chem.RWMol, stereo: dict[int, Chem.BondStereo]) -> None:
     """Set E and Z, defined by the neighbours of highest rank on each side."""
-    Chem.AssignStereochemistry(mol, force=True, flagPossibleStereoCenters=True)  # sets _CIPRank
+    with legacy_perception():  # sets _CIPRank
+        Chem.AssignStereochemistry(mol, force=True, flagPossibleStereoCenters=True)
     for number, kind in stereo.items():
         bond = mol.GetBondWithIdx(number)
         ends = bond.GetBeginAtom(), bond.GetEndAtom()
@@ -82,6 +81,7 @@ def _set_bond_stereo(mol: Chem.RWMol, stereo: dict[int, Chem.BondStereo]) -> Non
             bond.SetStereoAtoms(*highest)
         if len(highest) == 2 or kind == Chem.BondStereo.STEREOANY:
             bond.SetStereo(kind)
+    Chem.SetDoubleBondNeighborDirections(mol)  # without them RemoveHs loses E and Z
 
 
 def mol_or_error(record: MoleculeRecord) -> Chem.Mol | MoleculeError:

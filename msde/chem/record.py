@@ -14,7 +14,13 @@ from msde.chem.conformers import embed_conformer
 from msde.chem.features import features_from_mol
 from msde.chem.parsing import mol_from_smiles, remove_hydrogens, stereo_note
 from msde.chem.stereo import assign_cip
-from msde.chem.vocabulary import ATOM_VOCABULARY, BOND_VOCABULARY, CIP_LABELS, MoleculeError
+from msde.chem.vocabulary import (
+    ATOM_VOCABULARY,
+    BOND_VOCABULARY,
+    CHIRALITY,
+    CIP_LABELS,
+    MoleculeError,
+)
 
 MAX_ATOMS = 1024  # of a molecule for inference: time and memory grow with the pairs of atoms
 
@@ -123,7 +129,9 @@ def record_from_mol(
     return MoleculeRecord(
         uid=uid,
         name=name,
-        cip=cip_codes(mol, features.x[:, 1].nonzero()[0].tolist(), [] if notes is None else notes),
+        cip=cip_codes(
+            mol, features.x[:, CHIRALITY].nonzero()[0].tolist(), [] if notes is None else notes
+        ),
         **features._asdict(),
         forces=np.zeros((0, num_atoms, 3), "<f4") if forces is None else forces.astype("<f4"),
         y=np.array(y, "<f8"),

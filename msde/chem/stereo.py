@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rdkit import Chem
@@ -34,6 +36,21 @@ class StereoCount:
     def is_right(self) -> bool:
         """Whether no label is wrong."""
         return self.centres_right == self.centres and self.bonds_right == self.bonds
+
+
+@contextlib.contextmanager
+def legacy_perception() -> Iterator[None]:
+    """Let RDKit perceive stereochemistry as by default, whatever the process has chosen.
+
+    Double bonds are then E or Z, and atoms have the property `_CIPRank`. The other way they are cis
+    or trans with respect to two atoms, which records do not hold.
+    """
+    was_legacy = Chem.GetUseLegacyStereoPerception()
+    Chem.SetUseLegacyStereoPerception(True)
+    try:
+        yield
+    finally:
+        Chem.SetUseLegacyStereoPerception(was_legacy)
 
 
 def assign_cip(mol: Chem.Mol) -> bool:

@@ -33,6 +33,11 @@ BOND_VOCABULARY: dict[str, list] = {
 }
 ATOM_SIZES = [len(values) for values in ATOM_VOCABULARY.values()]
 BOND_SIZES = [len(values) for values in BOND_VOCABULARY.values()]
+# Columns of atom features, by the names above.
+CHIRALITY, DEGREE, FORMAL_CHARGE, NUM_HS = map(
+    [*ATOM_VOCABULARY].index, ("chirality", "degree", "formal_charge", "num_hs")
+)
+LEAST_CHARGE: int = ATOM_VOCABULARY["formal_charge"][0]  # formal charge = code + LEAST_CHARGE
 
 # Pseudo-asymmetric centres have lower-case letters. Models embed these codes as chirality tags.
 CIP_LABELS = ["", "R", "S", "r", "s"]

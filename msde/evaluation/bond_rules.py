@@ -16,6 +16,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
+from msde.chem.conformers import add_conformers
 from msde.errors import MsdeError
 
 START_LIMIT = 120.0  # s for a process to import what it needs
@@ -26,9 +27,7 @@ def determine_bonds(z: list[int], pos: list[list[float]], charge: int) -> Chem.M
     mol = Chem.RWMol()
     for number in z:
         mol.AddAtom(Chem.Atom(number))
-    conformer = Chem.Conformer(len(z))
-    conformer.SetPositions(np.array(pos))
-    mol.AddConformer(conformer)
+    add_conformers(mol, np.array([pos]))
     rdDetermineBonds.DetermineBonds(mol, charge=charge, embedChiral=False)
     Chem.SanitizeMol(mol)  # perceives aromaticity
     return mol.GetMol()

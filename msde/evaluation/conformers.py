@@ -8,9 +8,8 @@ and the symmetries of the molecule (`rdMolAlign.GetBestRMS`, as in Ganea et al. 
     COV-R(d) = share of references for which that minimum is below d,
 
 averaged over molecules. A molecule without any generated conformer counts zero in COV-R and does
-not enter MAT-R; `Coverage.num_failed` counts such molecules. The RMSD of flexible molecules with
-wrong stereochemistry can be small, so stereochemistry is counted separately, by
-`msde.chem.stereo`.
+not enter MAT-R. The RMSD of flexible molecules with wrong stereochemistry can be small, so
+stereochemistry is counted separately, by `msde.chem.stereo`.
 """
 
 from __future__ import annotations
@@ -54,34 +53,24 @@ class Coverage:
     matching: np.ndarray
     coverage: np.ndarray  # (num_molecules, len(THRESHOLDS))
 
-    @property
-    def num_failed(self) -> int:
-        """Number of molecules without any generated conformer."""
-        return int(np.isnan(self.matching).sum())
 
-
-def coverage(matrices: Sequence[np.ndarray | None], num: int | None = None) -> Coverage:
-    """Return MAT-R and COV-R of molecules from their `rmsd_matrix`.
-
-    Args:
-        num: take the first of the generated conformers; None: all.
-    """
+def coverage(matrices: Sequence[np.ndarray | None]) -> Coverage:
+    """Return MAT-R and COV-R of molecules from their `rmsd_matrix`."""
     matching = np.full(len(matrices), np.nan)
     covered = np.zeros((len(matrices), len(THRESHOLDS)))
     for place, matrix in enumerate(matrices):
-        if matrix is None or matrix[:, :num].size == 0:
+        if matrix is None or matrix.size == 0:
             continue
-        nearest = matrix[:, :num].min(axis=1)  # (num_references,)
+        nearest = matrix.min(axis=1)  # (num_references,)
         matching[place] = nearest.mean()
         covered[place] = (nearest[:, None] < THRESHOLDS).mean(axis=0)
     return Coverage(matching, covered)
 
 
 def internal_coordinates(mol: Chem.Mol, conformer: int) -> dict[str, np.ndarray]:
-    """Return bond `lengths` in A, and bond `angles` and proper `torsions` in degrees.
+    """Return the `lengths` of bonds in A, and the `angles` of bonds in degrees.
 
-    They are of heavy atoms, in an order that depends on the topology alone; a torsion is given for
-    each bond that is in no ring, of the first neighbour on each side.
+    They are of the atoms of `mol`, in an order that depends on the topology alone.
     """
     pos = mol.GetConformer(conformer)
     lengths = [
@@ -94,20 +83,10 @@ def internal_coordinates(mol: Chem.Mol, conformer: int) -> dict[str, np.ndarray]
         for centre, neighbours in enumerate(around)
         for i, k in itertools.combinations(neighbours, 2)
     ]
-    torsions = []
-    for bond in mol.GetBonds():
-        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        first, last = ([n for n in around[a] if n != b] for a, b in ((i, j), (j, i)))
-        if first and last and not bond.IsInRing():
-            torsions.append(rdMolTransforms.GetDihedralDeg(pos, first[0], i, j, last[0]))
-    return {
-        "lengths": np.array(lengths),
-        "angles": np.array(angles),
-        "torsions": np.array(torsions),
-    }
+    return {"lengths": np.array(lengths), "angles": np.array(angles)}
 
 
-def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+def paired_interval(differences: np.ndarray) -> tuple[float, float, float]:
     """Return the mean of differences and its 95 % interval by 10,000 bootstrap samples.
 
     Those that are not finite are left out; without any others all three are NaN.
@@ -115,7 +94,7 @@ def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, floa
     differences = differences[np.isfinite(differences)]
     if not len(differences):
         return np.nan, np.nan, np.nan
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     blocks = (rng.choice(differences, (DRAWN, len(differences))) for _ in range(10_000 // DRAWN))
     means = np.concatenate([block.mean(axis=1) for block in blocks])
     low, high = np.percentile(means, [2.5, 97.5])

@@ -15,6 +15,7 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
+from msde.chem.conformers import add_conformers
 from msde.chem.record import MoleculeRecord, molecule_uid, record_of_atoms
 from msde.chem.vocabulary import ATOM_SIZES, MoleculeError
 from msde.config.choices import CLASSIFIER
@@ -92,7 +93,7 @@ def find_bonds(
             "the model finds no bonds: its model.topology.bonds is scalar, expected one_hot; "
             "train one with --preset bonds"
         )
-    reasons = [problem(geometry) for geometry in geometries]
+    reasons = [problem(geometry, options.types) for geometry in geometries]
     good = [k for k, reason in enumerate(reasons) if not reason]
     found: dict[int, tuple[Geometry, np.ndarray, np.ndarray]] = {}
     good.sort(key=lambda k: len(geometries[k].z))  # similar sizes together
@@ -135,8 +136,8 @@ def find_types(model: MoleculeSDE, geometries: Sequence[Geometry]) -> list[np.nd
     return [z.cpu().numpy() for z in found.split(batch.atoms_per_graph.tolist())]
 
 
-def problem(geometry: Geometry) -> str:
-    """Return why no bonds can be found for a geometry, or ""."""
+def problem(geometry: Geometry, types: bool = False) -> str:
+    """Return why no bonds can be found for a geometry, or ""; with `types` any numbers will do."""
     z, pos = geometry.z, geometry.pos
     if not len(z):
         return "no atoms"
@@ -145,7 +146,7 @@ def problem(geometry: Geometry) -> str:
     if pos.shape != (len(z), 3):
         return f"positions of shape {pos.shape}, expected {(len(z), 3)}"
     unknown = np.flatnonzero((z < 1) | (z > ATOM_SIZES[0] - 1))
-    if len(unknown):
+    if len(unknown) and not types:
         return f"atom {unknown[0]} has atomic number {z[unknown[0]]}, expected 1 to 118"
     broken = np.flatnonzero(~np.isfinite(pos).all(1))
     if len(broken):
@@ -206,9 +207,6 @@ def _finish(geometry: Geometry, pairs: np.ndarray, log_p: np.ndarray) -> Bonded:
         mol = decode(geometry.z, pairs, log_p, geometry.charge)
     except MoleculeError as error:
         return Bonded(None, str(error))
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.Set3D(True)
-    conformer.SetPositions(geometry.pos.astype(np.float64))
-    mol.AddConformer(conformer, assignId=True)
+    add_conformers(mol, geometry.pos[None])
     Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
     return Bonded(mol)

@@ -20,8 +20,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from torch import Tensor
 
-from msde.chem.clusters import representatives, with_conformers
-from msde.chem.conformers import embed, relax
+from msde.chem.clusters import ids_of, representatives, with_conformers
+from msde.chem.conformers import add_conformers, embed, relax
 from msde.chem.parsing import mol_from_smiles, remove_hydrogens, removed_note, stereo_note
 from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
 from msde.chem.vocabulary import MoleculeError
@@ -33,11 +33,10 @@ from msde.model import MoleculeSDE
 from msde.model.score import AllPairsScore
 from msde.model.sde import perturb, score_from_noise
 from msde.sampling.batching import limited_batches
-from msde.sampling.likelihood import log_likelihood, on_sphere
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
 from msde.sampling.schedule import karras_times, sigma_of, time_of_noise
-from msde.sampling.stereo import inverts_centre, turn_wrong_bonds
+from msde.sampling.stereo import inverts_centre, turn_bonds, wrong_bonds
 
 log = logging.getLogger("msde")
 
@@ -138,12 +137,16 @@ def sample_conformers(
 def with_known_std(model: MoleculeSDE, options: ConformerOptions) -> ConformerOptions:
     """Return options whose noise is at most the largest that the model knows; say if it was more.
 
+    Samples that start from noise do not use `std`; theirs is the largest.
+
     Raises:
         MsdeError: it is not more than the noise at which sampling ends.
     """
     sde = model.score_2d_to_3d.sde
     ends = time_of_noise(sde, LAST_STD), torch.ones(())
     least, largest = (round(float(sigma_of(sde, t)), 4) for t in ends)
+    if options.start == "noise":
+        return dataclasses.replace(options, std=largest)
     if options.std <= least:
         raise MsdeError(
             f"std is {options.std:g} A, expected more than {least:g} A, with which sampling ends, "
@@ -166,10 +169,7 @@ def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sample
             given, mol = molecule, remove_hydrogens(Chem.Mol(molecule))
         notes += filter(None, (stereo_note(given), removed_note(mol)))
         mol.RemoveAllConformers()
-        if mol.GetNumAtoms() > MAX_ATOMS:
-            raise MoleculeError(f"{mol.GetNumAtoms()} heavy atoms, at most {MAX_ATOMS} are sampled")
-        if (fragments := len(Chem.GetMolFrags(mol))) != 1:
-            raise MoleculeError(f"{fragments} fragments; give each alone")
+        check_sampled(mol)
         uid = molecule_uid("", Chem.MolToSmiles(Chem.Mol(mol)))
         record = record_from_mol(mol, uid, topology_only=True, notes=notes)
         # A drawing fulfils E and Z labels, which the network reads from positions.
@@ -178,9 +178,22 @@ def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sample
         flat = drawing.GetConformer().GetPositions().astype("<f4")
         record = dataclasses.replace(record, pos=flat[None])
         starts = _starts(mol, uid, options, notes) if options.start == "etkdg" else None
-    except (MoleculeError, RuntimeError) as error:
-        return Sampled(None, " ".join(str(error).split())[:200])
+    except (ValueError, RuntimeError) as error:
+        return Sampled(None, one_line(error))
     return _Task(mol, record, starts, notes)
+
+
+def check_sampled(mol: Chem.Mol) -> None:
+    """Raise a MoleculeError if a molecule, without hydrogens, is of a kind that is not sampled."""
+    if mol.GetNumAtoms() > MAX_ATOMS:
+        raise MoleculeError(f"{mol.GetNumAtoms()} heavy atoms, at most {MAX_ATOMS} are sampled")
+    if (fragments := len(Chem.GetMolFrags(mol))) != 1:
+        raise MoleculeError(f"{fragments} fragments; give each alone")
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error, RDKit's among them, on one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def _starts(
@@ -226,12 +239,12 @@ def _sample_and_repair(
     for repair in range(1, REPAIRS + 1 if options.repair else 1):
         better: dict[int, np.ndarray] = {}
         for k, ((task, number), pos) in enumerate(zip(rows, found, strict=True)):
-            turned, start = turn_wrong_bonds(task.mol, pos), starts[k]
+            wrong, start = wrong_bonds(task.mol, pos), starts[k]
             if start is not None:
-                if turned is not None or inverts_centre(task.mol, pos, start):
+                if wrong or inverts_centre(task.mol, pos, start):
                     better[k] = start
-            elif turned is not None:
-                better[k] = turned
+            elif not all(bond.IsInRing() for bond in wrong):
+                better[k] = turn_bonds(task.mol, pos, wrong)
             if k in better and repair == 1:
                 task.remade.add(number)
         if not better:
@@ -308,54 +321,14 @@ def sample_batch(
     return [part.cpu().numpy() for part in pos.split(batch.atoms_per_graph.tolist())]
 
 
-def log_likelihoods(
-    model: MoleculeSDE,
-    mols: Sequence[Chem.Mol],
-    steps: int = 24,
-    num_probes: int = 4,
-    seed: int = 0,
-) -> np.ndarray:
-    """Return the log-likelihood of each molecule's first conformer, (num_molecules,) nats.
-
-    It is the density of centred heavy-atom positions in A, in 3 (num_atoms - 1) dimensions, given
-    the topology, of data with noise LAST_STD; see `likelihood`. Its estimator has a deviation that
-    falls with the root of `num_probes`. Likelihoods compare conformers of one molecule, or models
-    on the same molecules.
-
-    Raises:
-        MoleculeError: a molecule cannot be represented.
-    """
-    found = []
-    network = model.score_2d_to_3d
-    for mol in mols:  # alone: the graph of gradients takes memory
-        batch = batch_of_conformers(model, [remove_hydrogens(Chem.Mol(mol))])
-        dims = 3 * (batch.atoms_per_graph - 1)
-        last = time_of_noise(network.sde, LAST_STD).item()
-        draws = keyed_noise(seed, batch.uid[batch.batch], batch.atom_in_graph, 3)
-
-        def project(rows: Tensor, batch: MoleculeBatch = batch) -> Tensor:
-            return network.to_subspace(rows, batch)
-
-        probes = torch.stack([draws(number) for number in range(num_probes)])
-        probes = on_sphere(probes, batch.batch, dims=dims, project=project)
-        times = karras_times(network.sde, steps, last=last)
-        with torch.no_grad():
-            score = score_function(model, batch)
-        value = log_likelihood(
-            score, network.sde, batch.pos, times, probes, batch.batch,
-            dims=dims, project=project, method="heun",
-        )  # fmt: skip
-        found.append(value.item())
-    return np.array(found)
-
-
 def batch_of_conformers(model: MoleculeSDE, mols: Sequence[Chem.Mol]) -> MoleculeBatch:
     """Return molecules without hydrogens and their first conformers as a batch for a model.
 
     Raises:
         MoleculeError: a molecule cannot be represented.
     """
-    records = [record_from_mol(m, molecule_uid("", Chem.MolToSmiles(m)), notes=[]) for m in mols]
+    first = [with_conformers(mol, ids_of(mol)[:1]) for mol in mols]  # a batch draws one of several
+    records = [record_from_mol(m, molecule_uid("", Chem.MolToSmiles(m)), notes=[]) for m in first]
     batch = MoleculeBatch.from_columns(columns_from_records(records))
     return batch.to(next(model.parameters()).device)
 
@@ -380,10 +353,7 @@ def score_function(model: MoleculeSDE, batch: MoleculeBatch) -> Callable[[Tensor
 def _finish(task: _Task, positions: list[np.ndarray], options: ConformerOptions) -> Sampled:
     """Return a molecule with conformers and hydrogens, relaxed and chosen as asked for."""
     mol = Chem.Mol(task.mol)
-    for pos in positions:
-        conformer = Chem.Conformer(len(pos))
-        conformer.SetPositions(pos.astype(np.float64))
-        mol.AddConformer(conformer, assignId=True)
+    add_conformers(mol, positions)
     mol = Chem.AddHs(mol, addCoords=True)
     energies = relax(mol, task.notes) if options.relax else None
     if options.relax and energies is None:

@@ -15,7 +15,7 @@ from collections import defaultdict
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.vocabulary import MoleculeError
+from msde.chem.vocabulary import ATOM_SIZES, MoleculeError
 
 # Columns of log p and the order in the Kekule structure of each choice for a bond.
 CHOICES = ((1, 1), (2, 2), (3, 3), (4, 1), (4, 2))
@@ -33,6 +33,7 @@ VIOLATION = 60.0  # nats for each unit of valence or charge that does not fit
 DOUBLE_BONUS = 0.5  # nats
 HYPERVALENCE_COST = 2.0  # nats for each step above the lowest valence
 CARRIERS = {5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53}  # elements that imply hydrogens
+MAX_NUMBER = ATOM_SIZES[0] - 1  # of an element
 TIME_LIMIT = 10.0  # s
 
 
@@ -43,7 +44,7 @@ def valences(z: int, charge: int) -> tuple[int, ...]:
     Raises:
         ValueError: there is no element with as many electrons.
     """
-    if z <= charge:
+    if not charge < z <= MAX_NUMBER + charge:
         if z == charge == 1:
             return (0,)
         raise ValueError(f"element {z} cannot have charge {charge}")
@@ -74,8 +75,12 @@ class _Program:
         self._entries += [(row, column, value) for column, value in terms]
         self._limits.append((low, high))
 
-    def solve(self) -> np.ndarray | None:
-        """Return the values of all variables at the least cost found, or None."""
+    def solve(self) -> np.ndarray:
+        """Return the values of all variables at the least cost.
+
+        Raises:
+            MoleculeError: it is not proven within TIME_LIMIT.
+        """
         from scipy.optimize import Bounds, LinearConstraint, milp  # takes a second
         from scipy.sparse import coo_array
 
@@ -89,6 +94,8 @@ class _Program:
             constraints=LinearConstraint(coo_array((values, (rows, columns)), shape), low, high),
             options={"time_limit": TIME_LIMIT},
         )
+        if found.status:  # at the limit x is the best so far, or None
+            raise MoleculeError(f"not decided within {TIME_LIMIT:g} s which bonds are likeliest")
         return found.x
 
 
@@ -106,7 +113,8 @@ def decode(z: np.ndarray, pairs: np.ndarray, log_p: np.ndarray, charge: int = 0)
         charge: the sum of formal charges.
 
     Raises:
-        MoleculeError: no molecule fits, and which atom fails, or RDKit rejects it.
+        MoleculeError: no molecule fits, and which atom fails; RDKit rejects it; or the likeliest
+            one is not found within TIME_LIMIT.
     """
     is_complete = _has_all_hydrogens(z, pairs, log_p)
     likely = log_p[:, 0] < np.log1p(-MIN_PROBABILITY)
@@ -116,8 +124,6 @@ def decode(z: np.ndarray, pairs: np.ndarray, log_p: np.ndarray, charge: int = 0)
     states, slack = _add_atoms(program, z, incident, is_complete, charge)
     _add_aromatic_rules(program, z, pairs, bonds, incident)
     x = program.solve()
-    if x is None:
-        raise MoleculeError(f"no bonds found that fit all valences within {TIME_LIMIT:g} s")
     chosen = [
         (int(i), int(j), int(order))
         for (i, j), columns in zip(pairs, bonds, strict=True)
@@ -176,6 +182,8 @@ def _add_atoms(
         own = []
         for q in (0, 1, -1, 2):
             if q == 2 and element not in (4, 12, 20, 38, 56) or element == 1 and q == -1:
+                continue
+            if element - q > MAX_NUMBER:  # it has no valences
                 continue
             cost = CHARGE_COST.get((element, q), UNUSUAL) * bool(q)
             for step, valence in enumerate(valences(element, q) or range(9)):

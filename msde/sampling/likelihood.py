@@ -41,8 +41,8 @@ def log_likelihood(
 
     It is the density of x at times[-1], that of data with noise std(t) on them. At the first time
     the density is taken to be that of the prior, N(0, prior_std^2), so times[0] should be 1. What
-    that leaves out is about `alpha |x_0| / prior_std` nats at t = 1, of either sign: 0.3 for 20
-    atoms with a spread of 1.7 A and VE up to 50 A.
+    that leaves out is about `alpha |x_0| / prior_std` nats at t = 1, of either sign: 1.3 for 20
+    atoms with a spread of 1.7 A and VE up to 10 A.
 
     Args:
         score: score(x, t), differentiable in x; no row may depend on those of other samples.

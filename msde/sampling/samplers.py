@@ -49,45 +49,32 @@ def denoise(score: Score, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
     return (x + std.square() * score(x, t)) / alpha
 
 
-def _predict(
-    predictor: Predictor, score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise
-) -> Tensor:
-    """Step a predictor through all times; step k uses draw k."""
-    for k, (t, s) in enumerate(intervals(times)):
-        x = predictor(score, sde, x, t, s, noise(k))
-    return x
+def _stepped(predictor: Predictor, what: str) -> Callable[..., Tensor]:
+    """Return the sampler that steps a predictor through all times; step k uses draw k."""
+
+    @torch.no_grad()
+    def sampler(
+        score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
+    ) -> Tensor:
+        for k, (t, s) in enumerate(intervals(times)):
+            x = predictor(score, sde, x, t, s, noise(k))
+        return x
+
+    sampler.__name__ = sampler.__qualname__ = predictor.__name__.removesuffix("_step")
+    sampler.__doc__ = f"Sample {what}; one draw a step."
+    return sampler
 
 
-@torch.no_grad()
-def euler_maruyama(
-    score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
-) -> Tensor:
-    """Sample by Euler-Maruyama on the reverse SDE (Song et al. 2021, eq. 6); one draw a step."""
-    return _predict(euler_maruyama_step, score, sde, x, times, noise)
-
-
-@torch.no_grad()
-def reverse_diffusion(
-    score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
-) -> Tensor:
-    """Sample by reverse diffusion (Song et al. 2021, eq. 46); one draw a step."""
-    return _predict(reverse_diffusion_step, score, sde, x, times, noise)
-
-
-@torch.no_grad()
-def ancestral(
-    score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
-) -> Tensor:
-    """Sample ancestrally, in the form for VE (Song et al. 2021, eq. 47); one draw a step."""
-    return _predict(ancestral_step, score, sde, x, times, noise)
-
-
-@torch.no_grad()
-def ancestral_vp(
-    score: Score, sde: SDE, x: Tensor, times: Tensor, noise: Noise, batch: Tensor | None = None
-) -> Tensor:
-    """Sample ancestrally, in the form for VP (Song et al. 2021, eq. 4); one draw a step."""
-    return _predict(ancestral_vp_step, score, sde, x, times, noise)
+euler_maruyama = _stepped(
+    euler_maruyama_step, "by Euler-Maruyama on the reverse SDE (Song et al. 2021, eq. 6)"
+)
+reverse_diffusion = _stepped(
+    reverse_diffusion_step, "by reverse diffusion (Song et al. 2021, eq. 46)"
+)
+ancestral = _stepped(ancestral_step, "ancestrally, in the form for VE (Song et al. 2021, eq. 47)")
+ancestral_vp = _stepped(
+    ancestral_vp_step, "ancestrally, in the form for VP (Song et al. 2021, eq. 4)"
+)
 
 
 @torch.no_grad()
@@ -180,9 +167,6 @@ def stochastic_heun(
     batch: Tensor | None = None,
     *,
     churn: float = 20.0,
-    churn_min: float = 0.0,
-    churn_max: float = math.inf,
-    noise_scale: float = 1.0,
 ) -> Tensor:
     """Sample by Heun's method with noise added before each step (Karras et al. 2022, algorithm 2).
 
@@ -191,9 +175,7 @@ def stochastic_heun(
 
     Args:
         churn: S_churn; a step raises sigma by the factor 1 + min(churn / steps, sqrt(2) - 1).
-        churn_min: S_tmin, the lowest sigma at which noise is added, in the unit of x.
-        churn_max: S_tmax, the highest, in the unit of x.
-        noise_scale: S_noise, the std of the noise that is added.
+            The paper's S_tmin, S_tmax and S_noise are 0, infinite and 1.
     """
     pairs = intervals(times)
     growth = 1 + min(churn / len(pairs), math.sqrt(2) - 1)
@@ -201,8 +183,8 @@ def stochastic_heun(
     for k, (t, s) in enumerate(pairs):
         sigma = sigma_of(sde, t)
         raised = torch.minimum(growth * sigma, top)
-        if churn_min <= sigma <= churn_max and raised > sigma:
-            added = noise_scale * (raised.square() - sigma.square()).sqrt()
+        if raised > sigma:
+            added = (raised.square() - sigma.square()).sqrt()
             y = x / scales(sde, t)[0] + added * noise(k)
             t = sde.time_of(raised).clamp(max=1)
             x = scales(sde, t)[0] * y

@@ -1,6 +1,8 @@
-"""Labels that came out wrong: double bonds that are turned round, centres that are found."""
+"""Labels that came out wrong: double bonds and centres that are found, bonds that are turned."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from rdkit import Chem
@@ -10,30 +12,41 @@ _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 _CENTRE = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 
 
-def turn_wrong_bonds(mol: Chem.Mol, pos: np.ndarray) -> np.ndarray | None:
-    """Turn one side of each double bond whose positions have the other label, by 180 degrees.
+def wrong_bonds(mol: Chem.Mol, pos: np.ndarray) -> list[Chem.Bond]:
+    """Return the double bonds, those in rings included, whose positions have the other label.
+
+    Args:
+        mol: its double bonds have labels and their stereo atoms, as RDKit assigns them.
+        pos: (num_atoms, 3).
+    """
+    wrong = []
+    for bond in mol.GetBonds():
+        if bond.GetStereo() not in (*_CIS, *_TRANS) or len(bond.GetStereoAtoms()) != 2:
+            continue
+        first, last = bond.GetStereoAtoms()
+        side = _side(pos, first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last)
+        if (side > 0) != (bond.GetStereo() in _CIS):
+            wrong.append(bond)
+    return wrong
+
+
+def turn_bonds(mol: Chem.Mol, pos: np.ndarray, bonds: Iterable[Chem.Bond]) -> np.ndarray:
+    """Return positions with one side of each of these bonds turned by 180 degrees.
 
     The smaller side turns about the bond. A bond in a ring cannot be turned and is left as it is.
     The geometry around a turned bond is rough: it is a start for a sampler, not a conformer.
 
     Args:
-        mol: its double bonds have labels and their stereo atoms, as RDKit assigns them.
         pos: (num_atoms, 3).
 
     Returns:
-        (num_atoms, 3), or None if there is nothing to turn.
+        (num_atoms, 3).
     """
-    turned = None
-    for bond in mol.GetBonds():
-        is_labelled = bond.GetStereo() in (*_CIS, *_TRANS) and len(bond.GetStereoAtoms()) == 2
-        if not is_labelled or bond.IsInRing():
+    turned = pos.copy()
+    for bond in bonds:
+        if bond.IsInRing():
             continue
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        first, last = bond.GetStereoAtoms()
-        if (_side(pos, first, i, j, last) > 0) == (bond.GetStereo() in _CIS):
-            continue
-        if turned is None:
-            turned = pos.copy()
         side = _beyond(mol, i, j)
         if 2 * len(side) > mol.GetNumAtoms():
             i, j = j, i

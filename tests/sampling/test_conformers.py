@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from fixtures.conformers import sampling_model
+from fixtures.conformers import embedded, sampling_model
+from msde.chem.clusters import with_conformers
 from msde.chem.stereo import count_stereo
+from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 from msde.inference.pretrained import Pretrained
-from msde.sampling.conformers import ConformerOptions, log_likelihoods, sample_conformers
+from msde.sampling.conformer_likelihood import log_likelihoods
+from msde.sampling.conformers import ConformerOptions, sample_conformers
 from msde.sampling.samplers import SAMPLERS
 
 SMILES = ["C[C@H](F)Cl", "CC(=O)Oc1ccccc1C(=O)O", "C/C=C/C", "N[C@@H](C)C(=O)O", "CCO"]
@@ -31,11 +34,19 @@ def heavy(sampled):
 
 
 @pytest.mark.parametrize("options", [NOISE, ETKDG, CHOSEN], ids=["noise", "etkdg", "chosen"])
-def test_a_sample_depends_on_neither_batch_mates_nor_their_number(model, options):
+def test_a_sample_does_not_depend_on_batch_mates(model, options):
     together = list(sample_conformers(model, SMILES, options))
     for smiles, found in zip(SMILES, together, strict=True):
         alone = next(sample_conformers(model, [smiles], options))
         assert np.abs(heavy(alone) - heavy(found)).max() < 1e-4
+
+
+@pytest.mark.parametrize("options", [NOISE, ETKDG], ids=["noise", "etkdg"])
+def test_a_sample_does_not_depend_on_how_many_are_made(model, options):
+    more = dataclasses.replace(options, num=3)
+    both = (list(sample_conformers(model, SMILES, o)) for o in (options, more))
+    for few, many in zip(*both, strict=True):
+        assert np.abs(heavy(few) - heavy(many)[: options.num]).max() < 1e-4
 
 
 @pytest.mark.parametrize("options", [NOISE, ETKDG, CHOSEN], ids=["noise", "etkdg", "chosen"])
@@ -83,6 +94,7 @@ def test_conformers_of_the_input_are_not_used(model):
         ("[Na+].[Cl-]", "2 fragments"),
         ("C" * 201, "201 heavy atoms, at most 200"),
         ("C(C)(C)(C)(C)C", "valence"),
+        (Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False), "valence for atom # 0 C, 5"),
     ],
 )
 def test_bad_molecules_have_one_line_and_the_others_are_done(model, smiles, reason):
@@ -151,7 +163,7 @@ def test_likelihoods_do_not_depend_on_place_and_batch_mates(model):
         Chem.RemoveHs(next(sample_conformers(model, [s], ETKDG)).mol)
         for s in ("C[C@H](F)Cl", "CCO")
     ]
-    few = {"steps": 2, "num_probes": 2}
+    few = {"steps": 1, "num_probes": 2}
     values = log_likelihoods(model, mols, **few)
     assert np.isfinite(values).all() and values[0] != values[1]
     moved = [Chem.Mol(mol) for mol in mols]
@@ -165,6 +177,42 @@ def test_likelihoods_do_not_depend_on_place_and_batch_mates(model):
     seeds = [log_likelihoods(model, mols[:1], **few, seed=seed)[0] for seed in range(4)]
     found = log_likelihoods(model, [turned], **few)[0]
     assert abs(found - np.mean(seeds)) < 5 * np.std(seeds) + 0.05
+
+
+def test_likelihoods_are_of_first_conformers(model):
+    mols = [embedded(smiles, num=4) for smiles in ("CCCCO", "CCCCN", "CC(C)CCF")]
+    first = [with_conformers(mol, [0]) for mol in mols]
+    few = {"steps": 1, "num_probes": 1}
+    assert np.array_equal(log_likelihoods(model, mols, **few), log_likelihoods(model, first, **few))
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ("CCO", {"steps": 0}, "^steps must be at least 1"),
+        ("CCO", {"num_probes": 0}, "^num_probes must be at least 1"),
+        ("C[NH3+].CC(=O)[O-]", {}, "^molecule 1: 2 fragments; give each alone"),
+        ("C" * 201, {}, "^molecule 1: 201 heavy atoms, at most 200"),
+        (Chem.MolFromSmiles("CCO"), {}, "^molecule 1: no 3D conformer"),
+        (Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False), {}, "^molecule 1: Explicit valence"),
+    ],
+)
+def test_what_has_no_likelihood_is_named(model, given, options, message):
+    mol = embedded(given) if isinstance(given, str) and len(given) < 99 else given
+    mol = Chem.MolFromSmiles(mol) if isinstance(mol, str) else mol
+    with pytest.raises((MsdeError, MoleculeError), match=message):
+        log_likelihoods(model, [embedded("CCO"), mol], **options)
+
+
+def test_noise_on_etkdg_is_of_no_interest_where_samples_start_from_noise(model, caplog):
+    plain = ConformerOptions(num=1, start="noise", steps=2)
+    expected = heavy(next(sample_conformers(model, SMILES[:1], plain)))
+    for std in (1e-3, 1e3):
+        options = dataclasses.replace(plain, std=std)
+        assert np.array_equal(heavy(next(sample_conformers(model, SMILES[:1], options))), expected)
+    assert caplog.text == ""
+    with pytest.raises(MsdeError, match="std is 0.001 A, expected more than"):
+        next(sample_conformers(model, SMILES[:1], ConformerOptions(std=1e-3)))
 
 
 def test_isotopes_and_mixtures_that_samples_do_not_show_are_noted(model):

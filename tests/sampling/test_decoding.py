@@ -68,6 +68,19 @@ def test_the_valence_or_charge_that_fails_is_named():
         decode(z, pairs, log_p, 1)
 
 
+def test_what_is_not_decided_in_time_is_told_and_not_taken_for_impossible(monkeypatch):
+    monkeypatch.setattr("msde.sampling.decoding.TIME_LIMIT", 1e-3)
+    with pytest.raises(MoleculeError, match="not decided within 0.001 s which bonds"):
+        decode(*problem("CC(=O)Oc1ccccc1C(=O)O"))
+
+
+def test_the_last_element_has_no_charge_that_needs_another():
+    found = decode(np.array([118, 6]), np.zeros((0, 2), int), np.zeros((0, 5)))
+    assert [atom.GetFormalCharge() for atom in found.GetAtoms()] == [0, 0]
+    with pytest.raises(ValueError, match="element 118 cannot have charge -1"):
+        valences(118, -1)
+
+
 @pytest.mark.parametrize("smiles", ["N=C(c1ccccc1)C(=O)O", "Nc1ccncc1", "CS"])
 def test_polar_hydrogens_alone_do_not_rule_out_implied_ones(smiles):
     full = Chem.AddHs(Chem.MolFromSmiles(smiles))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fixtures.gaussians import SDES, Schedule, gaussian_score, normals
+from fixtures.seeds import mostly_slow
 from msde.model.geometry import centre
 from msde.sampling import adaptive_log_likelihood, karras_times, log_likelihood, on_sphere
 from msde.sampling.likelihood import METHODS
@@ -87,7 +88,7 @@ def test_the_likelihood_of_a_gaussian_is_exact(kind, spread, method):
 
 
 @kinds
-@spreads
+@pytest.mark.parametrize("spread", mostly_slow([0.1, 1.0], [0.1]))
 def test_the_likelihood_of_centred_positions_has_three_dimensions_less(kind, spread):
     mean = centred(2 * normals((ROWS, 3), seed=2)(0))
     x = centred(mean + spread * normals((ROWS, 3), seed=3)(0))
@@ -167,7 +168,7 @@ def test_hutchinsons_estimator_is_unbiased(kind):
         assert torch.allclose(together, each[:10].mean(dim=0), rtol=1e-9)
 
 
-@kinds
+@pytest.mark.parametrize("kind", mostly_slow(SDES, ["VP"]))
 @pytest.mark.parametrize(("method", "order"), [("heun", 2), ("rk4", 4)])
 def test_methods_have_their_order(kind, method, order):
     x = 1.5 + normals((4, 3), seed=10)(0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fixtures.gaussians import SDES, Mixture, normals
+from fixtures.seeds import mostly_slow
 from msde.sampling import SAMPLERS, denoise, karras_times
 from msde.sampling.steps import fixed_langevin_step
 
@@ -33,14 +34,8 @@ def references():
     return [(sample, mean_distance(sample, sample)) for sample in samples]
 
 
-@pytest.mark.parametrize("kind", ["VE", "VP", pytest.param("sub-VP", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name == "annealed_langevin" else name
-        for name in SAMPLERS
-    ],
-)
+@pytest.mark.parametrize("kind", mostly_slow(SDES, ["VP"]))
+@pytest.mark.parametrize("name", mostly_slow(SAMPLERS, SAMPLERS.keys() - {"annealed_langevin"}))
 def test_samples_are_those_of_their_own_mixture(name, kind, references):
     """By the energy distance (Szekely & Rizzo 2013), and by the weights of the components."""
     sde, noise = SDES[kind], normals((ROWS, 2), seed=7)

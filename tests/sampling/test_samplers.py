@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fixtures.gaussians import SDES, Schedule, gaussian_score, normals
+from fixtures.seeds import mostly_slow
 from msde.sampling import SAMPLERS, denoise, karras_times, uniform_times
 from msde.sampling.samplers import predictor_corrector
 from msde.sampling.steps import ancestral_step, fixed_langevin_step
@@ -152,7 +153,7 @@ def test_every_sampler_is_compared_with_a_recursion():
 
 @kinds
 @spreads
-@pytest.mark.parametrize("steps", [7, 40])
+@pytest.mark.parametrize("steps", mostly_slow([7, 40], [7]))
 @pytest.mark.parametrize("name", DRAWS)
 def test_mean_and_variance_follow_the_recursion_of_the_sampler(name, kind, spread, steps):
     prior = Schedule(kind).prior_std

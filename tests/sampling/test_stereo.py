@@ -11,7 +11,7 @@ from msde.chem.conformers import embed
 from msde.chem.stereo import stereo_of, stereo_of_conformer
 from msde.sampling import conformers
 from msde.sampling.conformers import ConformerOptions, sample_conformers
-from msde.sampling.stereo import inverts_centre, turn_wrong_bonds
+from msde.sampling.stereo import inverts_centre, turn_bonds, wrong_bonds
 
 PAIRS = [
     ("C/C=C/CC", "C/C=C\\CC"),
@@ -32,28 +32,36 @@ def embedded(smiles):
 def test_a_bond_with_the_other_label_is_turned(one, other):
     mol, wanted = embedded(one), Chem.MolFromSmiles(other)
     pos = mol.GetConformer().GetPositions()
-    assert turn_wrong_bonds(mol, pos) is None
-    turned = turn_wrong_bonds(wanted, pos)
+    assert wrong_bonds(mol, pos) == []
+    turned = turn_bonds(wanted, pos, wrong_bonds(wanted, pos))
     mol.GetConformer().SetPositions(turned)
     assert stereo_of_conformer(mol, -1) == stereo_of(wanted)
-    assert turn_wrong_bonds(wanted, turned) is None
+    assert wrong_bonds(wanted, turned) == []
 
 
 def test_lengths_of_bonds_stay():
     mol, wanted = embedded(PAIRS[1][0]), Chem.MolFromSmiles(PAIRS[1][1])
     pos = mol.GetConformer().GetPositions()
-    turned = turn_wrong_bonds(wanted, pos)
+    turned = turn_bonds(wanted, pos, wrong_bonds(wanted, pos))
     ends = np.array([[b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in mol.GetBonds()]).T
     before, after = (np.linalg.norm(x[ends[0]] - x[ends[1]], axis=1) for x in (pos, turned))
     assert np.allclose(before, after) and np.abs(pos - turned).max() > 0.5
 
 
-def test_rings_and_bonds_without_a_label_are_left():
+def test_a_wrong_bond_in_a_ring_is_found_but_not_turned():
     ring = Chem.MolFromSmiles("C1CCCC/C=C\\CCC1")
-    trans = embedded("C1CCCC/C=C/CCC1").GetConformer().GetPositions()
-    assert turn_wrong_bonds(ring, trans) is None
+    cis, trans = (
+        embedded(smiles).GetConformer().GetPositions()
+        for smiles in ("C1CCCC/C=C\\CCC1", "C1CCCC/C=C/CCC1")
+    )
+    (wrong,) = wrong_bonds(ring, trans)
+    assert wrong.GetBondType() == Chem.BondType.DOUBLE and wrong_bonds(ring, cis) == []
+    assert np.array_equal(turn_bonds(ring, trans, [wrong]), trans)
+
+
+def test_bonds_without_a_label_are_not_wrong():
     free = embedded("CC=CC")
-    assert turn_wrong_bonds(free, free.GetConformer().GetPositions()) is None
+    assert wrong_bonds(free, free.GetConformer().GetPositions()) == []
 
 
 @pytest.mark.parametrize("smiles", ["C[C@H](F)Cl", "C[C@](F)(Cl)Br", "C[C@@H]1CCCO1"])
@@ -67,8 +75,12 @@ def test_a_centre_with_the_other_chirality_is_found(smiles):
     assert not inverts_centre(free, pos[: free.GetNumAtoms()] * [1, 1, -1], pos)
 
 
-@pytest.mark.parametrize("start", ["noise", "etkdg"])
-def test_only_wrong_samples_are_sampled_again_from_other_noise(monkeypatch, start):
+@pytest.mark.parametrize(
+    ("start", "smiles"),
+    [("noise", PAIRS[1][0]), ("etkdg", PAIRS[1][0]), ("etkdg", "C1CCC/C=C/CC1")],
+    ids=["noise", "etkdg", "ring"],
+)
+def test_only_wrong_samples_are_sampled_again_from_other_noise(monkeypatch, start, smiles):
     model, calls = sampling_model(), []
     inner = conformers.sample_batch
 
@@ -78,12 +90,8 @@ def test_only_wrong_samples_are_sampled_again_from_other_noise(monkeypatch, star
 
     monkeypatch.setattr(conformers, "sample_batch", sample_batch)
     options = ConformerOptions(num=6, start=start, steps=4, std=0.7)
-    found = next(sample_conformers(model, ["C/C(F)=C(\\CC)c1ccccc1"], options))
-    once = next(
-        sample_conformers(
-            model, ["C/C(F)=C(\\CC)c1ccccc1"], dataclasses.replace(options, repair=False)
-        )
-    )
+    found = next(sample_conformers(model, [smiles], options))
+    once = next(sample_conformers(model, [smiles], dataclasses.replace(options, repair=False)))
     (numbers, from_noise, draw), *others = calls[:-1]
     assert numbers == list(range(6)) and from_noise == (start == "noise") and draw == 0
     assert others, "this untrained model makes no wrong label: take another seed"
