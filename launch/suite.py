@@ -9,11 +9,10 @@ was stopped goes on with the same command. Tables: DIR/table.md, table.csv and c
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 from msde import shipped_checkpoint
-from msde.cli import OneLineParser, check_exist, report_errors
+from msde.cli import OneLineParser, check_exist, named_folder, report_errors
 from msde.errors import MsdeError
 
 
@@ -38,12 +37,12 @@ def make_parser() -> OneLineParser:
 def main() -> None:
     """Parse and run the suite."""
     arguments = make_parser().parse_args()
-    named = [re.fullmatch(r"(?:([\w ]+)=)?(.+)", text) for text in arguments.checkpoint]
-    checkpoints = {m[1] or "pretrained": Path(m[2]) for m in named if m}
+    named = [named_folder(text, "pretrained") for text in arguments.checkpoint]
+    checkpoints = dict(named)
     if len(checkpoints) < len(named):
         raise MsdeError("--checkpoint: two have the same name; give each as NAME=DIR")
     checkpoints = checkpoints or {"pretrained": shipped_checkpoint()}
-    check_exist(arguments.plan, arguments.data, *checkpoints.values(), *arguments.pretraining)
+    check_exist(arguments.plan, arguments.data, *arguments.pretraining)
 
     from msde.cluster import process
 

@@ -1,5 +1,6 @@
 """Force models: training by double backward, and their use as a calculator of ASE."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -24,7 +25,7 @@ from fixtures.downstream import (
 from msde.ase import MSDECalculator
 from msde.data_tools.convert import convert
 from msde.data_tools.options import Options
-from msde.downstream.heads import load_model
+from msde.downstream.heads import load_model, save_model
 from msde.errors import MsdeError
 from msde.monitor.writer import read_metrics
 
@@ -72,7 +73,34 @@ def test_the_calculator_gives_the_energies_of_fine_tuning_in_ev(folder, atoms):
         assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-4)
 
 
-def test_forces_are_the_negative_gradient_and_add_up_to_zero(atoms):
+@pytest.fixture(params=[1, 2])
+def models(request, folder, tmp_path):
+    """A fine-tuning of one model, and one of two: the other has another head and mean."""
+    if request.param == 1:
+        return folder / "tuned"
+    one, other = (tmp_path / f"seed-{seed}/model" for seed in range(2))
+    shutil.copytree(folder / "tuned/seed-0/model", one)
+    model = load_model(one)
+    facts = dataclasses.replace(model.facts, mean=(model.facts.mean[0] + 5,))
+    model.facts, model.head.weight.data = facts, model.head.weight.data.flip(1)
+    save_model(model, other)
+    return tmp_path
+
+
+def test_the_energy_is_the_mean_of_all_models(atoms, models):
+    each = []
+    for path in models.glob("seed-*/model"):
+        atoms.calc = MSDECalculator(path)
+        each.append((atoms.get_potential_energy(), atoms.get_forces()))
+    atoms.calc = MSDECalculator(models)
+    energies, forces = zip(*each, strict=True)
+    assert len(set(energies)) == len(energies)
+    assert atoms.get_potential_energy() == pytest.approx(np.mean(energies))
+    assert np.allclose(atoms.get_forces(), np.mean(forces, 0))
+
+
+def test_forces_are_the_negative_gradient_and_add_up_to_zero(atoms, models):
+    atoms.calc = MSDECalculator(models)
     forces = atoms.get_forces()
     assert np.allclose(forces.sum(0), 0, atol=1e-9)
     step = 1e-4

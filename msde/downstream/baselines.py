@@ -53,9 +53,36 @@ def features_of(data: TaskData, name: str) -> np.ndarray:
     return remembered(name.encode(), data, lambda: make(mol or empty for mol in data.mols()))
 
 
-def _only_class(y: np.ndarray) -> float:
-    """Return the probability of class 1 where training has one class only, or no label."""
-    return float(y[0]) if len(y) else 0.5
+def _fit_each(
+    task: Task,
+    data: TaskData,
+    split: Split,
+    fit: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Predict each target by what is fitted to its known training labels, (rows, targets).
+
+    Of classes it is the probability of class 1, a constant where training has one class or no
+    label.
+
+    Args:
+        fit: returns the predictions of all molecules, (rows,), given the labels of the target
+            (rows,) and the places of the training molecules that have one.
+    """
+    predictions = np.zeros(data.y.shape)
+    for target, y in enumerate(data.y.T):
+        known = split.train[~np.isnan(y[split.train])]
+        if task.is_classification and len(np.unique(y[known])) < 2:
+            predictions[:, target] = y[known[0]] if len(known) else 0.5
+        else:
+            predictions[:, target] = fit(y, known)
+    return predictions
+
+
+def _predicted(task: Task, model: Any, features: np.ndarray) -> np.ndarray:
+    """Return what a model of scikit-learn predicts, of classes the probability of 1, (rows,)."""
+    return (
+        model.predict_proba(features)[:, 1] if task.is_classification else model.predict(features)
+    )
 
 
 def fit_forest(
@@ -64,19 +91,14 @@ def fit_forest(
     """Fit one forest a target on its known labels; predict all molecules, (rows, targets)."""
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-    predictions = np.zeros(data.y.shape)
-    for target in range(data.y.shape[1]):
-        y = data.y[:, target]
-        known = split.train[~np.isnan(y[split.train])]
-        if task.is_classification and len(np.unique(y[known])) < 2:
-            predictions[:, target] = _only_class(y[known])
-        elif task.is_classification:
-            forest = RandomForestClassifier(TREES, random_state=seed).fit(features[known], y[known])
-            predictions[:, target] = forest.predict_proba(features)[:, 1]
+    def fit(y: np.ndarray, known: np.ndarray) -> np.ndarray:
+        if task.is_classification:
+            forest = RandomForestClassifier(TREES, random_state=seed)
         else:
             forest = RandomForestRegressor(TREES, random_state=seed, max_features=0.33)
-            predictions[:, target] = forest.fit(features[known], y[known]).predict(features)
-    return predictions
+        return _predicted(task, forest.fit(features[known], y[known]), features)
+
+    return _fit_each(task, data, split, fit)
 
 
 def _scaled(features: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -103,23 +125,17 @@ def _fit_chosen(
         make_models: returns what is tried, given the number of known training labels.
     """
     scaled = _scaled(features, split.train)
-    predictions = np.zeros(data.y.shape)
-    for target in range(data.y.shape[1]):
-        y, best = data.y[:, target], math.nan
-        known = split.train[~np.isnan(y[split.train])]
-        if task.is_classification and len(np.unique(y[known])) < 2:
-            predictions[:, target] = _only_class(y[known])
-            continue
+
+    def fit(y: np.ndarray, known: np.ndarray) -> np.ndarray:
+        chosen, best = np.zeros(len(y)), math.nan
         for number, model in enumerate(make_models(len(known))):
-            model.fit(scaled[known], y[known])
-            if task.is_classification:
-                found = model.predict_proba(scaled)[:, 1]
-            else:
-                found = model.predict(scaled)
+            found = _predicted(task, model.fit(scaled[known], y[known]), scaled)
             value = METRICS[task.metric](y[split.valid], found[split.valid])
-            if is_better(task.metric, value, best) or number == 0:
-                best, predictions[:, target] = value, found
-    return predictions
+            if number == 0 or is_better(task.metric, value, best):
+                chosen, best = found, value
+        return chosen
+
+    return _fit_each(task, data, split, fit)
 
 
 def fit_ridge(

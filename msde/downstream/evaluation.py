@@ -12,7 +12,7 @@ from torch import Tensor
 from msde.data.batch import MoleculeBatch
 from msde.downstream.heads import TaskModel
 from msde.downstream.labels import Scaling, TaskData
-from msde.downstream.metrics import over_targets, per_target, unit_free
+from msde.downstream.metrics import mae, over_targets, per_target, unit_free
 from msde.downstream.tasks import FORCE_MAE, Task
 from msde.inference.inputs import batches
 
@@ -62,7 +62,7 @@ def measure(metric: str, y: np.ndarray, predictions: np.ndarray) -> Outcome:
         predictions: (rows, targets).
     """
     each = per_target(metric, y, predictions)
-    return Outcome(predictions, {metric: over_targets(metric, y, predictions)}, each)
+    return Outcome(predictions, {metric: float(over_targets(each))}, each)
 
 
 def evaluate(
@@ -107,5 +107,5 @@ def _evaluate_forces(
         difference = forces.detach() * float(scaling.scale[0]) - known  # (num_atoms, 3)
         error += float(difference.abs().double().sum())
         count += difference.numel()
-    value = over_targets("mae", data.y[places], energies)
+    value = mae(data.y[places, 0], energies[:, 0])
     return Outcome(energies, {FORCE_MAE: error / count, "energy_mae": value}, [value])

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from msde.checkpoints.weights import MODEL, find_weights
-from msde.config import Config
+from msde.config import Config, read_json
 from msde.downstream.evaluation import Outcome
-from msde.downstream.heads import ModelFacts, make_model, network_config, save_model
+from msde.downstream.heads import ModelFacts, make_model, network_config, save_model, seed_folders
 from msde.downstream.labels import Scaling, TaskData, listed, read_task_data
 from msde.downstream.settings import Settings, differences
 from msde.downstream.splits import Split, known_from_training, stored_split
@@ -40,7 +40,8 @@ from msde.inference.pretrained import trained_views, views_of
 
 log = logging.getLogger("msde")
 
-RESULTS, CONFIG, PREDICTIONS = "results.json", "config.json", "predictions.csv"
+RESULTS, CONFIG, SPLIT = "results.json", "config.json", "split.json"
+PREDICTIONS = "predictions.csv"
 SHOWN = 5  # targets that are named in a message
 
 
@@ -68,7 +69,7 @@ def prepare(
     lines: Mapping[int, tuple[str, ...]] | None = None,
     words: Mapping[int, str] | None = None,
 ) -> Job:
-    """Read and check everything, and write split and configuration to `output`.
+    """Read and check everything, then write split and configuration to `output`.
 
     Args:
         root: a folder of shards.
@@ -81,13 +82,14 @@ def prepare(
     """
     network = network_config(checkpoint, settings)
     pretrained = checkpoint is not None and settings.init == "pretrained"
-    _check_encoders(network, settings, pretrained, checkpoint)
+    check_encoders(checkpoint, settings)
     data = read_task_data(root, task, lines, settings.split_column)
     if settings.view != "2d" and not data.has_geometry:
         raise MsdeError(
             f"view={settings.view} needs positions, which molecules of {root} lack; give view=2d"
         )
-    split = stored_split(output / "split.json", data, settings, words)
+    # Nothing is written before all is checked: what an error says to change may be tried at once.
+    split, text = stored_split(output / SPLIT, data, settings, words)
     if task.is_classification:
         _check_classes(data, split)
     scaling = Scaling.of(data, split.train, task)
@@ -105,7 +107,11 @@ def prepare(
         "settings": dataclasses.asdict(settings),
         "energies_centred_at": scaling.mean.tolist() if task.has_forces else None,
     }
-    _keep(output / CONFIG, values)
+    check_same(output, values)
+    if not (output / SPLIT).exists():
+        write_atomically(output / SPLIT, lambda path: path.write_text(text))
+    if not (output / CONFIG).exists():
+        write_json(output / CONFIG, values)  # last: other ranks wait for it
     data, split = _used(data, split)
     facts = ModelFacts.of(task, data.take(split.train), scaling, settings)
     kept = weights if pretrained else None
@@ -124,7 +130,7 @@ def fine_tune(
         with unfinished(output / f"seed-{seed}") as folder:
             if folder is not None:
                 _one_seed(job, folder, seed)
-    return collect(job, output, seeds)
+    return collect(job, output)
 
 
 @contextlib.contextmanager
@@ -201,16 +207,16 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
-    """Write the results of the seeds that are done; ranks that end together take turns."""
+def collect(job: Job, output: Path) -> dict[str, Any]:
+    """Write the results of all seeds that are done; ranks that end together take turns."""
     with open(output / CONFIG) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        return _collect(job, output, seeds)
+        return _collect(job, output)
 
 
-def _collect(job: Job, output: Path, seeds: int) -> dict[str, Any]:
-    paths = [output / f"seed-{seed}" / RESULTS for seed in range(seeds)]
-    done = [json.loads(path.read_text()) for path in paths if path.exists()]
+def _collect(job: Job, output: Path) -> dict[str, Any]:
+    paths = [folder / RESULTS for folder in seed_folders(output)]
+    done = [read_json(path) for path in paths if path.exists()]
     names = done[0]["test"] if done else ()
     results = {
         **{p: {name: [r[p][name] for r in done] for name in names} for p in ("test", "valid")},
@@ -234,12 +240,17 @@ def _used(data: TaskData, split: Split) -> tuple[TaskData, Split]:
     return data.take(used), Split(**parts, sha256=split.sha256)
 
 
-def _check_encoders(
-    network: Config, settings: Settings, pretrained: bool, checkpoint: Path | None
-) -> None:
-    trained = trained_views(network)
+def check_encoders(checkpoint: Path | None, settings: Settings) -> None:
+    """Check that the encoders of a view were pretrained, unless random ones are asked for.
+
+    Raises:
+        MsdeError: one was not.
+    """
+    if checkpoint is None or settings.init != "pretrained":
+        return
+    trained = trained_views(network_config(checkpoint, settings))
     untrained = [view for view in views_of(settings.view) if view not in trained]
-    if pretrained and untrained:
+    if untrained:
         raise MsdeError(
             f"{checkpoint} was pretrained without its {untrained[0].upper()} encoder (the "
             f"coefficients of its objectives are 0), view={settings.view} does not fit; give "
@@ -278,12 +289,12 @@ def _announce(job: Job) -> None:
     more = len(job.data.targets) - SHOWN
     log.info("%s: %s%s", job.task.name, units, f" and {more} more" if more > 0 else "")
     log.info("split %s %s: %s", job.settings.split, job.split.sha256[:16], sizes)
-    may_have_copies = job.settings.split in ("random", "column") and not job.task.has_forces
+    may_have_copies = job.settings.split != "deepchem" and not job.task.has_forces
     if may_have_copies and log.isEnabledFor(logging.INFO):  # a suite's workers print no such lines
         for part, count in known_from_training(job.data, job.split).items():
             if count:
-                log.info("%d %s molecules are in the training part, too; a scaffold split keeps "
-                         "copies together", count, part)  # fmt: skip
+                log.info("%d %s molecules are copies or stereoisomers of training molecules; "
+                         "split=deepchem keeps these together", count, part)  # fmt: skip
     if job.task.has_forces:
         log.info("energies are centred at the training mean, %.3f", job.scaling.mean[0])
 
@@ -318,18 +329,29 @@ def _without_folders(values: dict[str, Any]) -> dict[str, Any]:
     return values | parts
 
 
-def _keep(path: Path, values: dict[str, Any]) -> None:
-    """Write the configuration, or check that it is the one that is there."""
-    if path.exists():
-        there = json.loads(path.read_text())
-        # Settings that were added since then have their defaults.
-        there["settings"] = dataclasses.asdict(Settings()) | there["settings"]
-        kept, given = _without_folders(there), _without_folders(json.loads(json.dumps(values)))
-        if kept != given:
-            changed = differences(kept, given)
-            raise MsdeError(
-                f"{path.parent} holds a fine-tuning with another {changed}; choose another "
-                "--output, or give the same command"
-            )
+def check_same(output: Path, values: dict[str, Any] | None = None) -> None:
+    """Check that a folder holds no other fine-tuning, and no configuration of something else.
+
+    Args:
+        values: those of this fine-tuning, if known.
+
+    Raises:
+        MsdeError: it does.
+    """
+    path = output / CONFIG
+    if not path.exists():
         return
-    write_json(path, values)
+    there = read_json(path)
+    if not {"task", "settings", "split"} <= there.keys():
+        raise MsdeError(f"{path} is not that of a fine-tuning; choose another --output")
+    if values is None:
+        return
+    # Settings that were added since then have their defaults.
+    there["settings"] = dataclasses.asdict(Settings()) | there["settings"]
+    kept, given = _without_folders(there), _without_folders(json.loads(json.dumps(values)))
+    if kept != given:
+        changed = differences(kept, given)
+        raise MsdeError(
+            f"{output} holds a fine-tuning with another {changed}; choose another --output, or "
+            "give the same command"
+        )

@@ -260,6 +260,12 @@ def load_model(folder: Path) -> TaskModel:
     return model.eval()
 
 
+def seed_folders(output: Path) -> list[Path]:
+    """Return the folders of the seeds of a fine-tuning, in the order of their numbers."""
+    found = [(re.fullmatch(r"seed-(\d+)", path.name), path) for path in output.glob("seed-*")]
+    return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
+
+
 def model_folders(output: Path) -> list[Path]:
     """Return the folders of the models of a fine-tuning, one a seed, or the folder itself.
 
@@ -268,9 +274,8 @@ def model_folders(output: Path) -> list[Path]:
     """
     if (output / MODEL).exists():
         return [output]
-    seeds = [(re.fullmatch(r"seed-(\d+)", path.name), path) for path in output.glob("seed-*")]
-    numbered = [(int(name[1]), path / "model") for name, path in seeds if name]
-    models = [folder for _, folder in sorted(numbered) if (folder / MODEL).exists()]
+    folders = [folder / "model" for folder in seed_folders(output)]
+    models = [folder for folder in folders if (folder / MODEL).exists()]
     if not models:
         raise MsdeError(f"{output} holds no fine-tuned model; launch/finetune.py makes one")
     return models

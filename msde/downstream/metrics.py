@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
 
 
 def roc_auc(y: np.ndarray, score: np.ndarray) -> float:
@@ -23,9 +25,7 @@ def roc_auc(y: np.ndarray, score: np.ndarray) -> float:
     negatives = len(y) - positives
     if not positives or not negatives:
         return float("nan")
-    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    rank = (last - (counts - 1) / 2)[place]  # (rows,) from 1, the mean of those that are equal
+    rank = scipy.stats.rankdata(score)  # (rows,) from 1, the mean of those that are equal
     return float((rank[y == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
@@ -61,6 +61,25 @@ def per_target(metric: str, y: np.ndarray, prediction: np.ndarray) -> list[float
     return [METRICS[metric](y[:, t], prediction[:, t]) for t in range(y.shape[1])]
 
 
+def over_targets(values: ArrayLike, geometric: bool = False) -> np.ndarray:
+    """Return the mean of metrics over the targets that have them, NaN where none has.
+
+    Args:
+        values: (..., targets), NaN or None where not defined.
+        geometric: it is the geometric mean, of errors; they may be 0.
+
+    Returns:
+        (...).
+    """
+    each = np.asarray(values, np.float64)
+    if geometric:
+        each = np.log(np.maximum(each, np.finfo(np.float64).tiny))
+    there = ~np.isnan(each)
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = np.where(there, each, 0).sum(-1) / there.sum(-1)
+    return np.exp(mean) if geometric else mean
+
+
 def unit_free(metric: str, values: Sequence[float | None]) -> float:
     """Return one number of the targets' metrics to choose by, NaN where none is defined.
 
@@ -70,16 +89,6 @@ def unit_free(metric: str, values: Sequence[float | None]) -> float:
     Args:
         values: of each target, None or NaN where the metric is not defined.
     """
-    defined = np.array(values, np.float64)
-    defined = defined[~np.isnan(defined)]
-    if len(defined) < 2 or metric == "roc_auc":
-        return float(defined.mean()) if len(defined) else float("nan")
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.log(defined).mean()))
-
-
-def over_targets(metric: str, y: np.ndarray, prediction: np.ndarray) -> float:
-    """Return the mean of the metric over the targets that have it, NaN where none has."""
-    found = np.array(per_target(metric, y, prediction))
-    defined = found[~np.isnan(found)]
-    return float(defined.mean()) if len(defined) else float("nan")
+    each = np.asarray(values, np.float64)
+    several = bool(np.count_nonzero(~np.isnan(each)) > 1)  # of one the arithmetic mean is exact
+    return float(over_targets(each, geometric=several and metric != "roc_auc"))

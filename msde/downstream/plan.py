@@ -5,8 +5,8 @@ A plan is a JSON object:
     seeds     models of each arm and split
     settings  key=value, of all fine-tunings
     splits    a list of lists of key=value, such as [["split=scaffold"]]
-    recipes   an object: settings of the arms "RECIPE NAME", key=value that win over all others;
-              "frozen" is there from the start
+    recipes   an object: settings of the arms "RECIPE NAME", key=value that win over all others, but
+              none of the split; "frozen" is there from the start
     arms      "NAME" and "RECIPE NAME" of a checkpoint or of "random" weights, which are fine-tuned;
               and "FEATURES + forest", "+ ridge" or "+ knn", of "ecfp", "descriptors", a NAME, or
               two side by side, "NAME and descriptors"; "chosen NAME" is, for each split and seed,
@@ -27,7 +27,7 @@ from typing import Any
 
 from msde.config import read_json
 from msde.downstream.baselines import ESTIMATORS, FINGERPRINTS
-from msde.downstream.settings import make_settings
+from msde.downstream.settings import OF_SPLITS, make_settings
 from msde.downstream.tasks import Task, get_task
 from msde.errors import MsdeError
 
@@ -59,9 +59,19 @@ class Design:
     @property
     def name(self) -> str:
         """The name of the design in tables and folders."""
+        return f"{self._of_all_labels}-{self.labels or 'all'}"
+
+    @property
+    def cache(self) -> str:
+        """The name of its shards, which designs that differ in the number of labels share."""
+        view = make_settings(self.task, self.settings).view
+        return f"{self._of_all_labels}-all" + ("" if view == "2d" else "-3d")
+
+    @property
+    def _of_all_labels(self) -> str:
         stem = self.task.name if self.task.name != "custom" else Path(self.data).name.split(".")[0]
         targets = f"-{'+'.join(self.task.targets or ())}" * (self.task.name == "custom")
-        return f"{stem}{targets}-{self.labels or 'all'}".replace("/", "_").replace(" ", "_")
+        return f"{stem}{targets}".replace("/", "_").replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ class Plan:
     @property
     def recipes(self) -> list[str]:
         """The names of the recipes."""
-        return list(self.designs[0].recipes) if self.designs else []
+        return list(self.designs[0].recipes)
 
     def rows(self) -> Iterator[Run]:
         """Yield what the table has, those of one split together."""
@@ -157,7 +167,8 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
         checkpoints: names of those that arms can start from.
 
     Raises:
-        MsdeError: a key, task, arm or setting is not known, or two splits are the same.
+        MsdeError: a key, task, arm or setting is not known, a list is empty, two splits are the
+            same, or two files have one name.
     """
     values = read_json(path)
     _check_keys(path, values, KEYS)
@@ -173,7 +184,7 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
             if arm not in known:
                 raise MsdeError(f"{path}: unknown arm {arm!r}, expected one of {', '.join(known)}")
         for labels in entry.get("labels", [None]):
-            if labels is not None and not isinstance(labels, int):
+            if labels is not None and type(labels) is not int:  # True is an int
                 raise MsdeError(f"{path}: 'labels' holds {labels!r}, expected a number or null")
             given = (task, entry["data"], labels, settings, tuple(arms), recipes)
             designs.append(Design(*given, entry.get("group")))
@@ -183,7 +194,7 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
         _check_texts(path, "a member of a split", split)
     splits = tuple(tuple(split) for split in values.get("splits", [[]]))
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
-    if not isinstance(plan.seeds, int) or plan.seeds < 1:
+    if type(plan.seeds) is not int or plan.seeds < 1:
         raise MsdeError(f"{path}: 'seeds' is {plan.seeds!r}, expected a number of at least 1")
     for run in plan.rows():
         if run.arm.startswith(CHOSEN) and len(run.choices) < 2:
@@ -194,6 +205,7 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
         make_settings(run.design.task, run.overrides)
     for design in designs:
         _check_splits(path, design, splits)
+    _check_files(path, designs)
     names = [design.name for design in designs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise MsdeError(
@@ -230,6 +242,12 @@ def _read_recipes(path: Path, values: Any, starts: Sequence[str]) -> dict[str, t
         if not isinstance(settings, list):
             raise MsdeError(f"{path}: recipe {name!r} is {settings!r}, expected a list")
         _check_texts(path, f"a member of recipe {name!r}", settings)
+        for key in (setting.partition("=")[0].strip() for setting in settings):
+            if key in OF_SPLITS:
+                raise MsdeError(
+                    f"{path}: recipe {name!r} sets {key}, but all arms are trained and tested on "
+                    "the same molecules; give it in 'splits', 'settings' or 'labels'"
+                )
     return {name: tuple(settings) for name, settings in values.items()}
 
 
@@ -258,6 +276,18 @@ def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]])
         seen.add(rule)
 
 
+def _check_files(path: Path, designs: Sequence[Design]) -> None:
+    """Check that designs that share their shards have the same file."""
+    files: dict[str, str] = {}
+    for design in designs:
+        other = files.setdefault(design.cache, design.data)
+        if other != design.data:
+            raise MsdeError(
+                f"{path}: {design.task.name} is read from two files whose designs have the same "
+                f"name, {other} and {design.data}; rename one file, or plan a suite for each"
+            )
+
+
 def _check_keys(path: Path, values: Any, known: set[str]) -> None:
     if not isinstance(values, dict):
         raise MsdeError(
@@ -266,6 +296,8 @@ def _check_keys(path: Path, values: Any, known: set[str]) -> None:
     for key in values.keys() & LISTS:
         if not isinstance(values[key], list):
             raise MsdeError(f"{path}: {key!r} is {values[key]!r}, expected a list")
+        if not values[key] and key != "settings":
+            raise MsdeError(f"{path}: {key!r} is empty, expected at least one; or leave it out")
     for key in values.keys() - known:
         raise MsdeError(f"{path}: unknown key {key!r}, expected {', '.join(sorted(known))}")
     for key in known & {"tasks", "task", "data"} - values.keys():
@@ -274,3 +306,5 @@ def _check_keys(path: Path, values: Any, known: set[str]) -> None:
         _check_texts(path, f"a member of {key!r}", values[key])
     for key in values.keys() & {"task", "data"}:
         _check_texts(path, repr(key), [values[key]])
+    if not isinstance(values.get("group"), str | None):
+        raise MsdeError(f"{path}: 'group' is {values['group']!r}, expected text or null")

@@ -82,16 +82,13 @@ class FineTuned:
         source = open_input(molecules, views, self.facts.hydrogens)
         shape = (len(self.models), len(source), len(self.facts.targets))
         found = Predictions(np.full(shape, np.nan), {}, {})
-        done = 0
         for chunk in source.chunks():
-            found.reasons.update({done + place: why for place, why in chunk.reasons.items()})
-            found.notes.update({done + place: note for place, note in chunk.notes.items()})
-            self._fill(found.values[:, done : done + chunk.size], chunk)
-            for place in chunk.flat:
-                note = found.notes.pop(done + place, NO_GEOMETRY)
-                found.reasons.setdefault(done + place, note)
-                found.values[:, done + place] = np.nan
-            done += chunk.size
+            found.reasons.update(chunk.reasons)
+            found.notes.update(chunk.notes)
+            self._fill(found.values[:, chunk.first : chunk.first + chunk.size], chunk)
+            for number in (chunk.first + place for place in chunk.flat):
+                found.reasons.setdefault(number, found.notes.pop(number, NO_GEOMETRY))
+                found.values[:, number] = np.nan
         return found
 
     def _check_hydrogens(self, root: Path) -> None:

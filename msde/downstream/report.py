@@ -14,7 +14,6 @@ import numpy as np
 from msde.downstream.baselines import FINGERPRINTS
 from msde.downstream.plan import AND, CHOSEN, PRETRAINED, RANDOM, RECIPES, Design, Plan, Run
 from msde.downstream.statistics import (
-    DRAWS,
     Comparison,
     Pair,
     compare,
@@ -24,7 +23,8 @@ from msde.downstream.statistics import (
     wilcoxon,
 )
 from msde.downstream.suite import pairs_of, rows_of
-from msde.files import write_atomically
+from msde.errors import ErrorList
+from msde.files import markdown_table, write_atomically
 from msde.monitor.pictures import BLUE, GREY, INK, has_matplotlib, new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -61,15 +61,20 @@ def compared(arms: Sequence[str], recipes: Sequence[str] = tuple(RECIPES)) -> li
 
 
 def write_tables(
-    output: Path, plan: Plan, overlaps: Mapping[str, Sequence[str]], draws: int = DRAWS
+    output: Path,
+    plan: Plan,
+    overlaps: Mapping[str, Sequence[str]],
+    draws: int,
+    failed: ErrorList,
 ) -> str:
     """Write table.csv, comparisons.csv and table.md; return the text of the last.
 
     Args:
         overlaps: uids of the molecules of each design that pretraining has seen.
+        failed: gets the errors of what cannot be compared, which is left out.
     """
     rows = Rows(output, plan).write()
-    found = comparisons(output / "runs", plan, overlaps, draws)
+    found = comparisons(output / "runs", plan, overlaps, draws, failed)
     _write_csv(output / "comparisons.csv", found)
     text = _markdown(plan, rows, found, overlaps)
     if not found:
@@ -108,13 +113,19 @@ class Rows:
 
 
 def comparisons(
-    runs: Path, plan: Plan, overlaps: Mapping[str, Sequence[str]], draws: int
+    runs: Path,
+    plan: Plan,
+    overlaps: Mapping[str, Sequence[str]],
+    draws: int,
+    failed: ErrorList,
 ) -> list[dict[str, Any]]:
     """Return a row for each comparison of each design, and of it without overlapping molecules.
 
-    Rows of groups have the scope `group`: the means of their designs, but for those that have less
-    than half of the splits of the others. Holm's correction is over the designs, or groups, of a
-    comparison.
+    Rows of groups have the scope `group`: the means of their designs, see `_comparable`. Holm's
+    correction is over the designs, or groups, of a comparison.
+
+    Args:
+        failed: gets the errors of what cannot be compared, which is left out.
     """
     rows: list[dict[str, Any]] = []
     for arms in compared(plan.arms, plan.recipes):
@@ -126,8 +137,9 @@ def comparisons(
                 # Of forces there is one error over all frames.
                 if kind != "all" and (not dropped or design.task.has_forces):
                     continue
-                metric = design.task.metric
-                pairs = pairs_of(runs, design, arms, plan, dropped)
+                metric, pairs = design.task.metric, []
+                with failed.collect():
+                    pairs = pairs_of(runs, design, arms, plan, dropped)
                 pairs = [pair for pair in pairs if _is_finite(metric, pair)]
                 if pairs:
                     made[design.name] = (len(pairs), compare(metric, pairs, draws=draws))
@@ -135,14 +147,23 @@ def comparisons(
                         members[design.group].append(made[design.name])
             pooled = {}
             for group, parts in members.items():
-                most = max(len(found.ratios) for _, found in parts)
-                # One with runs still missing would leave the group hardly a split in common.
-                parts = [part for part in parts if 2 * len(part[1].ratios) >= most]
-                counts, parts_found = zip(*parts, strict=True)
+                counts, parts_found = zip(*_comparable(parts), strict=True)
                 pooled[group] = sum(counts), pool(parts_found)
             rows += _comparison_rows(DESIGN, arms, kind, made)
             rows += _comparison_rows(GROUP, arms, kind, pooled)
     return rows
+
+
+def _comparable(parts: list[tuple[int, Comparison]]) -> list[tuple[int, Comparison]]:
+    """Return the designs of a group that have more than half of the splits of the others.
+
+    So two of them have a split in common, or a seed where all have a single split. One with runs
+    still missing would leave the group hardly any.
+    """
+    for size in (lambda found: found.splits, lambda found: len(found.ratios)):
+        most = max(size(found) for _, found in parts)
+        parts = [(count, found) for count, found in parts if 2 * size(found) > most]
+    return parts
 
 
 def _is_finite(metric: str, pair: Pair) -> bool:
@@ -226,64 +247,72 @@ def _markdown(
     cells: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in rows:
         cells[row["design"], row["metric"], row["arm"]].append(row["value"])
-    lines = [
-        f"Mean and standard deviation over {plan.seeds} seeds and {len(plan.splits)} splits.",
-        "",
-        f"| design | metric | {' | '.join(plan.arms)} |",
-        f"|---|---|{'---|' * len(plan.arms)}",
-    ]
+    models = plan.seeds * len(plan.splits)
+    lines = []
     for design, metric in dict.fromkeys((name, metric) for name, metric, _ in cells):
         values = (cells.get((design, metric, arm), []) for arm in plan.arms)
-        shown = (f"{np.mean(v):.4g} ± {np.std(v):.2g}" if v else "-" for v in values)
-        lines.append(f"| {design} | {metric} | {' | '.join(shown)} |")
-    for scope in (GROUP, DESIGN):
-        lines += _counts(scope, by_arms(found, scope))
-    lines += [
-        "",
-        "Log-ratio of errors (of ROC-AUC: 1 - AUC), below 0 where the first arm is better, with "
-        "the 95 % interval (Student's over splits, wider where these share test molecules); p "
-        "after Holm.",
-        "",
-        "| design | arms | molecules | log-ratio | interval | p | verdict |",
-        "|---|---|---|---|---|---|---|",
+        lines.append((design, metric, *(_cell(v, models) for v in values)))
+    parts = [
+        f"Mean and standard deviation over seeds and splits, of {models} models if no other number "
+        "is in brackets.",
+        markdown_table(("design", "metric", *plan.arms), lines),
     ]
-    for row in sorted(found, key=lambda row: row["scope"] == DESIGN):
-        lines.append(
-            f"| {row['design']} | {row['arm']} / {row['against']} | {row['molecules']} "
-            f"| {row['log_ratio']:+.3f} | {row['low']:+.3f} to {row['high']:+.3f} "
-            f"| {row['p_holm']:.3f} | {row['verdict']} |"
+    for scope in (GROUP, DESIGN):
+        parts += _counts(scope, by_arms(found, scope))
+    parts.append(
+        "Log-ratio of errors (of ROC-AUC: 1 - AUC), below 0 where the first arm is better, with "
+        "the 95 % interval (Student's over splits, of a single split over its seeds, wider where "
+        "these share test molecules; of a single seed on a single split there is none); p after "
+        "Holm; pairs of models."
+    )
+    head = ("design", "arms", "molecules", "pairs", "log-ratio", "interval", "p", "verdict")
+    lines = [
+        (
+            row["design"],
+            f"{row['arm']} / {row['against']}",
+            row["molecules"],
+            row["pairs"],
+            f"{row['log_ratio']:+.3f}",
+            f"{row['low']:+.3f} to {row['high']:+.3f}" if np.isfinite(row["low"]) else "-",
+            f"{row['p_holm']:.3f}",
+            row["verdict"],
         )
+        for row in sorted(found, key=lambda row: row["scope"] == DESIGN)
+    ]
+    parts.append(markdown_table(head, lines))
     if overlaps:
-        lines += [
-            "",
-            "Molecules of a task that pretraining has seen (first block of the InChIKey):",
-        ]
         has_forces = {design.name: design.task.has_forces for design in plan.designs}
         left = " (frames; forces are not compared without them)"
-        lines += [
+        counts = (
             f"{name} {len(uids)}{left if uids and has_forces[name] else ''}"
             for name, uids in overlaps.items()
-        ]
-    return "\n".join(lines) + "\n"
+        )
+        title = "Molecules of a task that pretraining has seen (first block of the InChIKey):"
+        parts.append("\n".join((title, *counts)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(values: Sequence[float], models: int) -> str:
+    """Return mean and deviation of a metric, with the number of values if it is another."""
+    if not values:
+        return "-"
+    count = "" if len(values) == models else f" ({len(values)})"
+    return f"{np.mean(values):.4g} ± {np.std(values):.2g}{count}"
 
 
 def _counts(scope: str, parts: Mapping[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
     """Return a table of how often each verdict was given over the designs or groups."""
     if not parts:
         return []
-    lines = [
-        "",
+    title = (
         f"Over all {scope}s; p of Wilcoxon's signed-rank test of the log-ratios below, which is "
-        f"too small where {scope}s share molecules.",
-        "",
-        f"| arms | {scope}s | {' | '.join(VERDICTS)} | median log-ratio | p |",
-        f"|---|---|{'---|' * len(VERDICTS)}---|---|",
-    ]
+        f"too small where {scope}s share molecules."
+    )
+    lines = []
     for arms, part in parts.items():
         ratios = [row["log_ratio"] for row in part]
         counts = [[row["verdict"] for row in part].count(verdict) for verdict in VERDICTS]
-        lines.append(
-            f"| {' / '.join(arms)} | {len(part)} | {' | '.join(map(str, counts))} "
-            f"| {np.median(ratios):+.3f} | {wilcoxon(ratios):.4f} |"
-        )
-    return lines
+        found = f"{np.median(ratios):+.3f}", f"{wilcoxon(ratios):.4f}"
+        lines.append((" / ".join(arms), len(part), *counts, *found))
+    head = ("arms", f"{scope}s", *VERDICTS, "median log-ratio", "p")
+    return [title, markdown_table(head, lines)]

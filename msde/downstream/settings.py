@@ -16,6 +16,9 @@ from msde.config.schema import Readout
 from msde.downstream.tasks import Task
 from msde.errors import MsdeError, require
 
+# The settings that decide which molecules a model is trained and tested on.
+OF_SPLITS = ("split", "split_seed", "split_column", "train", "valid", "labels")
+
 
 @dataclass
 class Settings:

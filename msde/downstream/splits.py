@@ -17,9 +17,9 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from msde.downstream.labels import TaskData, listed
-from msde.downstream.settings import Settings, differences
+from msde.downstream.settings import OF_SPLITS, Settings, differences
 from msde.errors import DataDamaged, MsdeError
-from msde.files import sealed, unsealed, write_atomically
+from msde.files import sealed, unsealed
 
 log = logging.getLogger("msde")
 
@@ -113,10 +113,20 @@ def column_split(parts: Sequence[str]) -> Split:
 
 
 def scaffolds_of(data: TaskData, chirality: bool) -> list[str]:
-    """Return the Bemis-Murcko scaffold of each molecule, "" where it has no ring."""
+    """Return the Bemis-Murcko scaffold of each molecule, "" where it has no ring.
+
+    E and Z are no part of it: whether RDKit's scaffold keeps them depends on how a SMILES is
+    written.
+
+    Args:
+        chirality: tell the hands of stereocentres apart.
+    """
     scaffolds, unknown = [], 0
     for mol in data.mols():
         try:
+            for bond in mol.GetBonds() if mol is not None else ():
+                bond.SetStereo(Chem.BondStereo.STEREONONE)
+                bond.SetBondDir(Chem.BondDir.NONE)
             found = MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=chirality)
         except Exception:  # of a molecule that is None, too
             found, unknown = "", unknown + 1
@@ -172,23 +182,22 @@ def make_split(data: TaskData, settings: Settings, words: Mapping[int, str] | No
 
 def stored_split(
     path: Path, data: TaskData, settings: Settings, words: Mapping[int, str] | None = None
-) -> Split:
-    """Return the split in a file, which is written first if there is none.
+) -> tuple[Split, str]:
+    """Return the split in a file, or a new one if there is no file, and the text of the file.
 
     Raises:
         MsdeError: the file is of other data or settings.
         DataDamaged: it is not as it was written.
     """
-    keys = ("split", "split_seed", "split_column", "train", "valid", "labels")
-    rule = {key: getattr(settings, key) for key in keys}
+    rule = {key: getattr(settings, key) for key in OF_SPLITS}
     facts = {"data": data.digest, "molecules": len(data), "rule": rule}
-    if not path.exists():
-        split = make_split(data, settings, words)
-        lists = {name: members.tolist() for name, members in split.parts().items()}
-        text = sealed({**facts, **lists})
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+    if path.exists():
+        text = path.read_text()
+    else:
+        parts = make_split(data, settings, words).parts()
+        text = sealed({**facts, **{name: members.tolist() for name, members in parts.items()}})
     try:
-        values = unsealed(path.read_text())
+        values = unsealed(text)
     except ValueError as error:
         raise DataDamaged(f"{path} is damaged ({error}); delete it") from error
     for key, value in facts.items():
@@ -197,7 +206,7 @@ def stored_split(
                 f"{path} is of another {key} than this fine-tuning: {changed}; choose another "
                 "--output"
             )
-    return _split(values, values["sha256"])
+    return _split(values, values["sha256"]), text
 
 
 def known_from_training(data: TaskData, split: Split) -> dict[str, int]:

@@ -69,7 +69,7 @@ def _fit(job: Job, run: Run, output: Path, seeds: int) -> dict[str, Any]:
             if features is None or run.source == RANDOM:
                 features = _features(job, run.features, seed)
             _fit_seed(job, run, features, folder, seed)
-    return collect(job, output, seeds)
+    return collect(job, output)
 
 
 def _fit_seed(job: Job, run: Run, features: np.ndarray, folder: Path, seed: int) -> None:
@@ -156,7 +156,8 @@ def pairs_of(
             keep = [row for row, uid in enumerate(uids) if uid not in left_out]
             if keep:
                 kept = [uids[row] for row in keep]
-                pairs.append(Pair(",".join(split), kept, y[keep], first[keep], second[keep]))
+                numbers = y[keep], first[keep], second[keep]
+                pairs.append(Pair(",".join(split), seed, kept, *numbers))
     return pairs
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from msde.chem.parsing import is_missing
 from msde.chem.record import MoleculeRecord, Origin, outside_vocabulary, record_from
-from msde.chem.vocabulary import MoleculeError
+from msde.chem.vocabulary import CHIRALITY, MoleculeError
 from msde.data.codec import MoleculeColumns, columns_from_records
 from msde.data.mixture import Mixture
 from msde.data.pyg import record_from_pyg
@@ -28,10 +28,11 @@ AS_A_LIST = "give several molecules as a list, also if it is only one"
 class Chunk:
     """Some molecules of the input: those that could be read, and the reasons of the others."""
 
+    first: int  # number of its first molecule in the input
     size: int
     columns: MoleculeColumns | None = None  # None where nothing could be read
     places: list[int] = field(default_factory=list)  # in the chunk, of each molecule of `columns`
-    reasons: dict[int, str] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)  # by number in the input, as notes
     notes: dict[int, str] = field(default_factory=dict)
     flat: list[int] = field(default_factory=list)  # without a geometry, although 3D is asked for
 
@@ -50,18 +51,19 @@ class MoleculeList:
         """Yield the molecules in order."""
         for first in range(0, len(self), CHUNK_MOLECULES):
             members = self._molecules[first : first + CHUNK_MOLECULES]
-            chunk = Chunk(len(members))
+            chunk = Chunk(first, len(members))
             records = []
             for place, molecule in enumerate(members):
-                record = self._read(molecule, first + place, place, chunk)
+                record = self._read(molecule, place, chunk)
                 if record is not None:
                     records.append(record)
                     chunk.places.append(place)
             chunk.columns = columns_from_records(records) if records else None
             yield chunk
 
-    def _read(self, molecule: Any, number: int, place: int, chunk: Chunk) -> MoleculeRecord | None:
+    def _read(self, molecule: Any, place: int, chunk: Chunk) -> MoleculeRecord | None:
         """Return a molecule as a record; without one the chunk gets the reason."""
+        number = chunk.first + place
         notes: list[str] = []
         remarks: list[str] = []
         flat_only = self._views == ["2d"]
@@ -73,17 +75,17 @@ class MoleculeList:
                 chunk.flat.append(place)
                 notes.append(f"no 3D view: {problem}")
         if record is None:
-            chunk.reasons[place] = problem
+            chunk.reasons[number] = problem
             return None
         unusual = outside_vocabulary(record)
         if hasattr(molecule, "edge_index") and "cip" not in molecule:
-            is_tagged = (record.x[:, 1] > 0).any()
+            is_tagged = (record.x[:, CHIRALITY] > 0).any()
             unusual += ["chirality, since its data lack cip"] * bool(is_tagged)
         if unusual:
             notes.append(f"not seen by the model: {', '.join(unusual)}")
         notes += remarks
         if notes:
-            chunk.notes[place] = "; ".join(notes)
+            chunk.notes[number] = "; ".join(notes)
         return record
 
     def _record(
@@ -121,11 +123,12 @@ class ShardFolder:
         for first in range(0, len(self), CHUNK_MOLECULES):
             positions = np.arange(first, min(first + CHUNK_MOLECULES, len(self)))
             columns = self._data.fetch(positions)
-            chunk = Chunk(len(positions), columns, list(range(len(positions))))
+            chunk = Chunk(first, len(positions), columns, list(range(len(positions))))
             if "3d" in self._views:
                 chunk.flat = np.flatnonzero(columns.origin & Origin.NO_GEOMETRY).tolist()
                 told = chunk.notes if "2d" in self._views else chunk.reasons
-                told.update(dict.fromkeys(chunk.flat, "no 3D view: the shards hold no geometry"))
+                numbers = (first + place for place in chunk.flat)
+                told.update(dict.fromkeys(numbers, "no 3D view: the shards hold no geometry"))
             yield chunk
 
 

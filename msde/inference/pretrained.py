@@ -32,12 +32,8 @@ from msde.inference.inputs import (
 from msde.model import MoleculeSDE
 from msde.model.encoders import GIN
 from msde.sampling.bonds import Bonded, BondOptions, Geometry, find_bonds
-from msde.sampling.conformers import (
-    ConformerOptions,
-    Sampled,
-    log_likelihoods,
-    sample_conformers,
-)
+from msde.sampling.conformer_likelihood import log_likelihoods
+from msde.sampling.conformers import ConformerOptions, Sampled, sample_conformers
 
 log = logging.getLogger("msde")
 
@@ -178,7 +174,7 @@ class Pretrained:
         """Return the log-likelihood of RDKit molecules' first conformers, (num_molecules,) nats.
 
         Args:
-            options: those of `msde.sampling.conformers.log_likelihoods`.
+            options: those of `msde.sampling.conformer_likelihood.log_likelihoods`.
 
         Raises:
             MsdeError: there is no list.
@@ -236,9 +232,8 @@ class Pretrained:
         notes: dict[int, str] = {}
         with tqdm(total=len(source), unit=" molecules", disable=None) as bar:
             for chunk in source.chunks():
-                done = len(counts)
-                reasons |= {done + place: reason for place, reason in chunk.reasons.items()}
-                notes |= {done + place: note for place, note in chunk.notes.items()}
+                reasons |= chunk.reasons
+                notes |= chunk.notes
                 found = self._rows(chunk, views, level)
                 for v in views:
                     rows[v] += found[v]

@@ -60,3 +60,16 @@ def test_of_classes_neighbours_give_probabilities():
     found = fit_knn(get_task("custom", metric="roc_auc"), data, features[:, :1], SPLIT, 0)
     assert 0 <= found.min() and found.max() <= 1
     assert ((found > 0.5) == data.y)[SPLIT.test].mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_each_target_is_fitted_to_its_own_labels(name, monkeypatch):
+    """Of one class, or of no label, the prediction is that class, or a half."""
+    monkeypatch.setattr("msde.downstream.baselines.TREES", 20)
+    data, features = made()
+    first = (data.y > 0).astype(float)
+    data.y = np.hstack([first, np.ones((100, 1)), np.full((100, 1), np.nan), 1 - first])
+    task = get_task("custom", metric="roc_auc")
+    found = ESTIMATORS[name](task, data, features[:, :1], SPLIT, 0)
+    assert ((found[:, [0, 3]] > 0.5) == data.y[:, [0, 3]])[SPLIT.test].mean() > 0.9
+    assert (found[:, 1] == 1).all() and (found[:, 2] == 0.5).all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import root_mean_squared_error
+from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
 from fixtures.downstream import (
     QUICK,
@@ -18,6 +18,7 @@ from fixtures.downstream import (
     save_checkpoint,
     write_table,
 )
+from fixtures.seeds import mostly_slow
 from msde.data_tools.convert import convert
 from msde.data_tools.options import Options
 from msde.downstream import training
@@ -29,8 +30,6 @@ from msde.downstream.tasks import get_task
 from msde.errors import MsdeError
 from msde.files import file_sha256
 from msde.monitor.writer import read_metrics
-
-WEIGHTS = "seed-0/model/model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +166,8 @@ def test_a_finished_run_is_not_repeated_and_more_seeds_are_added(folder, tmp_pat
     finetune(folder / "t.csv", folder / "checkpoint", output, seeds=3)
     assert (output / "seed-0/results.json").stat().st_mtime_ns == before
     assert read_results(output)["seeds"] == [0, 1, 2]
+    finetune(folder / "t.csv", folder / "checkpoint", output, seeds=1)
+    assert read_results(output)["seeds"] == [0, 1, 2]  # predictions are of all models, too
 
 
 def test_a_finished_run_goes_on_when_its_folders_and_file_have_moved(folder, done, tmp_path):
@@ -249,12 +250,15 @@ class Killed(Exception):
 
 @pytest.mark.parametrize(
     "mode",
-    [
-        ["view=both", "dropout=0.3"],
-        ["training=frozen"],
-        ["training=staged", "head_epochs=1"],
-        ["training=staged", "head_epochs=3"],
-    ],
+    mostly_slow(
+        [
+            ["view=both", "dropout=0.3"],
+            ["training=frozen"],
+            ["training=staged", "head_epochs=1"],
+            ["training=staged", "head_epochs=3"],
+        ],
+        quick=[["view=both", "dropout=0.3"], ["training=staged", "head_epochs=3"]],
+    ),
 )
 def test_a_run_that_was_killed_ends_with_the_same_bits(folder, tmp_path, monkeypatch, mode):
     given = (*mode, "epochs=4", "save_seconds=0")
@@ -386,9 +390,14 @@ def test_both_views_and_classification(folder, tmp_path):
         folder / "t.csv", folder / "checkpoint", tmp_path, "view=both", "split=random",
         targets=["is_greasy"], metric="roc_auc",
     )  # fmt: skip
-    assert 0 <= results["test"]["roc_auc"][0] <= 1
     rows = read_predictions(tmp_path / "seed-0/predictions.csv")
     assert all(0 < float(row["is_greasy_predicted"]) < 1 for row in rows)
+    test = [row for row in rows if row["part"] == "test"]
+    y, predicted = ([float(r[c]) for r in test] for c in ("is_greasy", "is_greasy_predicted"))
+    assert results["test"]["roc_auc"][0] == pytest.approx(roc_auc_score(y, predicted))
+    model = load_model(tmp_path / "seed-0/model")
+    widths = [model.encoders[view].output_dim for view in ("2d", "3d")]
+    assert model.head.in_features == sum(widths) and min(widths) > 0
 
 
 def test_a_column_of_the_table_divides_it(folder, tmp_path):
@@ -399,11 +408,12 @@ def test_a_column_of_the_table_divides_it(folder, tmp_path):
 
 
 def test_ranks_share_the_seeds(folder, tmp_path):
-    for rank in (0, 1):
+    for rank, done in ((0, [0, 2]), (1, [0, 1, 2])):
         results = finetune(
             folder / "t.csv", folder / "checkpoint", tmp_path, seeds=3, rank=rank, world_size=2
         )
-    assert results["seeds"] == [0, 1, 2]
+        assert results["seeds"] == done
+    assert len(list(tmp_path.glob("seed-*"))) == 3
 
 
 def test_targets_are_scaled_by_the_training_part_alone(folder, done, tmp_path):

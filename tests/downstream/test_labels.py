@@ -136,3 +136,18 @@ def test_copies_of_training_molecules_are_counted(tmp_path):
     assert json.dumps(found)  # counts are plain numbers
     scaffolds = make_split(data, make_settings(task, ["split=random_scaffold"]))
     assert not any(known_from_training(data, scaffolds).values())
+
+
+def test_stereoisomers_of_training_molecules_are_told_unless_the_split_keeps_them(tmp_path, caplog):
+    """Scaffolds with chirality divide them."""
+    rings = [f"C1O{'C' * n}CC[C{at}H]1{end}" for n in range(12) for at in ("@", "@@") for end in
+             ("N1CCCCC1", "N1CCOCC1")]  # fmt: skip
+    rows = [f"{text},{n}" for n, text in enumerate(rings)]
+    (tmp_path / "t.csv").write_text("\n".join(["smiles,y", *rows]) + "\n")
+    checkpoint = save_checkpoint(tmp_path / "checkpoint")
+    for split, told in (("random_scaffold", True), ("deepchem", False)):
+        caplog.clear()
+        with caplog.at_level("INFO", "msde"):
+            finetune(tmp_path / "t.csv", checkpoint, tmp_path / split, "epochs=1",
+                     f"split={split}", targets=["y"])  # fmt: skip
+        assert ("test molecules are copies or stereoisomers of training" in caplog.text) == told

@@ -56,8 +56,8 @@ def test_the_mean_is_over_targets_with_both_classes():
     score = np.array([[0.1, 0.3, 0.9], [0.8, 0.2, 0.5], [0.9, 0.1, 0.2], [0.7, 0.6, 0.1]])
     each = per_target("roc_auc", y, score)
     assert np.isnan(each[1])
-    assert over_targets("roc_auc", y, score) == pytest.approx((each[0] + each[2]) / 2)
-    assert np.isnan(over_targets("roc_auc", y[:, 1:2], score[:, 1:2]))
+    assert over_targets(each) == pytest.approx((each[0] + each[2]) / 2)
+    assert np.isnan(over_targets(each[1:2]))
 
 
 def test_a_larger_auc_and_a_smaller_error_are_better():

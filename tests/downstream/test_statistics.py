@@ -13,20 +13,21 @@ from msde.downstream.statistics import Pair, compare, errors_of, holm, pool, wil
 def pairs(rng, ratio, seeds=3, rows=80):
     """Predictions of two arms whose errors have a known ratio, with the same labels."""
     y = rng.normal(size=(rows, 1))
-    return [
-        Pair(
-            "s", range(rows), y, y + ratio * rng.normal(size=y.shape), y + rng.normal(size=y.shape)
-        )  # fmt: skip
-        for _ in range(seeds)
-    ]
+    made = []
+    for seed in range(seeds):
+        one, other = (y + size * rng.normal(size=y.shape) for size in (ratio, 1))
+        made.append(Pair("s", seed, range(rows), y, one, other))
+    return made
 
 
 def test_a_clear_difference_is_found_with_its_sign_and_size():
-    found = compare("rmse", pairs(np.random.default_rng(0), 0.7), draws=200)
+    found = compare("rmse", pairs(np.random.default_rng(0), 0.7, seeds=8), draws=200)
     assert found.low < np.log(0.7) < found.high < 0 and found.verdict == "better"
     assert found.log_ratio == pytest.approx(np.log(0.7), abs=0.1)
     assert found.p < 0.05
-    assert compare("rmse", pairs(np.random.default_rng(1), 1.5), draws=200).verdict == "worse"
+    assert (
+        compare("rmse", pairs(np.random.default_rng(1), 1.5, seeds=8), draws=200).verdict == "worse"
+    )
 
 
 def test_intervals_of_equal_arms_hold_zero_as_often_as_they_should():
@@ -55,7 +56,7 @@ def few_splits(rng, splits=5):
     """Two arms whose log-ratio of errors is normal around 0 over the splits, exactly known."""
     zero, one = np.zeros((1, 1)), np.ones((1, 1))
     ratios = rng.normal(size=splits)
-    return [Pair(str(n), [n], zero, np.exp(r) * one, one) for n, r in enumerate(ratios)]
+    return [Pair(str(n), 0, [n], zero, np.exp(r) * one, one) for n, r in enumerate(ratios)]
 
 
 def test_intervals_of_five_splits_hold_the_truth_in_95_of_100():
@@ -79,7 +80,7 @@ def test_intervals_hold_the_truth_whether_or_not_splits_share_their_test_molecul
                 errors = rng.exponential(size=(2, 60, 1))
             uids = [f"{0 if shared else split}-{row}" for row in range(60)]
             noisy = errors * np.exp(0.1 * rng.normal(size=errors.shape))
-            made.append(Pair(str(split), uids, y, *noisy))
+            made.append(Pair(str(split), 0, uids, y, *noisy))
         found = compare("mae", made, draws=150)
         hits.append(found.low <= 0 <= found.high)
     assert np.mean(hits) >= 0.88
@@ -94,18 +95,40 @@ def test_the_deviation_is_that_of_log_ratios_from_all_to_hardly_any_shared_molec
         for split in range(5):
             members = rng.choice(table, 100, replace=False)
             noisy = errors[:, members] * np.exp(0.1 * rng.normal(size=(2, 100, 1)))
-            for seed in np.exp(0.1 * rng.normal(size=(2, 2, 1, 1))):
-                made.append(Pair(str(split), members.tolist(), np.zeros((100, 1)), *noisy * seed))
+            for seed, size in enumerate(np.exp(0.1 * rng.normal(size=(2, 2, 1, 1)))):
+                given = members.tolist(), np.zeros((100, 1)), *noisy * size
+                made.append(Pair(str(split), seed, *given))
         found = compare("mae", made, draws=150)
         squares.append(((found.high - found.low) / 2 / scipy.stats.t(4).ppf(0.975)) ** 2)
         ratios.append(found.log_ratio)
     assert np.mean(squares) == pytest.approx(np.mean(np.square(ratios)), rel=0.4)
 
 
+def one_split(rng, seeds):
+    """Two equal arms whose errors differ by an effect of the seed, and a little by molecules."""
+    y, hardness = np.zeros((40, 1)), np.exp(0.03 * rng.normal(size=(2, 40, 1)))
+    of_seeds = np.exp(0.2 * rng.normal(size=(seeds, 2, 1, 1)))
+    return [Pair("s", n, range(40), y, *(hardness * e)) for n, e in enumerate(of_seeds)]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_of_one_split_know_how_few_its_seeds_are(seeds):
+    """With normal quantiles 30 of 100 do not hold zero with two seeds."""
+    rng = np.random.default_rng(seeds)
+    found = [compare("mae", one_split(rng, seeds), draws=50) for _ in range(120)]
+    assert 0.90 <= np.mean([each.low <= 0 <= each.high for each in found]) <= 0.99
+
+
+def test_of_a_single_seed_there_is_no_verdict():
+    found = compare("rmse", pairs(np.random.default_rng(0), 0.2, seeds=1), draws=50)
+    assert found.log_ratio < -1 and found.verdict == "open" and found.p == 1
+    assert (found.low, found.high) == (-np.inf, np.inf)
+
+
 def test_one_error_alone_says_nothing():
     """As of forces with one split and one seed."""
     y = np.zeros((1, 1))
-    found = compare("mae", [Pair("s", ["forces"], y, y + 0.5, y + 0.51)], draws=50)
+    found = compare("mae", [Pair("s", 0, ["forces"], y, y + 0.5, y + 0.51)], draws=50)
     assert found.log_ratio < 0 and found.verdict == "open" and found.p == 1
 
 
@@ -132,17 +155,44 @@ def test_pooled_designs_of_the_same_molecules_do_not_count_twice():
     assert both.high - both.low < 0.9 * max(first.high - first.low, second.high - second.low)
 
 
+def test_two_copies_of_a_design_do_not_count_twice_where_one_lacks_a_molecule():
+    """Nor where their molecules are in another order."""
+    whole, without = [], []
+    rng, order = np.random.default_rng(0), np.random.default_rng(1).permutation(60)[1:]
+    y, errors = np.zeros((60, 1)), rng.exponential(size=(2, 60, 1))
+    for split in "abc":
+        one, other = errors * np.exp(0.05 * rng.normal(size=(2, 60, 1)))
+        whole.append(Pair(split, 0, range(60), y, one, other))
+        without.append(Pair(split, 0, order.tolist(), y[order], one[order], other[order]))
+    parts = [compare("mae", given) for given in (whole, without)]
+    widths = [found.high - found.low for found in (*parts, pool(parts))]
+    assert widths[2] == pytest.approx(np.mean(widths[:2]), rel=0.03)
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_no_unit_of_the_labels_decides(metric):
+    given, small = pairs(np.random.default_rng(0), 0.7, seeds=5), []
+    for pair in given:
+        numbers = {name: 1e-10 * getattr(pair, name) for name in ("y", "one", "other")}
+        small.append(dataclasses.replace(pair, **numbers))
+    one, other = (compare(metric, made, draws=50) for made in (given, small))
+    assert (one.low, one.high) == pytest.approx((other.low, other.high)) and one.log_ratio < -0.2
+
+
 def test_the_same_predictions_are_equal():
     y = np.random.default_rng(0).normal(size=(30, 2))
-    found = compare("mae", [Pair("s", range(30), y, y + 1, y + 1)] * 2, draws=50)
+    given = (Pair("s", seed, range(30), y, y + 1, y + 1) for seed in range(2))
+    found = compare("mae", list(given), draws=50)
     assert found.log_ratio == 0 and found.verdict == "equal" and found.p == 1
 
 
 def test_of_classes_the_error_is_one_minus_auc():
     y = np.array([[0], [0], [1], [1]] * 10, float)
-    good = y + 0.6 * np.random.default_rng(0).normal(size=y.shape)
-    bad = np.random.default_rng(1).normal(size=y.shape)
-    assert compare("roc_auc", [Pair("s", range(40), y, good, bad)], draws=100).verdict == "better"
+    rng, made = np.random.default_rng(0), []
+    for seed in range(5):
+        good, bad = y + 0.6 * rng.normal(size=y.shape), rng.normal(size=y.shape)
+        made.append(Pair("s", seed, range(40), y, good, bad))
+    assert compare("roc_auc", made, draws=100).verdict == "better"
 
 
 def test_wilcoxon_sees_that_most_designs_agree():

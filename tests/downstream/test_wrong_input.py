@@ -73,6 +73,34 @@ def test_a_network_without_an_encoder_does_not_fit_a_task_that_needs_it(tmp_path
     message = f"was pretrained without its {view.upper()} encoder.*give view={other}"
     with pytest.raises(MsdeError, match=message):
         finetune(data, tmp_path / "checkpoint", tmp_path / "out", f"view={view}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_error_says_is_done_with_the_same_output(checkpoint, tmp_path):
+    """Neither the part with one class nor the view is kept before all is checked."""
+    model = make_small("base", "loss.coefficient_contrastive=0", "loss.coefficient_3d_to_2d=0")
+    save_weights(model.state_dict(), model.config, tmp_path / "flat")
+    parts = lambda n: "train" if n < 20 else ("valid", "test")[n % 2]  # noqa: E731
+    data = table(tmp_path, a=lambda n: n % 2, part=parts)
+    given = (data, tmp_path / "flat", tmp_path / "out", "epochs=1")
+    classes = {"targets": ["a"], "metric": "roc_auc"}
+    with pytest.raises(MsdeError, match="give view=2d"):
+        finetune(*given, "view=3d", **classes)
+    with pytest.raises(MsdeError, match="no target has both classes among the 5 molecules.*split="):
+        finetune(*given, "split=column", "split_column=part", **classes)
+    assert finetune(*given, "split=random", **classes)["settings"]["split"] == "random"
+
+
+@pytest.mark.parametrize("text", ['{"model": {}}', "[]"])
+def test_an_output_with_another_config_is_refused_and_left_alone(checkpoint, tmp_path, text):
+    """As a folder of weights."""
+    data = write_table(tmp_path / "t.csv", 10)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/config.json").write_text(text)
+    with pytest.raises(MsdeError, match="out/config.json .*(is not that of|expected)") as caught:
+        finetune(data, checkpoint, tmp_path / "out")
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
 
 
 def test_shards_without_positions_do_not_fit_the_3d_encoder(checkpoint, tmp_path):
