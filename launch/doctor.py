@@ -1,6 +1,6 @@
 """Check this machine, and the nodes of a hostfile, for what training needs.
 
-python launch/doctor.py [--data DIR] [--output DIR] [--hostfile FILE]
+python launch/doctor.py [--data DIR[=WEIGHT]] [--output DIR] [--hostfile FILE]
 
 A line for each check: fine, or FIX and what to do. The exit code is 1 where there is something to
 fix.
@@ -19,7 +19,8 @@ def make_parser() -> OneLineParser:
     example = "msde doctor --data data --output run"
     parser = OneLineParser(description=__doc__, example=example)
     add = parser.add_argument
-    add("--data", type=Path, metavar="DIR", help="a folder of shards")
+    shards = "folder or URL of shards; can be repeated"
+    add("--data", action="append", default=[], metavar="DIR[=WEIGHT]", help=shards)
     add("--output", type=Path, metavar="DIR", help="where runs will be written")
     add("--hostfile", type=Path, metavar="FILE", help="of the deepspeed launcher")
     return parser

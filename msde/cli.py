@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -69,6 +70,26 @@ def check_exist(*paths: Path) -> None:
     for path in paths:
         if not path.exists():
             raise MsdeError(f"{path} cannot be read: it does not exist")
+
+
+def named_folder(text: str, default: str) -> tuple[str, Path]:
+    """Return the name and the folder of an option `[NAME=]DIR`; a DIR may hold equals signs.
+
+    Args:
+        default: the name where none is given.
+
+    Raises:
+        MsdeError: there is no such folder.
+    """
+    whole, match = Path(text), re.fullmatch(r"([\w ]+)=(.+)", text)
+    if match and not whole.exists():
+        if not Path(match[2]).exists():
+            raise MsdeError(
+                f"neither {text} exists nor, if {match[1]!r} is its name as in NAME=DIR, {match[2]}"
+            )
+        return match[1], Path(match[2])
+    check_exist(whole)
+    return default, whole
 
 
 def check_writable(output: Path) -> None:

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fixtures.commands import run_here
 from fixtures.paths import ROOT
 from msde.__main__ import COMMANDS
+from msde.cli import named_folder
+from msde.errors import MsdeError
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -44,3 +47,18 @@ def test_one_command_lists_and_runs_all_others():
     assert unknown.returncode == 2 and unknown.stderr.startswith("error: unknown command 'embd'")
     missing = run_here("msde.__main__", "verify", "nowhere")
     assert missing.returncode == 2 and "nowhere" in missing.stderr
+
+
+def test_a_folder_may_hold_an_equals_sign_or_have_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("lr=1e-3/best", "best"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert named_folder("lr=1e-3/best", "pretrained") == ("pretrained", Path("lr=1e-3/best"))
+    assert named_folder("mine=best", "pretrained") == ("mine", Path("best"))
+    assert named_folder("mine=lr=1e-3/best", "pretrained") == ("mine", Path("lr=1e-3/best"))
+    assert named_folder("best", "pretrained") == ("pretrained", Path("best"))
+    message = "neither lr=1e-4/best exists nor, if 'lr' is its name as in NAME=DIR, 1e-4/best"
+    with pytest.raises(MsdeError, match=message):
+        named_folder("lr=1e-4/best", "pretrained")
+    with pytest.raises(MsdeError, match="lost cannot be read: it does not exist"):
+        named_folder("lost", "pretrained")

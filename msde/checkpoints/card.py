@@ -16,14 +16,14 @@ from torch import Tensor
 
 from msde.config.schema import Config, ModelConfig
 from msde.data.mixture import Mixture
-from msde.files import write_atomically
+from msde.files import MANIFEST, MODEL, markdown_table, write_atomically
 
 NAME = "README.md"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: not trained
 FILES = {
-    "model.safetensors": "the weights",
+    MODEL: "the weights",
     "config.json": "the network and the settings that it was trained with",
-    "MANIFEST.json": "sizes and hashes, checked whenever a file is read",
+    MANIFEST: "sizes and hashes, checked whenever a file is read",
 }
 TEXT = """---
 library_name: msde
@@ -131,8 +131,10 @@ def write_card(
             sizes[prefix] += tensor.numel()
     rows = [(f"`{name}`", networks[name], f"{size:,}") for name, size in sizes.items()]
     text = TEXT.format(
-        files=_table("file, what", ((f"`{name}`", what) for name, what in FILES.items())),
-        networks=_table("network, what, parameters", rows),
+        files=markdown_table(
+            ("file", "what"), ((f"`{name}`", what) for name, what in FILES.items())
+        ),
+        networks=markdown_table(("network", "what", "parameters"), rows),
         origin="\n".join(f"- {line}" for line in origin),
         **texts,
     )
@@ -169,9 +171,3 @@ def _sizes(part: Any, *names: str) -> str:
     """Return sizes as they are written in a configuration."""
     values = dataclasses.asdict(part)
     return ", ".join(f"{name} {json.dumps(values[name])}" for name in names if name in values)
-
-
-def _table(head: str, rows: Iterable[Iterable[str]]) -> str:
-    columns = head.split(", ")
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

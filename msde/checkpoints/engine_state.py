@@ -16,8 +16,6 @@ import contextlib
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,7 +26,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from msde.checkpoints import card
+from msde.checkpoints import card, conversion
 from msde.checkpoints.snapshots import (
     folder_name,
     folders,
@@ -41,7 +39,7 @@ from msde.checkpoints.snapshots import (
 from msde.checkpoints.weights import save_weights, write_weights
 from msde.config import Config, from_dict, leaves, read_json
 from msde.errors import MsdeError, NoCheckpoint
-from msde.files import hash_files
+from msde.files import MODEL, hash_files
 from msde.model.ema import ExponentialMovingAverage
 
 log = logging.getLogger("msde")
@@ -263,11 +261,6 @@ def check_compatible(
     return zero_stage > 0 and manifest["world_size"] != world_size
 
 
-def for_universal(ds_config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of an engine that loads a converted checkpoint."""
-    return ds_config | {"checkpoint": ds_config.get("checkpoint", {}) | {"load_universal": True}}
-
-
 def load(
     engine: deepspeed.DeepSpeedEngine,
     model: nn.Module,
@@ -280,22 +273,23 @@ def load(
     Args:
         model: the model in the engine.
         universal: the checkpoint is to be converted for this number of ranks; the engine must have
-            been built with `for_universal`.
+            been built with `conversion.for_universal`.
         ema_decay: of the moving average of the weights; 0 for none.
 
     Returns:
         The moving average.
 
     Raises:
-        NoCheckpoint: it cannot be loaded or converted.
-        MsdeError: a moving average is asked for, and the checkpoint has none.
+        NoCheckpoint: it cannot be loaded.
+        MsdeError: it cannot be converted, for want of room for example; or a moving average is
+            asked for, and it has none.
     """
     # The average first: it is read by way of the engine's weights.
     ema = _load_ema(engine, model, folder, ema_decay) if ema_decay else None
     source = folder
     if universal:
         source = folder.with_name(f".{folder.name}.universal")
-        on_first_rank(lambda: _convert(folder, source))
+        on_first_rank(lambda: conversion.convert(folder, source))
     groups = [{k: v for k, v in g.items() if k != "params"} for g in engine.optimizer.param_groups]
     with _own_clipping(engine):
         loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name)
@@ -304,7 +298,7 @@ def load(
     place_step_counts(engine.optimizer)
     if universal:
         _restore_settings(engine.optimizer, groups)
-        state = load_file(folder / "model.safetensors")
+        state = load_file(folder / MODEL)
         _load_untrained(model, state)
         _check_weights(model, state, folder)
         if dist.get_rank() == 0:
@@ -329,19 +323,6 @@ def _own_clipping(engine: deepspeed.DeepSpeedEngine) -> Iterator[None]:
     yield
     optimizer.compute_grad_norm = computes
     optimizer.clip_grad = engine.gradient_clipping()
-
-
-def _convert(folder: Path, target: Path) -> None:
-    """Convert a checkpoint with DeepSpeed's own tool, so that any number of ranks can load it."""
-    shutil.rmtree(target, ignore_errors=True)
-    module = "deepspeed.checkpoint.ds_to_universal"
-    command = [sys.executable, "-m", module, "--input_folder", folder, "--output_folder", target]
-    command += ["--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise NoCheckpoint(f"{folder} cannot be converted for another number of ranks: {last}")
-    log.info("%s converted for another number of ranks", folder)
 
 
 def place_step_counts(optimizer: Any) -> None:

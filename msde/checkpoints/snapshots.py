@@ -28,6 +28,8 @@ from msde.files import file_problem, read_folder_manifest, sync, write_folder_ma
 log = logging.getLogger("msde")
 
 FORMAT = "msde-checkpoint/2"
+# In errors of a full disk: torch and safetensors have their own, some without the cause.
+FULL = ("PytorchStreamWriter", "No space left", "unexpected pos")
 RENAMED = {"left_out_in_a_row": "skipped_in_a_row"}  # manifests' keys: former and present name
 
 
@@ -52,10 +54,11 @@ def make_room(root: Path, final: Path, needed: int) -> None:
         shutil.rmtree(left, ignore_errors=True)
     free = shutil.disk_usage(root).free
     if free < needed:
-        raise _disk_full(root, final, needed)
+        raise disk_full(root, final, needed)
 
 
-def _disk_full(root: Path, final: Path, needed: int) -> DiskFull:
+def disk_full(root: Path, final: Path, needed: int) -> DiskFull:
+    """Return the error that says how many bytes a checkpoint needs, and how many are free."""
     free = shutil.disk_usage(root).free
     return DiskFull(
         f"disk full: {final} needs {needed:,} bytes, {free:,} are free; earlier checkpoints are "
@@ -74,14 +77,12 @@ def undo_if_disk_full(final: Path, temporary: Path, needed: int) -> Iterator[Non
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # torch and safetensors raise errors of their own, some of which do not name the cause.
-        texts = ("PytorchStreamWriter", "No space left", "unexpected pos")
-        full = full or any(text in str(error) for text in texts)
+        full = full or any(text in str(error) for text in FULL)
         # Another rank may have noticed first and removed the folder.
         missing = isinstance(error, FileNotFoundError) or "does not exist" in str(error)
         if not full and not (missing and not temporary.exists()):
             raise
-        explained = _disk_full(final.parent, final, needed)
+        explained = disk_full(final.parent, final, needed)
         shutil.rmtree(temporary, ignore_errors=True)
         raise explained from error
 

@@ -14,7 +14,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,14 +23,21 @@ from msde.checkpoints.card import write_pretrained_card
 from msde.config import Config, from_dict, read_json, to_dict
 from msde.data.manifest import NAME as SHARDS
 from msde.errors import MsdeError
-from msde.files import MANIFEST, check_file, hash_files, write_atomically, write_folder_manifest
+from msde.files import (
+    MANIFEST,
+    MODEL,
+    check_file,
+    hash_files,
+    write_atomically,
+    write_folder_manifest,
+)
 from msde.model import MoleculeSDE
 
 log = logging.getLogger("msde")
 
 FORMAT = "msde-weights/1"
-MODEL = "model.safetensors"
 CONFIG = "config.json"
+HEAD = "displacements."  # tensors that loss.coefficient_displacements adds to a model
 FINE_TUNED = ("task", "facts")  # in the CONFIG of a fine-tuning, and of a model that it leaves
 
 
@@ -130,6 +138,58 @@ def find_weights(folder: Path) -> Path:
     return next((path for path in candidates if (path / MODEL).exists()), folder)
 
 
+def check_start(config: Config, folder: Path) -> None:
+    """Check that training can start from the weights in a folder, by names and shapes alone.
+
+    Raises:
+        MsdeError: there are none, or they are of another model; the first wrong tensor is named.
+    """
+    path = folder / MODEL
+    if not path.exists():
+        raise MsdeError(
+            f"{folder} holds no {MODEL}; expected the folder of a run, of its best/, of a "
+            "checkpoint or of a converted one"
+        )
+    with torch.device("meta"):
+        expected = MoleculeSDE(config).state_dict()
+        try:
+            with safe_open(path, "pt") as file:
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise MsdeError(f"{path} cannot be read: {error}") from error
+        found = {name: torch.empty(shape) for name, shape in shapes.items()}
+    try:
+        _check_fit(path, _with_own_head(found, expected), expected)
+    except MsdeError as error:
+        raise MsdeError(
+            f"{error}; leave out the settings of model.* that differ from {folder / CONFIG}"
+        ) from error
+
+
+def start_from(model: MoleculeSDE, folder: Path) -> None:
+    """Load the weights in a folder into a model to be trained, which may add or drop the head.
+
+    Raises:
+        MsdeError: as of `fill`.
+    """
+    found, expected = read_state(folder), model.state_dict()
+    fitted = _with_own_head(found, expected)
+    _check_fit(folder / MODEL, fitted, expected)
+    model.load_state_dict(fitted)
+    log.info("weights from %s", folder)
+    if found.keys() != fitted.keys():
+        starts = any(name.startswith(HEAD) for name in expected)
+        what = "starts from the seed" if starts else "is left out"
+        log.info("the head that finds displacements %s", what)
+
+
+def _with_own_head(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return stored tensors with the head of a model in place of one that is missing or extra."""
+    own = {name: tensor for name, tensor in expected.items() if name.startswith(HEAD)}
+    kept = {n: t for n, t in found.items() if n in expected or not n.startswith(HEAD)}
+    return own | kept
+
+
 def fill(model: MoleculeSDE, folder: Path) -> None:
     """Load the weights in a folder into a model.
 
@@ -137,8 +197,12 @@ def fill(model: MoleculeSDE, folder: Path) -> None:
         MsdeError: the file cannot be read, or a tensor is missing, extra or of another shape; the
             first one is named.
     """
-    path, found = folder / MODEL, read_state(folder)
-    expected = model.state_dict()
+    found = read_state(folder)
+    _check_fit(folder / MODEL, found, model.state_dict())
+    model.load_state_dict(found)
+
+
+def _check_fit(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name in expected:
         if name not in found:
             raise MsdeError(f"{path}: {name} is missing")
@@ -147,7 +211,6 @@ def fill(model: MoleculeSDE, folder: Path) -> None:
             raise MsdeError(f"{path}: {name} has shape {shapes}")
     for name in found.keys() - expected.keys():
         raise MsdeError(f"{path}: {name} is not a tensor of this model")
-    model.load_state_dict(found)
 
 
 def load_weights(folder: Path | str) -> MoleculeSDE:

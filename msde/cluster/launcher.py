@@ -24,9 +24,8 @@ _LAUNCHERS = {
     "deepspeed.launcher.runner",
     "torchrun",
     "torch.distributed.run",
-    "launch.supervise",
-    "msde.launch.supervise",
 }
+SUPERVISED = "MSDE_SUPERVISED_BY"  # set by `supervise`: its process, and the time of the start
 _LAUNCHED = ("CROSS_RANK", "TORCHELASTIC_RUN_ID")  # set by deepspeed's launcher and torchrun
 
 
@@ -58,7 +57,12 @@ class Launcher:
         chain = [os.getpid()]
         while parent := _parent_of(chain[-1]):
             chain.append(parent)
-        launchers = [place for place, process in enumerate(chain) if _is_launcher(process)]
+        supervisor = os.environ.get(SUPERVISED, "").partition("-")[0]
+        launchers = [
+            place
+            for place, process in enumerate(chain)
+            if str(process) == supervisor or _is_launcher(process)
+        ]
         launched = [name for name in _LAUNCHED if name in os.environ]
         if launched and not launchers:
             raise LauncherGone(
@@ -87,8 +91,13 @@ def _is_launcher(process: int) -> bool:
 def runs_launcher(words: Sequence[str]) -> bool:
     """Return whether a command line runs one of the launchers, as a program or by Python."""
     program = Path(words[0]).name
-    if program.startswith("python"):  # -u -m name, or -u script
-        program = next((Path(word).name for word in words[1:] if not word.startswith("-")), "")
+    if program.startswith("python"):  # -u -m name, or -X dev script
+        names = (
+            Path(word).name
+            for before, word in itertools.pairwise(words)
+            if not word.startswith("-") and before not in ("-X", "-W")
+        )
+        program = next(names, "")
     return program in _LAUNCHERS
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 
@@ -25,16 +27,27 @@ class StopRequest:
     """
 
     def __init__(self, output: Path) -> None:
-        """Handle signals from now on; the first rank looks for the file, too."""
+        """The first rank looks for the file; until `listen` a signal ends the process at once.
+
+        A rank that waits for the others to join does so in C++, where no handler of Python runs.
+        """
         self._by: str | None = None
         self._file = output / STOP if ranks.rank() == 0 else None
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python has a handler for it
+
+    def listen(self) -> None:
+        """Take signals as requests from now on; a second Ctrl-C ends the process at once."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(
+            target=_count_interrupts, args=[reader], name="ctrl-c", daemon=True
+        ).start()
         for number in (*SIGNALS, signal.SIGINT):
             signal.signal(number, self._notice)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._by = signal.Signals(number).name  # little else is safe in a handler
-        if number == signal.SIGINT:  # the second Ctrl-C ends the process at once
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def ask(self, reason: str) -> None:
         """Request this rank to stop."""
@@ -50,8 +63,21 @@ class StopRequest:
         if self._file is not None:
             by = self._by or f"another rank or the file {STOP}"
             mark(self._file.parent, PREEMPTED, {"step": step, "by": by})
-            self._file.unlink(missing_ok=True)
+            self.settle()
             log.info("stopped at step %d; the same command resumes from there", step)
+
+    def settle(self) -> None:
+        """Remove the file, so that it does not stop the next start of the run."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+
+def _count_interrupts(reader: int) -> None:
+    """End the process at the second Ctrl-C, also while its main thread waits in C++."""
+    count = 0
+    while count < 2:
+        count += os.read(reader, 1)[0] == signal.SIGINT
+    os._exit(128 + signal.SIGINT)
 
 
 def mark(output: Path, name: str, facts: dict[str, int | str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from msde.cluster import preemption
-from msde.cluster.launcher import end_with_the_parent
+from msde.cluster.launcher import SUPERVISED, end_with_the_parent
 from msde.errors import MsdeError, require
 
 PREEMPTED = 75  # EX_TEMPFAIL: the same command goes on later
@@ -24,7 +24,6 @@ NOT_RETRYABLE = {
     6: "damaged data",
 }
 GRACE = 40.0  # seconds to end after SIGTERM: the launchers give their ranks 30
-MARK = "MSDE_SUPERVISED_BY"  # in the environment of all processes of a job
 
 
 class Job:
@@ -35,14 +34,14 @@ class Job:
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
         self.process = subprocess.Popen(
             command,
-            env=os.environ | {MARK: self.mark},
+            env=os.environ | {SUPERVISED: self.mark},
             preexec_fn=lambda: end_with_the_parent(signal.SIGTERM),
         )
 
     def members(self) -> list[int]:
         """Return the ids of the job's processes that are alive, orphans included."""
         found = []
-        wanted = f"{MARK}={self.mark}".encode()
+        wanted = f"{SUPERVISED}={self.mark}".encode()
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit() or int(folder.name) == os.getpid():
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import faulthandler
+import math
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 from msde.cluster import ranks
@@ -26,7 +28,7 @@ from msde.errors import MsdeError
 BEAT = 1.0  # seconds between two heartbeats
 SILENT = 3.5  # seconds without a heartbeat after which a rank is called silent
 GRACE = 6.0  # seconds for a checkpoint when the launcher is gone
-STARTING = 1800.0  # seconds that building the engine and converting a checkpoint may take
+STARTING = 1800.0  # seconds that ranks wait for each other at least outside of steps
 _EXIT_CODE = 4
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ class CommunicationFailed(MsdeError):
 
 
 def limit_waiting(seconds: float) -> None:
-    """Set the timeout of the collectives of all groups; call it after the engine is built.
+    """Set the timeout of the collectives of all groups that there are.
 
     DeepSpeed's groups are clones of the world's group, but with the default timeout of half an hour
     instead of the one that the world's was made with.
@@ -62,35 +64,56 @@ class Watchdog:
     """Threads that send this rank's heartbeat, and watch its progress and the launcher."""
 
     def __init__(self, timeout: float, stop: StopRequest, launcher: Launcher) -> None:
-        """Start watching.
+        """Start watching the launcher.
 
         Args:
-            timeout: seconds that may pass between two calls of `progress`; before the first one,
-                `STARTING` may.
+            timeout: seconds that may pass between two calls of `progress`.
             stop: request that is made when the launcher is gone.
         """
         self._timeout, self._stop_request, self._launcher = timeout, stop, launcher
-        self._limit = max(timeout, STARTING)
-        self._last = time.monotonic()
+        self._limit, self._last = math.inf, time.monotonic()
         self._orphan_since: float | None = None
         self._stalled: tuple[float, list[bytes | None] | None] | None = None  # when, heartbeats
         self._stopped = threading.Event()
-        several = ranks.world_size() > 1
-        self._store = _connect() if several else None
+        self._store: dist.Store | None = None
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-        if self._store is not None:  # in another thread, because it blocks with the network
+
+    def joined(self) -> None:
+        """Watch the ranks, too, from now on; until the first progress `STARTING` may pass."""
+        self._wait_for(max(self._timeout, STARTING))
+        if ranks.world_size() > 1:
+            self._store = _connect()
+            # In another thread, because it blocks with the network.
             threading.Thread(
                 target=self._beat, args=[self._store], name="heartbeat", daemon=True
             ).start()
 
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """Let ranks wait for each other for `STARTING` inside, as for a checkpoint.
+
+        Every rank must enter it, and a collective must be the last thing inside. After an error
+        nothing is set back: the run is over.
+        """
+        longer = max(self._timeout, STARTING)
+        limit_waiting(longer)
+        self._wait_for(longer)
+        yield
+        limit_waiting(self._timeout)
+        self.progress()
+
     def progress(self) -> None:
         """Note that this rank makes progress."""
-        self._limit, self._last, self._stalled = self._timeout, time.monotonic(), None
+        self._wait_for(self._timeout)
 
-    @property
-    def orphaned(self) -> bool:
-        """Whether the launcher is gone."""
-        return self._launcher.gone
+    def _wait_for(self, seconds: float) -> None:
+        self._limit, self._last, self._stalled = seconds, time.monotonic(), None
+
+    def any_orphaned(self, device: torch.device) -> bool:
+        """Return whether the launcher of some rank is gone; every rank must call it."""
+        orphaned = torch.tensor(float(self._launcher.gone), device=device)
+        dist.all_reduce(orphaned)
+        return orphaned.item() > 0
 
     def stop(self) -> None:
         """Stop watching."""

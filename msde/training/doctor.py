@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from packaging.requirements import Requirement
 
-from msde.data.manifest import read_manifest
+from msde.data.manifest import read_manifest, root_and_weight
 from msde.errors import MsdeError
 from msde.ops import build, cpp
 from msde.ops.dispatch import CAPABILITY
@@ -51,9 +51,12 @@ class Finding:
 
 
 def examine(
-    data: Path | None = None, output: Path | None = None, hostfile: Path | None = None
+    data: Sequence[str] = (), output: Path | None = None, hostfile: Path | None = None
 ) -> Iterator[Finding]:
     """Yield the findings about this machine and, if given, folders and the nodes of a hostfile.
+
+    Args:
+        data: folders or URLs of shards, as `launch/pretrain.py` takes them.
 
     Raises:
         MsdeError: the hostfile cannot be read.
@@ -64,8 +67,8 @@ def examine(
     yield from accelerators()
     yield from limits()
     yield interfaces()
-    if data is not None:
-        yield from data_folder(data)
+    for item in data:
+        yield from data_set(root_and_weight(item)[0])
     if output is not None:
         yield output_folder(output)
     yield all_reduce()
@@ -162,8 +165,8 @@ def interfaces() -> Finding:
     return Finding("network", (", ".join(found) or "loopback only") + named + hint)
 
 
-def data_folder(root: Path) -> Iterator[Finding]:
-    """Read a data set's manifest, and look at the file system that it is on."""
+def data_set(root: str) -> Iterator[Finding]:
+    """Read the manifest of a data set, and look at the file system that its folder is on."""
     try:
         manifest = read_manifest(root)
     except MsdeError as error:
@@ -171,7 +174,9 @@ def data_folder(root: Path) -> Iterator[Finding]:
         return
     molecules = sum(shard["molecules"] for shard in manifest["shards"])
     yield Finding("data", f"{molecules} molecules in {len(manifest['shards'])} shards")
-    kind = _file_system(root)
+    if "://" in root:  # copied, always
+        return
+    kind = _file_system(Path(root))
     remote = kind.split(".")[0] in NETWORK_FILE_SYSTEMS
     advice = "give data.stage_dir=DIR, a local folder that shards are copied to" if remote else ""
     yield Finding("file system of the data", kind, advice)

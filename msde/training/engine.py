@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from msde.checkpoints import weights
 from msde.cluster import process
+from msde.cluster.watchdog import CommunicationFailed, is_communication_failure
 from msde.config import Config
 from msde.config.deepspeed import zero_stage
 from msde.errors import MsdeError
@@ -37,6 +39,7 @@ def start_process_group(timeout: float) -> None:
 
     Raises:
         MsdeError: the launcher has set RANK alone.
+        CommunicationFailed: the ranks have not found each other by then.
     """
     # Of these ops, DeepSpeed compiles here its reduction in shared memory, which only inference
     # calls: a minute on a CPU, and 69 MB a rank that outlive the run.
@@ -46,10 +49,28 @@ def start_process_group(timeout: float) -> None:
         raise MsdeError(f"RANK is set but {', '.join(missing)} is not: set all five, or none")
     # Before the first collective: DeepSpeed itself chooses the device only with the engine.
     get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
-    deepspeed.init_distributed(
-        get_accelerator().communication_backend_name(),
-        verbose=False,
-        timeout=datetime.timedelta(seconds=timeout),
+    backend = get_accelerator().communication_backend_name()
+    try:
+        deepspeed.init_distributed(
+            backend, verbose=False, timeout=datetime.timedelta(seconds=timeout)
+        )
+    except RuntimeError as error:
+        if not is_communication_failure(error):
+            raise
+        raise _not_joined(error, timeout) from error
+
+
+def _not_joined(error: RuntimeError, timeout: float) -> CommunicationFailed:
+    """Return the error that says how many ranks have joined, where that is known."""
+    address, world_size = (os.environ[name] for name in ("MASTER_ADDR", "WORLD_SIZE"))
+    at = f"{address}:{os.environ['MASTER_PORT']}"
+    if joined := re.search(r"(\d+)/\d+ clients joined", str(error)):
+        found = f"within {timeout:.0f} s found {joined[1]} of {world_size} ranks at {at}"
+    else:
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        found = f"the {world_size} ranks cannot join at {at} ({first[:200]})"
+    return CommunicationFailed(
+        f"{found}; see the logs of the other ranks, and whether all of them reach MASTER_ADDR"
     )
 
 
@@ -65,8 +86,7 @@ def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:
     if config.run.activation_checkpointing:
         checkpoint_activations(model)
     if init_from is not None:
-        weights.fill(model, init_from)
-        log.info("weights from %s", init_from)
+        weights.start_from(model, init_from)
     process.set_memory_policy(sum(p.nbytes for p in model.parameters()))
     return model
 

@@ -85,8 +85,14 @@ class FlatParameters(nn.Module):
         return super().train(mode)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the model's state."""
-        return self.model.state_dict(*args, **kwargs)
+        """Return a copy of the model's state.
+
+        Of views, a file of one tensor alone, as of a converted checkpoint, would hold its group.
+        """
+        state = self.model.state_dict(*args, **kwargs)
+        for name, tensor in state.items():
+            state[name] = tensor.detach().clone()
+        return state
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load a state of the model."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msde.checkpoints import engine_state
+from msde.checkpoints import conversion, engine_state
 from msde.cluster import ranks
 from msde.cluster.launcher import Launcher
 from msde.cluster.preemption import StopRequest
@@ -61,18 +61,20 @@ def pretrain(
     slots_per_step = ds_config["train_batch_size"]
     plan = make_plan(config, data, slots_per_step, ranks.rank(), ranks.world_size())
     stop = StopRequest(output)
+    watchdog = Watchdog(longest_step(config), stop, launcher or Launcher())
     if ranks.world_size() > 1:
         log.info("waiting for all %d ranks to join", ranks.world_size())
-    start_process_group(config.run.comm_timeout)
-    # Until `build_run` has finished: ranks wait while the first one converts a checkpoint.
-    limit_waiting(max(config.run.comm_timeout, STARTING))
-    watchdog = Watchdog(longest_step(config), stop, launcher or Launcher())
-    with watchdog.explaining_failures(), only_run_in(output):
-        run = build_run(config, plan, output, ds_config, resume, init_from, stop, watchdog)
-        try:
-            train(run, profile_steps)
-        finally:
-            run.close()
+    with watchdog.explaining_failures():
+        # Until `build_run` has finished: ranks wait while the first one converts a checkpoint.
+        start_process_group(max(config.run.comm_timeout, STARTING))
+        stop.listen()
+        watchdog.joined()
+        with only_run_in(output):
+            run = build_run(config, plan, output, ds_config, resume, init_from, stop, watchdog)
+            try:
+                train(run, profile_steps)
+            finally:
+                run.close()
 
 
 def build_run(
@@ -104,7 +106,7 @@ def build_run(
     engine_state.on_first_rank(lambda: prepare_output(output, config, ds_config))
 
     flat = has_flat_parameters(checkpoint) if checkpoint else None
-    used = engine_state.for_universal(ds_config) if universal else ds_config
+    used = conversion.for_universal(ds_config) if universal else ds_config
     engine = make_engine(model, used, flat)
     if config.data.resident:
         plan.stream.keep_on(engine.device)
@@ -167,7 +169,7 @@ def train(run: Run, profile_steps: int) -> None:
             factor = learning_rate_factor(state.step, total_steps, config.optim)
             set_hyper_parameters(run.engine.optimizer, factor, base_rates, config.optim)
             with interval.watch.phase("data_wait"):
-                slots = next(steps)
+                slots = run.next_slots(steps)
             stop = run.take_step(slots, interval)
             profile.step()
 
@@ -180,9 +182,9 @@ def train(run: Run, profile_steps: int) -> None:
                 run.report_steps(interval)
             with interval.paused():
                 if validating:
-                    state.validation_due = True
+                    state.validation_due = run.validator is not None
                     stop = stop or run.validate()
                 if saving or stop:
                     run.save()
     steps.close()
-    run.finish(stopped=stop)
+    run.finish()

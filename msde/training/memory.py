@@ -98,12 +98,26 @@ class LiveMemory(TorchDispatchMode):
 
 
 class OutOfMemory(MsdeError):
-    """A slot that does not fit the device's memory."""
+    """Something does not fit the device's memory."""
+
+
+SMALLER_SLOTS = (
+    "use a smaller data.molecules_per_slot or data.atoms_per_slot with more slots a step "
+    "(train_batch_size)"
+)
+SMALLER_STATES = (
+    "its moments and gradients do not fit beside the weights: share them among more GPUs or keep "
+    "them on the host, by a higher zero_optimization.stage or offload_optimizer (ds_configs/), or "
+    "use smaller slots"
+)
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(batch: MoleculeBatch) -> Iterator[None]:
-    """Turn an out-of-memory error inside into one that names the slot and the setting to change.
+def explain_out_of_memory(what: MoleculeBatch | str, advice: str = SMALLER_SLOTS) -> Iterator[None]:
+    """Turn an out-of-memory error inside into one that says where it was and what to change.
+
+    Args:
+        what: a slot, or in words what is done inside.
 
     Raises:
         OutOfMemory: memory ran out inside.
@@ -113,9 +127,13 @@ def explain_out_of_memory(batch: MoleculeBatch) -> Iterator[None]:
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        raise OutOfMemory(
-            f"out of memory in slot {batch.slot} of epoch {batch.key.epoch}: {batch.num_graphs} "
-            f"molecules, {batch.num_atoms} atoms, {batch.pair_index.shape[1]} pairs, the largest "
-            f"molecule with {batch.max_num_atoms} atoms; use a smaller data.molecules_per_slot or "
-            "data.atoms_per_slot with more slots a step (train_batch_size)"
-        ) from error
+        where = what if isinstance(what, str) else _describe(what)
+        raise OutOfMemory(f"out of memory in {where}; {advice}") from error
+
+
+def _describe(batch: MoleculeBatch) -> str:
+    return (
+        f"slot {batch.slot} of epoch {batch.key.epoch}: {batch.num_graphs} molecules, "
+        f"{batch.num_atoms} atoms, {batch.pair_index.shape[1]} pairs, the largest molecule with "
+        f"{batch.max_num_atoms} atoms"
+    )

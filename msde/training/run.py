@@ -39,10 +39,10 @@ from msde.files import (
 )
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
-from msde.monitor.writer import Monitor, peak_memory_mb, summary
+from msde.monitor.writer import NOT_FINITE_HELD_OUT, Monitor, peak_memory_mb, summary
 from msde.philox import Stream, seed_for
 from msde.training.flat_parameters import LAYOUT, FlatParameters
-from msde.training.memory import explain_out_of_memory
+from msde.training.memory import SMALLER_STATES, explain_out_of_memory
 from msde.training.metrics import Interval
 from msde.training.norms import norms_by_part
 from msde.training.plan import RunPlan
@@ -178,6 +178,24 @@ class Run:
     def __post_init__(self) -> None:
         """Note that there is nothing new to save."""
         self.saved_step = self.state.step
+        self._has_slots = False
+
+    def next_slots(self, steps: Iterator[list[MoleculeBatch]]) -> list[MoleculeBatch]:
+        """Return the slots of the next step; every rank must call it.
+
+        Before the first one ranks wait longer: shards may be copied to data.stage_dir.
+
+        Raises:
+            OutOfMemory: their batches do not fit the device's memory.
+        """
+        with explain_out_of_memory("making the batches of a step"):
+            if self._has_slots:
+                return next(steps)
+            with self.watchdog.patient():
+                slots = next(steps)
+                dist.barrier()
+        self._has_slots = True
+        return slots
 
     def take_step(self, slots: list[MoleculeBatch], interval: Interval) -> bool:
         """Make one optimizer step, unless all ranks agree to skip it.
@@ -189,7 +207,7 @@ class Run:
 
         Raises:
             NotFinite: too many steps in a row were skipped.
-            OutOfMemory: a slot is too large.
+            OutOfMemory: a slot is too large, or the optimizer's state.
         """
         first, phase = self.plan.stream.own_slots.start, interval.watch.phase
         for number, batch in enumerate(slots):
@@ -202,16 +220,16 @@ class Run:
                     if number == len(slots) - 1:
                         loss = self.guard.agree(loss, self.stop.asked)
                     self.engine.backward(loss)
-                with phase("optimizer"):
+                with phase("optimizer"), explain_out_of_memory("Adam's step", SMALLER_STATES):
                     if number == len(slots) - 1:
                         self.guard.before_step()
                     self.engine.step()
             interval.sums.add(terms, batch)
             del loss, terms  # they would keep the slot's autograd graph during the next one
         self.state.step += 1
-        self.guard.after_step(self.state.step)
+        skipped = self.guard.after_step(self.state.step)
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(skipped)
         self.watchdog.progress()
         if self.monitor is not None:
             self.monitor.advance()
@@ -276,18 +294,26 @@ class Run:
                 self.report(terms)
             if left_out and self.monitor is not None:
                 facts = {"molecules": left_out, "of": self.validator.num_molecules}
-                self.monitor.event(self.state.step, "held-out losses that are not finite", facts)
-            if self.state.step and not left_out and total < self.state.best_validation:
-                self.state.best_validation = total
-                engine_state.replace_weights(
-                    self.engine.module, self.config, self.output / "best",
-                    self.origin(bool(self.ema)),
-                )  # fmt: skip
-            if self.samples is not None and self.state.step:
-                samples = self.samples(self.engine)
-                if self.monitor is not None and samples:
-                    self.monitor.structures(self.state.step, "samples", samples)
+                self.monitor.event(self.state.step, NOT_FINITE_HELD_OUT, facts)
+            if self.state.step:
+                with self.watchdog.patient():
+                    if not left_out and total < self.state.best_validation:
+                        self.state.best_validation = total
+                        engine_state.replace_weights(
+                            self.engine.module, self.config, self.output / "best",
+                            self.origin(bool(self.ema)),
+                        )  # fmt: skip
+                    self._show_samples()
+                    dist.barrier()
         return False
+
+    def _show_samples(self) -> None:
+        """Show conformers of held-out molecules; every rank must call it."""
+        if self.samples is None:
+            return
+        samples = self.samples(self.engine)
+        if self.monitor is not None and samples:
+            self.monitor.structures(self.state.step, "samples", samples)
 
     def origin(self, averaged: bool = False) -> list[str]:
         """Return what the model card says of the training so far.
@@ -326,6 +352,13 @@ class Run:
         if self.saved_step == self.state.step:
             return
         began = time.perf_counter()
+        with self.watchdog.patient():
+            self._write_checkpoint()
+        self.saved_step = self.state.step
+        self.checkpoint_time = {"time/checkpoint_s": time.perf_counter() - began}
+
+    def _write_checkpoint(self) -> None:
+        """Write one, and remove old ones; every rank must call it."""
         if self.monitor is not None:
             self.monitor.sync()
         stream, folder = self.plan.stream, self.output / "checkpoints"
@@ -336,26 +369,24 @@ class Run:
             "flat_parameters": isinstance(self.engine.module, FlatParameters) and LAYOUT,
         }
         engine_state.save(self.engine, folder, self.config, self.ema, facts, self.origin())
-        self.saved_step = self.state.step
-        self.watchdog.progress()
-        if ranks.rank() == 0:
-            snapshots.prune(folder, self.config.run.keep_last, self.config.run.keep_every)
-        self.checkpoint_time = {"time/checkpoint_s": time.perf_counter() - began}
+        keep = self.config.run.keep_last, self.config.run.keep_every
+        engine_state.on_first_rank(lambda: snapshots.prune(folder, *keep))
 
-    def finish(self, stopped: bool) -> None:
+    def finish(self) -> None:
         """Leave the marker DONE or PREEMPTED, close the files and part from the other ranks."""
-        self.watchdog.progress()
-        dist.barrier()
-        if self.monitor is not None:
-            self.monitor.close_files(done=not stopped)
-            if stopped:
-                if self.watchdog.orphaned:
-                    self.stop.ask(preemption.LAUNCHER_GONE)
-                self.stop.fulfil(self.state.step)
-            else:
-                log.info("finished\n%s", summary(self.output))
-                preemption.mark(self.output, preemption.DONE, {"step": self.state.step})
-        dist.barrier()
+        done = self.state.step >= self.plan.total_steps and not self.state.validation_due
+        with self.watchdog.patient():
+            if self.watchdog.any_orphaned(self.engine.device):
+                self.stop.ask(preemption.LAUNCHER_GONE)
+            if self.monitor is not None:
+                self.monitor.close_files(done)
+                if done:
+                    log.info("finished\n%s", summary(self.output))
+                    preemption.mark(self.output, preemption.DONE, {"step": self.state.step})
+                    self.stop.settle()
+                else:
+                    self.stop.fulfil(self.state.step)
+            dist.barrier()
         self.watchdog.stop()
         dist.destroy_process_group()
 

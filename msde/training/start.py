@@ -26,21 +26,41 @@ from msde.monitor.trackers import check_installed
 
 log = logging.getLogger("msde")
 
+# Settings of the loss that weights are made for: the scale of a score, and whether a head exists.
+OF_THE_MODEL = ("anneal_power", "coefficient_displacements")
+
 
 def resolve(
     preset: str, file: Path | None, overrides: Sequence[str], init_from: Path | None
 ) -> Config:
-    """Build the configuration; with `init_from` the model is that of the weights there."""
+    """Build the configuration; with `init_from` the model is that of the weights there.
+
+    Of `init_from` the model and what belongs to it override the preset, and are overridden by the
+    file and the overrides.
+    """
     over = None
     if init_from is not None:
-        from msde.checkpoints.weights import read_config
+        from msde.checkpoints.weights import find_weights, read_config
 
-        stored = read_config(init_from)
+        stored = read_config(find_weights(init_from))
         over = {
             "model": to_dict(stored.model),
-            "loss": {"anneal_power": stored.loss.anneal_power},
+            "loss": {name: getattr(stored.loss, name) for name in OF_THE_MODEL},
         }
     return make_config(preset, file, overrides, over)
+
+
+def fitting_weights(config: Config, init_from: Path) -> Path:
+    """Return the folder of the weights that `init_from` stands for.
+
+    Raises:
+        MsdeError: there are none, or they are of another model.
+    """
+    from msde.checkpoints.weights import check_start, find_weights
+
+    folder = find_weights(init_from)
+    check_start(config, folder)
+    return folder
 
 
 def set_up_torch() -> bool:
@@ -118,6 +138,11 @@ def describe(
     )
 
 
+def _set_up_log(rank: int) -> None:
+    logging.basicConfig(format=f"[rank {rank}] %(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+
+
 def start(
     launcher: Launcher,
     data: Sequence[str],
@@ -139,8 +164,7 @@ def start(
         MsdeError: an option or the data cannot be used; all that is wrong is listed.
     """
     rank, world_size = ranks.rank(), ranks.world_size()
-    logging.basicConfig(format=f"[rank {rank}] %(message)s", level=logging.WARNING)
-    log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    _set_up_log(rank)
     if save_every is not None:
         overrides = [*overrides, f"run.save_every={save_every}"]
     errors, resolved = ErrorList(), None
@@ -165,6 +189,7 @@ def start(
     assert resolved is not None  # or there would have been an error
     deepspeed.check_together(resolved, ds_config)
     check_installed(resolved.run.tracker)
+    init_from = init_from and fitting_weights(resolved, init_from)
     if dry_run:
         if rank == 0:
             sys.stdout.write(describe(resolved, ds_config, data, world_size))

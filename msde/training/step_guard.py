@@ -128,8 +128,12 @@ class StepGuard:
         """Look at the gradients, between the last backward pass and the optimizer's step."""
         self._gradients.before_step()
 
-    def after_step(self, step: int) -> None:
-        """Finish a step, of the given number, after the optimizer's step."""
+    def after_step(self, step: int) -> Tensor:
+        """Finish a step, of the given number, after the optimizer's step.
+
+        Returns:
+            Whether it was skipped, () bool, on the device.
+        """
         skipped = self._gradients.skipped(self._mean.device)
         statistics = self._running_statistics
         statistics.commit(self._sum.to(statistics.device), skipped.to(statistics.device))
@@ -141,6 +145,7 @@ class StepGuard:
         facts = torch.stack([skipped, self._stop, self._loss, self._limit, *self._mean])
         self._unread.append((step, HostCopy(facts), self._observed))
         self._observed = []
+        return skipped
 
     def conclude(self, newest: bool) -> Iterator[Conclusion]:
         """Yield what became of steps, in their order.

@@ -19,6 +19,7 @@ from msde.monitor.pictures import Cell, has_matplotlib
 from msde.philox import Key
 from msde.sampling.conformers import ConformerOptions, sample_batch
 from msde.training.flat_parameters import model_of
+from msde.training.memory import explain_out_of_memory
 from msde.training.metrics import TermSums
 from msde.training.plan import RunPlan
 
@@ -63,11 +64,12 @@ class Validator:
             for number, columns in self._slots.items():
                 if not go_on():
                     return None
-                batch = MoleculeBatch.from_columns(columns, VALIDATION_KEY, slot=number)
-                batch = batch.to(engine.device)
-                _, terms = engine(batch)
-                if number < self._count:
-                    sums.add(terms, batch)
+                with explain_out_of_memory(f"held-out slot {number} of {self._count}"):
+                    batch = MoleculeBatch.from_columns(columns, VALIDATION_KEY, slot=number)
+                    batch = batch.to(engine.device)
+                    _, terms = engine(batch)
+                    if number < self._count:
+                        sums.add(terms, batch)
         finally:
             engine.train()
         means, molecules, _ = sums.read("validation/")
@@ -96,10 +98,11 @@ class SampledConformers:
             return []
         engine.eval()
         try:
-            columns = columns_from_records(self._records)
-            batch = MoleculeBatch.from_columns(columns).to(engine.device)
-            numbers = torch.zeros_like(batch.atoms_per_graph)
-            found = sample_batch(model_of(engine.module), batch, numbers, None, SAMPLING)
+            with explain_out_of_memory("samples of held-out molecules"):
+                columns = columns_from_records(self._records)
+                batch = MoleculeBatch.from_columns(columns).to(engine.device)
+                numbers = torch.zeros_like(batch.atoms_per_graph)
+                found = sample_batch(model_of(engine.module), batch, numbers, None, SAMPLING)
         finally:
             engine.train()
         if not all(np.isfinite(pos).all() for pos in found):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fixtures.blocks import flip
 from fixtures.jobs import (
     TINY,
     Job,
@@ -33,12 +34,6 @@ def test_each_partition_has_a_step_count_of_its_own_on_its_device():
     engine_state.place_step_counts(optimizer)
     one, other = (optimizer.state[parameter]["step"] for parameter in weights)
     assert one.is_meta and other.is_meta and one is not other
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
 
 
 @pytest.mark.slow

@@ -6,17 +6,12 @@ import shutil
 import pytest
 import torch
 
+from fixtures.blocks import flip
 from fixtures.jobs import (
     saved_steps,
 )
 from msde.checkpoints import snapshots
 from msde.errors import DiskFull
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
 
 
 def truncate(path):

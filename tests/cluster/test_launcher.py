@@ -8,7 +8,6 @@ import pytest
 from fixtures.jobs import (
     SLOW,
     Job,
-    deepspeed,
     finish,
     has_rows,
     launcher_of,
@@ -20,7 +19,7 @@ from fixtures.jobs import (
     steps,
     wait_for,
 )
-from fixtures.launching import BINARIES, free_port
+from fixtures.launching import BINARIES, deepspeed, free_port
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
 

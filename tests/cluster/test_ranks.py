@@ -129,6 +129,8 @@ def run_batch_script(tmp_path, srun):
         (["sh", "job.sh", "deepspeed"], False),
         (["tmux", "new", "-s", "torchrun"], False),
         ([sys.executable, "train.py", "deepspeed"], False),
+        ([sys.executable, "-X", "dev", "-m", "deepspeed.launcher.launch"], True),
+        ([sys.executable, "-W", "ignore", "/usr/bin/deepspeed"], True),
     ],
 )
 def test_a_launcher_is_known_by_its_program_not_by_its_arguments(command, is_launcher):

@@ -10,7 +10,6 @@ import pytest
 
 from fixtures.jobs import (
     SLOW,
-    deepspeed,
     finish,
     has_rows,
     launcher_of,
@@ -20,8 +19,8 @@ from fixtures.jobs import (
     send,
     wait_for,
 )
-from fixtures.launching import ENVIRONMENT
-from fixtures.paths import PRETRAIN, ROOT
+from fixtures.launching import ENVIRONMENT, deepspeed
+from fixtures.paths import LAUNCH, PRETRAIN, ROOT
 from msde.cluster.supervisor import supervise as run_alone
 from msde.errors import MsdeError
 
@@ -102,6 +101,19 @@ if os.fork():
 time.sleep(99)"""
     job = supervise(tmp_path, *scripted(tmp_path, leaves))
     assert job.wait(30) == 1 and not members(tmp_path)
+
+
+@pytest.mark.parametrize("start", [["-m", "msde", "supervise"], [LAUNCH / "supervise.py"]])
+def test_a_rank_knows_the_supervisor_above_it_however_that_was_started(tmp_path, start):
+    """With a shell in between, too."""
+    body = """from msde.cluster.launcher import Launcher
+supervisor = int(os.environ["MSDE_SUPERVISED_BY"].partition("-")[0])
+if Launcher()._chain[-1] == supervisor:
+    open(output + "/DONE", "w")"""
+    shell = ["bash", "-c", '"$@"; true', "bash", *scripted(tmp_path, body)]
+    command = [sys.executable, *start, "--output", tmp_path, "--", *shell]
+    done = subprocess.run(list(map(str, command)), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_request_to_stop_in_the_pause_before_a_restart_is_kept(tmp_path):

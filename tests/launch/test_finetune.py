@@ -15,9 +15,10 @@ import pytest
 from fixtures.downstream import read_predictions, read_results, save_checkpoint, write_table
 from fixtures.launching import BINARIES, ENVIRONMENT, free_port
 from fixtures.paths import LAUNCH, ROOT
-from msde.config.document import code, explanations, table
+from msde.config.document import code, explanations
 from msde.downstream import settings
 from msde.downstream.tasks import TASKS
+from msde.files import markdown_table
 
 MANUAL = (ROOT / "docs/downstream.md").read_text()
 
@@ -95,7 +96,7 @@ def settings_table():
         options = typing.get_args(kinds[field.name])
         chosen = ", ".join(map(code, options)) if type(None) not in options else ""
         rows.append((code(field.name), chosen, code(field.default), text[field.name]))
-    return table("key, values, default, meaning", rows)
+    return markdown_table(("key", "values", "default", "meaning"), rows)
 
 
 def test_the_manual_has_the_table_of_all_settings():

@@ -17,7 +17,7 @@ from msde.downstream.tasks import TASKS
 from msde.sampling.samplers import SAMPLERS
 
 HEAVY = ("torch", "numpy", "rdkit", "deepspeed", "scipy", "lmdb", "tensorboard")
-INSIDE = {"sample": ["conformers", "bonds"]}
+INSIDE = dict.fromkeys(("sample", "evaluate_samples"), ["conformers", "bonds"])
 ALL = [[name, *rest] for name in COMMANDS for rest in ([], *([p] for p in INSIDE.get(name, [])))]
 
 

@@ -104,6 +104,9 @@ def test_conformers_of_shards_have_the_ids_of_their_molecules(checkpoint, tmp_pa
     ids = [f"{record.uid:016x}" for record in ShardDataset(tmp_path / "d").records()]
     found = records(tmp_path / "m.sdf")
     assert [mol.GetProp("uid") for mol in found] == ids and not found[0].HasProp("line")
+    reading = Options(smiles_column="x")
+    with pytest.raises(MsdeError, match="--smiles-column is of no use for .*a folder of shards"):
+        conformers_of_file(checkpoint, tmp_path / "d", tmp_path / "m.sdf", options, options=reading)
 
 
 def test_an_empty_file_is_one_line(checkpoint, tmp_path):

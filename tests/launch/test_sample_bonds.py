@@ -20,6 +20,7 @@ from msde.chem.scaffold import scaffold_of
 from msde.data_tools.models.bond_comparison import compare_bonds
 from msde.data_tools.models.bonds import bonds_of_file
 from msde.errors import MsdeError
+from msde.launch import evaluate_samples
 from msde.sampling.bonds import BondOptions
 
 BROKEN = "3\nunknown\nO 0 0 0\nQq 0 0 1\nH 1 0 0\n"
@@ -149,6 +150,24 @@ def test_notes_of_the_reader_stand_beside_bonds(checkpoint, tmp_path, capsys):
     assert "line 1 bonds found, but: isotopes are not stored: 1 13C" in capsys.readouterr().err
     (found,) = Chem.SDMolSupplier(str(tmp_path / "b.sdf"))
     assert found.GetProp("note") == "isotopes are not stored: 1 13C"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bonds", "--starts", "noise"], "unrecognized arguments: --starts noise"),
+        (["bonds", "--pictures", "d"], "unrecognized arguments: --pictures d"),
+        (["conformers", "--types"], "unrecognized arguments: --types"),
+        (["--noise", "0.1"], "unrecognized arguments: --noise 0.1"),
+        (["bonds", "--sampler", "classifier"], "nowhere cannot be read: it does not exist"),
+        ([], "nowhere cannot be read: it does not exist"),
+    ],
+)
+def test_options_of_the_other_comparison_are_refused(words, message, monkeypatch):
+    files = ["--checkpoint", "nowhere", "--references", "data", "--output", "r.json"]
+    monkeypatch.setattr("sys.argv", ["evaluate_samples.py", *words, *files])
+    with pytest.raises(MsdeError, match=message):
+        evaluate_samples.main()
 
 
 def test_rows_that_say_nothing_are_told(checkpoint, tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 from fixtures.host_waits import HostWaits
 from fixtures.models import (
+    FEW_KINDS,
     KINDS,
     NO_DROPOUT,
     count_marked_accumulators,
@@ -13,6 +14,7 @@ from fixtures.models import (
     outcome,
 )
 from fixtures.molecules import both
+from fixtures.seeds import mostly_slow
 from fixtures.triton import use_triton
 from msde.errors import MsdeError
 from msde.model import Noise
@@ -89,7 +91,7 @@ def graphed_and_plain(kind, capture=None):
     return graphed.train(), plain.train()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, FEW_KINDS))
 def test_a_graph_holds_for_other_molecules_of_its_shape(kind, records):
     graphs = Graphs()
     model, plain = graphed_and_plain(kind, graphs)

@@ -33,16 +33,28 @@ def test_modules_that_python_compiles_at_every_start_are_told(monkeypatch, tmp_p
 
 
 def test_data_and_output(shard_dir, tmp_path, monkeypatch):
-    data, system = doctor.data_folder(shard_dir)
+    data, system = doctor.data_set(str(shard_dir))
     assert data.found.endswith("molecules in 1 shards") and not data.advice and not system.advice
     monkeypatch.setattr(doctor, "_file_system", lambda path: "nfs4")
-    assert "data.stage_dir" in list(doctor.data_folder(shard_dir))[1].advice
-    (missing,) = doctor.data_folder(tmp_path)
+    assert "data.stage_dir" in list(doctor.data_set(str(shard_dir)))[1].advice
+    (missing,) = doctor.data_set(str(tmp_path))
     assert missing.advice.startswith(f"{tmp_path} holds no finished data set")
     assert "GiB free" in doctor.output_folder(tmp_path / "a/b").found
     (tmp_path / "file").touch()
     taken = doctor.output_folder(tmp_path / "file")
     assert taken.advice and taken.found.endswith("is a file")
+
+
+def test_data_sets_are_given_as_to_pretraining(shard_dir, tmp_path, monkeypatch):
+    for check in ("versions", "accelerators", "limits"):
+        monkeypatch.setattr(doctor, check, lambda: ())
+    for check in ("modules", "compiler", "interfaces", "all_reduce"):
+        monkeypatch.setattr(doctor, check, lambda: doctor.Finding("machine", "left out"))
+    items = ["--data", f"{shard_dir}=0.5", "--data", f"file://{shard_dir}", "--data", "nowhere"]
+    found = run_here("msde.launch.doctor", *items)
+    lines = [line for line in found.stdout.splitlines() if "  data: " in line]
+    assert [line[:4] for line in lines] == ["fine", "fine", "FIX "], found
+    assert found.returncode == 1 and "data folder nowhere does not exist" in lines[2]
 
 
 def test_nodes_that_do_not_answer_are_named(tmp_path):

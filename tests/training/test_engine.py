@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fixtures.launching import ENVIRONMENT, OVERRIDES, PAPER, ds_config, launch, run, run_two_ranks
+from fixtures.jobs import TINY, finish
+from fixtures.launching import ENVIRONMENT, OVERRIDES, PAPER, deepspeed, ds_config, launch, run
 from fixtures.paths import PARITY, PRETRAIN, ROOT
+from fixtures.seeds import mostly_slow
 from msde.checkpoints import engine_state, weights
 from msde.checkpoints.snapshots import newest_manifest
 from msde.config import make_config
@@ -99,72 +101,52 @@ def test_no_pickle_comes_from_the_data_path_during_training(shard_dir, tmp_path)
     pretrain_with(NO_PICKLE, *arguments)
 
 
-LIVE_NODES = """
+# Of host waits the model is left out, whose operators on a GPU are others:
+# tests/training/test_cuda_graphs.py.
+READY_FOR_GRAPHS = """
+from fixtures.host_waits import HostWaits
 from fixtures.models import count_marked_accumulators, mark_accumulators
 from msde.model import MoleculeSDE
+from msde.monitor.flops import FlopsCounter
 from msde.training.flat_parameters import model_of
 from msde.training.run import Run
-terms, take_step = MoleculeSDE.terms, Run.take_step
+from msde.training.step_guard import HostCopy
+terms, take_step, waits = MoleculeSDE.terms, Run.take_step, HostWaits()
 
 def marking(model, *arguments):
     found = terms(model, *arguments)
     mark_accumulators(model)
     return found
 
-def counting(run, *arguments):
-    stop = take_step(run, *arguments)
+def watched(run, *arguments):
+    with waits:
+        stop = take_step(run, *arguments)
     alive = count_marked_accumulators(model_of(run.engine.module))
     assert not alive, f"{alive} nodes outlive the step"
     return stop
 
-MoleculeSDE.terms, Run.take_step = marking, counting
-main()
-"""
-
-# The model is left out, whose operators on a GPU are others: tests/training/test_cuda_graphs.py.
-WAITS = """
-from fixtures.host_waits import HostWaits
-from msde.monitor.flops import FlopsCounter
-from msde.training.run import Run
-from msde.training.step_guard import HostCopy
-take_step, waits = Run.take_step, HostWaits()
-
-def watched(*arguments):
-    with waits:
-        return take_step(*arguments)
-
 FlopsCounter.forward = waits.ignoring(FlopsCounter.forward)
 HostCopy.read = waits.ignoring(HostCopy.read)  # of the step before
-Run.take_step = watched
+MoleculeSDE.terms, Run.take_step = marking, watched
 main()
 assert not waits.found, waits.found
 """
 
 
-@pytest.mark.parametrize(
-    ("stage", "slots"),
-    [
-        (1, 2),
-        *(
-            pytest.param(stage, slots, marks=pytest.mark.slow)
-            for stage, slots in ((0, 1), (0, 2), (1, 1), (2, 1), (2, 2))
-        ),
-    ],
-)
-def test_no_node_of_autograd_outlives_its_step(shard_dir, tmp_path, stage, slots):
-    """A CUDA graph cannot be captured while one does: it is tied to the stream it was made on."""
-    arguments = ["--data", shard_dir, "--output", tmp_path / "run", *PAPER, "run.steps=2"]
-    arguments += ["--deepspeed_config", ds_config(tmp_path, stage, slots=slots)]
-    pretrain_with(LIVE_NODES, *arguments)
+@pytest.mark.parametrize("slots", mostly_slow([1, 2], [2]))
+@pytest.mark.parametrize("stage", mostly_slow([0, 1, 2], [2]))
+def test_a_step_leaves_no_node_of_autograd_and_makes_no_host_wait(
+    shard_dir, tmp_path, stage, slots
+):
+    """No CUDA graph is captured while a node lives: it is tied to the stream it was made on.
 
-
-@pytest.mark.parametrize("stage", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1)), 2])
-def test_no_step_makes_the_host_wait_for_the_device(shard_dir, tmp_path, stage):
-    """Numbers of a step are read after the next one."""
+    Numbers of a step are read after the next one.
+    """
     no_dropout = ["model.gin.dropout=0", "model.conformer.dropout=0"]
     arguments = ["--data", shard_dir, "--output", tmp_path / "run", *PAPER, *no_dropout]
-    arguments += ["--deepspeed_config", ds_config(tmp_path, stage, slots=2), "run.ema_decay=0.9"]
-    pretrain_with(WAITS, *arguments, "run.log_every=100", "run.spike_factor=10")
+    arguments += ["--deepspeed_config", ds_config(tmp_path, stage, slots), "run.ema_decay=0.9"]
+    arguments += ["run.steps=3", "run.log_every=100", "run.spike_factor=10"]
+    pretrain_with(READY_FOR_GRAPHS, *arguments)
 
 
 @pytest.mark.dist
@@ -175,11 +157,12 @@ def test_zero_stages_equal_a_plain_loop(shard_dir, tmp_path, stage, preset):
     expected = torch.tensor(plain_loop(shard_dir, preset))
     output = tmp_path / "run"
     path = ds_config(tmp_path, stage)
-    start = run if stage == 2 else run_two_ranks  # one of them under the deepspeed launcher
+    launcher = deepspeed() if stage == 2 else None
     before = set(Path("/dev/shm").glob("deepspeed_*"))
     again = f"run.activation_checkpointing={str(stage == 3).lower()}"
     common = ["--data", shard_dir, "--output", output, "--deepspeed_config", path]
-    start(*common, f"--preset={preset}", *OVERRIDES, *SMALL_STEPS, again)
+    options = [f"--preset={preset}", *OVERRIDES, *SMALL_STEPS, again]
+    finish(tmp_path, *common, *options, launcher=launcher)
     found = torch.tensor(losses(output))
     assert found[0] != found[-1]
     # ZeRO-3 adds up gradients in another order, which is other rounding: felt after three steps.
@@ -212,7 +195,6 @@ def plain_moments(data, slots, overrides):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_gradients_equal_those_of_plain_pytorch(shard_dir, tmp_path, ranks, accumulation):
     """By Adam's moments, which are linear in them; losses hardly feel a wrong factor."""
-    from fixtures.jobs import TINY, finish
 
     slots = ranks * accumulation
     options = [*TINY[1:], "optim.lr=1e-30", "run.steps=3"]
@@ -244,9 +226,9 @@ def test_resume_equals_an_uninterrupted_run(shard_dir, tmp_path, stage):
     path = ds_config(tmp_path, stage, slots=4, threshold=2000)
     common = ["--data", shard_dir, "--deepspeed_config", path, *extra]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_two_ranks(*common, "--output", whole, "run.steps=4")
-    run_two_ranks(*common, "--output", stopped, "run.steps=2")
-    run_two_ranks(*common, "--output", stopped, "run.steps=4", "--resume", "required")
+    finish(tmp_path, *common, "--output", whole, "run.steps=4")
+    finish(tmp_path, *common, "--output", stopped, "run.steps=2")
+    finish(tmp_path, *common, "--output", stopped, "run.steps=4", "--resume", "required")
     assert losses(stopped) == losses(whole)
     total = "loss/validation/total"
     held_out = [
@@ -300,7 +282,7 @@ def test_base_with_negatives_of_all_ranks_trains(shard_dir, tmp_path, stage):
     options += ["model.gin.readout=concat", "model.encoder_3d=painn"][: 2 * (stage == 3)]
     path = ds_config(tmp_path, stage)
     common = ["--data", shard_dir, "--output", output, "--deepspeed_config", path]
-    printed = run_two_ranks(*common, *small, *options)
+    printed = finish(tmp_path, *common, *small, *options)
     assert "loss.negatives=ranks: the contrastive loss depends on the number" in printed
     found = losses(output)
     assert len(found) == 2 and all(map(math.isfinite, found))

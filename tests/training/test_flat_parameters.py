@@ -63,6 +63,11 @@ def test_loaded_weights_are_those_of_the_flat_parameters(records):
     assert not any(p.any() for p in model_of(flat).encoder_2d.parameters() if p.requires_grad)
 
 
+def test_each_weight_of_the_state_is_a_copy_of_its_own():
+    state = flat_and_plain()[0].state_dict()
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in state.values())
+
+
 def test_matrices_begin_where_tensor_cores_read_fast():
     flat, _ = flat_and_plain()
     found = [p for p in model_of(flat).parameters() if p.requires_grad and p.numel() % 4 == 0]

@@ -10,7 +10,6 @@ from fixtures.jobs import (
     SLOW,
     TINY,
     Job,
-    deepspeed,
     events,
     finish,
     launcher_of,
@@ -24,6 +23,7 @@ from fixtures.jobs import (
     steps,
     wait_for,
 )
+from fixtures.launching import deepspeed
 
 pytestmark = [pytest.mark.launcher, pytest.mark.dist]
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from fixtures.launching import run_two_ranks
+from fixtures.jobs import finish
 from msde.config import deepspeed, make_config
 from msde.model import MoleculeSDE
 from msde.monitor.writer import read_metrics
@@ -31,7 +31,7 @@ def test_a_large_model_trains_in_the_calculated_memory(shard_dir, tmp_path):
     small += ["model.conformer.hidden_dim=32", "model.conformer.basis_dim=32"]
     peaks, counts = {}, {}
     for name, size in (("large", large), ("small", small)):
-        run_two_ranks(*common, *size, "--output", tmp_path / name)
+        finish(tmp_path, *common, *size, "--output", tmp_path / name)
         rows = read_metrics(tmp_path / name / "metrics.jsonl")
         assert [row["step"] for row in rows] == [1, 2, 3]
         assert all(math.isfinite(row["loss/total"]) for row in rows)

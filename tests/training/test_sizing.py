@@ -6,13 +6,14 @@ import re
 import pytest
 
 from fixtures.commands import run_here
+from fixtures.seeds import mostly_slow
 from msde.config import deepspeed, make_config
 from msde.training import sizing
 
 SMALL = ["model.hidden_dim=64", "model.schnet.num_filters=64", "data.validation_fraction=0"]
 
 
-@pytest.mark.parametrize("again", ["false", "true"])
+@pytest.mark.parametrize("again", mostly_slow(["false", "true"], ["true"]))
 def test_activations_of_a_larger_slot_follow_from_two_small_ones(shard_dir, again, monkeypatch):
     overrides = [*SMALL, f"run.activation_checkpointing={again}"]
     config = make_config("base", overrides=overrides)

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fixtures.jobs import TINY, Job, events, finish, losses, manifest, saved_steps, steps
 from fixtures.launching import ds_config
@@ -29,11 +30,12 @@ def tensors(value, name=""):
 
 
 def state(output, step):
-    """Everything in a checkpoint of DeepSpeed's: weights, buffers, the optimizer's state."""
+    """Everything in a checkpoint: weights, their average, buffers, the optimizer's state."""
     folder = output / f"checkpoints/step-{step:09d}"
     found = {}
     for path in sorted(folder.glob("*.pt")):
         found |= tensors(torch.load(path, weights_only=False), path.name)
+    found |= tensors(load_file(folder / "ema.safetensors"), "ema")
     assert any("exp_avg" in n for n in found) and any("running_var" in n for n in found)
     return found
 
@@ -50,6 +52,7 @@ def test_a_step_that_is_not_finite_changes_no_state(shard_dir, tmp_path, stage, 
         path.write_text(json.dumps(values))
     arguments = ["--data", shard_dir, "--deepspeed_config", path, *TINY, "--output", output]
     arguments += ["run.save_every=1", "run.keep_last=9", "optim.weight_decay=1e-2"]
+    arguments.append("run.ema_decay=0.9")
     harm = {"what": what, "rank": 1, "step": 3}
     uninitialised = {"MALLOC_PERTURB_": "128"}  # memory that holds 3e38
     finish(tmp_path, *arguments, "run.steps=4", harm=harm, environment=uninitialised)
