@@ -102,6 +102,12 @@ def call(name: str, *arguments: Tensor | float | None) -> None:
 
 
 @functools.cache
+def has_tiles() -> bool:
+    """Return whether the library multiplies bfloat16 by the tiles of AMX."""
+    return bool(ctypes.c_int.in_dll(load(), "msde_tiles").value)
+
+
+@functools.cache
 def _bfloat16() -> ctypes.c_int:
     """Return the library's variable that says whether products take bfloat16."""
     return ctypes.c_int.in_dll(load(), "msde_bfloat16")

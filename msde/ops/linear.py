@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from msde.ops import dispatch
+from msde.ops import cpp, dispatch
 from msde.ops.cpp import PARTS, call
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
@@ -77,13 +77,16 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, 
 
 @dispatch.constant_when_compiled
 def _is_faster_than_torch() -> bool:
-    """Return whether products by the C++ code are faster than torch's: off on Intel processors."""
-    return _has_slow_products()
+    """Return whether products by the C++ code are faster than torch's."""
+    # On an Intel processor with AMX a training step (paper, 256 molecules) takes 0.6 times as long
+    # as with torch's products at `medium` precision, and about as long at `highest`.
+    tiles = cpp.has_tiles() and torch.get_float32_matmul_precision() == "medium"
+    return tiles or _has_slow_products()
 
 
 @functools.cache
 def _has_slow_products() -> bool:
-    """Return whether torch's products leave out what the processor can do."""
+    """Return whether torch's products leave out what the processor can do: not those of Intel."""
     # On an AMD EPYC with AVX2 and one thread a training step (paper, 256 molecules) takes 1.17 to
     # 1.28 times as long with torch's products, and 1.12 to 1.30 times with oneDNN's fused linear.
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):

@@ -20,7 +20,10 @@ def rounded(x):
     return (x.bfloat16() if ROUNDS else x).double()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (61, 800, 33), (70, 65, 64), (1100, 131, 110)])
+SHAPES = [(1, 1, 1), (33, 15, 17), (16, 16, 16), (61, 800, 33), (70, 65, 64), (1100, 131, 110)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("channels", [None, 3])
 def test_factors_are_rounded_and_sums_are_not(fused, shape, channels):
     rows, inputs, outputs = shape
@@ -38,6 +41,23 @@ def test_factors_are_rounded_and_sums_are_not(fused, shape, channels):
     expected = (one @ other.mT, expected_gx, of_y.mT @ one)
     for found, exact in zip((y, gx, g_weight), expected, strict=True):
         assert (found - exact).norm() <= 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("inputs", [15, 40])
+def test_what_is_no_number_stays_in_its_row(fused, inputs):
+    torch.manual_seed(0)
+    x, weight, g = torch.randn(37, inputs), torch.randn(18, inputs), torch.randn(37, 18)
+    weight.requires_grad_()
+    spoilt, row = x.clone(), torch.arange(37) == 20
+    spoilt[20, 3] = float("nan")
+    with medium_precision():
+        y, expected = ops.linear(spoilt, weight), ops.linear(x, weight)
+        (found,) = torch.autograd.grad(y, weight, g)
+        (expected_grad,) = torch.autograd.grad(expected, weight, g)
+    assert y[row].isnan().all() and torch.equal(y[~row], expected[~row])
+    assert found[:, 3].isnan().all()
+    column = torch.arange(inputs) == 3
+    assert torch.equal(found[:, ~column], expected_grad[:, ~column])
 
 
 @pytest.mark.parametrize("name", PRODUCTS)

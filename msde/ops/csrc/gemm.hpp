@@ -9,89 +9,33 @@
 // is twice as large.
 #pragma once
 
-#include "base.hpp"
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
-extern "C" {
-int msde_bfloat16 = 0;  // whether products are made of pairs; Python sets it before a call
-}
+#include "bfloat16.hpp"
 
 namespace msde {
 
-using Pair = std::uint32_t;  // two bfloat16 that follow each other in k, the first one below
-
-template <class T>
-bool in_pairs() {
-#if defined(__AVX512BF16__)
-  return std::is_same_v<T, float> && msde_bfloat16;
-#else
-  return false;
-#endif
-}
-
-constexpr Index pair_count(Index depth) { return (depth + 1) / 2; }
-
-// The nearest bfloat16, the even one of two.
-inline Pair rounded(float value) {
-  Pair bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return value == value ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
-}
-
 constexpr Index TILE = 8 * ROWS;  // rows of a layer whose hidden numbers stay in cache
 constexpr Index DEPTH = 384;  // steps of k at once: a panel of b, DEPTH x COLS, stays in cache
-
-// A matrix as a pointer and the distances between rows and between columns.
-template <class T>
-struct View {
-  const T* data;
-  Index row, column;
-  const T* at(Index i, Index j) const { return data + i * row + j * column; }
-};
 
 template <class T>
 constexpr Index panels(Index columns) {
   return (columns + COLS<T> - 1) / COLS<T>;
 }
 
-// Round `width` columns of b to pairs, (pair_count(depth), columns), padded with zeros.
-template <class T>
-void pack_pairs(View<T> b, Index depth, Index width, Index columns, Pair* out) {
-  if (width < columns) std::fill(out, out + pair_count(depth) * columns, 0);
-  if (b.column == 1) {
-    for (Index k = 0; k < depth; k += 2, out += columns) {
-      const T *low = b.at(k, 0), *high = b.at(std::min(k + 1, depth - 1), 0);
-      const Pair kept = k + 1 < depth ? 0xffff : 0;
-      for (Index j = 0; j < width; j++) out[j] = rounded(low[j]) | (rounded(high[j]) & kept) << 16;
-    }
-    return;
-  }
-  for (Index j = 0; j < width; j++)
-    for (Index k = 0; k < depth; k += 2)
-      out[k / 2 * columns + j] =
-          rounded(*b.at(k, j)) | (k + 1 < depth ? rounded(*b.at(k + 1, j)) << 16 : 0);
-}
-
-// Round a, (rows, depth), to pairs in memory of this thread, (rows, pair_count(depth)); nothing where
-// products are not made of pairs.
+// Round a, (rows, depth), to pairs in memory of this thread, which goes on to the end of a tile;
+// nothing where products are not made of pairs.
 template <class T>
 View<Pair> pairs_of(View<T> a, Index rows, Index depth) {
   if (!in_pairs<T>()) return {};
   const Index count = pair_count(depth);
-  Pair* out = scratch<Pair, 13>(rows * count);
-  if (a.row == 1) {
-    pack_pairs(View<T>{a.data, a.column, 1}, depth, rows, rows, out);
-    return {out, 1, rows};
-  }
-  std::uint16_t* to = reinterpret_cast<std::uint16_t*>(out);
-  for (Index i = 0; i < rows; i++, to += 2 * count) {
-    const T* from = a.at(i, 0);
-    for (Index k = 0; k < depth; k++) to[k] = rounded(from[k * a.column]);
-    if (depth % 2) to[depth] = 0;
-  }
+  Pair* out = scratch<Pair, 13>(round_up(rows, SIDE) * count);
+  pack_rows(a, rows, depth, out);
   return {out, count, 1};
+}
+
+// Rows that are multiplied at once.
+template <class T>
+Index block_rows() {
+  return TILES && in_pairs<T>() ? 2 * SIDE : ROWS;
 }
 
 // Copy one panel, COLS columns of b from `first` on, to (depth, COLS), padded with zeros.
@@ -233,15 +177,18 @@ void stripe(View<E> a, Index rows, const E* panel, Index stride, Index depth, T*
     stripe_of<T, E, 1>(a, rows, panel, stride, depth, c, ldc, width, add);
 }
 
-// The same of `pairs`, which holds a, and a panel of pairs, or else of a.
+// The same of `pairs`, which holds a, and a panel of pairs, or else of a. Where there are pairs
+// there are `Tiles`.
 template <class T>
 void stripe(View<T> a, View<Pair> pairs, Index rows, const T* panel, Index stride, Index depth,
             T* c, Index ldc, Index width, bool add) {
-  if (pairs.data)
-    stripe(pairs, rows, reinterpret_cast<const Pair*>(panel), stride, pair_count(depth), c, ldc,
-           width, add);
+  if (!pairs.data) return stripe(a, rows, panel, stride, depth, c, ldc, width, add);
+  const Pair* packed = reinterpret_cast<const Pair*>(panel);
+  const Index count = pair_count(depth);
+  if (TILES)
+    tile_stripe(pairs.data, pairs.row, count, packed, c, ldc, rows, width, add);
   else
-    stripe(a, rows, panel, stride, depth, c, ldc, width, add);
+    stripe(pairs, rows, packed, stride, count, c, ldc, width, add);
 }
 
 // c (rows, columns) = [c +] a (rows, depth) b (depth, columns), with b packed.
@@ -249,6 +196,7 @@ template <class T>
 void product(View<T> a, Index rows, Index depth, const T* packed, Index columns, T* c, Index ldc,
              bool add) {
   const View<Pair> pairs = pairs_of(a, rows, depth);
+  const Tiles tiles(pairs.row);
   for (Index p = 0; p < panels<T>(columns); p++)
     stripe(a, pairs, rows, packed + p * depth * COLS<T>, COLS<T>, depth, c + p * COLS<T>, ldc,
            std::min<Index>(COLS<T>, columns - p * COLS<T>), add);

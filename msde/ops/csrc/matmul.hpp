@@ -50,6 +50,7 @@ struct Matmul {
       const Index deep = std::min(step, depth - k);
       const View<T> part{a.at(first, k), a.row, a.column};
       const View<Pair> pairs = pairs_of(part, count, deep);
+      const Tiles tiles(pairs.row);
       for (Index p = 0; p < panel_count(); p++) {
         fetch_part(first + count, count, p, k, deep);
         const T* panel = direct(p) ? b.at(k, p * COLS<T>) : packed + (p * depth + k) * COLS<T>;
@@ -70,8 +71,8 @@ struct Matmul {
     const Index stages = (depth + DEPTH - 1) / DEPTH;
     const Index step = stages ? (depth + stages - 1) / stages : 1;
     // Stripes of rows, short enough that the threads finish together.
-    const Index blocks_each = (rows + ROWS * threads - 1) / (ROWS * threads);
-    const Index tall = ROWS * std::clamp<Index>(blocks_each / 8, 1, 8);
+    const Index high = block_rows<T>(), blocks_each = (rows + high * threads - 1) / (high * threads);
+    const Index tall = high * std::clamp<Index>(blocks_each / 8, 1, 8);
     share(panel_count() * stages, threads, [&](Index n) {
       const Index p = n / stages, k = n % stages * step, deep = std::min(step, depth - k);
       if (!direct(p))
@@ -101,15 +102,11 @@ struct TransposedMatmul {
   // Rows at once. Panels as long as a power of two would fall on the same places of a cache.
   static constexpr Index STEP = 252;
 
-  // Where the block of row i begins among blocks of pairs.
-  static Pair* of_pairs(T* blocks, Index i, Index depth) {
-    return reinterpret_cast<Pair*>(blocks) + i * pair_count(depth);
-  }
-
   // The columns left ... right of one part, from the rows first ... last.
   void piece(Index first, Index last, Index left, Index right, T* c) const {
     const Index wide = right - left;
-    const Index products = panels<T>(wide) * ((rows + ROWS - 1) / ROWS);
+    const Index high = block_rows<T>();
+    const Index products = panels<T>(wide) * ((rows + high - 1) / high);
     T* blocks = scratch<T, 0>(STEP * rows);
     T* packed = scratch<T, 8>(STEP * panels<T>(wide) * COLS<T>);
     T* sums = left == 0 ? c + rows * columns : nullptr;
@@ -117,29 +114,22 @@ struct TransposedMatmul {
     for (Index k = first; k < last; k += STEP) {
       const Index deep = std::min(STEP, last - k), next = k + deep;
       const Index ahead = std::min(STEP, last - next);
-      if (in_pairs<T>())
-        for (Index i = 0; i < rows; i += ROWS) {
-          const Index high = std::min<Index>(ROWS, rows - i);
-          pack_pairs(View<T>{a + k * rows + i, rows, 1}, deep, high, high,
-                     of_pairs(blocks, i, deep));
-        }
-      else
-        pack_transposed(a + k * rows, rows, deep, rows, blocks);
+      const View<Pair> pairs = pairs_of(View<T>{a + k * rows, 1, rows}, rows, deep);
+      const Tiles tiles(pairs.row);
+      if (!pairs.data) pack_transposed(a + k * rows, rows, deep, rows, blocks);
       pack(View<T>{b + k * columns + left, columns, 1}, deep, wide, packed);
       if (sums) add_rows(a + k * rows, deep, rows, rows, sums);
       Index done = 0;
       for (Index j = 0; j < wide; j += COLS<T>)
-        for (Index i = 0; i < rows; i += ROWS, done++) {
+        for (Index i = 0; i < rows; i += high, done++) {
           const Index from = next + ahead * done / products;
           const Index number = next + ahead * (done + 1) / products - from;
           fetch(a + from * rows, number, rows, rows);
           fetch(b + from * columns + left, number, columns, wide);
-          const Index high = std::min<Index>(ROWS, rows - i);
-          View<Pair> pairs{};
-          if (in_pairs<T>()) pairs = {of_pairs(blocks, i, deep), 1, high};
-          stripe(View<T>{blocks + i * deep, 1, high}, pairs, high, packed + j * deep, COLS<T>,
-                 deep, c + i * columns + left + j, columns, std::min<Index>(COLS<T>, wide - j),
-                 k > first);
+          const Index some = std::min(high, rows - i);
+          stripe(View<T>{blocks + i * deep, 1, some}, pairs.from(i), some, packed + j * deep,
+                 COLS<T>, deep, c + i * columns + left + j, columns,
+                 std::min<Index>(COLS<T>, wide - j), k > first);
         }
     }
   }
