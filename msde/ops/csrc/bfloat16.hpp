@@ -1,7 +1,7 @@
 // Matrices of pairs of bfloat16, and their products by the tiles of AMX.
 //
-// A pair are the numbers of k and k + 1, side by side. Both factors are packed before they are
-// multiplied, and rounded as they are.
+// A pair holds the numbers of k and k + 1. Both factors are packed before they are multiplied, and
+// rounded as they are packed.
 #pragma once
 
 #include "base.hpp"
@@ -15,7 +15,7 @@
 
 namespace msde {
 
-using Pair = std::uint32_t;  // that of k below
+using Pair = std::uint32_t;  // the number of k in the lower half
 
 #if defined(__AMX_BF16__)
 // A process must ask Linux for tiles: 0x1023 is ARCH_REQ_XCOMP_PERM, 18 the state of tiles.
@@ -57,8 +57,8 @@ constexpr Index round_up(Index count, Index multiple) {
   return (count + multiple - 1) / multiple * multiple;
 }
 
-// Tiles are filled up with zeros. Less than 16 numbers make one short tile, so that pairs never
-// take more room than the numbers did.
+// Pairs that `depth` numbers are packed to. Tiles are filled up with zeros, but for less than 16
+// numbers they are shorter: so pairs never take more room than the numbers as floats.
 inline Index pair_count(Index depth) {
   const Index pairs = (depth + 1) / 2;
   return TILES && depth >= SIDE ? round_up(pairs, SIDE) : pairs;
@@ -76,8 +76,8 @@ inline __m512i pairs_along(const float* from, Index count) {
   return (__m512i)_mm512_cvtne2ps_pbh(load(from + 16, count - 16), load(from, count));
 }
 
-// 16 pairs of a number in the row of k and the one below it, if there is another row; zeros after
-// `count` pairs.
+// 16 pairs of a number in row k of b and the one in row k + 1; zeros after `count` pairs, and in
+// the place of rows from `depth` on.
 inline __m512i pairs_across(View<float> b, Index k, Index j, Index depth, Index count) {
   const __m512 low = load(b.at(k, j), k < depth ? count : 0);
   const __m512 high = load(b.at(k + 1, j), k + 1 < depth ? count : 0);
@@ -161,7 +161,7 @@ inline void pack_rows(View<float> a, Index rows, Index depth, Pair* out) {
 #if defined(__AMX_BF16__)
 
 // Sets the shapes of this thread's tiles, for as long as it lives: 0 to 3 are of c, 4 and 5 of a,
-// 6 and 7 of b. There are none for products without pairs.
+// 6 and 7 of b. `pairs` is 0 where a product is not made of pairs: then it does nothing.
 class Tiles {
  public:
   explicit Tiles(Index pairs) : set(TILES && pairs > 0) {
@@ -208,7 +208,7 @@ void put(float* c, Index ldc, Index rows, Index width, bool add) {
 }
 
 // c (rows, width) = [c +] a (rows, pairs) panel (pairs, 32), of at most 32 rows and columns; the
-// memory of a goes on to the end of a tile. There are `Tiles`.
+// memory of a goes on to the end of a tile. The caller holds `Tiles`.
 template <bool tall, bool wide>
 void tile_block(const Pair* a, Index lda, Index pairs, const Pair* panel, float* c, Index ldc,
                 Index rows, Index width, bool add) {

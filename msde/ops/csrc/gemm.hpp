@@ -177,8 +177,8 @@ void stripe(View<E> a, Index rows, const E* panel, Index stride, Index depth, T*
     stripe_of<T, E, 1>(a, rows, panel, stride, depth, c, ldc, width, add);
 }
 
-// The same of `pairs`, which holds a, and a panel of pairs, or else of a. Where there are pairs
-// there are `Tiles`.
+// The same of `pairs`, which holds a, and a panel of pairs, or else of a. The caller holds
+// `Tiles`.
 template <class T>
 void stripe(View<T> a, View<Pair> pairs, Index rows, const T* panel, Index stride, Index depth,
             T* c, Index ldc, Index width, bool add) {

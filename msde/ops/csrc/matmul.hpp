@@ -71,7 +71,8 @@ struct Matmul {
     const Index stages = (depth + DEPTH - 1) / DEPTH;
     const Index step = stages ? (depth + stages - 1) / stages : 1;
     // Stripes of rows, short enough that the threads finish together.
-    const Index high = block_rows<T>(), blocks_each = (rows + high * threads - 1) / (high * threads);
+    const Index high = block_rows<T>();
+    const Index blocks_each = (rows + high * threads - 1) / (high * threads);
     const Index tall = high * std::clamp<Index>(blocks_each / 8, 1, 8);
     share(panel_count() * stages, threads, [&](Index n) {
       const Index p = n / stages, k = n % stages * step, deep = std::min(step, depth - k);
