@@ -303,7 +303,7 @@ def _failure(error: Exception, numbers: np.ndarray, charge: int = 0) -> str:
 
 
 def _formula(numbers: Sequence[int] | np.ndarray) -> str:
-    """Return the sum formula of atoms, carbon and hydrogen first."""
+    """Return the molecular formula of atoms, carbon and hydrogen first."""
     counts = collections.Counter(symbol_of(number) for number in numbers)
     first = ("C", "H") if "C" in counts else ()
     order = [*(s for s in first if s in counts), *sorted(counts.keys() - {*first})]
