@@ -181,7 +181,7 @@ def test_products_of_two_types_are_compiled():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["paper", "base"])
-@pytest.mark.parametrize("ops", ["cpp", "reference"])
+@pytest.mark.parametrize("ops", ["fused", "reference"])
 def test_compiled_steps_equal_plain_steps(kind, ops, records, monkeypatch):
     """With torch's products, which are joined, and with the fused ops, which stay."""
     monkeypatch.setenv("MSDE_OPS", ops)
