@@ -77,7 +77,10 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, 
 
 @dispatch.constant_when_compiled
 def _is_faster_than_torch() -> bool:
-    """Return whether products by the C++ code are faster than torch's."""
+    """Return whether products by the C++ code are faster than torch's.
+
+    A compiled step keeps the choice of the precision that it was compiled at.
+    """
     # On an Intel processor with AMX a training step (paper, 256 molecules) takes 0.6 times as long
     # as with torch's products at `medium` precision, and about as long at `highest`.
     tiles = cpp.has_tiles() and torch.get_float32_matmul_precision() == "medium"

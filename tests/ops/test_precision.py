@@ -1,5 +1,6 @@
 """Products of the C++ ops at `torch.set_float32_matmul_precision("medium")`."""
 
+import importlib
 import platform
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from fixtures.ops import cases, medium_precision, results, threads
 from msde import ops
+from msde.ops import cpp
 
 CPU = Path("/proc/cpuinfo")
 ROUNDS = CPU.exists() and platform.machine() == "x86_64" and "avx512_bf16" in CPU.read_text()
@@ -20,6 +22,8 @@ def rounded(x):
     return (x.bfloat16() if ROUNDS else x).double()
 
 
+LINEAR = importlib.import_module("msde.ops.linear")  # of the package, `linear` is the function
+is_faster_than_torch = LINEAR._is_faster_than_torch  # the other tests replace it
 SHAPES = [(1, 1, 1), (33, 15, 17), (16, 16, 16), (61, 800, 33), (70, 65, 64), (1100, 131, 110)]
 
 
@@ -58,6 +62,42 @@ def test_what_is_no_number_stays_in_its_row(fused, inputs):
     assert found[:, 3].isnan().all()
     column = torch.arange(inputs) == 3
     assert torch.equal(found[:, ~column], expected_grad[:, ~column])
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_tiles_are_chosen_at_medium_precision(monkeypatch, tiles):
+    monkeypatch.setattr(cpp, "has_tiles", lambda: tiles)
+    monkeypatch.setattr(LINEAR, "_has_slow_products", lambda: False)
+    assert not is_faster_than_torch()
+    with medium_precision():
+        assert is_faster_than_torch() == tiles
+
+
+def test_a_layer_without_outputs_has_no_gradient(fused):
+    """After another product, whose memory is there to be taken for factors."""
+    x = torch.randn(40, 40, requires_grad=True)
+    with medium_precision():
+        for outputs in (30, 0):
+            weight = torch.randn(outputs, 40, requires_grad=True)
+            gx, g_weight = torch.autograd.grad(ops.linear(x, weight).sum(), [x, weight])
+    assert not gx.any() and g_weight.shape == (0, 40)
+
+
+def test_a_large_layer_does_not_depend_on_threads(fused):
+    torch.manual_seed(0)
+    x = torch.randn(1100, 131, requires_grad=True)
+    weight = torch.randn(110, 131, requires_grad=True)
+    g = torch.randn(1100, 110)
+
+    def computed():
+        y = ops.linear(x, weight, activation="silu")
+        return [y, *torch.autograd.grad(y, [x, weight], g)]
+
+    with medium_precision():
+        expected = computed()
+        for number in (2, 3, 4):
+            with threads(number):
+                assert all(map(torch.equal, computed(), expected))
 
 
 @pytest.mark.parametrize("name", PRODUCTS)

@@ -8,7 +8,9 @@
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
-#if defined(__AMX_BF16__)
+// Tiles are packed by AVX-512, which a virtual machine may hide where it shows AMX.
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define MSDE_HAS_TILES
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -17,7 +19,7 @@ namespace msde {
 
 using Pair = std::uint32_t;  // the number of k in the lower half
 
-#if defined(__AMX_BF16__)
+#if defined(MSDE_HAS_TILES)
 // A process must ask Linux for tiles: 0x1023 is ARCH_REQ_XCOMP_PERM, 18 the state of tiles.
 inline const bool TILES = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
 #else
@@ -51,7 +53,7 @@ bool in_pairs() {
 #endif
 }
 
-constexpr Index SIDE = 16;  // of a tile of c; pairs of a tile of a factor
+constexpr Index SIDE = 16;  // rows and columns of a tile of c; pairs of k in a tile of a or b
 
 constexpr Index round_up(Index count, Index multiple) {
   return (count + multiple - 1) / multiple * multiple;
@@ -158,7 +160,10 @@ inline void pack_rows(View<float> a, Index rows, Index depth, Pair* out) {
 
 #endif
 
-#if defined(__AMX_BF16__)
+#if defined(MSDE_HAS_TILES)
+
+// GCC does not know that tiles are loaded from memory: what was written before must be there.
+inline void finish_writing() { asm volatile("" ::: "memory"); }
 
 // Sets the shapes of this thread's tiles, for as long as it lives: 0 to 3 are of c, 4 and 5 of a,
 // 6 and 7 of b. `pairs` is 0 where a product is not made of pairs: then it does nothing.
@@ -176,6 +181,7 @@ class Tiles {
       shapes.row_bytes[n] = 4 * (n == 4 || n == 5 ? deep : SIDE);
       shapes.rows[n] = n >= 6 ? deep : SIDE;
     }
+    finish_writing();
     _tile_loadconfig(&shapes);
   }
   ~Tiles() {
@@ -212,6 +218,7 @@ void put(float* c, Index ldc, Index rows, Index width, bool add) {
 template <bool tall, bool wide>
 void tile_block(const Pair* a, Index lda, Index pairs, const Pair* panel, float* c, Index ldc,
                 Index rows, Index width, bool add) {
+  finish_writing();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

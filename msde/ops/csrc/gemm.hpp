@@ -6,7 +6,7 @@
 //
 // Where Python asks for it and the processor can, factors are rounded to bfloat16, and a step takes
 // a Pair of them; sums are float. A packed panel of pairs stands where that of floats would, which
-// is twice as large.
+// is never smaller: see `pair_count`.
 #pragma once
 
 #include "bfloat16.hpp"
@@ -21,11 +21,12 @@ constexpr Index panels(Index columns) {
   return (columns + COLS<T> - 1) / COLS<T>;
 }
 
-// Round a, (rows, depth), to pairs in memory of this thread, which goes on to the end of a tile;
-// nothing where products are not made of pairs.
+// Round a, (rows, depth), to pairs in memory of this thread; nothing where products are not made of
+// pairs or there is nothing to multiply. The memory goes on to the end of a tile. Its rows beyond a
+// are not set: a row of c depends on its own row of a alone.
 template <class T>
 View<Pair> pairs_of(View<T> a, Index rows, Index depth) {
-  if (!in_pairs<T>()) return {};
+  if (!in_pairs<T>() || depth == 0) return {};
   const Index count = pair_count(depth);
   Pair* out = scratch<Pair, 13>(round_up(rows, SIDE) * count);
   pack_rows(a, rows, depth, out);
