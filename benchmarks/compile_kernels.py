@@ -23,6 +23,7 @@ from typing import Any
 # Before Triton is imported: with its interpreter there is nothing to compile.
 os.environ["TRITON_INTERPRET"] = "0"
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import triton  # noqa: E402
 from step import make_task  # noqa: E402
@@ -136,7 +137,7 @@ def make_batch(copies: int = 1, padded: bool = False) -> MoleculeBatch:
     """Return a batch of a few molecules, so many times, perhaps with padding behind them."""
     task = make_task("smiles", keep_hydrogens=False)
     raws = [RawMolecule("", n, "", smiles) for n, smiles in enumerate(SMILES)]
-    columns = convert_chunk(task, raws * copies).columns
+    columns = convert_chunk(task, raws).columns.take(np.tile(np.arange(len(raws)), copies))
     packed = PackedMolecules.from_columns(columns)
     return MoleculeBatch.expand(pad(packed) if padded else packed, Key(0, 0))
 

@@ -117,7 +117,7 @@ def compare(
         check_installed()
     silence_rdkit()
     model = load(checkpoint).model
-    start = "etkdg" if "etkdg" in starts else "noise"  # whose noise is the largest, whatever `std`
+    start = "etkdg" if "etkdg" in starts else "noise"  # from noise, `std` is not used
     sampling = with_known_std(model, replace(sampling, num=max(counts), start=start))
     found, facts = references_of(
         references, limit, lambda mol: check_sampled(remove_hydrogens(mol))

@@ -60,7 +60,7 @@ def references_of(
         check: raises a MoleculeError for a molecule that is left out as `not sampled`.
 
     Raises:
-        MsdeError: none of them has geometry.
+        MsdeError: none of them can be compared with; it says how many are left out, and why.
     """
     dataset = ShardDataset(root)
     many = len(dataset) if limit is None else min(limit, len(dataset))
@@ -89,7 +89,8 @@ def references_of(
             counts[WITHOUT_HYDROGENS] += implied_hydrogens(mol) > 0
     counts["molecules"] = len(mols)
     if not mols:
-        raise MsdeError(f"{root} holds no molecules with geometry to compare with")
+        left_out = " ".join(remarks(counts, tuple(LEFT_OUT)))
+        raise MsdeError(f"{root} has nothing to compare with. {left_out}".rstrip(". "))
     return mols, counts
 
 

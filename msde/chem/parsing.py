@@ -10,6 +10,7 @@ from typing import ParamSpec
 
 from rdkit import Chem, rdBase
 
+from msde.chem.stereo import legacy_perception
 from msde.chem.vocabulary import MoleculeError
 
 # How tables write a value that is missing, in lower case; none of these is a SMILES.
@@ -42,18 +43,18 @@ def is_missing(value: object) -> bool:
 P = ParamSpec("P")
 
 
-def _quietly(parse: Callable[P, Chem.Mol]) -> Callable[P, Chem.Mol]:
-    """Keep RDKit from writing to the terminal what the error of a parser says."""
+def _alike_everywhere(parse: Callable[P, Chem.Mol]) -> Callable[P, Chem.Mol]:
+    """Let a parser perceive stereochemistry in one way, and its error alone say what is wrong."""
 
     @functools.wraps(parse)
-    def quiet(*arguments: P.args, **options: P.kwargs) -> Chem.Mol:
-        with rdBase.BlockLogs():
+    def parse_quietly(*arguments: P.args, **options: P.kwargs) -> Chem.Mol:
+        with rdBase.BlockLogs(), legacy_perception():
             return parse(*arguments, **options)
 
-    return quiet
+    return parse_quietly
 
 
-@_quietly
+@_alike_everywhere
 def mol_from_smiles(
     smiles: str,
     keep_hydrogens: bool = False,
@@ -135,7 +136,7 @@ def stereo_note(mol: Chem.Mol) -> str:
     )
 
 
-@_quietly
+@_alike_everywhere
 def mol_from_molblock(block: str, keep_hydrogens: bool = False) -> Chem.Mol:
     """Parse a mol block, with stereo from its coordinates, or raise MoleculeError."""
     mol = Chem.MolFromMolBlock(block, removeHs=not keep_hydrogens)

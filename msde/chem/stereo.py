@@ -43,7 +43,8 @@ def legacy_perception() -> Iterator[None]:
     """Let RDKit perceive stereochemistry as by default, whatever the process has chosen.
 
     Double bonds are then E or Z, and atoms have the property `_CIPRank`. The other way they are cis
-    or trans with respect to two atoms, which records do not hold.
+    or trans with respect to two atoms, which records do not hold. RDKit has one choice for the
+    whole process: other threads follow it, too.
     """
     was_legacy = Chem.GetUseLegacyStereoPerception()
     Chem.SetUseLegacyStereoPerception(True)

@@ -27,8 +27,11 @@ from msde.chem.vocabulary import MoleculeError
 def test_unparsable_smiles_say_why(smiles, reason, capfd):
     """In the error alone: RDKit writes nothing of it to the terminal."""
     rdBase.EnableLog("rdApp.error")
-    with pytest.raises(MoleculeError, match=f"(?i){reason}"):
-        mol_from_smiles(smiles)
+    try:
+        with pytest.raises(MoleculeError, match=f"(?i){reason}"):
+            mol_from_smiles(smiles)
+    finally:
+        silence_rdkit()
     assert not capfd.readouterr().err
 
 

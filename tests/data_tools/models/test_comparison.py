@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from fixtures.conformers import embedded, saved_model
 from fixtures.data_sets import write_data_set
 from fixtures.molecules import make_record, topology
 from msde.chem.record import Origin
+from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.data_tools.convert import convert
 from msde.data_tools.models import comparison
@@ -84,7 +86,7 @@ def test_every_method_has_a_row_for_each_count(weights, tmp_path):
 
 def test_references_without_geometry_are_an_error(weights, tmp_path):
     references = shards(tmp_path, 0)
-    with pytest.raises(MsdeError, match="holds no molecules with geometry"):
+    with pytest.raises(MsdeError, match="4 molecules have no geometry"):
         compare(weights, references, tmp_path / "r.json", ConformerOptions())
     assert not (tmp_path / "r.json").exists()
 
@@ -192,6 +194,21 @@ def test_only_the_chosen_molecules_are_rebuilt(tmp_path, monkeypatch):
     monkeypatch.setattr(ShardDataset, "records", None)
     mols, counts = references_of(folder, 3)
     assert [mol.GetNumAtoms() for mol in mols] == [1, 4, 7] and counts["conformers made"] == 3
+
+
+def test_where_no_reference_is_left_the_error_says_why(tmp_path):
+    def refuse(mol):
+        raise MoleculeError("of two parts")
+
+    folder = write_data_set(
+        tmp_path / "data", [make_record("CC.O", 1), topology(Chem.MolFromSmiles("CCO"))]
+    )
+    said = (
+        "data has nothing to compare with. 1 molecules have no geometry and are left out. "
+        "1 molecules are of a kind that no model samples and are left out of all rows"
+    )
+    with pytest.raises(MsdeError, match=f"{said}$"):
+        references_of(folder, None, refuse)
 
 
 @pytest.mark.parametrize(
