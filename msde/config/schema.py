@@ -299,8 +299,8 @@ class RunConfig:
     tracker: Literal["none", "wandb", "mlflow"] = "none"
     # Compile the losses by torch.compile, which joins small operations in fewer kernels; batches
     # are padded to sizes that repeat. Compiling a size took 40 to 100 s on a CPU; ranks wait half
-    # an hour for each other. It is meant for GPUs, where it has not run yet; on CPUs a step takes
-    # as long as without. Needs ZeRO 0, 1 or 2.
+    # an hour for each other. It is meant for GPUs, where it has not run yet; on a CPU with one
+    # thread a step takes as long as without. Needs ZeRO 0, 1 or 2.
     compile: bool = False
     # On a GPU, record the operations of a step as a CUDA graph and replay it; batches are padded to
     # sizes that repeat. Needs ZeRO 0, 1 or 2. It has not run on a GPU yet.

@@ -180,6 +180,23 @@ def test_products_of_two_types_are_compiled():
 
 
 @pytest.mark.slow
+def test_sums_by_index_are_right_with_several_threads():
+    """Of a transposed tensor, where torch 2.13's code for several threads leaves its memory."""
+    rows, other, index = torch.randn(92, 8), torch.randn(8, 92), torch.randint(0, 392, (92,))
+
+    def sums(rows):
+        return torch.zeros(8, 392).index_add(1, index, rows.t() + other)
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = compilation.compiled(sums)(rows)
+    finally:
+        torch.set_num_threads(num_threads)
+    assert torch.allclose(found, sums(rows))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["paper", "base"])
 @pytest.mark.parametrize("ops", ["fused", "reference"])
 def test_compiled_steps_equal_plain_steps(kind, ops, records, monkeypatch):
