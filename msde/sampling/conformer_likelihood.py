@@ -21,7 +21,7 @@ from msde.sampling.conformers import (
     one_line,
     score_function,
 )
-from msde.sampling.likelihood import log_likelihood, on_sphere
+from msde.sampling.likelihood import log_likelihood, orthogonal_probes
 from msde.sampling.noise import keyed_noise
 from msde.sampling.schedule import karras_times, time_of_noise
 
@@ -36,9 +36,12 @@ def log_likelihoods(
     """Return the log-likelihood of each molecule's first conformer, (num_molecules,) nats.
 
     It is the density of centred heavy-atom positions in A, in 3 (num_atoms - 1) dimensions, given
-    the topology, of data with noise LAST_STD; see `likelihood`. Its estimator has a deviation that
-    falls with the root of `num_probes`. Likelihoods compare conformers of one molecule, or models
-    on the same molecules.
+    the topology, of data with noise LAST_STD; see `likelihood`. Likelihoods compare conformers of
+    one molecule, or models on the same molecules.
+
+    Args:
+        num_probes: random directions for the divergence; from 3 (num_atoms - 1) on it is exact, and
+            nothing depends on `seed`. With fewer the deviation over seeds says how exact it is.
 
     Raises:
         MoleculeError: a molecule cannot be represented, or is of a kind that is not sampled.
@@ -61,8 +64,9 @@ def log_likelihoods(
         def project(rows: Tensor, batch: MoleculeBatch = batch) -> Tensor:
             return network.to_subspace(rows, batch)
 
-        probes = torch.stack([draws(number) for number in range(num_probes)])
-        probes = on_sphere(probes, batch.batch, dims=dims, project=project)
+        num = max(1, min(num_probes, int(dims)))
+        normals = torch.stack([draws(number) for number in range(num)])
+        probes = orthogonal_probes(normals, batch.batch, dims=dims, project=project)
         times = karras_times(network.sde, steps, last=last)
         with torch.no_grad():
             score = score_function(model, batch)

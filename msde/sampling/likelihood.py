@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from msde.model.sde import SDE, per_row
+from msde.model.sde import SDE
 from msde.sampling.schedule import intervals, scales, sigma_of
 from msde.sampling.steps import Score, sample_sums
 
@@ -48,8 +48,7 @@ def log_likelihood(
         score: score(x, t), differentiable in x; no row may depend on those of other samples.
         x: (rows, ...) samples.
         times: (steps + 1,) descending within (0, 1], as for samplers.
-        probes: (num_probes, rows, ...) normals or signs (Rademacher); see also `on_sphere`. For an
-            exact divergence give an orthonormal basis of the d dimensions, times sqrt(d).
+        probes: (num_probes, rows, ...) normals or signs (Rademacher), or `orthogonal_probes`.
         batch: (rows,) sample of each row, from 0; None: each row is a sample.
         dims: (num_samples,) dimensions in which a sample lives, 3 (n - 1) for n centred atoms;
             None: all its numbers.
@@ -104,30 +103,34 @@ def adaptive_log_likelihood(
     return _result(sde, (out[0][-1], out[1][-1]), times, batch, dims)
 
 
-def on_sphere(
-    probes: Tensor,
+def orthogonal_probes(
+    normals: Tensor,
     batch: Tensor | None = None,
     *,
     dims: Tensor | None = None,
     project: Projection | None = None,
 ) -> Tensor:
-    """Scale normal probes to length sqrt(dims) in the subspace of each sample, like `probes`.
+    """Return probes of which the d or fewer of a sample are orthogonal in its d dimensions.
 
-    They stay unbiased, as normals have no preferred direction; signs would not. A Jacobian that is
-    a multiple of one, which is that of a score at high noise, then has an exact trace.
+    They stay unbiased, as normals have no preferred direction; signs would not. With d probes or
+    more the divergence is exact, with fewer its variance is less than with independent ones. One
+    probe is enough for a Jacobian that is a multiple of one, as a score's is at high noise.
 
     Args:
-        probes: (num_probes, rows, ...) standard normals.
+        normals: (num_probes, rows, ...) standard normals.
         batch, dims, project: those of `log_likelihood`.
     """
-    scaled = []
-    for v in probes:
-        v = project(v) if project else v  # (rows, ...)
-        size = sample_sums(v.square(), batch)  # (num_samples,)
-        count = sample_sums(torch.ones_like(v), batch) if dims is None else dims.to(size)
-        factor = (count / size.clamp(min=torch.finfo(size.dtype).tiny)).sqrt()
-        scaled.append(v * per_row(factor if batch is None else factor[batch], v))
-    return torch.stack(scaled)  # (num_probes, rows, ...)
+    normals = torch.stack([project(v) for v in normals]) if project else normals
+    samples = torch.arange(normals.shape[1], device=normals.device) if batch is None else batch
+    found = torch.zeros_like(normals)
+    for sample in samples.unique():
+        mine = normals[:, samples == sample]  # (num_probes, rows of this sample, ...)
+        d = math.prod(mine.shape[1:]) if dims is None else int(dims[sample])
+        num = min(d, len(mine))
+        basis = torch.linalg.qr(mine[:num].flatten(1).T)[0].T  # (num, numbers of this sample)
+        scale = math.sqrt(d * len(mine) / max(num, 1))  # probes beyond d stay zero
+        found[:num, samples == sample] = scale * basis.view_as(mine[:num])
+    return found
 
 
 def _start(

@@ -8,7 +8,12 @@ import torch
 from fixtures.gaussians import SDES, Schedule, gaussian_score, normals
 from fixtures.seeds import mostly_slow
 from msde.model.geometry import centre
-from msde.sampling import adaptive_log_likelihood, karras_times, log_likelihood, on_sphere
+from msde.sampling import (
+    adaptive_log_likelihood,
+    karras_times,
+    log_likelihood,
+    orthogonal_probes,
+)
 from msde.sampling.likelihood import METHODS
 
 # Sub-VP differs in the schedule only, which the samplers test.
@@ -100,8 +105,8 @@ def test_the_likelihood_of_centred_positions_has_three_dimensions_less(kind, spr
 
     exact, with_prior = gaussian_log_density(x, mean, spread, kind, times, sums, DIMS)
     options = {"dims": DIMS, "project": centred}
-    sphere = on_sphere(normals((1, ROWS, 3), seed=4)(0), BATCH, **options)
-    for probes in (basis(), sphere):
+    one = orthogonal_probes(normals((1, ROWS, 3), seed=4)(0), BATCH, **options)
+    for probes in (basis(), one):
         found = log_likelihood(score, SDES[kind], x, times, probes, BATCH, **options)
         assert found[0] == 0  # of one atom: there is nothing to know
         assert abs(found.sum() / exact.sum() - 1) < 0.01
@@ -158,7 +163,7 @@ def test_hutchinsons_estimator_is_unbiased(kind):
     # A probe for each copy of x.
     copies, draws = x.repeat(400, 1), normals((1, 400 * rows, width), seed=9)(0)
     reference = log_likelihood(score, SDES[kind], x, times[::6], unit)
-    for probes in (draws, draws.sign(), on_sphere(draws)):
+    for probes in (draws, draws.sign(), orthogonal_probes(draws)):
         each = log_likelihood(score, SDES[kind], copies, times[::6], probes).view(400, rows)
         error = each.std(dim=0) / math.sqrt(400)  # (rows,)
         assert ((each.mean(dim=0) - reference).abs() < 4 * error).all()
@@ -166,6 +171,21 @@ def test_hutchinsons_estimator_is_unbiased(kind):
             score, SDES[kind], x, times[::6], probes.view(400, rows, width)[:10]
         )
         assert torch.allclose(together, each[:10].mean(dim=0), rtol=1e-9)
+    for num in (width, width + 3):
+        probes = orthogonal_probes(normals((num, rows, width), seed=10)(0))
+        assert torch.allclose(log_likelihood(score, SDES[kind], x, times[::6], probes), reference)
+
+
+def test_orthogonal_probes_have_less_variance_than_independent_ones():
+    num, samples, width = 3, 1000, 4
+    matrix = normals((width, width), seed=13)(0)
+    draws = normals((num, samples, width), seed=14)(0)
+    together = orthogonal_probes(draws)
+    apart = torch.cat([orthogonal_probes(draw[None]) for draw in draws])
+    of_each = [torch.einsum("psi,ij,psj->s", v, matrix, v) / num for v in (together, apart)]
+    assert abs(of_each[0].mean() - matrix.trace()) < 4 * of_each[0].std() / math.sqrt(samples)
+    ratio = of_each[0].var() / of_each[1].var()
+    assert abs(ratio - (width - num) / (width - 1)) < 0.05
 
 
 @pytest.mark.parametrize("kind", mostly_slow(SDES, ["VP"]))
