@@ -73,7 +73,11 @@ def _fit(job: Job, run: Run, output: Path, seeds: int) -> dict[str, Any]:
 
 
 def _fit_seed(job: Job, run: Run, features: np.ndarray, folder: Path, seed: int) -> None:
-    predictions = ESTIMATORS[run.estimator or ""](job.task, job.data, features, job.split, seed)
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn, which is optional
+
+    fit = ESTIMATORS[run.estimator or ""]
+    with threadpool_limits(1):  # several threads round sums otherwise
+        predictions = fit(job.task, job.data, features, job.split, seed)
     metric = job.task.metric
     outcomes = {
         part: measure(metric, job.data.y[places], predictions[places])
