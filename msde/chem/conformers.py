@@ -42,33 +42,26 @@ def embed_conformers(
     """Return the molecule with conformers by ETKDGv3 (Wang et al. 2020) and MMFF94.
 
     Iterations are limited, not time, so that the result depends on the seed alone. Molecules
-    without MMFF parameters keep the geometry of ETKDGv3. Others that it cannot embed, which are
-    strained rings and cages, are embedded without its torsions. There may be fewer conformers
-    than `count`, where some cannot be embedded.
+    without MMFF parameters keep the geometry of ETKDGv3. There may be fewer conformers than
+    `count`, where some cannot be embedded.
 
     Args:
-        notes: gets a line for each of these.
+        notes: gets a line for either.
 
     Raises:
         MoleculeError: no conformer was found, or RDKit failed on the molecule.
     """
     try:
         full = Chem.AddHs(mol)
-        made, said = len(embed(full, count, seed)), []
-        if not made and rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
-            made = len(_embed_without_torsions(full, count, seed))
-            said.append(
-                "ETKDGv3 finds no conformer: distance geometry without its torsions, MMFF94"
-            )
+        made = len(embed(full, count, seed))
         if not made:
             raise MoleculeError("no conformer found")
         _set_fragments_apart(full)
-        if relax(full) is None and full.GetNumAtoms() > 1:
-            said.append("MMFF94 lacks parameters: geometry of ETKDGv3 alone")
-        if made < count:
-            said.append(f"fewer conformers: {made} of {count}")
-        if notes is not None:
-            notes += said
+        is_rough = relax(full) is None and full.GetNumAtoms() > 1
+        if notes is not None and is_rough:
+            notes.append("MMFF94 lacks parameters: geometry of ETKDGv3 alone")
+        if notes is not None and made < count:
+            notes.append(f"fewer conformers: {made} of {count}")
         return full if keep_hydrogens else Chem.RemoveHs(full)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, MoleculeError):
@@ -79,24 +72,14 @@ def embed_conformers(
 
 def embed(mol: Chem.Mol, count: int, seed: int) -> list[int]:
     """Give a molecule with hydrogens up to `count` conformers by ETKDGv3; return their ids."""
-    parameters = _seeded(rdDistGeom.ETKDGv3(), seed)
+    parameters: Any = rdDistGeom.ETKDGv3()  # its stubs have wrong types
+    parameters.randomSeed = max(1, seed & 0x7FFFFFFF)  # of 0 RDKit makes one conformer many times
+    parameters.maxIterations = 20
     ids = list(rdDistGeom.EmbedMultipleConfs(mol, count, parameters))
     if not ids:
         parameters.useRandomCoords = True
         ids = list(rdDistGeom.EmbedMultipleConfs(mol, count, parameters))
     return ids
-
-
-def _embed_without_torsions(mol: Chem.Mol, count: int, seed: int) -> list[int]:
-    """Do what `embed` does with lengths, angles and stereochemistry alone, which needs MMFF94."""
-    parameters = _seeded(rdDistGeom.EmbedParameters(), seed)
-    return list(rdDistGeom.EmbedMultipleConfs(mol, count, parameters))
-
-
-def _seeded(parameters: Any, seed: int) -> Any:  # the stubs of its attributes have wrong types
-    parameters.randomSeed = max(1, seed & 0x7FFFFFFF)  # of 0 RDKit makes one conformer many times
-    parameters.maxIterations = 20
-    return parameters
 
 
 def relax(mol: Chem.Mol, notes: list[str] | None = None) -> list[float] | None:

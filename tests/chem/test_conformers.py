@@ -29,18 +29,6 @@ def test_a_molecule_that_mmff_does_not_know_is_told(smiles, expected, tmp_path):
     assert convert(tmp_path / "m.smi")[1][1].notes == tuple(expected)
 
 
-def test_cages_that_etkdg_cannot_embed_have_conformers(tmp_path):
-    (tmp_path / "m.smi").write_text("C1C2=CC3C=C1C1C2N31\nC1CC#CCCOCO1\n")
-    for line, parsed in convert(tmp_path / "m.smi")[1].items():
-        assert conformers.embed(Chem.AddHs(parsed.mol), 1, line) == []
-        said = "ETKDGv3 finds no conformer: distance geometry without its torsions, MMFF94"
-        assert parsed.notes == (said,)
-        (pos,) = [conformer.GetPositions() for conformer in parsed.mol.GetConformers()]
-        for bond in parsed.mol.GetBonds():
-            start, end = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-            assert 1.15 < np.linalg.norm(pos[start] - pos[end]) < 1.65
-
-
 def test_fewer_conformers_than_asked_for_are_told(tmp_path, monkeypatch):
     def embed(mol, count, seed, embed=conformers.embed):
         return embed(mol, count - 3, seed)

@@ -86,7 +86,7 @@ SMILES_IN_FULL = {
 FIRST_500_EMBEDDED = {
     "smiles/pubchem_100k.tsv.gz": {NO_CONFORMER: 1},
     "smiles/qm9_133885.csv.gz": {},
-    "qm9/micro_qm9.csv": {NO_CONFORMER: 7},
+    "qm9/micro_qm9.csv": {NO_CONFORMER: 9},
     "moleculenet/bbbp.csv": {UNPARSABLE: 3},
     "moleculenet/tox21.csv": {NO_CONFORMER: 1},
     "moleculenet/toxcast.csv.gz": {},
