@@ -1,6 +1,7 @@
 # An image for CUDA: docs/howto/clusters.md says how to use it, by Apptainer, too.
 #
-# Linted by hadolint, never built: no container engine ran where this was written.
+# Linted by hadolint, never built: no container engine ran where this was written. Of torch's versions
+# the tests have run with 2.11 and 2.13.
 #
 # torch and CUDA come with the base image, so the version in its tag decides both. The packages that
 # setup.py asks for are installed on top; torch stays, because it fits the limit there.
@@ -19,7 +20,7 @@ RUN apt-get update \
 # Editable, so that the commands of the manual, as launch/pretrain.py, are those of this folder.
 WORKDIR /opt/msde
 COPY . .
-RUN pip install --no-cache-dir --editable ".[completion,formats,plot,trackers]" \
+RUN pip install --no-cache-dir --editable ".[completion,formats,plot,sklearn,trackers]" \
     # Clusters run images read-only, where Python cannot keep what it compiles at the first start.
     && python -m compileall -q msde launch data_tools ds_configs
 

@@ -60,7 +60,7 @@ def make_parser() -> OneLineParser:
         "--conformers", type=int, default=1, metavar="N",
         help="how many to make where there is no geometry; 0: topology only",
     )  # fmt: skip
-    add("--keep-radicals", action="store_true", help="where they are mostly mistakes of a format")
+    add("--keep-radicals", action="store_true", help="they are mostly a sign of wrong bonds")
     add(
         "--max-rejects", type=float, default=1.0, metavar="FRACTION",
         help="fail if more of the molecules are rejected; default: 1, never",

@@ -112,24 +112,24 @@ def add_reader_options(parser: argparse.ArgumentParser, hydrogens: bool = True) 
         default=AUTO,
         choices=(AUTO, *FORMATS),
         metavar="NAME",
-        help="of the file; auto finds it by name and content",
+        help="format of the file; auto: found by its name and content",
     )
     if hydrogens:
         chosen = argparse.BooleanOptionalAction
-        add("--keep-hydrogens", action=chosen, help="default: by the format")
-    add("--group-conformers", action="store_true", help="neighbours of one title are one molecule")
-    add("--smiles-column", metavar="NAME", help="default: named like one, else one of SMILES")
-    add("--name-column", metavar="NAME", help="of a table; default: one named like one")
-    add("--label-columns", type=_names, metavar="NAME[=UNIT],...", help="default: all of numbers")
+        add("--keep-hydrogens", action=chosen, help="default: as the format does")
+    add("--group-conformers", action="store_true", help="merge neighbours of one title")
+    add("--smiles-column", metavar="NAME", help="column of SMILES; default: found")
+    add("--name-column", metavar="NAME", help="column of names; default: found")
+    add("--label-columns", type=_names, metavar="NAME[=UNIT],...", help="default: all numbers")
     add(
         "--label-column", action="append", default=[], metavar="NAME[=UNIT]",
-        help="one, whose name may hold commas; can be repeated",
+        help="a label whose name may hold commas; can be repeated",
     )  # fmt: skip
-    add("--energy-key", metavar="NAME", help="of files with several energies")
-    add("--forces-key", metavar="NAME", help="of files with several arrays of forces")
-    add("--charge", type=int, metavar="N", help="of molecules whose file states none; default: 0")
-    add("--encoding", metavar="NAME", help="of text; default: found")
-    add("--delimiter", metavar="CHARACTER", help="of a table; default: found")
+    add("--energy-key", metavar="NAME", help="which, if a file has several energies")
+    add("--forces-key", metavar="NAME", help="which, if it has several arrays of forces")
+    add("--charge", type=int, metavar="N", help="total charge where none is stated; default: 0")
+    add("--encoding", metavar="NAME", help="encoding of text files; default: found")
+    add("--delimiter", metavar="CHARACTER", help="between cells of a table; default: found")
     add("--trust-pickle", action="store_true", help="read pickles, which can run any program")
 
 
@@ -152,7 +152,7 @@ def add_conformer_options(parser: argparse.ArgumentParser) -> None:
 def add_comparison_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of conformers that are compared with references."""
     add, more = parser.add_argument, "of rows `clustered`, for each conformer; 1: no such rows"
-    add("--counts", type=int, nargs="+", default=[1, 10], metavar="K", help="of each molecule")
+    add("--counts", type=int, nargs="+", default=[1, 10], metavar="K", help="conformers")
     add("--candidates", type=int, default=4, metavar="N", help=more)
     add("--starts", nargs="+", choices=STARTS, default=STARTS, help="where sampling starts")
     add_std_option(parser)
@@ -165,7 +165,7 @@ def add_bond_comparison_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of bonds that are compared with references."""
     add = parser.add_argument
     add("--types", action="store_true", help="one more row, with atom types found, too")
-    add("--noise", type=float, nargs="+", default=list(NOISES), metavar="A", help="Angstrom")
+    add("--noise", type=float, nargs="+", default=list(NOISES), metavar="A", help="in Angstrom")
     add_sampler_options(parser, CLASSIFIER)
     parser.set_defaults(sampler="dpm_solver_2m")  # a row beside that of the classifier
 
@@ -183,8 +183,8 @@ def add_sampler_options(parser: argparse.ArgumentParser, *others: str) -> None:
     add, names = parser.add_argument, (*others, *SAMPLERS)
     default = others[0] if others else "dpm_solver_2m"
     add("--sampler", default=default, choices=names, metavar="NAME", help="see docs/science.md")
-    add("--steps", type=int, default=20, metavar="N", help="of the sampler")
-    add("--seed", type=int, default=0, metavar="N", help="of the sampler's noise")
+    add("--steps", type=int, default=20, metavar="N", help="steps of the sampler")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the noise")
 
 
 def _names(text: str) -> tuple[str, ...]:

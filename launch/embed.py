@@ -28,7 +28,7 @@ def make_parser() -> OneLineParser:
     add("--checkpoint", type=Path, default=shipped_checkpoint(), metavar="DIR", help=weights)
     add("--input", type=Path, required=True, metavar="FILE", help="molecules, or shards")
     add("--output", type=Path, required=True, metavar="FILE", help=".npz or .csv")
-    add("--view", choices=("2d", "3d", "both"), default="both", help="which encoder")
+    add("--view", choices=("2d", "3d", "both"), default="both", help="bonds, positions, or both")
     add("--level", choices=("graph", "node"), default="graph", help="a row a molecule, or an atom")
     layers = "layers of the 2D encoder; concat: all; default: those that pretraining had"
     add("--readout", choices=get_args(Readout), default="pretrained", help=layers)

@@ -29,7 +29,7 @@ def make_parser() -> OneLineParser:
     ds_config = "JSON; default: cpu_debug.json of ds_configs on CPUs, zero1.json on GPUs"
     add("--data", action="append", metavar="DIR[=WEIGHT]", help=shards)
     add("--output", type=Path, metavar="DIR", help="folder of the run")
-    add("--preset", default="base", choices=PRESETS, metavar="NAME", help="of the network")
+    add("--preset", default="base", choices=PRESETS, metavar="NAME", help="settings to start from")
     add("--config", type=Path, metavar="FILE", help="JSON that overrides the preset")
     add("--deepspeed_config", "--deepspeed-config", type=Path, metavar="FILE", help=ds_config)
     add("--init-from", type=Path, metavar="DIR", help=weights)

@@ -1,4 +1,6 @@
-"""Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011), the only source of noise.
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011).
+
+Noise, times, negatives and masks of pretraining come from here, and dropout on CPUs.
 
 A number is a pure function of (seed, epoch, stream, molecule uid, item within the molecule). It
 depends on no rank, world size, batch-mate or earlier draw, so a resumed run needs no generator

@@ -7,7 +7,7 @@ same number of conformers; RMSD, coverage and stereochemistry are those of `msde
     ETKDGv3                  distance geometry with torsions of crystals
     ETKDGv3+MMFF             relaxed by MMFF94
     msde, NAME               this model from ETKDG or from noise
-    msde, NAME, relaxed      the same samples relaxed by MMFF94, whose energy has the last word
+    msde, NAME, relaxed      the same relaxed by MMFF94, whose energies choose where it is clustered
     ..., clustered           several times as many of the same, of which `chem.clusters` keeps K
 
 So rows of one K have the same number of conformers, but those that are clustered had more to choose

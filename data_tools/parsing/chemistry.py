@@ -61,7 +61,7 @@ def check_radicals(mol: Chem.Mol) -> None:
     """Reject unpaired electrons; where bonds came from positions they mark a wrong bond."""
     if mol.HasSubstructMatch(_RADICAL):  # much faster than to ask every atom
         count = sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
-        raise MoleculeError(f"radical: {count} unpaired electrons, as a rule of wrong bonds")
+        raise MoleculeError(f"radical: {count} unpaired electrons, mostly a sign of wrong bonds")
 
 
 def check_complete(mol: Chem.Mol, num_atoms: int, keep_hydrogens: bool) -> None:

@@ -163,7 +163,7 @@ class Reader(BaseReader):
         notes = [*found.notes()]
         if not unit and (energies or found.forces):
             given = units_of(labels).get(found.energy or next(iter(energies), ""), "")
-            unit, why = (given, "as was said") if given else (DEFAULT, "as in MD17")
+            unit, why = (given, "as --label-columns says") if given else (DEFAULT, "as in MD17")
             notes.append(f"the unit of energies is not stated: {unit} is taken, {why}")
         known = dict.fromkeys(energies, unit)
         labels, factors = with_units(path, labels, known)

@@ -224,7 +224,10 @@ def _known_arms(checkpoints: Iterable[str], recipes: Iterable[str]) -> list[str]
     starts = [*checkpoints, RANDOM]
     for name in starts[:-1]:
         if name.split()[0] in {RANDOM, *FINGERPRINTS, *recipes, CHOSEN.strip()} or AND in name:
-            raise MsdeError(f"--checkpoint {name}=: arms of that name mean something else; rename")
+            raise MsdeError(
+                f"--checkpoint {name}=DIR: {name!r} means something else in a plan; "
+                "give the checkpoint another name"
+            )
     known = [*starts, *(f"{recipe} {name}" for recipe in recipes for name in starts)]
     known += _fitted((*FINGERPRINTS, *starts))
     known += _fitted(f"{name}{AND}{other}" for name in starts for other in FINGERPRINTS)

@@ -13,7 +13,7 @@ from msde.errors import MsdeError
 def check_installed() -> None:
     """Raise an MsdeError unless posebusters is installed."""
     if importlib.util.find_spec("posebusters") is None:
-        raise MsdeError("--posebusters needs it: pip install 'msde[evaluate]'")
+        raise MsdeError("--posebusters needs posebusters: pip install 'msde[evaluate]'")
 
 
 def plausible(mols: Sequence[Chem.Mol]) -> list[bool]:

@@ -213,7 +213,7 @@ def _add_aromatic_rules(
 ) -> None:
     """Allow an atom one aromatic double bond; require a double bond at each aromatic carbon.
 
-    The latter tells it from CH2 where hydrogens are left out.
+    Without the second, an aromatic carbon whose hydrogens are left out could be taken for CH2.
     """
     for choices in incident.values():
         doubles = [(c, 1.0) for c, choice in choices if IS_AROMATIC[choice] and IS_DOUBLE[choice]]

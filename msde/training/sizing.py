@@ -24,7 +24,7 @@ SHARES = (0.1, 0.35)  # of the peak, that a run may reach
 CONFIGURATIONS = ("zero1", "zero2", "zero3", "zero3_offload")
 # Molecules of the two batches that activations are measured with.
 SAMPLE = (16, 32)
-# Without data: a molecule of the average size in PCQM4Mv2, 14 heavy atoms.
+# Without data: a drug-like molecule of 14 heavy atoms, one less than PCQM4Mv2 has on average.
 TYPICAL = "COc1ccc(C(=O)NCCO)cc1"
 # CUDA's context, the libraries' workspaces and what the allocator cannot use. Not measured.
 RESERVED = 0.1

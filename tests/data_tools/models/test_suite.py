@@ -296,5 +296,5 @@ def test_a_plan_is_checked_before_anything_runs(tmp_path, change, message):
 
 @pytest.mark.parametrize("name", ["random", "ecfp", "frozen", "frozen mine", "chosen", "a and b"])
 def test_a_checkpoint_has_a_name_that_means_nothing_else(folder, name):
-    with pytest.raises(MsdeError, match=f"--checkpoint {name}=: arms of that name mean something"):
+    with pytest.raises(MsdeError, match=f"--checkpoint {name}=DIR: '{name}' means something else"):
         read_plan(folder / "plan.json", ["pretrained", "other", name])

@@ -146,7 +146,7 @@ def test_stated_units_are_converted_and_others_are_the_users(tmp_path):
     facts, parsed, _ = convert(silent, Options(label_columns=("energy=eV",)))
     assert facts.labels == (Label("energy", "eV"),) and facts.forces_unit == "eV/A"
     assert parsed[1].y == (1.5,)
-    assert "the unit of energies is not stated: eV is taken, as was said" in facts.notes
+    assert "the unit of energies is not stated: eV is taken, as --label-columns says" in facts.notes
     for name in ("e_unit", "r_unit"):
         with pytest.raises(MsdeError, match="are in 'furlong'"):
             convert(trajectory(tmp_path / "c.npz", E=ENERGY, **{name: "furlong"}))
