@@ -1,4 +1,4 @@
-"""Geometry as pure tensor functions: centring, distances, and the edge frames of `msde.ops.frames`.
+"""Geometry as pure tensor functions: centring of positions, and distances of pairs.
 
 `pos` is (num_atoms, 3) in A, `edge_index` (2, num_edges) with row 0 the source.
 """
@@ -8,12 +8,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from msde import ops
-from msde.ops.frames import EPSILON as EPSILON
-from msde.ops.frames import EdgeGeometry as EdgeGeometry
-from msde.ops.frames import edge_frames as edge_frames
-from msde.ops.frames import edge_geometry as edge_geometry
-from msde.ops.frames import frame_coordinates as frame_coordinates
-from msde.ops.frames import pseudo_angle as pseudo_angle
 
 
 def centre(rows: Tensor, batch: Tensor, counts: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def log_likelihoods(
             score = score_function(model, batch)
         value = log_likelihood(
             score, network.sde, batch.pos, times, probes, batch.batch,
-            dims=dims, project=project, method="rk4",
+            dims=dims, project=project,
         )  # fmt: skip
         found.append(value.item())
     return np.array(found)

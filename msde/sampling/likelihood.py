@@ -35,7 +35,6 @@ def log_likelihood(
     *,
     dims: Tensor | None = None,
     project: Projection | None = None,
-    method: str = "rk4",
 ) -> Tensor:
     """Return the log-likelihood of each sample in nats, (num_samples,), with given steps.
 
@@ -54,13 +53,12 @@ def log_likelihood(
             None: all its numbers.
         project: the orthogonal projection of something like x to the subspace of these dimensions,
             which centres positions; None: there is none.
-        method: "rk4", four scores and divergences a step, or "heun", two; see METHODS.
     """
     steps = [(sigma_of(sde, s).log(), sigma_of(sde, t).log()) for t, s in intervals(times)]
     field = _field(score, sde, probes, batch, project)
     state = _start(sde, x, times[-1], batch, project)
     for low, high in reversed(steps):
-        state = METHODS[method](field, state, low, high)
+        state = _rk4(field, state, low, high)
     return _result(sde, state, times, batch, dims)
 
 
@@ -182,13 +180,6 @@ def _moved(state: State, slopes: State, step: Tensor) -> State:
     return state[0] + step * slopes[0], state[1] + step * slopes[1]
 
 
-def _heun(field: Field, state: State, low: Tensor, high: Tensor) -> State:
-    """Step from low to high by Heun's method, of second order."""
-    first = field(low, state)
-    second = field(high, _moved(state, first, high - low))
-    return _moved(_moved(state, first, (high - low) / 2), second, (high - low) / 2)
-
-
 def _rk4(field: Field, state: State, low: Tensor, high: Tensor) -> State:
     """Step from low to high by the classical Runge-Kutta method, of fourth order."""
     step, middle = high - low, (low + high) / 2
@@ -199,10 +190,3 @@ def _rk4(field: Field, state: State, low: Tensor, high: Tensor) -> State:
     for slopes, weight in ((first, 1), (second, 2), (third, 2), (fourth, 1)):
         state = _moved(state, slopes, step * weight / 6)
     return state
-
-
-# The name, and the step of a method.
-METHODS: dict[str, Callable[[Field, State, Tensor, Tensor], State]] = {
-    "heun": _heun,
-    "rk4": _rk4,
-}

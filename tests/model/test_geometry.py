@@ -1,6 +1,6 @@
 import torch
 
-from msde.model.geometry import edge_frames, pseudo_angle
+from msde.ops.frames import edge_frames, pseudo_angle
 
 
 def test_pseudo_angles_of_atoms_collinear_with_the_origin_are_finite():

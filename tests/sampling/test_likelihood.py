@@ -14,7 +14,6 @@ from msde.sampling import (
     log_likelihood,
     orthogonal_probes,
 )
-from msde.sampling.likelihood import METHODS
 
 # Sub-VP differs in the schedule only, which the samplers test.
 kinds = pytest.mark.parametrize(
@@ -34,12 +33,6 @@ def centred(rows):
 
 def signs(shape, seed=0):
     return normals(shape, seed)(0).sign()
-
-
-def methods(method, *args, **options):
-    if method == "adaptive":
-        return adaptive_log_likelihood(*args, **options)
-    return log_likelihood(*args, method=method, **options)
 
 
 def basis():
@@ -78,18 +71,18 @@ def gaussian_log_density(x, mean, spread, kind, times, sums, dims):
 
 @kinds
 @spreads
-@pytest.mark.parametrize("method", [*METHODS, "adaptive"])
-def test_the_likelihood_of_a_gaussian_is_exact(kind, spread, method):
+@pytest.mark.parametrize("function", [log_likelihood, adaptive_log_likelihood])
+def test_the_likelihood_of_a_gaussian_is_exact(kind, spread, function):
     x = 1.5 + spread * normals((20, 6), seed=1)(0)
-    times = karras_times(SDES[kind], 250 if method == "heun" else 60)
+    times = karras_times(SDES[kind], 60)
     score = gaussian_score(kind, 1.5, spread)
-    found = methods(method, score, SDES[kind], x, times, signs((1, 20, 6)))
+    found = function(score, SDES[kind], x, times, signs((1, 20, 6)))
     exact, with_prior = gaussian_log_density(
         x, 1.5, spread, kind, times, lambda values: values.sum(-1), 6
     )
     assert found.shape == (20,)
     assert abs(found.mean() / exact.mean() - 1) < 0.01
-    assert (found - with_prior).abs().max() < (0.03 if method == "heun" else 5e-3)
+    assert (found - with_prior).abs().max() < 5e-3
 
 
 @kinds
@@ -189,14 +182,13 @@ def test_orthogonal_probes_have_less_variance_than_independent_ones():
 
 
 @pytest.mark.parametrize("kind", mostly_slow(SDES, ["VP"]))
-@pytest.mark.parametrize(("method", "order"), [("heun", 2), ("rk4", 4)])
-def test_methods_have_their_order(kind, method, order):
+def test_steps_are_of_fourth_order(kind):
     x = 1.5 + normals((4, 3), seed=10)(0)
     score, probes = gaussian_score(kind, 1.5, 1.0), signs((1, 4, 3))
     grids = [karras_times(SDES[kind], steps, last=0.01) for steps in (40, 80, 640)]
-    values = [log_likelihood(score, SDES[kind], x, g, probes, method=method) for g in grids]
+    values = [log_likelihood(score, SDES[kind], x, g, probes) for g in grids]
     errors = [(value - values[-1]).abs().max() for value in values[:2]]
-    assert abs(math.log2(errors[0] / errors[1]) - order) < 0.35
+    assert abs(math.log2(errors[0] / errors[1]) - 4) < 0.35
 
 
 @kinds

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from msde.config import ConformerScoreConfig
 from msde.data.batch import MoleculeBatch
 from msde.model import geometry
-from msde.model.geometry import EdgeGeometry
 from msde.model.layers import (
     MLP,
     Dropout,
@@ -25,7 +24,17 @@ from msde.model.layers import (
     numbered,
 )
 from msde.model.sde import input_scale, make_sde, per_row
-from msde.ops import Edges, dropout_factors, edge_attention, edge_mlp, edge_norm, frame_mean, linear
+from msde.ops import (
+    Edges,
+    dropout_factors,
+    edge_attention,
+    edge_mlp,
+    edge_norm,
+    frame_mean,
+    frames,
+    linear,
+)
+from msde.ops.frames import EdgeGeometry
 
 # All atoms of a linear molecule are collinear with its centre: see edge_frames.
 COLLINEAR = 1e-4
@@ -250,7 +259,7 @@ class ConformerScore(nn.Module):
         scale = input_scale(self.sde, t, self.input_spread)[batch.batch]  # (num_atoms,)
         pos = self.to_subspace(pos_t, batch) * per_row(scale, pos_t)  # (num_atoms, 3)
         collinear = COLLINEAR if self.centred else 0.0
-        edge_geometry = geometry.edge_geometry(pos, edges.index, collinear)
+        edge_geometry = frames.edge_geometry(pos, edges.index, collinear)
         edge_attr = self.edge_features(h_2d, edge_geometry, edges)  # (num_edges, hidden_dim)
         n = self.node_embedding(h_2d)  # (num_atoms, hidden_dim)
         if self.time is not None:
