@@ -53,6 +53,7 @@ def main() -> None:
     parser.set_defaults(cuda_graphs=False)  # a step that is replayed is one launch to the profiler
     arguments = parser.parse_args()
     process.prepare()
+    torch.set_float32_matmul_precision("high")  # that of runs
     task = make_task(choose_format([arguments.input]), False)
     side = Ours(make_columns(arguments.input, task, arguments.batch_size, WARM_UP + 2), arguments)
     watch = Stopwatch()

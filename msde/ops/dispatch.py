@@ -6,10 +6,11 @@ launch without its call for torch.compile's fake tensors.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +175,16 @@ def backend(*tensors: Tensor | None, under_autocast: bool = False) -> str:
     if not under_autocast and torch.is_autocast_enabled(kind):
         return "torch"
     return BACKENDS[kind] if available(kind) else "torch"
+
+
+@contextlib.contextmanager
+def cpu_as_gpu() -> Iterator[None]:
+    """Send tensors of a CPU where those of a GPU go: more is left to plain torch there."""
+    of_cpu, BACKENDS["cpu"] = BACKENDS["cpu"], BACKENDS["cuda"]
+    try:
+        yield
+    finally:
+        BACKENDS["cpu"] = of_cpu
 
 
 def on_cpu(tensor: Tensor) -> bool:

@@ -225,12 +225,13 @@ def _normalised_over_edges(
     if valid is not None:
         degree = torch.where(valid, degree, 0)
         num_edges = degree.sum()
-    means = torch.stack([degree @ a, degree @ b]) / num_edges
+    # Of a matrix and a vector: as `degree @ a` cuBLAS may take TF32, which rounds statistics.
+    means = torch.stack([a.t().mv(degree), b.t().mv(degree)]) / num_edges
     of_a, of_b = a - means[0], b - means[1]
     near = sum_of_neighbours(of_a)
     if valid is not None:
         near = torch.where(valid.unsqueeze(1), near, 0)
-    squares = degree @ (of_a.square() + of_b.square())
+    squares = (of_a.square() + of_b.square()).t().mv(degree)
     # Rounding may leave a variance of zero a little below it.
     variance = ((squares + 2 * (near * of_b).sum(0)) / num_edges).clamp(min=0)
     return (*_scaled(a, b, weight, bias, eps, means.sum(0), variance), means, variance)

@@ -15,6 +15,7 @@ from msde.data.codec import columns_from_records
 from msde.errors import MsdeError
 from msde.model import MoleculeSDE
 from msde.monitor.flops import PEAKS, counting
+from msde.ops import dispatch
 from msde.training.activation_checkpointing import checkpoint_activations
 from msde.training.memory import LiveMemory, state_memory
 from msde.training.plan import make_plan, slot_size
@@ -148,7 +149,8 @@ def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tupl
     memory = GPU_MEMORY[gpu]
     size = slot_size(config, num_gpus)
     batches, num_molecules = sample(config, data)
-    needs = measure(config, batches)
+    with dispatch.cpu_as_gpu():
+        needs = measure(config, batches)
     atoms = sum(b.num_atoms for b in batches) / sum(b.num_graphs for b in batches)
     molecules = size.molecules or (size.atoms or 0) / atoms
     step = molecules * num_gpus

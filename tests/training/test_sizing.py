@@ -8,6 +8,7 @@ import pytest
 from fixtures.commands import run_here
 from fixtures.seeds import mostly_slow
 from msde.config import deepspeed, make_config
+from msde.ops import dispatch
 from msde.training import sizing
 
 SMALL = ["model.hidden_dim=64", "model.schnet.num_filters=64", "data.validation_fraction=0"]
@@ -22,6 +23,18 @@ def test_activations_of_a_larger_slot_follow_from_two_small_ones(shard_dir, agai
     larger = sizing.sample(config, [str(shard_dir)])[0]
     found = sizing.measure(config, larger).activations(75)
     assert needs.activations(75) == pytest.approx(found, rel=0.1)
+
+
+def test_on_a_gpu_activations_take_more_than_on_a_cpu():
+    """There Fourier features and activations are plain torch's, which keeps what is between."""
+    config = make_config("base", overrides=SMALL)
+    batches = sizing.sample(config, [])[0]
+    on_cpu = sizing.measure(config, batches)
+    with dispatch.cpu_as_gpu():
+        on_gpu = sizing.measure(config, batches)
+    assert dispatch.BACKENDS["cpu"] == "cpp"
+    assert on_gpu.per_molecule > 1.1 * on_cpu.per_molecule
+    assert on_gpu.flops_per_molecule == on_cpu.flops_per_molecule
 
 
 def test_activation_checkpointing_needs_less():
