@@ -11,20 +11,30 @@ from msde.chem.record import record_from_mol
 from msde.chem.vocabulary import MoleculeError
 
 
+def by_both_perceptions(make):
+    """What is made while RDKit perceives stereochemistry in its older and in its newer way."""
+    made = []
+    for is_legacy in (True, False):
+        Chem.SetUseLegacyStereoPerception(is_legacy)
+        try:
+            made.append(make())
+        finally:
+            Chem.SetUseLegacyStereoPerception(True)
+    return made
+
+
 @pytest.mark.parametrize(
     "smiles", ["C/C=C/C", "C/C(F)=C(/Cl)Br", "CC/C(C)=C(/CCO)C(C)C", "C/C=N\\O", "N[C@@H](C)C=C"]
 )
 def test_records_do_not_depend_on_how_rdkit_perceives_stereochemistry(smiles):
-    records = []
-    for is_legacy in (True, False):
-        Chem.SetUseLegacyStereoPerception(is_legacy)
-        try:
-            records.append(record_from_mol(Chem.MolFromSmiles(smiles), 1, topology_only=True))
-            rebuilt = mol_from_record(records[-1])
-            for one in (rebuilt, Chem.RemoveHs(rebuilt)):  # the latter asks for directions of bonds
-                assert Chem.MolToSmiles(one) == Chem.CanonSmiles(smiles)
-        finally:
-            Chem.SetUseLegacyStereoPerception(True)
+    def record():
+        made = record_from_mol(Chem.MolFromSmiles(smiles), 1, topology_only=True)
+        rebuilt = mol_from_record(made)
+        for one in (rebuilt, Chem.RemoveHs(rebuilt)):  # the latter asks for directions of bonds
+            assert Chem.MolToSmiles(one) == Chem.CanonSmiles(smiles)
+        return made
+
+    records = by_both_perceptions(record)
     assert pickle.dumps(records[0]) == pickle.dumps(records[1])
 
 
@@ -33,13 +43,10 @@ def test_records_do_not_depend_on_how_rdkit_perceives_stereochemistry(smiles):
 def test_mol_blocks_do_not_depend_on_how_rdkit_perceives_stereochemistry(smiles, keep_hydrogens):
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     AllChem.EmbedMolecule(mol, randomSeed=1)
-    block, records = Chem.MolToMolBlock(mol), []
-    for is_legacy in (True, False):
-        Chem.SetUseLegacyStereoPerception(is_legacy)
-        try:
-            records.append(record_from_mol(mol_from_molblock(block, keep_hydrogens), 1))
-        finally:
-            Chem.SetUseLegacyStereoPerception(True)
+    block = Chem.MolToMolBlock(mol)
+    records = by_both_perceptions(
+        lambda: record_from_mol(mol_from_molblock(block, keep_hydrogens), 1)
+    )
     assert pickle.dumps(records[0]) == pickle.dumps(records[1])
 
 

@@ -8,6 +8,7 @@ import torch
 
 from fixtures.models import NO_DROPOUT, make_small, outcome
 from fixtures.molecules import both
+from fixtures.ops import threads
 from msde.ops import dispatch
 from msde.philox import Key
 from msde.training import compilation
@@ -187,12 +188,8 @@ def test_sums_by_index_are_right_with_several_threads():
     def sums(rows):
         return torch.zeros(8, 392).index_add(1, index, rows.t() + other)
 
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with threads(2):
         found = compilation.compiled(sums)(rows)
-    finally:
-        torch.set_num_threads(num_threads)
     assert torch.allclose(found, sums(rows))
 
 
