@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
-# Python compiles a module when it is first imported; compiling all of them here takes longer.
+# Python compiles a module when it is first imported; compiling all of them here takes longer. It has
+# to be allowed to keep what it compiled: otherwise each process compiles torch's modules again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 # The demo's folder, molecules, ranks and steps; each can be given on the command line.
