@@ -14,9 +14,9 @@ here=$(dirname "$0")
 # Where there is no GPU this shows that the script runs: few steps of 32 molecules, longer limits, no model of
 # a billion parameters.
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    big=xl scale=1 few= short= short_runs=
+    big=xl scale=1 sizes="256 1024" few= short= short_runs=
 else
-    big=base scale=5 few="--turns 1 --steps 1 --batch-size 32" short="--repeats 1" short_runs="--steps 1 --batch-sizes 32"
+    big=base scale=5 sizes=32 few="--turns 1 --steps 1 --batch-size 32" short="--repeats 1" short_runs="--steps 1"
 fi
 date -u +%FT%TZ > "$output/date.txt"
 began=$(date +%s)
@@ -36,10 +36,14 @@ part step-256.json 70 python "$here/step.py" --input "$input" --matmul-precision
     $published $few
 part step-1024.json 70 python "$here/step.py" --input "$input" --batch-size 1024 --turns 1 \
     --matmul-precision high --json $published $few
-part training-paper.json 90 python "$here/training.py" --input "$input" $short_runs
-part training-paper-graphs.json 90 python "$here/training.py" --input "$input" --cuda-graphs $short_runs
-part training-base-graphs.json 90 python "$here/training.py" --input "$input" --preset base \
-    --cuda-graphs $short_runs
+for size in $sizes; do
+    for run in "paper" "paper --cuda-graphs" "base --cuda-graphs"; do
+        name=$(echo "$run" | sed 's/ --cuda//')
+        # shellcheck disable=SC2086
+        part "training-$name-$size.json" 45 python "$here/training.py" --input "$input" \
+            --batch-sizes "$size" $short_runs --preset $run
+    done
+done
 part kernels.json 30 python "$here/kernels.py" --input "$input" --trace "$output/step.json.gz"
 part "step-$big.json" 90 python "$here/step.py" --input "$input" --preset "$big" --turns 1 --json \
     --matmul-precision high --bfloat16 --activation-checkpointing $few
@@ -49,7 +53,7 @@ if [ $(($(date +%s) - began)) -lt $((380 * scale)) ]; then
     part compiled.txt 60 python -P -m pytest \
         "$here/../tests/training/test_compilation.py" -k noise_and_terms -m slow
     part training-paper-compiled.json 135 python "$here/training.py" --input "$input" --cuda-graphs \
-        ${short_runs:---batch-sizes 256} --overrides run.compile=true
+        --batch-sizes "${sizes%% *}" $short_runs --overrides run.compile=true
 else
     echo "skipped: the other parts took too long" | tee "$output/compiled.txt" >&2
 fi

@@ -124,14 +124,27 @@ def sample(config: Config, data: Sequence[str]) -> tuple[list[MoleculeBatch], in
 
 
 def peaks(
-    needs: Needs, molecules: float, num_gpus: int, names: Sequence[str] = CONFIGURATIONS
+    needs: Needs,
+    molecules: float,
+    num_gpus: int,
+    names: Sequence[str] = CONFIGURATIONS,
+    *,
+    recorded: bool = False,
 ) -> list[Peak]:
-    """Return the peak of each DeepSpeed configuration for slots of so many molecules."""
+    """Return the peak of each DeepSpeed configuration for slots of so many molecules.
+
+    Args:
+        recorded: steps are replayed from CUDA graphs. Those keep memory of their own for the
+            activations and one gradient of each parameter, beside that of steps not recorded yet.
+    """
+    activations = needs.activations(molecules)
+    graphs = activations + 4 * needs.num_parameters if recorded else 0
     found = []
     for name in names:
         states = state_memory(needs.num_parameters, num_gpus, read(name))
-        working = max(states.working, needs.activations(molecules))
-        found.append(Peak(name, states.device - states.working + working, states.host))
+        working = max(states.working, activations)
+        device = states.device - states.working + working + graphs
+        found.append(Peak(name, device, states.host))
     return found
 
 
@@ -155,11 +168,12 @@ def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tupl
     molecules = size.molecules or (size.atoms or 0) / atoms
     step = molecules * num_gpus
     flops = needs.flops_per_molecule
+    twice = ", twice with run.cuda_graphs" if config.run.cuda_graphs else ""
     lines = [
         f"model: {needs.num_parameters:,} parameters, {flops / 1e9:.3g} GFLOP of a step a molecule",
         f"slots: {molecules:.0f} molecules of {atoms:.1f} atoms on each of {num_gpus} GPUs, "
         f"{step:.0f} molecules a step",
-        f"activations: {needs.activations(molecules) / 1e9:.2f} GB",
+        f"activations: {needs.activations(molecules) / 1e9:.2f} GB{twice}",
         f"checkpoint: {needs.checkpoint_bytes(bool(config.run.ema_decay)) / 1e9:.2f} GB",
     ]
     if num_molecules is not None:
@@ -174,7 +188,7 @@ def report(config: Config, gpu: str, num_gpus: int, data: Sequence[str]) -> tupl
             lines.append(f"time of {what}: {', '.join(times)} of the GPU's peak in TF32")
     # Those with ZeRO 3 do not go with recorded or compiled steps.
     usable = [n for n in CONFIGURATIONS if not (config.run.repeating and n.startswith("zero3"))]
-    found = peaks(needs, molecules, num_gpus, usable)
+    found = peaks(needs, molecules, num_gpus, usable, recorded=config.run.cuda_graphs)
     fitting = [peak.name for peak in found if peak.fits(memory)]
     for peak in found:
         host = f" + {peak.host / 1e9:.2f} GB of the host" if peak.host else ""

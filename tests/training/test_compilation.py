@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from fixtures.models import NO_DROPOUT, make_small, outcome
+from fixtures.models import NO_DROPOUT, assert_outcomes_close, make_small, outcome
 from fixtures.molecules import both
 from fixtures.ops import threads
 from msde.ops import dispatch
@@ -21,16 +21,6 @@ def compiled_and_plain(kind):
     compiled = CompiledMoleculeSDE(plain.config)
     compiled.load_state_dict(plain.state_dict())
     return compiled.train(), plain.train()
-
-
-def assert_close(found, expected, tolerance):
-    """Losses and statistics one by one; gradients, some of which are rounding alone, together."""
-    assert found.keys() == expected.keys()
-    gradients = [name for name in expected if "." in name and "running" not in name]
-    for part in (found, expected):
-        part["gradient"] = torch.cat([part.pop(name).flatten() for name in gradients])
-    for name, value in expected.items():
-        assert (found[name] - value).norm() <= tolerance * value.norm(), name
 
 
 def in_one_graph(function, under_autocast=False):
@@ -49,7 +39,7 @@ def test_noise_and_terms_are_one_graph_each_for_all_batches_of_a_shape(records, 
     before = graphs["unique_graphs"]
     for epoch, molecules in enumerate((records, records, records[::-1], records[3:] + records[:3])):
         full = dataclasses.replace(both(molecules)[1], key=Key(2**40 + 3, epoch))
-        assert_close(outcome(model, full), outcome(plain, full), 1e-5)
+        assert_outcomes_close(outcome(model, full), outcome(plain, full), 1e-5)
     assert graphs["unique_graphs"] == before + 2
 
 
@@ -84,7 +74,7 @@ def test_a_shape_that_is_met_once_is_not_compiled(records, monkeypatch):
     model, plain = compiled_and_plain("paper")
     batch, full = both(records)
     for one in (batch, full, both(records[:4])[1], batch):
-        assert_close(outcome(model, one), outcome(plain, one), 0)
+        assert_outcomes_close(outcome(model, one), outcome(plain, one), 0)
 
 
 class Node:
@@ -203,4 +193,4 @@ def test_compiled_steps_equal_plain_steps(kind, ops, records, monkeypatch):
     model, plain = compiled_and_plain(kind)
     for molecules in (records, records[::-1], records[3:] + records[:3]):
         _, full = both(molecules)
-        assert_close(outcome(model, full), outcome(plain, full), 1e-4)
+        assert_outcomes_close(outcome(model, full), outcome(plain, full), 1e-4)

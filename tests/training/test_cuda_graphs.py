@@ -8,6 +8,7 @@ from fixtures.models import (
     FEW_KINDS,
     KINDS,
     NO_DROPOUT,
+    assert_outcomes_close,
     count_marked_accumulators,
     make_small,
     mark_accumulators,
@@ -180,9 +181,8 @@ def test_cuda_graphs_give_the_same_as_plain_steps(records):
     model, plain = (model.cuda() for model in graphed_and_plain("paper"))
     for molecules in (records, records, records[::-1]):
         full = both(molecules)[1].to("cuda")
-        found, expected = outcome(model, full), outcome(plain, full)
-        for name in expected:
-            assert torch.allclose(found[name], expected[name], 1e-4, 1e-5), name
+        # Sums with atomics differ from one pass to the next.
+        assert_outcomes_close(outcome(model, full), outcome(plain, full), 1e-4)
 
 
 def test_every_field_of_the_noise_is_a_tensor(records):

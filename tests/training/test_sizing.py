@@ -83,6 +83,14 @@ def test_larger_stages_are_chosen_where_smaller_ones_do_not_fit(monkeypatch):
     assert deepspeed.shipped_config("zero3_offload").exists()
 
 
+def test_recorded_steps_need_memory_of_their_own():
+    needs = sizing.Needs(10**6, fixed=1e6, per_molecule=1e6, flops_per_molecule=1e9)
+    plain, recorded = (sizing.peaks(needs, 64, 8, recorded=each)[0] for each in (False, True))
+    assert recorded.device - plain.device == 65e6 + 4e6
+    config = make_config("base", overrides=[*SMALL, "run.cuda_graphs=true"])
+    assert ", twice with run.cuda_graphs" in sizing.report(config, "H200", 1, [])[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
