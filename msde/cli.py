@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from msde.errors import MsdeError
+from msde.errors import MsdeError, did_you_mean
 
 T = TypeVar("T")
 
@@ -49,8 +48,7 @@ class OneLineParser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             allowed = list(map(str, action.choices))
-            close = difflib.get_close_matches(str(value), allowed, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(str(value), allowed)
             text = f"found {value!r}, expected one of {', '.join(allowed)}{hint}"
             raise argparse.ArgumentError(action, text)
 

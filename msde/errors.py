@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator
 
 
 class MsdeError(Exception):
@@ -76,3 +77,23 @@ def require(rules: dict[str, bool]) -> None:
     for rule in (rule for rule, holds in rules.items() if not holds):
         errors.add(rule)
     errors.raise_if_any()
+
+
+def require_name(where: object, kind: str, wanted: str, names: Collection[str]) -> None:
+    """Raise an MsdeError if a column, label or property is not among the names of a file."""
+    if wanted not in names:
+        found = ", ".join(names)[:300] or "none"
+        hint = did_you_mean(wanted, names)
+        raise MsdeError(f"{where} has no {kind} {wanted!r}, found {found}{hint}")
+
+
+def did_you_mean(wanted: str, names: Collection[str]) -> str:
+    """Return '; did you mean ...?' for a name that is misspelt, in whichever case, or nothing."""
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(wanted.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of a library's error on one line, of 200 characters at most."""
+    return " ".join(str(error).split())[:200]

@@ -65,8 +65,7 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def write_folder_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write MANIFEST, of which `files` are what `hash_files` returned."""
-    text = sealed(facts)
-    write_atomically(folder / MANIFEST, lambda path: path.write_text(text))
+    write_text(folder / MANIFEST, sealed(facts))
 
 
 def read_folder_manifest(folder: Path) -> dict[str, Any]:
@@ -157,10 +156,14 @@ def write_atomically(path: Path, write: Callable[[Path], object], durable: bool 
         raise
 
 
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """Write a text in UTF-8 as a whole, as `write_atomically` does."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"), durable)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write values as JSON, the file as a whole; numbers that are not finite become null."""
-    text = json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_text(path, json.dumps(_finite(values), indent=1, allow_nan=False) + "\n")
 
 
 def _finite(values: Any) -> Any:

@@ -19,7 +19,7 @@ from msde.downstream.finetune import CONFIG, check_encoders, check_same, fine_tu
 from msde.downstream.labels import assumed, labels_of, unit_of
 from msde.downstream.settings import Settings, make_settings
 from msde.downstream.tasks import CUSTOM, Task, get_task
-from msde.errors import MsdeError
+from msde.errors import MsdeError, require_name
 from msde.files import make_output
 
 from ..inputs import check_inputs, expand_inputs
@@ -205,8 +205,7 @@ def _words_of_tables(
         if not is_table(path):
             raise MsdeError(f"{path} is no table; split=column needs one, or a folder of shards")
         header = header_of(path, options)
-        if column not in header:
-            raise MsdeError(f"{path} has no column {column!r}, found {', '.join(header)[:300]}")
+        require_name(path, "column", column, header)
         place = header.index(column)
         for line, cells in rows(path, dialect_of(path, options)):
             cell = cells[place] if place < len(cells) else ""
@@ -221,8 +220,7 @@ def _words_of_shards(root: Path, settings: Settings) -> dict[int, str]:
         return {}
     dataset = ShardDataset(root)
     names = [label["name"] for label in dataset.manifest["labels"]]
-    if column not in names:
-        raise MsdeError(f"{root} has no label {column!r}, found {', '.join(names) or 'none'}")
+    require_name(root, "label", column, names)
     place = names.index(column)
     return {
         int(uid): f"{value:g}"

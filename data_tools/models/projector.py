@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from msde.chem.parsing import remove_hydrogens
 from msde.errors import MsdeError
-from msde.files import write_atomically
+from msde.files import write_atomically, write_text
 
 POINTS = 5000  # at most: more are slow in a browser, and the sprite has a largest size
 SIDE = 80  # pixels of a thumbnail
@@ -92,7 +92,7 @@ def write_projector(
         embedding.sprite.image_path = "sprite.png"
         embedding.sprite.single_image_dim.extend([SIDE, SIDE])
     text = text_format.MessageToString(config)
-    write_atomically(folder / PROJECTOR_FILENAME, lambda path: path.write_text(text))
+    write_text(folder / PROJECTOR_FILENAME, text)
     if not list(folder.glob("events.out.tfevents.*")):
         SummaryWriter(str(folder)).close()
     return len(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from msde.chem.parsing import MISSING
 from msde.chem.vocabulary import MoleculeError
-from msde.errors import MsdeError
+from msde.errors import MsdeError, require_name
 
 from .types import Label, Options, Scanned
 from .units import factor, is_logarithm
@@ -225,13 +224,3 @@ def all_or_none(
 def units_of(labels: tuple[Label, ...]) -> dict[str, str]:
     """Return the units of labels, by name."""
     return {label.name: label.unit for label in labels}
-
-
-def require_name(path: Path, kind: str, wanted: str, names: Collection[str]) -> None:
-    """Raise an MsdeError if a column, property or value is not among the names of a file."""
-    if wanted not in names:
-        found = ", ".join(names)[:300] or "none"
-        by_lower = {name.lower(): name for name in names}
-        close = difflib.get_close_matches(wanted.lower(), by_lower, n=1)
-        hint = f"; did you mean {by_lower[close[0]]!r}?" if close else ""
-        raise MsdeError(f"{path} has no {kind} {wanted!r}, found {found}{hint}")

@@ -26,7 +26,7 @@ from rdkit import Chem, rdBase
 
 from msde.chem.parsing import is_missing
 from msde.chem.vocabulary import MoleculeError
-from msde.errors import MsdeError
+from msde.errors import MsdeError, require_name
 
 from .files import UTF_8, encoding_of, open_text, source_name
 from .labels import (
@@ -34,7 +34,6 @@ from .labels import (
     conversions,
     is_number,
     labels_from,
-    require_name,
     scale,
     with_units,
 )

@@ -34,6 +34,7 @@ from msde.files import (
     sealed,
     unsealed,
     write_atomically,
+    write_text,
 )
 
 from ..parsing.types import RawMolecule
@@ -216,7 +217,7 @@ class Parts:
     def _write(self, path: Path, text: str, durable: bool = False) -> None:
         # No sync: hashes show which parts a crash of the machine damaged; those are written again.
         with disk_full_as_error(path, len(text)):
-            write_atomically(path, lambda temporary: temporary.write_text(text), durable)
+            write_text(path, text, durable)
 
     def shards(self) -> list[dict[str, Any]]:
         """Return the manifest's entries of all shards, in order."""

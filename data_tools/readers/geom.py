@@ -24,7 +24,7 @@ import numpy as np
 from rdkit import Chem
 
 from msde.chem.vocabulary import MoleculeError
-from msde.errors import MsdeError
+from msde.errors import MsdeError, require_name
 
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned, attempt
 from ..parsing.chemistry import (
@@ -35,7 +35,7 @@ from ..parsing.chemistry import (
 )
 from ..parsing.files import has_suffix, import_optional, members, open_bytes, source_name
 from ..parsing.kinds import HEAD
-from ..parsing.labels import conversions, require_name, scale, with_units
+from ..parsing.labels import conversions, scale, with_units
 from ..parsing.perception import bonds_of_smiles, connect
 from ..parsing.pickles import load_dict
 from ..parsing.reader import malformed_as_error

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msde.chem.vocabulary import MoleculeError
+from msde.errors import require_name
 
 from ..options import GEOMETRY
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
@@ -45,7 +46,6 @@ from ..parsing.labels import (
     conversions,
     labels_from,
     left_out,
-    require_name,
     scale,
     units_of,
     why_no_labels,

@@ -25,7 +25,7 @@ from msde.chem.record import MoleculeRecord, Origin, outside_vocabulary
 from msde.chem.vocabulary import MoleculeError
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
-from msde.files import disk_full_as_error, write_atomically
+from msde.files import disk_full_as_error, write_atomically, write_text
 
 MAX_V2000 = 999  # atoms and bonds that the older format can count
 LINE_ENDS = re.compile(r"[\r\n\0]+")  # and the byte that marks a file as binary
@@ -74,7 +74,7 @@ def export(root: Path, output: Path, limit: int | None = None) -> collections.Co
         write_atomically(output, write)
         beside = skipped_path(output)
         if skipped:
-            write_atomically(beside, lambda path: path.write_text("".join(skipped)))
+            write_text(beside, "".join(skipped))
         else:
             beside.unlink(missing_ok=True)
     return counts

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from msde.config.schema import Config, ModelConfig
 from msde.data.mixture import Mixture
-from msde.files import MANIFEST, MODEL, markdown_table, write_atomically
+from msde.files import MANIFEST, MODEL, markdown_table, write_text
 
 NAME = "README.md"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: not trained
@@ -138,7 +138,7 @@ def write_card(
         origin="\n".join(f"- {line}" for line in origin),
         **texts,
     )
-    write_atomically(folder / NAME, lambda path: path.write_text(text))
+    write_text(folder / NAME, text)
 
 
 def describe_data(data: Mixture) -> list[str]:

@@ -9,7 +9,6 @@ README.md           the model card
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from msde.files import (
     hash_files,
     write_atomically,
     write_folder_manifest,
+    write_json,
 )
 from msde.model import MoleculeSDE
 
@@ -65,9 +65,8 @@ def write_weights(
 ) -> None:
     """Write weights, configuration and card to `folder`, each file as a whole, without MANIFEST."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(to_dict(config), indent=2) + "\n"
     write_atomically(folder / MODEL, lambda path: save_file(state, path))
-    write_atomically(folder / CONFIG, lambda path: path.write_text(text))
+    write_json(folder / CONFIG, to_dict(config))
     write_pretrained_card(folder, state, config, origin)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from msde.cluster import ranks
-from msde.files import sealed, write_atomically
+from msde.files import sealed, write_text
 
 log = logging.getLogger("msde")
 
@@ -82,7 +82,7 @@ def _count_interrupts(reader: int) -> None:
 
 def mark(output: Path, name: str, facts: dict[str, int | str]) -> None:
     """Write a marker, DONE or PREEMPTED, from which scripts learn how the run has ended."""
-    write_atomically(output / name, lambda path: path.write_text(sealed(facts)))
+    write_text(output / name, sealed(facts))
 
 
 def clear_marks(output: Path) -> None:

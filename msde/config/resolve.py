@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import sys
 import typing
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from msde.config.checks import check
 from msde.config.presets import PRESETS
 from msde.config.schema import RENAMED, Config, leaves
-from msde.errors import ErrorList, MsdeError
+from msde.errors import ErrorList, MsdeError, did_you_mean
 
 
 def make_config(
@@ -81,9 +80,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def nearest(key: str, known: Iterable[str]) -> str:
     """Return '; did you mean ...?' for a misspelt key, or the list of known keys."""
     known = list(known)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if not close:  # the last part of a dotted key may be right
-        close = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    if hint := did_you_mean(key, known):
+        return hint
+    # The last part of a dotted key may be right.
+    close = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 

@@ -36,7 +36,7 @@ from msde.data.integrity import PAGE, check_shard, check_size
 from msde.data.manifest import FORMAT, NAME, digest_of, read_manifest
 from msde.data.staging import Folder, StagedFolder
 from msde.errors import DataDamaged, DiskFull, MsdeError
-from msde.files import disk_full_as_error, file_sha256, sealed, write_atomically
+from msde.files import disk_full_as_error, file_sha256, sealed, write_atomically, write_text
 
 LISTS = ("rejects.jsonl", "notes.jsonl")  # of molecules, beside the shards
 BLOCK_MOLECULES = 1024
@@ -153,7 +153,7 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]], facts: dict[str
     text = sealed(manifest)
     path = root / NAME
     with disk_full_as_error(path, len(text)):
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_text(path, text)
 
 
 def repeated_ids(uid: np.ndarray) -> str | None:

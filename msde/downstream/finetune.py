@@ -35,7 +35,7 @@ from msde.downstream.splits import Split, known_from_training, stored_split
 from msde.downstream.tasks import Task
 from msde.downstream.training import STATE, Trainer
 from msde.errors import MsdeError
-from msde.files import LOCK, file_sha256, locked, write_atomically, write_json
+from msde.files import LOCK, file_sha256, locked, write_atomically, write_json, write_text
 from msde.inference.pretrained import trained_views, views_of
 
 log = logging.getLogger("msde")
@@ -109,7 +109,7 @@ def prepare(
     }
     check_same(output, values)
     if not (output / SPLIT).exists():
-        write_atomically(output / SPLIT, lambda path: path.write_text(text))
+        write_text(output / SPLIT, text)
     if not (output / CONFIG).exists():
         write_json(output / CONFIG, values)  # last: other ranks wait for it
     data, split = _used(data, split)

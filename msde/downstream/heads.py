@@ -21,7 +21,7 @@ from msde.data.batch import MoleculeBatch
 from msde.downstream.labels import Scaling, TaskData
 from msde.downstream.settings import Settings
 from msde.downstream.tasks import Task
-from msde.errors import DataDamaged, MsdeError
+from msde.errors import DataDamaged, MsdeError, one_line
 from msde.files import check_file, write_atomically, write_json
 from msde.inference.pretrained import views_of
 from msde.model.encoders import ENCODERS_3D, GIN
@@ -163,8 +163,7 @@ def _fill(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MsdeError(f"{folder / MODEL} does not fit its {CONFIG}: {reason}") from error
+        raise MsdeError(f"{folder / MODEL} does not fit its {CONFIG}: {one_line(error)}") from error
 
 
 def parameter_groups(model: TaskModel, settings: Settings) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from msde.downstream.statistics import (
 )
 from msde.downstream.suite import pairs_of, rows_of
 from msde.errors import ErrorList
-from msde.files import markdown_table, write_atomically
+from msde.files import markdown_table, write_atomically, write_text
 from msde.monitor.pictures import BLUE, GREY, INK, has_matplotlib, new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def write_tables(
     text = _markdown(plan, rows, found, overlaps)
     if not found:
         text += f"\nNothing is compared: no two arms are of one kind, one of them {PRETRAINED}.\n"
-    write_atomically(output / "table.md", lambda path: path.write_text(text))
+    write_text(output / "table.md", text)
     if found and has_matplotlib():
         save_figure(draw_comparisons(found), output / "table.png")
     return text

@@ -16,7 +16,7 @@ from msde.data.codec import MoleculeColumns, columns_from_records
 from msde.data.mixture import Mixture
 from msde.data.pyg import record_from_pyg
 from msde.data.shards import ShardDataset
-from msde.errors import MsdeError
+from msde.errors import MsdeError, one_line
 
 CHUNK_MOLECULES = 1024  # read together, then sorted by size
 BATCH_ATOMS = 4096  # limits of one batch of the encoders
@@ -104,7 +104,7 @@ class MoleculeList:
         except TypeError as error:
             raise TypeError(f"molecule {number}: {error}") from error
         except Exception as error:  # libraries fail on molecules in many ways
-            return None, " ".join(str(error).split())[:200]
+            return None, one_line(error)
 
 
 class ShardFolder:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from msde.files import write_atomically
+from msde.files import write_text
 from msde.monitor.meshes import molecule_mesh
 from msde.monitor.pictures import Cell, draw_structures, has_matplotlib
 from msde.monitor.tensorboard import TensorBoard
@@ -161,7 +161,7 @@ def _keep_rows(path: Path, first_step: int, validation_due: bool = False) -> lis
         kept = [row for row in kept if row["step"] < first_step or not _is_validation(row)]
     if path.exists():
         text = "".join(map(_line, kept))
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_text(path, text)
     return kept
 
 

@@ -12,13 +12,12 @@ from torch import Tensor
 from msde.chem.parsing import remove_hydrogens
 from msde.chem.vocabulary import MoleculeError
 from msde.data.batch import MoleculeBatch
-from msde.errors import require
+from msde.errors import one_line, require
 from msde.model import MoleculeSDE
 from msde.sampling.conformers import (
     LAST_STD,
     batch_of_conformers,
     check_sampled,
-    one_line,
     score_function,
 )
 from msde.sampling.likelihood import log_likelihood, orthogonal_probes

@@ -28,7 +28,7 @@ from msde.chem.vocabulary import MoleculeError
 from msde.config.choices import STARTS, STD_ON_ETKDG
 from msde.data.batch import MoleculeBatch
 from msde.data.codec import columns_from_records
-from msde.errors import MsdeError, require
+from msde.errors import MsdeError, one_line, require
 from msde.model import MoleculeSDE
 from msde.model.score import AllPairsScore
 from msde.model.sde import perturb, score_from_noise
@@ -189,11 +189,6 @@ def check_sampled(mol: Chem.Mol) -> None:
         raise MoleculeError(f"{mol.GetNumAtoms()} heavy atoms, at most {MAX_ATOMS} are sampled")
     if (fragments := len(Chem.GetMolFrags(mol))) != 1:
         raise MoleculeError(f"{fragments} fragments; give each alone")
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error, RDKit's among them, on one line."""
-    return " ".join(str(error).split())[:200]
 
 
 def _starts(

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from packaging.requirements import Requirement
 
 from msde.data.manifest import read_manifest, root_and_weight
-from msde.errors import MsdeError
+from msde.errors import MsdeError, one_line
 from msde.ops import build, cpp
 from msde.ops.dispatch import CAPABILITY
 
@@ -247,7 +247,7 @@ def _reduce(rank: int, backend: str, folder: str, sender: object) -> None:
         answer: float | str = (time.perf_counter() - start) / ROUNDS
         dist.destroy_process_group()
     except (RuntimeError, ValueError) as error:
-        answer = " ".join(str(error).split())[:200]
+        answer = one_line(error)
     if rank == 0 or isinstance(answer, str):
         sender.send(answer)  # type: ignore[attr-defined]
 

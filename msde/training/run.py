@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
-import json
 import logging
 import math
 import os
@@ -34,8 +32,8 @@ from msde.files import (
     hash_files,
     locked,
     make_output,
-    write_atomically,
     write_folder_manifest,
+    write_json,
 )
 from msde.model.ema import ExponentialMovingAverage
 from msde.monitor.flops import FlopsCounter
@@ -98,8 +96,7 @@ def prepare_output(output: Path, config: Config, ds_config: dict[str, Any]) -> N
         (output / MANIFEST).unlink(missing_ok=True)
         names = {"config.json": to_dict(config), "deepspeed.json": ds_config}
         for name, values in names.items():
-            text = json.dumps(values, indent=2) + "\n"
-            write_atomically(output / name, functools.partial(Path.write_text, data=text))
+            write_json(output / name, values)
         write_folder_manifest(output, {"files": hash_files(output, names)})
     except OSError as error:
         raise MsdeError(f"--output {output} cannot be written: {error.strerror}") from error
