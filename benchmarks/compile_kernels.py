@@ -149,9 +149,8 @@ def train_a_step(preset: str) -> int:
         How many operators of torch's it has.
     """
     batch = make_batch()
-    dispatch.BACKENDS["cpu"] = "triton"
     model = MoleculeSDE.from_seed(make_config(preset)).train()
-    with Operators() as operators:
+    with dispatch.cpu_as_gpu(), Operators() as operators:
         loss, _ = model(batch)
         loss.backward()
     return operators.count

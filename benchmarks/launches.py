@@ -272,10 +272,10 @@ def main() -> None:
     arguments = parser.parse_args()
     process.prepare()
     around = count_around(arguments.preset)
-    dispatch.BACKENDS["cpu"] = "triton"
     model = MoleculeSDE.from_seed(make_config(arguments.preset)).train()
-    noise, terms, of_op = count_as_it_is(model, make_batch(COPIES))
-    drawn, compiled = count_compiled(model, make_batch(COPIES, padded=True), of_op)
+    with dispatch.cpu_as_gpu():
+        noise, terms, of_op = count_as_it_is(model, make_batch(COPIES))
+        drawn, compiled = count_compiled(model, make_batch(COPIES, padded=True), of_op)
     found = {"noise": noise, "terms and gradients": terms, "compiled: noise": drawn}
     found |= {f"compiled: {name}": count for name, count in compiled.items()}
     found |= {"compiled: terms and gradients": sum(compiled.values())} | around
