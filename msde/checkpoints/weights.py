@@ -12,6 +12,7 @@ import functools
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,7 @@ from msde.errors import MsdeError
 from msde.files import (
     MANIFEST,
     MODEL,
+    Shipped,
     check_file,
     hash_files,
     write_atomically,
@@ -81,6 +83,11 @@ def read_config(folder: Path) -> Config:
             f"{folder} is a file, expected a folder of weights or a run; of a published checkpoint "
             "'python -m msde.launch.convert_checkpoint --from-published' makes one"
         )
+    if not folder.exists():
+        name = str(folder)
+        path = f"; msde.shipped_checkpoint({name!r}) is the folder of those that come with msde"
+        hint = path if name in get_args(Shipped) else ""
+        raise MsdeError(f"{folder} cannot be read: it does not exist{hint}")
     if not (folder / CONFIG).exists() and (folder / SHARDS).exists():
         raise MsdeError(
             f"{folder} is a folder of shards, expected weights or a run; give the data set as "

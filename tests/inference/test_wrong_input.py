@@ -119,3 +119,8 @@ def test_a_fine_tuned_model_is_named(folder, tmp_path):
 def test_a_folder_of_shards_is_named(shard_dir):
     told = (f"{shard_dir} is a folder of shards, expected weights", "--data")
     refused(lambda: msde.load(shard_dir), *told)
+
+
+def test_a_name_in_place_of_a_folder_is_told_where_its_weights_are():
+    refused(lambda: msde.load("run/best"), "run/best cannot be read: it does not exist")
+    refused(lambda: msde.load("bonds"), "it does not exist; msde.shipped_checkpoint('bonds')")
