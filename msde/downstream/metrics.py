@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike
 
 
@@ -19,13 +18,15 @@ def roc_auc(y: np.ndarray, score: np.ndarray) -> float:
         y: (rows,) 0, 1 or NaN.
         score: (rows,).
     """
+    from scipy.stats import rankdata  # takes a second
+
     known = ~np.isnan(y)
     y, score = y[known], score[known]
     positives = int((y == 1).sum())
     negatives = len(y) - positives
     if not positives or not negatives:
         return float("nan")
-    rank = scipy.stats.rankdata(score)  # (rows,) from 1, the mean of those that are equal
+    rank = rankdata(score)  # (rows,) from 1, the mean of those that are equal
     return float((rank[y == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
