@@ -58,7 +58,7 @@ def rows(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the figures of all parts, in the order of their files' names; failed ones say so."""
     for name, file in TESTS.items():
         if (folder / file).exists():
-            yield name, ((folder / file).read_text().splitlines() or ["none"])[-1]
+            yield name, ((folder / file).read_text().splitlines() or ["none"])[-1].strip("= ")
     for path in sorted(folder.glob("*.json")):
         reader = READERS.get(path.stem.split("-")[0])
         text = path.read_text()
