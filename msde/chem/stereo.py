@@ -6,16 +6,22 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdCIPLabeler
 
+TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+FLAT = 0.1  # A^3; RDKit, too, gives atoms of less volume no label
 CIP_ITERATIONS = 1_250_000  # recommended by RDKit: takes less than a second
 NOT_CHECKED = "not checked: CIP labels take too long"
 
 
 @dataclass(frozen=True)
 class StereoCount:
-    """How many labelled stereocentres and double bonds have the right label."""
+    """How many labelled stereocentres and double bonds have the right label.
+
+    Axes of hindered single bonds, M or P, count among the centres.
+    """
 
     centres_right: int = 0
     centres: int = 0
@@ -84,7 +90,27 @@ def stereo_of_conformer(mol: Chem.Mol, conformer: int) -> dict[str, str]:
     copy = Chem.Mol(mol, confId=conformer)
     Chem.RemoveStereochemistry(copy)
     Chem.AssignStereochemistryFrom3D(copy, copy.GetConformer().GetId(), replaceExistingTags=True)
+    _tag_lone_pairs(mol, copy)
     return stereo_of(copy)
+
+
+def _tag_lone_pairs(labelled: Chem.Mol, mol: Chem.Mol) -> None:
+    """Tag atoms by positions that RDKit leaves out: those of P, As and N with a lone pair."""
+    pos = mol.GetConformer().GetPositions()
+    for atom in labelled.GetAtoms():
+        here = mol.GetAtomWithIdx(atom.GetIdx())
+        around = [neighbour.GetIdx() for neighbour in here.GetNeighbors()]
+        is_missing = here.GetChiralTag() not in TETRAHEDRAL and atom.GetChiralTag() in TETRAHEDRAL
+        if is_missing and len(around) == 3:
+            volume = signed_volume(pos, here.GetIdx(), around)
+            if abs(volume) > FLAT:
+                here.SetChiralTag(TETRAHEDRAL[int(volume > 0)])
+
+
+def signed_volume(pos: np.ndarray, centre: int, around: list[int]) -> float:
+    """Return the signed volume of an atom's first neighbours, whose sign is the chirality, A^3."""
+    origin = pos[around[3]] if len(around) > 3 else pos[centre]
+    return float(np.linalg.det(pos[around[:3]] - origin))
 
 
 def count_stereo(
@@ -92,17 +118,20 @@ def count_stereo(
 ) -> StereoCount:
     """Compare the labels of a molecule with those of one of its conformers.
 
+    A centre with fewer than three neighbours, as a phosphine without its hydrogen, is not counted.
+
     Args:
         expected: `stereo_of` the molecule, where it is known.
     """
     expected = stereo_of(mol) if expected is None else expected
+    few = {f"atom {atom.GetIdx()}" for atom in mol.GetAtoms() if atom.GetDegree() < 3}
+    expected = {place: label for place, label in expected.items() if place not in few}
     if not expected:
         return StereoCount()
     found = stereo_of_conformer(mol, conformer)
     wrong = {place: label for place, label in expected.items() if found.get(place) != label}
-    centres = sum(place.startswith("atom") for place in expected)
-    wrong_centres = sum(place.startswith("atom") for place in wrong)
-    bonds, wrong_bonds = len(expected) - centres, len(wrong) - wrong_centres
+    bonds, wrong_bonds = (sum(map(_is_of_bond, labels.values())) for labels in (expected, wrong))
+    centres, wrong_centres = len(expected) - bonds, len(wrong) - wrong_bonds
     texts = [
         f"{place} is {found.get(place) or 'without label'}, not {label}"
         for place, label in wrong.items()
@@ -110,3 +139,8 @@ def count_stereo(
     return StereoCount(
         centres - wrong_centres, centres, bonds - wrong_bonds, bonds, "; ".join(texts)
     )
+
+
+def _is_of_bond(label: str) -> bool:
+    """Return whether a CIP label is that of a double bond."""
+    return label.lower() in ("e", "z")

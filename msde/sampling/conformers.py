@@ -36,7 +36,7 @@ from msde.sampling.batching import limited_batches
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
 from msde.sampling.schedule import karras_times, sigma_of, time_of_noise
-from msde.sampling.stereo import inverts_centre, turn_bonds, wrong_bonds
+from msde.sampling.stereo import axes, inverts, turn_bonds, wrong_bonds
 
 log = logging.getLogger("msde")
 
@@ -178,6 +178,8 @@ def _task(molecule: str | Chem.Mol, options: ConformerOptions) -> _Task | Sample
         flat = drawing.GetConformer().GetPositions().astype("<f4")
         record = dataclasses.replace(record, pos=flat[None])
         starts = _starts(mol, uid, options, notes) if options.start == "etkdg" else None
+        if starts is None and axes(mol):
+            notes.append("sampled from noise: M or P of hindered bonds is left to chance")
     except (ValueError, RuntimeError) as error:
         return Sampled(None, one_line(error))
     return _Task(mol, record, starts, notes)
@@ -226,7 +228,7 @@ def _sample_and_repair(
 
     A sample with a wrong label is made again with less noise, REPAIR_STD: from its conformer of
     ETKDG, or, if it started from noise, from itself with wrong double bonds turned. There is no
-    such start for stereocentres of samples from noise.
+    such start for stereocentres and axes of samples from noise.
     """
     starts = [None if task.starts is None else task.starts[number] for task, number in rows]
     found = _sample(model, rows, starts, options)
@@ -236,7 +238,7 @@ def _sample_and_repair(
         for k, ((task, number), pos) in enumerate(zip(rows, found, strict=True)):
             wrong, start = wrong_bonds(task.mol, pos), starts[k]
             if start is not None:
-                if wrong or inverts_centre(task.mol, pos, start):
+                if wrong or inverts(task.mol, pos, start):
                     better[k] = start
             elif not all(bond.IsInRing() for bond in wrong):
                 better[k] = turn_bonds(task.mol, pos, wrong)

@@ -1,4 +1,4 @@
-"""Labels that came out wrong: double bonds and centres that are found, bonds that are turned."""
+"""Labels that came out wrong: double bonds, centres and axes that are found, bonds turned."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 from rdkit import Chem
 
+from msde.chem.stereo import TETRAHEDRAL, signed_volume
+
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
-_CENTRE = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+_AXIS = (Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW)
 
 
 def wrong_bonds(mol: Chem.Mol, pos: np.ndarray) -> list[Chem.Bond]:
@@ -58,26 +60,34 @@ def turn_bonds(mol: Chem.Mol, pos: np.ndarray, bonds: Iterable[Chem.Bond]) -> np
     return turned
 
 
-def inverts_centre(mol: Chem.Mol, pos: np.ndarray, right: np.ndarray) -> bool:
-    """Return whether a labelled stereocentre has another chirality than in `right`.
+def inverts(mol: Chem.Mol, pos: np.ndarray, right: np.ndarray) -> bool:
+    """Return whether a labelled centre, or axis of a single bond, is the mirror image of `right`'s.
 
     Args:
         pos, right: (num_atoms, 3); the labels of `right` are those of the molecule.
     """
     for atom in mol.GetAtoms():
         around = [neighbour.GetIdx() for neighbour in atom.GetNeighbors()]
-        if atom.GetChiralTag() not in _CENTRE or len(around) < 3:
-            continue
-        one, other = (_volume(x, atom.GetIdx(), around) for x in (pos, right))
-        if one * other < 0:
-            return True
-    return False
+        if atom.GetChiralTag() in TETRAHEDRAL and len(around) >= 3:
+            one, other = (signed_volume(x, atom.GetIdx(), around) for x in (pos, right))
+            if one * other < 0:
+                return True
+    return any(_twist(pos, bond) * _twist(right, bond) < 0 for bond in axes(mol))
 
 
-def _volume(pos: np.ndarray, centre: int, around: list[int]) -> float:
-    """Return the signed volume of the first neighbours, whose sign is the chirality."""
-    origin = pos[around[3]] if len(around) > 3 else pos[centre]
-    return float(np.linalg.det(pos[around[:3]] - origin))
+def axes(mol: Chem.Mol) -> list[Chem.Bond]:
+    """Return the single bonds of hindered rotation that are labelled M or P."""
+    return [bond for bond in mol.GetBonds() if bond.GetStereo() in _AXIS]
+
+
+def _twist(pos: np.ndarray, bond: Chem.Bond) -> float:
+    """Return a number with the sign of the dihedral of one neighbour on each side of a bond."""
+    ends = bond.GetBeginAtom(), bond.GetEndAtom()
+    i, j = (end.GetIdx() for end in ends)
+    first, last = (
+        next(n.GetIdx() for n in end.GetNeighbors() if n.GetIdx() not in (i, j)) for end in ends
+    )
+    return float(np.linalg.det([pos[first] - pos[i], pos[j] - pos[i], pos[last] - pos[j]]))
 
 
 def _side(pos: np.ndarray, first: int, i: int, j: int, last: int) -> float:

@@ -3,13 +3,17 @@
 import pytest
 from rdkit import Chem
 
-from fixtures.conformers import embedded, mirrored
+from fixtures.conformers import atropisomer, embedded, mirrored
 from msde.chem.stereo import assign_cip, count_stereo, stereo_of
 
 
 @pytest.mark.parametrize(
-    ("smiles", "centres"), [("C[C@H](F)Cl", 1), ("C[C@@H](F)[C@H](O)N", 2), ("C[S@](=O)CC", 1)]
-)
+    ("smiles", "centres"),
+    [
+        ("C[C@H](F)Cl", 1), ("C[C@@H](F)[C@H](O)N", 2), ("C[S@](=O)CC", 1),
+        ("C[P@](c1ccccc1)CC", 1), ("C[As@](c1ccccc1)CC", 1), ("C[N@]1C[C@@H]1C", 2),
+    ],
+)  # fmt: skip
 def test_mirrored_positions_have_wrong_centres(smiles, centres):
     mol = embedded(smiles)
     right, wrong = count_stereo(mol, 0), count_stereo(mirrored(mol), 0)
@@ -27,6 +31,19 @@ def test_double_bonds_are_counted_apart_and_survive_mirrors():
     wrong = count_stereo(swapped, 0)
     assert (wrong.bonds_right, wrong.bonds, wrong.centres) == (0, 1, 0)
     assert wrong.differences == "bond 1-2 is Z, not E"
+
+
+def test_a_centre_whose_hydrogen_has_no_position_is_not_counted():
+    full = embedded("C[P@@H]CC", hydrogens=True)
+    assert count_stereo(full, 0).centres_right == 1
+    assert count_stereo(Chem.RemoveHs(full), 0).centres == 0
+
+
+def test_hindered_bonds_count_among_the_centres():
+    mol = embedded(atropisomer())
+    right, wrong = count_stereo(mol, 0), count_stereo(mirrored(mol), 0)
+    assert (right.centres_right, right.centres, right.bonds) == (1, 1, 0)
+    assert wrong.differences == "bond 7-8 is P, not M"
 
 
 def test_the_search_for_labels_is_bounded(monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 from rdkit import Chem
 
 import msde
+from fixtures.conformers import atropisomer
+from msde.chem.stereo import count_stereo
 from msde.evaluation.bonds import graph_smiles
 
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "OCCc1ccncc1"]
@@ -58,3 +60,16 @@ def test_bonds_of_its_own_conformers_are_the_molecules(model):
         z = [atom.GetAtomicNum() for atom in found.mol.GetAtoms()]
         again = model.bonds(z, found.mol.GetConformer().GetPositions())
         assert graph_smiles(again.mol) == graph_smiles(Chem.AddHs(Chem.MolFromSmiles(text)))
+
+
+def test_hindered_bonds_of_samples_from_etkdg_are_as_labelled(model):
+    given = {"num": 30, "seed": 0}
+    found, as_sampled = (
+        next(model.conformers([atropisomer()], repair=repair, **given)) for repair in (True, False)
+    )
+    right, once = (
+        [count_stereo(f.mol, c.GetId()).is_right for c in f.mol.GetConformers()]
+        for f in (found, as_sampled)
+    )
+    assert all(right) and not all(once)
+    assert len(found.notes) == once.count(False)

@@ -1,4 +1,4 @@
-"""Double bonds that are turned round where their label came out wrong."""
+"""Labels that come out wrong are found, and double bonds turned round."""
 
 import dataclasses
 
@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from fixtures.conformers import sampling_model
-from msde.chem.conformers import embed
+from fixtures.conformers import atropisomer, embedded, sampling_model
 from msde.chem.stereo import stereo_of, stereo_of_conformer
 from msde.sampling import conformers
 from msde.sampling.conformers import ConformerOptions, sample_conformers
-from msde.sampling.stereo import inverts_centre, turn_bonds, wrong_bonds
+from msde.sampling.stereo import inverts, turn_bonds, wrong_bonds
 
 PAIRS = [
     ("C/C=C/CC", "C/C=C\\CC"),
@@ -20,12 +19,6 @@ PAIRS = [
     ("C/C=C/C=C/C", "C/C=C\\C=C\\C"),
     ("O=C1N(C)c2ccccc2/C1=C1/SC(=O)NC1=O", "O=C1N(C)c2ccccc2/C1=C1\\SC(=O)NC1=O"),
 ]
-
-
-def embedded(smiles):
-    full = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    embed(full, 1, 1)
-    return Chem.RemoveHs(full)
 
 
 @pytest.mark.parametrize("one, other", PAIRS, ids=[one for one, _ in PAIRS])
@@ -69,10 +62,20 @@ def test_a_centre_with_the_other_chirality_is_found(smiles):
     mol = embedded(smiles)
     pos = mol.GetConformer().GetPositions()
     turned = pos @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]) + 1
-    assert not inverts_centre(mol, turned, pos)
-    assert inverts_centre(mol, pos * [1, 1, -1], pos)
+    assert not inverts(mol, turned, pos)
+    assert inverts(mol, pos * [1, 1, -1], pos)
     free = embedded("CC(F)Cl")
-    assert not inverts_centre(free, pos[: free.GetNumAtoms()] * [1, 1, -1], pos)
+    assert not inverts(free, pos[: free.GetNumAtoms()] * [1, 1, -1], pos)
+
+
+def test_a_hindered_bond_with_the_other_twist_is_found():
+    mol = atropisomer()
+    pos = embedded(mol).GetConformer().GetPositions()
+    assert not inverts(mol, pos + 1, pos)
+    assert inverts(mol, pos * [1, 1, -1], pos)
+    options = ConformerOptions(1, start="noise", steps=2)
+    (note,) = next(sample_conformers(sampling_model(), [mol], options)).notes
+    assert note == "sampled from noise: M or P of hindered bonds is left to chance"
 
 
 @pytest.mark.parametrize(
