@@ -26,7 +26,6 @@ from ..options import SPECIAL, Options
 from ..sets.exporting import check_sd_name, open_sd_file
 
 Given, Result = TypeVar("Given"), TypeVar("Result")
-CHUNK = 256  # molecules that are handled together
 SHOWN = 10  # molecules of each kind whose reasons or notes are printed
 
 
@@ -101,13 +100,11 @@ def in_order(
     Args:
         work: yields the result of each item, in order.
     """
-    for first in range(0, len(given), CHUNK):
-        part = given[first : first + CHUNK]
-        found = work([item for item in part if not isinstance(item, MoleculeError)])
-        for item in part:
-            one = item if isinstance(item, MoleculeError) else next(found)
-            is_missing = not isinstance(one, MoleculeError) and one.mol is None
-            yield MoleculeError(one.reason) if is_missing else one
+    found = work([item for item in given if not isinstance(item, MoleculeError)])
+    for item in given:
+        one = item if isinstance(item, MoleculeError) else next(found)
+        is_missing = not isinstance(one, MoleculeError) and one.mol is None
+        yield MoleculeError(one.reason) if is_missing else one
 
 
 def add_notes(notes: dict[int, str], more: Mapping[int, str]) -> None:

@@ -14,7 +14,8 @@ from rdkit.Chem import rdMolAlign
 
 from msde.chem.stereo import count_stereo, stereo_of
 
-MAX_MATCHES = 2000  # symmetries that are tried
+# Symmetries that are tried, in less than 0.1 s. Four CF3 groups make 10,368, four tBu groups more.
+MAX_MATCHES = 20_000
 KT = 1.0  # kcal/mol, of the weights; 0.6, which is that of 300 K, and 2 choose as well
 TIE = 1e-4  # A; the first of medoids that differ by less is taken, so that rounding is not seen
 ENERGY_TIE = 0.01  # kcal/mol, likewise
@@ -25,7 +26,7 @@ def representatives(mol: Chem.Mol, num: int, energies: Sequence[float] | None = 
 
     They are medoids, chosen greedily (the first part of PAM, Kaufman and Rousseeuw 1990): each is
     the conformer that lowers most the mean RMSD from all conformers to the nearest chosen one. RMSD
-    is that of heavy atoms over all symmetries. With energies the mean has Boltzmann's weights, and
+    is that of heavy atoms over all symmetries, MAX_MATCHES at most. With energies the mean has Boltzmann's weights, and
     the conformer of the lowest energy is the first. The first ones of many are those of few.
     Conformers whose stereochemistry is not as labelled come after all others, those with positions
     or an energy that is not finite last.

@@ -31,7 +31,8 @@ DRAWN = 100  # bootstrap samples that are in memory together
 def rmsd_matrix(generated: Chem.Mol, references: Chem.Mol) -> np.ndarray:
     """Return the RMSD of all pairs of conformers, (num_references, num_generated), A.
 
-    Both have the same heavy atoms in the same order. The RMSD of positions that are not finite is
+    It is the least over all symmetries, of which MAX_MATCHES are tried at most. Both molecules have
+    the same heavy atoms in the same order. The RMSD of positions that are not finite is
     infinite.
     """
     generated, references = Chem.RemoveHs(generated), Chem.RemoveHs(references)

@@ -1,4 +1,4 @@
-"""Batches of limited cost."""
+"""How much is sampled at a time: chunks of molecules, and batches of limited cost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+CHUNK = 256  # molecules whose samples are made together, similar sizes side by side
 
 
 def limited_batches(

@@ -25,7 +25,7 @@ from msde.errors import MsdeError, require
 from msde.model import MoleculeSDE
 from msde.model.score import BondScore
 from msde.model.score.bonds import HIDDEN, NearPairs, hide_types
-from msde.sampling.batching import limited_batches
+from msde.sampling.batching import CHUNK, limited_batches
 from msde.sampling.decoding import decode
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS
@@ -80,7 +80,7 @@ class Bonded:
 def find_bonds(
     model: MoleculeSDE, geometries: Sequence[Geometry], options: BondOptions
 ) -> Iterator[Bonded]:
-    """Yield the molecule of each geometry, in order.
+    """Yield the molecule of each geometry, in order, so many at a time as CHUNK has.
 
     Hydrogens are taken as complete if one is on another element than N, O and S; see `decode`. With
     `options.types` the atomic numbers of the geometries are not used, but found by `find_types`.
@@ -93,6 +93,14 @@ def find_bonds(
             "the model finds no bonds: its model.topology.bonds is scalar, expected one_hot; "
             "train one with --preset bonds"
         )
+    for first in range(0, len(geometries), CHUNK):
+        yield from _find_chunk(model, geometries[first : first + CHUNK], options)
+
+
+def _find_chunk(
+    model: MoleculeSDE, geometries: Sequence[Geometry], options: BondOptions
+) -> Iterator[Bonded]:
+    """Yield the molecules of geometries that are worked on together."""
     reasons = [problem(geometry, options.types) for geometry in geometries]
     good = [k for k, reason in enumerate(reasons) if not reason]
     found: dict[int, tuple[Geometry, np.ndarray, np.ndarray]] = {}

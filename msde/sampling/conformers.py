@@ -32,7 +32,7 @@ from msde.errors import MsdeError, one_line, require
 from msde.model import MoleculeSDE
 from msde.model.score import AllPairsScore
 from msde.model.sde import perturb, score_from_noise
-from msde.sampling.batching import limited_batches
+from msde.sampling.batching import CHUNK, limited_batches
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
 from msde.sampling.schedule import karras_times, sigma_of, time_of_noise
@@ -109,7 +109,7 @@ class _Task:
 def sample_conformers(
     model: MoleculeSDE, molecules: Sequence[str | Chem.Mol], options: ConformerOptions
 ) -> Iterator[Sampled]:
-    """Yield the conformers of each molecule, in order.
+    """Yield the conformers of each molecule, in order, so many molecules at a time as CHUNK has.
 
     Args:
         molecules: SMILES or RDKit molecules, whose own conformers are not used.
@@ -118,6 +118,14 @@ def sample_conformers(
         MsdeError: the noise of `options.std` is too small; see `with_known_std`.
     """
     options = with_known_std(model, options)
+    for first in range(0, len(molecules), CHUNK):
+        yield from _sample_chunk(model, molecules[first : first + CHUNK], options)
+
+
+def _sample_chunk(
+    model: MoleculeSDE, molecules: Sequence[str | Chem.Mol], options: ConformerOptions
+) -> Iterator[Sampled]:
+    """Yield the conformers of molecules that are sampled together."""
     results = [_task(molecule, options) for molecule in molecules]
     tasks = [task for task in results if isinstance(task, _Task)]
     positions: dict[tuple[int, int], np.ndarray] = {}  # of task and number of the sample

@@ -32,6 +32,17 @@ def test_rmsd_is_blind_to_motion_symmetry_and_hydrogens():
     assert rmsd_matrix(embedded("Cc1ccccc1"), mol)[0, 0] < 0.1
 
 
+def test_rmsd_tries_the_ten_thousand_symmetries_of_four_trifluoromethyl_groups():
+    ring = "c{}cc(C(F)(F)F)cc(C(F)(F)F)c{}"
+    mol = embedded(f"S=C(N{ring.format(1, 1)})N{ring.format(2, 2)}")
+    moved = Chem.Mol(mol)
+    pos = mol.GetConformer().GetPositions()
+    for carbon in mol.GetSubstructMatches(Chem.MolFromSmarts("C(F)(F)F")):
+        pos[list(carbon[1:])] = pos[[carbon[2], carbon[3], carbon[1]]]
+    moved.GetConformer().SetPositions(pos)
+    assert rmsd_matrix(moved, mol)[0, 0] < 1e-4
+
+
 def test_rmsd_of_a_known_displacement():
     mol = embedded("C#C")
     longer = Chem.Mol(mol)

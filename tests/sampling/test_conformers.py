@@ -13,7 +13,7 @@ from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 from msde.inference.pretrained import Pretrained
 from msde.sampling.conformer_likelihood import log_likelihoods
-from msde.sampling.conformers import ConformerOptions, sample_conformers
+from msde.sampling.conformers import ConformerOptions, sample_batch, sample_conformers
 from msde.sampling.samplers import SAMPLERS
 
 SMILES = ["C[C@H](F)Cl", "CC(=O)Oc1ccccc1C(=O)O", "C/C=C/C", "N[C@@H](C)C(=O)O", "CCO"]
@@ -132,6 +132,21 @@ def test_conformers_are_chosen_among_the_samples_that_are_made_without_choice(mo
             assert is_remade == (f"sample {place} was made" in "; ".join(found.notes))
         assert len(numbers) == 2
         assert np.abs(heavy(all_of)[numbers] - heavy(found)).max() < 1e-4
+
+
+def test_the_first_molecules_come_before_the_last_are_sampled(model, monkeypatch):
+    made = []
+
+    def counted(model, batch, *rest, **named):
+        made.extend(batch.uid.tolist())
+        return sample_batch(model, batch, *rest, **named)
+
+    monkeypatch.setattr("msde.sampling.conformers.CHUNK", 2)
+    monkeypatch.setattr("msde.sampling.conformers.sample_batch", counted)
+    found = sample_conformers(model, ["CCO", "no molecule", "CCCO", "C", "CCN"], ETKDG)
+    assert next(found).mol is not None and len(made) == ETKDG.num
+    assert [one.mol is None for one in found] == [True, False, False, False]
+    assert len(made) == 4 * ETKDG.num
 
 
 def test_of_relaxed_candidates_the_one_of_low_energy_is_first(model, monkeypatch):
