@@ -74,11 +74,17 @@ class MSDECalculator(Calculator):
         """Compute energy and forces of `atoms`, an ase.Atoms.
 
         Raises:
-            MsdeError: the atoms are in a periodic cell.
+            MsdeError: the atoms are in a periodic cell, there is none, one is no element, or a
+                position is not finite.
         """
         super().calculate(atoms, properties, system_changes)
         if self.atoms.pbc.any():
             raise MsdeError("the model knows no periodic boundaries; set atoms.pbc = False")
+        elements, positions = self.atoms.numbers, self.atoms.positions
+        if not len(elements) or not 1 <= elements.min() <= elements.max() <= 118:
+            raise MsdeError(f"found {self.atoms.symbols or 'no atoms'}, expected elements 1 to 118")
+        if not np.isfinite(positions).all():
+            raise MsdeError("positions are not finite; a smaller time step may keep them so")
         numbers = tuple(self.atoms.numbers.tolist())
         if numbers != self._numbers:
             self._batch = _batch(numbers, self._models[0].head.weight.device)

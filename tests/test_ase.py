@@ -136,6 +136,14 @@ def test_what_the_calculator_cannot_do_is_said(folder, atoms, tmp_path):
     atoms.pbc, atoms.cell = True, [9, 9, 9]
     with pytest.raises(MsdeError, match="no periodic boundaries"):
         atoms.get_potential_energy()
+    atoms.pbc = False
+    for others, message in (
+        ({"symbols": "X2"}, "found X2, expected elements 1 to 118"),
+        ({"symbols": ""}, "found no atoms, expected elements"),
+        ({"symbols": "C2", "positions": [[0, 0, 0], [np.nan, 0, 0]]}, "positions are not finite"),
+    ):
+        with pytest.raises(MsdeError, match=message):
+            Atoms(**others, calculator=atoms.calc).get_potential_energy()
     write_table(tmp_path / "t.csv", 30)
     finetune(tmp_path / "t.csv", folder / "checkpoint", tmp_path / "tuned", "epochs=1")
     with pytest.raises(MsdeError, match="predicts no forces; fine-tune on a task md17-NAME"):

@@ -26,10 +26,10 @@ def representatives(mol: Chem.Mol, num: int, energies: Sequence[float] | None = 
 
     They are medoids, chosen greedily (the first part of PAM, Kaufman and Rousseeuw 1990): each is
     the conformer that lowers most the mean RMSD from all conformers to the nearest chosen one. RMSD
-    is that of heavy atoms over all symmetries, MAX_MATCHES at most. With energies the mean has Boltzmann's weights, and
-    the conformer of the lowest energy is the first. The first ones of many are those of few.
-    Conformers whose stereochemistry is not as labelled come after all others, those with positions
-    or an energy that is not finite last.
+    is that of heavy atoms over all symmetries, MAX_MATCHES at most. With energies the mean has
+    Boltzmann's weights, and the conformer of the lowest energy is the first. The first ones of many
+    are those of few. Conformers whose stereochemistry is not as labelled come after all others,
+    those with positions or an energy that is not finite last.
 
     Args:
         energies: of each conformer, kcal/mol; None: they are not known.

@@ -89,7 +89,7 @@ def prepare(
             f"view={settings.view} needs positions, which molecules of {root} lack; give view=2d"
         )
     # Nothing is written before all is checked: what an error says to change may be tried at once.
-    split, text = stored_split(output / SPLIT, data, settings, words)
+    split, text = stored_split(output / SPLIT, data, settings, task, words)
     if task.is_classification:
         _check_classes(data, split)
     scaling = Scaling.of(data, split.train, task)

@@ -110,6 +110,11 @@ def read_task_data(
         if size != 1:
             columns = dataclasses.replace(columns, forces=size * columns.forces)
     hydrogens = has_hydrogens(dataset)
+    if task.has_forces and not hydrogens:
+        raise MsdeError(
+            f"{root}: hydrogens are removed, but the energy depends on them, too, so it has no "
+            "gradient that the other atoms decide; convert with --keep-hydrogens"
+        )
     given = (dataset.digest, hydrogens, forces_unit, lines or {})
     return TaskData(columns, names, tuple(units.values()), y, *given)
 
@@ -234,7 +239,7 @@ class Scaling:
         both keep their relation.
 
         Raises:
-            MsdeError: a target has no value in the training part.
+            MsdeError: a target has no value in the training part, or values that are too large.
         """
         y = data.y[train]
         if task.is_classification:
@@ -243,7 +248,15 @@ class Scaling:
         if not known.any(0).all():
             name = data.targets[int(np.argmin(known.any(0)))]
             raise MsdeError(f"label {name} has no value in the training part of {len(y)} molecules")
-        mean, std = np.nanmean(y, axis=0), np.nanstd(y, axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = np.nanmean(y, axis=0), np.nanstd(y, axis=0)
+        for name, values, finite in zip(data.targets, y.T, np.isfinite(mean + std), strict=True):
+            if not finite:
+                largest = np.nanmax(np.abs(values))
+                raise MsdeError(
+                    f"label {name} has values up to {largest:g}, of which no mean and deviation "
+                    "can be taken; correct them, or give it in another unit"
+                )
         if task.has_forces:
             forces = data.columns.take(train).forces.astype(np.float64)  # (atoms, 3)
             std = np.full(1, np.sqrt(np.square(forces).mean()))

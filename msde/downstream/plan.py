@@ -202,7 +202,12 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     for run in plan.runs():
         if run.design.task.has_forces and (run.estimator or run.recipe == "frozen"):
             raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
-        make_settings(run.design.task, run.overrides)
+        own = make_settings(run.design.task, run.design.settings)
+        if make_settings(run.design.task, run.overrides).view != own.view:
+            raise MsdeError(
+                f"{path}: {run.arm} changes the view of {run.design.name}, for which its molecules "
+                "are converted; give view= in 'settings'"
+            )
     for design in designs:
         _check_splits(path, design, splits)
     _check_files(path, designs)

@@ -36,8 +36,10 @@ class Predictions:
 
     @property
     def std(self) -> np.ndarray:
-        """The standard deviation over the models, (num_molecules, targets)."""
-        return self.values.std(0)
+        """The sample deviation over the models, (num_molecules, targets), NaN for one model."""
+        if len(self.values) < 2:
+            return np.full_like(self.mean, np.nan)
+        return self.values.std(0, ddof=1)
 
 
 class FineTuned:

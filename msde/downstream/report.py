@@ -293,11 +293,12 @@ def _markdown(
 
 
 def _cell(values: Sequence[float], models: int) -> str:
-    """Return mean and deviation of a metric, with the number of values if it is another."""
+    """Return mean and sample deviation of a metric, with the number of values if it is another."""
     if not values:
         return "-"
     count = "" if len(values) == models else f" ({len(values)})"
-    return f"{np.mean(values):.4g} ± {np.std(values):.2g}{count}"
+    deviation = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4g}{deviation}{count}"
 
 
 def _counts(scope: str, parts: Mapping[tuple[str, str], list[dict[str, Any]]]) -> list[str]:

@@ -149,6 +149,7 @@ def check(settings: Settings, task: Task) -> None:
                 _are_sizes(s.train, s.valid)
             ),
             "labels must be at least 1": s.labels is None or s.labels >= 1,
+            "split_seed must be at least 0 and below 2**32": 0 <= s.split_seed < 2**32,
             "split=column needs split_column=NAME, and only it does": (s.split == "column")
             == (s.split_column is not None),
         }

@@ -18,6 +18,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from msde.downstream.labels import TaskData, listed
 from msde.downstream.settings import OF_SPLITS, Settings, differences
+from msde.downstream.tasks import Task
 from msde.errors import DataDamaged, MsdeError
 from msde.files import sealed, unsealed
 
@@ -55,12 +56,13 @@ def scaffold_split(scaffolds: Sequence[str], train: float, valid: float) -> Spli
 
     Args:
         scaffolds: of each molecule, "" without rings, which are one group.
-        train: share of the training part, and so `valid`.
+        train: share of the training part if below 1, else its size, and so `valid`.
     """
     groups = _groups(scaffolds)
     groups.sort(key=lambda members: (len(members), members[0]), reverse=True)
     parts: dict[str, list[int]] = {name: [] for name in PARTS}
-    first, second = train * len(scaffolds), (train + valid) * len(scaffolds)
+    unit = len(scaffolds) if train < 1 else 1
+    first, second = train * unit, (train + valid) * unit
     for members in groups:
         if len(parts["train"]) + len(members) <= first:
             parts["train"] += members
@@ -75,11 +77,12 @@ def random_scaffold_split(scaffolds: Sequence[str], train: float, valid: float, 
     """Fill validation, then test, with scaffolds in random order.
 
     Source: `random_scaffold_split` of Hu et al. 2020, whose permutation of ragged lists current
-    NumPy refuses.
+    NumPy refuses. The arguments are those of `scaffold_split`.
     """
     groups = _groups(scaffolds)
-    most_valid = int(np.floor(valid * len(scaffolds)))
-    most_test = int(np.floor((1 - train - valid) * len(scaffolds) + 1e-9))
+    whole, unit = (1, len(scaffolds)) if train < 1 else (len(scaffolds), 1)
+    most_valid = int(np.floor(valid * unit))
+    most_test = int(np.floor((whole - train - valid) * unit + 1e-9))
     parts: dict[str, list[int]] = {name: [] for name in PARTS}
     for number in np.random.RandomState(seed).permutation(len(groups)):
         members = groups[number]
@@ -136,10 +139,13 @@ def scaffolds_of(data: TaskData, chirality: bool) -> list[str]:
     return scaffolds
 
 
-def make_split(data: TaskData, settings: Settings, words: Mapping[int, str] | None = None) -> Split:
+def make_split(
+    data: TaskData, settings: Settings, task: Task, words: Mapping[int, str] | None = None
+) -> Split:
     """Divide a data set as the settings say.
 
     Args:
+        task: its published numbers of molecules become shares where there are fewer molecules.
         words: for split=column: uid -> the cell of the split column.
 
     Raises:
@@ -147,7 +153,12 @@ def make_split(data: TaskData, settings: Settings, words: Mapping[int, str] | No
     """
     size, train, valid = len(data), settings.train, settings.valid
     if train >= 1 and train + valid >= size:
-        log.info("%d molecules are fewer than %d + %d: parts are %g and %g of them",
+        if (train, valid) != (task.settings.get("train"), task.settings.get("valid")):
+            raise MsdeError(
+                f"train={train:g} and valid={valid:g} leave none of {size} molecules to test on; "
+                "give smaller numbers, or shares as 0.8 and 0.1"
+            )
+        log.info("%d molecules are not more than %d + %d: parts are %g and %g of them",
                  size, train, valid, *FALLBACK)  # fmt: skip
         train, valid = FALLBACK
     if settings.split == "column":
@@ -157,12 +168,11 @@ def make_split(data: TaskData, settings: Settings, words: Mapping[int, str] | No
         counts = [int(n) if n >= 1 else int(n * size) for n in (train, valid)]
         split = random_split(size, counts[0], counts[1], settings.split_seed)
     else:
-        shares = [n if n < 1 else n / size for n in (train, valid)]
         scaffolds = scaffolds_of(data, chirality=settings.split != "deepchem")
         if settings.split == "random_scaffold":
-            split = random_scaffold_split(scaffolds, shares[0], shares[1], settings.split_seed)
+            split = random_scaffold_split(scaffolds, train, valid, settings.split_seed)
         else:
-            split = scaffold_split(scaffolds, shares[0], shares[1])
+            split = scaffold_split(scaffolds, train, valid)
     if settings.labels is not None:
         if settings.labels > len(split.train):
             raise MsdeError(
@@ -181,7 +191,11 @@ def make_split(data: TaskData, settings: Settings, words: Mapping[int, str] | No
 
 
 def stored_split(
-    path: Path, data: TaskData, settings: Settings, words: Mapping[int, str] | None = None
+    path: Path,
+    data: TaskData,
+    settings: Settings,
+    task: Task,
+    words: Mapping[int, str] | None = None,
 ) -> tuple[Split, str]:
     """Return the split in a file, or a new one if there is no file, and the text of the file.
 
@@ -194,7 +208,7 @@ def stored_split(
     if path.exists():
         text = path.read_text()
     else:
-        parts = make_split(data, settings, words).parts()
+        parts = make_split(data, settings, task, words).parts()
         text = sealed({**facts, **{name: members.tolist() for name, members in parts.items()}})
     try:
         values = unsealed(text)

@@ -129,12 +129,12 @@ def test_copies_of_training_molecules_are_counted(tmp_path):
     convert([tmp_path / "t.csv"], tmp_path / "d", options=Options(conformers=0))
     task = get_task("custom", ["y"])
     data = read_task_data(tmp_path / "d", task)
-    split = make_split(data, make_settings(task, ["split=random", "train=20", "valid=10"]))
+    split = make_split(data, make_settings(task, ["split=random", "train=20", "valid=10"]), task)
     found = known_from_training(data, split)
     train = set(split.train % 20)
     assert found["test"] == sum(place % 20 in train for place in split.test) > 0
     assert json.dumps(found)  # counts are plain numbers
-    scaffolds = make_split(data, make_settings(task, ["split=random_scaffold"]))
+    scaffolds = make_split(data, make_settings(task, ["split=random_scaffold"]), task)
     assert not any(known_from_training(data, scaffolds).values())
 
 

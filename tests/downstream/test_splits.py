@@ -27,6 +27,8 @@ OTHERS = {
     ("bbbp", "random_scaffold"): {"valid": 101, "test": 124},
 }
 
+CUSTOM = get_task("custom")
+
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
@@ -55,7 +57,7 @@ def test_scaffold_splits_are_the_published_index_sets(name, tmp_path):
     data = read_task_data(tmp_path / "d", task)
     assert len(data) == EXPECTED[name]["molecules"]
     for kind, seed in (("scaffold", 0), ("deepchem", 0), ("random_scaffold", 7)):
-        split = splits.make_split(data, settings(f"split={kind}", f"split_seed={seed}"))
+        split = splits.make_split(data, settings(f"split={kind}", f"split_seed={seed}"), task)
         for part in ("valid", "test"):
             found = set(split.parts()[part].tolist())
             others = OTHERS.get((name, kind), {}).get(part, 0)
@@ -74,7 +76,7 @@ def test_the_random_split_is_that_of_qm9_and_of_md17():
 
 @pytest.mark.parametrize("kind", ["scaffold", "deepchem", "random_scaffold", "random"])
 def test_parts_hold_every_molecule_once(table, kind):
-    split = splits.make_split(table, settings(f"split={kind}"))
+    split = splits.make_split(table, settings(f"split={kind}"), CUSTOM)
     every = np.concatenate(list(split.parts().values()))
     assert sorted(every.tolist()) == list(range(len(table)))
     if kind != "random":
@@ -84,7 +86,9 @@ def test_parts_hold_every_molecule_once(table, kind):
 
 
 def test_fewer_labels_are_a_part_of_more_with_the_same_test_part(table):
-    few, many = (splits.make_split(table, settings(f"labels={n}", "split=random")) for n in (8, 16))
+    few, many = (
+        splits.make_split(table, settings(f"labels={n}", "split=random"), CUSTOM) for n in (8, 16)
+    )
     assert few.train.tolist() == many.train[:8].tolist() and len(many.train) == 16
     assert few.test.tolist() == many.test.tolist()
 
@@ -100,23 +104,40 @@ def test_words_of_a_column_name_the_parts():
 
 def test_a_split_is_kept_with_its_hash_and_refused_for_other_rules(table, tmp_path):
     path = tmp_path / "split.json"
-    first, text = splits.stored_split(path, table, settings())
+    first, text = splits.stored_split(path, table, settings(), CUSTOM)
     path.write_text(text)
-    again, _ = splits.stored_split(path, table, settings())
+    again, _ = splits.stored_split(path, table, settings(), CUSTOM)
     assert first.test.tolist() == again.test.tolist() and first.sha256 == again.sha256 != ""
     with pytest.raises(MsdeError, match="of another rule .*'deepchem'.*choose another --output"):
-        splits.stored_split(path, table, settings("split=deepchem"))
+        splits.stored_split(path, table, settings("split=deepchem"), CUSTOM)
     path.write_text(path.read_text().replace("1", "2", 1))
     with pytest.raises(DataDamaged, match="is damaged"):
-        splits.stored_split(path, table, settings())
+        splits.stored_split(path, table, settings(), CUSTOM)
 
 
-def test_more_molecules_than_there_are_become_shares(table, caplog):
+def test_published_numbers_become_shares_where_there_are_fewer_molecules(table, caplog):
+    task = get_task("md17-ethanol")
     with caplog.at_level("INFO", "msde"):
-        split = splits.make_split(table, settings("split=random", "train=1000", "valid=1000"))
-    assert len(split.train) == 40 and "fewer than 1000 + 1000" in caplog.text
+        split = splits.make_split(table, make_settings(task, ["split=random"]), task)
+    assert len(split.train) == 40 and "not more than 1000 + 1000" in caplog.text
+
+
+def test_numbers_that_leave_none_to_test_on_are_an_error(table):
+    with pytest.raises(MsdeError, match="train=49 and valid=1 leave none of 50 molecules to test"):
+        splits.make_split(table, settings("split=random", "train=49", "valid=1"), CUSTOM)
+
+
+@pytest.mark.parametrize("size", [22, 29, 50, 103])
+def test_numbers_of_molecules_are_met_where_scaffolds_allow(size):
+    scaffolds = [str(n) for n in range(size)]
+    for valid in range(1, size - 6):
+        for split in (
+            splits.random_scaffold_split(scaffolds, 5, valid, 0),
+            splits.scaffold_split(scaffolds, 5, valid),
+        ):
+            assert [len(part) for part in split.parts().values()] == [5, valid, size - 5 - valid]
 
 
 def test_an_empty_part_is_an_error(table):
     with pytest.raises(MsdeError, match="the valid part of 50 molecules is empty"):
-        splits.make_split(table, settings("split=random", "train=0.9", "valid=0.01"))
+        splits.make_split(table, settings("split=random", "train=0.9", "valid=0.01"), CUSTOM)

@@ -37,6 +37,7 @@ def test_named_tasks_have_their_own_targets():
         ("loss=bce", "loss=bce does not fit rmse, expected mse or l1"),
         ("split=column", "split=column needs split_column=NAME"),
         ("train=0.95", "shares of a sum below 1"),
+        ("split_seed=-1", "split_seed must be at least 0 and below 2"),
         ("nonsense", "not of the form key=value"),
     ],
 )

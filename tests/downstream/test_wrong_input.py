@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fixtures.downstream import finetune, save_checkpoint, smiles, write_table
+from fixtures.downstream import finetune, save_checkpoint, smiles, write_table, write_trajectory
 from fixtures.launching import ENVIRONMENT
 from fixtures.models import make_small
 from fixtures.paths import LAUNCH
@@ -46,6 +46,7 @@ def table(folder, **columns):
             "roc_auc",
             "label a is neither 0 nor 1 in 2 of 30 molecules, 27.5 in one",
         ),
+        ({"a": lambda n: (-1) ** n * 1e308}, ["a"], None, "label a has values up to 1e.308, of wh"),
         ({"a": lambda n: n}, ["a"], "accuracy", "--metric is 'accuracy', expected one of"),
         ({"a": lambda n: n}, ["a", "c"], "force_mae", "force_mae needs the label of the energies"),
         ({"name": lambda n: n}, [], None, "has no labels; custom needs one"),
@@ -110,6 +111,13 @@ def test_shards_without_positions_do_not_fit_the_3d_encoder(checkpoint, tmp_path
     convert([data], tmp_path / "data", options=Options(conformers=0))
     with pytest.raises(MsdeError, match="view=3d needs positions.*give view=2d"):
         finetune(tmp_path / "data", checkpoint, tmp_path / "out", "view=3d")
+
+
+def test_forces_need_the_hydrogens(checkpoint, tmp_path):
+    data = write_trajectory(tmp_path / "ethanol.npz")
+    given = {"task": "md17-ethanol", "options": Options(keep_hydrogens=False)}
+    with pytest.raises(MsdeError, match="hydrogens are removed.*convert with --keep-hydrogens"):
+        finetune(data, checkpoint, tmp_path / "out", **given)
 
 
 def test_a_folder_without_the_tasks_file(checkpoint, tmp_path):

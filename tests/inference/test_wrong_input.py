@@ -124,3 +124,15 @@ def test_a_folder_of_shards_is_named(shard_dir):
 def test_a_name_in_place_of_a_folder_is_told_where_its_weights_are():
     refused(lambda: msde.load("run/best"), "run/best cannot be read: it does not exist")
     refused(lambda: msde.load("bonds"), "it does not exist; msde.shipped_checkpoint('bonds')")
+
+
+@pytest.mark.parametrize(
+    "z, charge, message",
+    [
+        ([6.7, 8], 0, "z is [6.7, 8], expected atomic numbers"),
+        ([6, 8], 0.5, "charge is 0.5, expected a whole number, one an atom at most"),
+        ([6, 8], 10**30, "expected a whole number, one an atom at most"),
+    ],
+)
+def test_atoms_and_charges_of_bonds_are_whole_numbers(folder, z, charge, message):
+    refused(lambda: msde.load(folder).bonds(z, [[0, 0, 0], [1.1, 0, 0]], charge), message)

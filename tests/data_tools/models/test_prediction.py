@@ -43,7 +43,7 @@ def test_seeds_give_a_mean_and_a_deviation(folder, tmp_path):
     rows = read_predictions(tmp_path / "p.csv")
     mean, std = (np.array([float(row[c]) for row in rows]) for c in ("logp", "logp_std"))
     assert np.allclose(mean, np.mean(parts, 0), atol=1e-5) and std.max() > 0
-    assert np.allclose(std, np.std(parts, 0), atol=1e-5)
+    assert np.allclose(std, np.std(parts, 0, ddof=1), atol=1e-5)
 
 
 def test_a_molecule_that_cannot_be_read_has_its_row_and_reason(folder, tmp_path):

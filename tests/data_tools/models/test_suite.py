@@ -160,12 +160,11 @@ def test_a_second_start_repeats_nothing_and_a_lost_run_is_made_again(folder, mon
 
 
 def test_a_run_that_fails_keeps_no_other_from_being_done_and_compared(folder, tmp_path):
-    """As an arm that wants the encoder that its checkpoint lacks."""
-    recipes = {"deep": ["view=3d"]}  # the table's molecules have no positions
-    plan = PLAN | {"seeds": 1, "recipes": recipes, "arms": ["deep random", "pretrained", "random"]}
+    recipes = {"fast": ["lr=1e30"]}
+    plan = PLAN | {"seeds": 1, "recipes": recipes, "arms": ["fast random", "pretrained", "random"]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     given = (tmp_path / "plan.json", folder, checkpoints(folder), tmp_path / "out")
-    with pytest.raises(MsdeError, match="2 problems:\n.*/deep_random: view=3d needs positions"):
+    with pytest.raises(MsdeError, match="2 problems:\n.*/fast_random: .*give a smaller lr"):
         run_suite(*given, draws=50)
     assert len(read(tmp_path / "out/table.csv")) == 4
     assert len(read(tmp_path / "out/comparisons.csv")) == 3
@@ -282,6 +281,8 @@ def test_another_plan_in_the_same_folder_is_refused(folder, tmp_path):
         ({"tasks": [{"task": "esol", "data": "a", "labels": []}]}, "'labels' is empty, expected"),
         ({"recipes": {"slow": ["lr=1", "split_seed=7"]}}, "recipe 'slow' sets split_seed, but all"),
         ({"recipes": {"few": [" labels=7"]}}, "recipe 'few' sets labels, but all arms are trained"),
+        ({"recipes": {"geom": ["view=3d"]}, "arms": ["geom random"]}, "geom random changes the v"),
+        ({"splits": [["view=3d"]]}, "changes the view of t-logp-20.*give view= in 'settings'"),
         (
             {"tasks": TWO_FILES},
             "custom is read from two files .* name, a/t.csv and b/t.csv; rename",
