@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from msde.errors import MsdeError, did_you_mean
+from msde.files import full_disk_as_error
 
 T = TypeVar("T")
 
@@ -103,7 +104,8 @@ def report_errors(main: Callable[[], None]) -> None:
     exit ends all others: of an error that all ranks have, only the first rank's line is printed.
     """
     try:
-        main()
+        with full_disk_as_error():
+            main()
     except MsdeError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" on rank {rank}"

@@ -25,6 +25,12 @@ class DiskFull(MsdeError):
     """There is no room for a file that has to be written."""
 
 
+class InUse(MsdeError):
+    """Another process works in the folder, or died a moment ago on another machine."""
+
+    exit_code = 7
+
+
 class NotFinite(MsdeError):
     """Too many steps in a row have losses or gradients that are not finite."""
 

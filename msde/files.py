@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from msde.errors import DataDamaged, DiskFull, MsdeError
+from msde.errors import DataDamaged, DiskFull, InUse, MsdeError
 
 MANIFEST = "MANIFEST.json"  # the files of a folder with their sizes and hashes, and its own hash
 MODEL = "model.safetensors"  # weights, in a folder of theirs or of a checkpoint
@@ -115,6 +115,27 @@ def check_file(path: Path) -> bool:
     return name in files
 
 
+IS_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a system whose disk, or a user's share, is full
+
+
+@contextlib.contextmanager
+def full_disk_as_error() -> Iterator[None]:
+    """Turn the system's error of a full disk into one line, wherever it comes from.
+
+    Raises:
+        DiskFull: the disk filled up inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in IS_FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise DiskFull(
+            f"disk full{where}; free some space and run the same command again"
+        ) from error
+
+
 @contextlib.contextmanager
 def disk_full_as_error(path: Path, needed: int) -> Iterator[None]:
     """Turn the system's error of a full disk into one that says how much room `path` needs.
@@ -125,7 +146,7 @@ def disk_full_as_error(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in IS_FULL:
             raise DiskFull(
                 f"disk full: {path} needs {needed:,} bytes; free some space and run the same "
                 "command again: finished parts are kept"
@@ -192,7 +213,8 @@ def locked(path: Path, message: str) -> TextIO:
     A killed process releases its lock a moment later. File systems without locks are taken as free.
 
     Raises:
-        MsdeError: another process holds it, as `message` says, or it cannot be made.
+        InUse: another process holds it, as `message` says.
+        MsdeError: it cannot be made.
     """
     try:
         file = open(path, "a")
@@ -206,7 +228,7 @@ def locked(path: Path, message: str) -> TextIO:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 file.close()
-                raise MsdeError(message) from None
+                raise InUse(message) from None
             time.sleep(0.1)
         except OSError:
             return file

@@ -36,6 +36,16 @@ report_errors(main)
     assert done.stderr == ("error: there is none\n" if failing else "")
 
 
+def test_a_full_disk_is_one_line_wherever_it_is_noticed():
+    script = (
+        "from pathlib import Path; from msde.cli import report_errors;"
+        "report_errors(lambda: Path('/dev/full').write_text('x'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: disk full; free some space and run the same command again\n"
+
+
 def test_one_command_lists_and_runs_all_others():
     found = run_here("msde.__main__", "--help")
     for folder in ("data_tools", "launch"):

@@ -18,8 +18,8 @@ _LAUNCHERS = {
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
-    "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
     "mpiexec": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
 }
 
 
@@ -38,6 +38,8 @@ def map_environment(environment: Mapping[str, str]) -> dict[str, str]:
         rank, local_rank, world_size, local_size = (environment.get(name) for name in names)
         if world_size is None or int(world_size) == 1:
             continue
+        if launcher == "mpiexec" and local_rank is None and "SLURM_PROCID" in environment:
+            continue  # srun sets PMI_RANK and PMI_SIZE, too
         if rank is None or local_rank is None:
             raise _unknown_rank(names[2], world_size)
         # A GPU that is the only one a task sees has the number 0. DeepSpeed ends a run in which the
@@ -79,10 +81,11 @@ def _rendezvous(environment: Mapping[str, str], launcher: str) -> dict[str, str]
     """Return MASTER_ADDR and MASTER_PORT: as set, or else derived from SLURM's job."""
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     nodes, job = environment.get("SLURM_STEP_NODELIST"), environment.get("SLURM_JOB_ID")
+    step = environment.get("SLURM_STEP_ID", "0")  # several can run at a time
     if address is None and nodes:
         address = first_host(nodes)
     if port is None and job:
-        port = str(20_000 + int(job) % 20_000)
+        port = str(20_000 + (int(job) + 101 * int(step)) % 20_000)
     if address is None or port is None:
         raise MsdeError(
             f"{launcher} does not set the address of the first rank; set MASTER_ADDR to the first "

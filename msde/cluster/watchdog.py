@@ -148,8 +148,12 @@ class Watchdog:
                 return  # the first rank, which hosts the store, is gone
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._stopped.wait(BEAT):
             now = time.monotonic()
+            if now - looked > SILENT:  # the process was paused, as by SIGSTOP, and so was its work
+                self._last += now - looked
+            looked = now
             if self._orphan_since is None and self._launcher.gone:
                 self._orphan_since = now
                 self._stop_request.ask(LAUNCHER_GONE)

@@ -22,6 +22,7 @@ OWNED_HERE = {
     "activation_checkpointing": "use run.activation_checkpointing",
     "compile": "use run.compile",
     "dataloader_drop_last": "no step drops molecules, see docs/data.md",
+    "managed_gradient_accumulation": "an optimizer step has all slots of train_batch_size",
 }
 # Sections that break the model.
 REFUSED = {
@@ -67,14 +68,18 @@ def load(path: Path, world_size: int, resumed_slots: int | None = None) -> dict[
             "or 'auto'"
         )
         accumulation = "auto"
-    if slots == "auto":
-        slots = resumed_slots or world_size * (1 if accumulation == "auto" else accumulation)
+    advice = f"use a multiple of {world_size}, or ranks that divide the slots"
+    if slots == "auto" and resumed_slots:
+        slots = resumed_slots
+        advice = "the run was started with them, so use ranks that divide them, or start a new run"
+    elif slots == "auto":
+        slots = world_size * (1 if accumulation == "auto" else accumulation)
     if type(slots) is not int or slots < 1:
         errors.add(f"{path}: train_batch_size is {slots!r}, expected a positive number")
     elif slots % world_size:
         errors.add(
             f"{path}: train_batch_size is {slots} slots, which {world_size} ranks cannot share "
-            f"evenly; use a multiple of {world_size}, or ranks that divide the slots"
+            f"evenly; {advice}"
         )
     elif accumulation not in ("auto", slots // world_size):
         errors.add(
@@ -104,6 +109,11 @@ def _set_defaults(values: dict[str, Any]) -> None:
     values.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     if in_bfloat16(values):  # without a type torch would take float16 on GPUs
         values["torch_autocast"]["dtype"] = "bfloat16"
+        # Gradients of modules in the list, by default of nn.Linear, would be reduced in bfloat16.
+        values["torch_autocast"].setdefault("lower_precision_safe_modules", [])
+    zero = values.get("zero_optimization", {})
+    for key in [key for key, value in zero.items() if value == "auto"]:
+        del zero[key]  # as DeepSpeed does
 
 
 def check_together(config: Config, values: dict[str, Any]) -> None:

@@ -76,6 +76,7 @@ class TensorBoard:
             is_kept: whether a value of that step itself stays, by its tag.
         """
         drop_expired(folder, first_step, is_kept)
+        self.folder = folder
         self._first_step = first_step
         self._end: Summary | None = None
         # The mark also makes a TensorBoard that runs meanwhile forget the later points.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("msde")
 
 PROJECT = "msde"
+PARAMETERS = 100  # that MLflow takes in one request
 
 
 class WeightsAndBiases:
@@ -58,6 +60,9 @@ class MLflow:
 
     def __init__(self, output: Path) -> None:
         """Begin a run that has the name of the folder `output`."""
+        # The run waits for its answers: two minutes and seven times again would end it.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         import mlflow
 
         self._mlflow = mlflow
@@ -74,7 +79,10 @@ class MLflow:
 
     def hyper_parameters(self, values: dict[str, Any]) -> None:
         """Keep values as parameters."""
-        self._mlflow.log_params(values)
+        names = list(values)
+        for first in range(0, len(names), PARAMETERS):
+            part = names[first : first + PARAMETERS]
+            self._mlflow.log_params({name: values[name] for name in part})
 
     def picture(self, step: int, name: str, figure: Figure) -> None:
         """Keep a picture as a file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import resource
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from msde.files import write_text
+from msde.files import sync, write_text
 from msde.monitor.meshes import molecule_mesh
 from msde.monitor.pictures import Cell, draw_structures, has_matplotlib
 from msde.monitor.tensorboard import TensorBoard
@@ -101,7 +100,11 @@ class Monitor:
     def sync(self) -> None:
         """Write all rows to the disk, before a checkpoint that a later run may continue from."""
         self.tensorboard.flush()
-        os.fsync(self._file.fileno())
+        self._file.flush()
+        folder = self.path.parent
+        for path in (self.path, folder / "events.jsonl", *self.tensorboard.folder.iterdir()):
+            if path.is_file():
+                sync(path)
 
     def text(self, name: str, value: Any) -> None:
         """Show a JSON value as text."""

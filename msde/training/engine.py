@@ -69,9 +69,10 @@ def _not_joined(error: RuntimeError, timeout: float) -> CommunicationFailed:
     else:
         first = (str(error).strip().splitlines() or ["no message"])[0]
         found = f"the {world_size} ranks cannot join at {at} ({first[:200]})"
-    return CommunicationFailed(
-        f"{found}; see the logs of the other ranks, and whether all of them reach MASTER_ADDR"
-    )
+    advice = "see the logs of the other ranks, and whether all of them reach MASTER_ADDR"
+    if "EADDRINUSE" in str(error) or "in use" in str(error):
+        advice = "another run has this port; give another as MASTER_PORT, or --master_port"
+    return CommunicationFailed(f"{found}; {advice}")
 
 
 def make_model(config: Config, init_from: Path | None) -> MoleculeSDE:

@@ -24,7 +24,7 @@ from msde.training.metrics import Interval
 from msde.training.optimizer import learning_rate_factor, parameter_groups, set_hyper_parameters
 from msde.training.plan import RunPlan, make_plan
 from msde.training.run import Run, only_run_in, open_monitor, prepare_output
-from msde.training.state import RunState
+from msde.training.state import MeanLoss, RunState
 from msde.training.step_guard import StepGuard
 from msde.training.validation import Validator, sampled_conformers
 
@@ -100,6 +100,8 @@ def build_run(
                 "held-out losses cannot be compared with earlier ones: best/ is chosen anew"
             )
             state.best_validation = math.inf
+        if any(key.startswith("loss.") for key in changes):
+            state.mean_loss = MeanLoss()  # that of other losses would make spikes of all steps
         plan.stream.load_state_dict(checkpoint.manifest["stream"])
     log.info("building the model and DeepSpeed's engine")
     model = make_model(config, init_from if checkpoint is None else None)

@@ -61,7 +61,8 @@ def only_run_in(output: Path) -> Iterator[None]:
     A folder in which nothing was written is removed again.
 
     Raises:
-        MsdeError: another process trains there, or the folder cannot be made.
+        InUse: another process trains there.
+        MsdeError: the folder cannot be made.
     """
     with contextlib.ExitStack() as held:
 
@@ -362,7 +363,6 @@ class Run:
         facts = self.state.to_manifest() | {
             "slots": stream.partition.slots_per_step,
             "stream": stream.state_dict(),
-            "data_digest": stream.data.digest,
             "flat_parameters": isinstance(self.engine.module, FlatParameters) and LAYOUT,
         }
         engine_state.save(self.engine, folder, self.config, self.ema, facts, self.origin())

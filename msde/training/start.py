@@ -20,7 +20,7 @@ from msde.cluster import ranks
 from msde.cluster.launcher import Launcher
 from msde.config import Config, deepspeed, make_config, to_dict
 from msde.data.manifest import check_present, root_and_weight
-from msde.errors import ErrorList, require
+from msde.errors import ErrorList, MsdeError, require
 from msde.files import check_file
 from msde.monitor.trackers import check_installed
 
@@ -108,6 +108,28 @@ def compile_ahead() -> None:
     threading.Thread(target=available, daemon=True).start()
 
 
+def check_by_deepspeed(config: Config, values: dict[str, Any], on_gpu: bool) -> None:
+    """Load DeepSpeed, which takes seconds, and let it check its section of ZeRO.
+
+    Meanwhile the C++ ops are compiled, where there is no GPU.
+
+    Raises:
+        MsdeError: it refuses a value, or the section does not go with the configuration.
+    """
+    deepspeed.check_together(config, values)
+    if not on_gpu:
+        compile_ahead()
+    log.info("loading DeepSpeed")
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    try:
+        DeepSpeedZeroConfig(**values.get("zero_optimization", {}))
+    except ValidationError as error:
+        found = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise MsdeError(f"DeepSpeed refuses zero_optimization: {'; '.join(found)}") from None
+
+
 def earlier_slots(output: Path, resume: str) -> int | None:
     """Return the number of slots a step of the run that is resumed, or None if none is."""
     if resume == "never":
@@ -136,6 +158,14 @@ def describe(
         f"{states.device / 1e9:.2f} GB on the device and {states.host / 1e9:.2f} GB on the host\n"
         f"{plan.describe()}\n"
     )
+
+
+def _of_the_run(output: Path, resume: str, init_from: Path) -> Path:
+    """Return the folder of weights that has the run's model: its own, if it is resumed."""
+    if resume == "never" or not newest_manifest(output / "checkpoints"):
+        return init_from
+    log.info("--init-from is not used: the run in %s goes on from its own checkpoint", output)
+    return output
 
 
 def _set_up_log(rank: int) -> None:
@@ -168,6 +198,7 @@ def start(
     if save_every is not None:
         overrides = [*overrides, f"run.save_every={save_every}"]
     errors, resolved = ErrorList(), None
+    init_from = init_from and _of_the_run(output, resume, init_from)
     with errors.collect():
         require({"--profile must be at least 0": profile >= 0})
     for given in filter(None, (config, deepspeed_config)):
@@ -187,19 +218,15 @@ def start(
         ds_path = deepspeed.shipped_config("zero1")
         ds_config = deepspeed.load(ds_path, world_size, slots)
     assert resolved is not None  # or there would have been an error
-    deepspeed.check_together(resolved, ds_config)
     check_installed(resolved.run.tracker)
     init_from = init_from and fitting_weights(resolved, init_from)
+    check_by_deepspeed(resolved, ds_config, on_gpu)
     if dry_run:
-        if rank == 0:
-            sys.stdout.write(describe(resolved, ds_config, data, world_size))
+        sys.stdout.write("" if rank else describe(resolved, ds_config, data, world_size))
         return
 
     if deepspeed_config is None:
         log.info("DeepSpeed configuration: %s", ds_path)
-    if not on_gpu:
-        compile_ahead()
-    log.info("loading DeepSpeed")
     from msde.training.loop import pretrain
 
     pretrain(resolved, data, output, ds_config, resume, init_from, profile, launcher)

@@ -174,8 +174,8 @@ class StepGuard:
         if in_a_row >= self._config.max_skipped_steps:
             raise NotFinite(
                 f"{in_a_row} steps in a row were skipped, the last one because {skipped.reason}; "
-                "earlier checkpoints are kept: lower optim.lr or clip gradients "
-                "(gradient_clipping), and resume"
+                "earlier checkpoints are kept: lower optim.lr, clip gradients (gradient_clipping) "
+                "or, if spikes are the reason, raise run.spike_factor, and resume"
             )
 
     def _spike_limit(self) -> Tensor:

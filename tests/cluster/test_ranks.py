@@ -69,6 +69,38 @@ def test_mpirun_decides_where_slurm_starts_its_daemons():
     assert [mapped[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["5", "5", "16"]
 
 
+def test_intel_mpi_decides_where_slurm_starts_its_proxies():
+    inherited = {
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "gpu[017-018]",
+        "SLURM_JOB_ID": "1234567",
+        "PMI_RANK": "5",
+        "PMI_SIZE": "16",
+        "MPI_LOCALRANKID": "5",
+        "MPI_LOCALNRANKS": "8",
+    }
+    mapped = map_environment(inherited)
+    assert [mapped[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["5", "5", "16"]
+    # srun itself speaks PMI to its tasks, too.
+    of_srun = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "PMI_RANK": "1", "PMI_SIZE": "2"}
+    del inherited["MPI_LOCALRANKID"]
+    assert map_environment(inherited | of_srun)["WORLD_SIZE"] == "2"
+
+
+def test_steps_of_a_job_that_run_at_a_time_have_ports_of_their_own():
+    slurm = {
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "gpu[017-018]",
+        "SLURM_JOB_ID": "1234567",
+    }
+    ports = [map_environment(slurm | {"SLURM_STEP_ID": n})["MASTER_PORT"] for n in "012"]
+    assert len(set(ports)) == 3 and ports[0] == map_environment(slurm)["MASTER_PORT"]
+
+
 def test_variables_of_deepspeed_and_torchrun_are_kept():
     assert map_environment({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0"}) == {}
 

@@ -5,6 +5,7 @@ import pytest
 
 from msde.config import deepspeed, make_config
 from msde.errors import MsdeError
+from msde.training.memory import state_memory
 
 
 @pytest.mark.parametrize("name", ["cpu_debug", "zero1", "zero2", "zero3", "zero3_offload"])
@@ -73,6 +74,7 @@ def test_the_timer_that_waits_for_the_gpu_runs_if_it_is_enabled(tmp_path, given)
             "torch_autocast.dtype is 'float16', expected 'bfloat16'",
         ),
         ({"activation_checkpointing": {}}, "use run.activation_checkpointing"),
+        ({"managed_gradient_accumulation": False}, "an optimizer step has all slots of"),
         ({"compile": {}}, "use run.compile"),
     ],
 )
@@ -111,3 +113,18 @@ def test_steps_that_repeat_exclude_zero_3(stage, fits, repeated):
     values = deepspeed.load(deepspeed.shipped_config(stage), 1)
     with contextlib.nullcontext() if fits else pytest.raises(MsdeError, match="ZeRO 0 to 2 only"):
         deepspeed.check_together(config, values)
+
+
+def test_what_hugging_face_leaves_open_is_left_to_deepspeed(tmp_path):
+    path = tmp_path / "zero.json"
+    zero = {"stage": 2, "reduce_bucket_size": "auto"}
+    path.write_text(json.dumps({"zero_optimization": zero, "torch_autocast": {"enabled": True}}))
+    values = deepspeed.load(path, 1)
+    assert values["zero_optimization"] == {"stage": 2}
+    assert state_memory(1000, 1, values).device > 0
+    assert values["torch_autocast"]["lower_precision_safe_modules"] == []
+
+
+def test_a_resumed_run_says_why_ranks_cannot_share_its_slots():
+    with pytest.raises(MsdeError, match="3 slots, which 2 ranks .*the run was started with them"):
+        deepspeed.load(deepspeed.shipped_config("zero1"), 2, resumed_slots=3)

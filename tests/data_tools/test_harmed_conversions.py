@@ -134,7 +134,7 @@ def test_a_running_conversion_locks_its_folder(flat, tmp_path):
     _, stderr = second.communicate(timeout=60)
     first.kill()
     first.communicate()
-    assert second.returncode == 2 and "another process is converting" in stderr
+    assert second.returncode == 7 and "another process is converting" in stderr
 
 
 def test_of_two_conversions_that_begin_at_once_one_goes_on(flat, tmp_path, monkeypatch):

@@ -3,7 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from fixtures.launching import ENVIRONMENT
+from msde.config import make_config
+from msde.errors import MsdeError
+from msde.training.start import check_by_deepspeed
 
 # Ends where one of the slow packages is imported.
 SCRIPT = """
@@ -39,3 +44,10 @@ def test_scipy_is_not_loaded_before_it_is_used():
     )
     done = python(loaded)
     assert done.stdout.strip().endswith("False"), done.stderr
+
+
+def test_what_deepspeed_refuses_is_one_line():
+    check_by_deepspeed(make_config(), {"zero_optimization": {"stage": 3}}, False)
+    with pytest.raises(MsdeError, match="DeepSpeed refuses zero_optimization: .*stage") as caught:
+        check_by_deepspeed(make_config(), {"zero_optimization": {"stage": "three"}}, False)
+    assert "\n" not in str(caught.value)

@@ -113,6 +113,10 @@ def test_a_spike_of_the_loss_is_skipped_by_all_ranks_and_again_on_resuming(shard
     assert events(output) == events(whole) and losses(output) == losses(whole)
     assert steps(output) == list(range(1, 57))
     assert manifest(output, 56)["mean_loss"] == manifest(whole, 56)["mean_loss"]
+    # Losses of another objective are no spikes of the former ones.
+    more = ["run.steps=60", "loss.coefficient_2d_to_3d=1000"]
+    finish(tmp_path, *common, *more, "--output", output)
+    assert events(output) == events(whole) and steps(output) == list(range(1, 61))
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
 """--init-from: the model is that of the weights, and what does not fit is told at once."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from fixtures.commands import run_here
 from fixtures.models import make_small
-from msde.checkpoints import weights
+from msde.checkpoints import snapshots, weights
 from msde.config import to_dict
 from msde.training.engine import make_model
 from msde.training.start import resolve
@@ -67,3 +68,19 @@ def test_weights_that_do_not_fit_are_told_before_anything_starts(shard_dir, stor
         assert "Traceback" not in done.stderr
     (tmp_path / "config.json").write_text((stored["best"] / "config.json").read_text())
     assert "holds no model.safetensors" in described(shard_dir, "--init-from", tmp_path).stderr
+
+
+def test_a_run_that_is_resumed_needs_no_weights_to_start_from(shard_dir, stored, tmp_path):
+    """With the command that it was started by, when those weights are gone."""
+    gone, output = tmp_path / "gone", tmp_path / "run"
+    refused = described(shard_dir, "--output", output, "--init-from", gone)
+    assert refused.returncode == 2 and "does not exist" in refused.stderr
+    shutil.copytree(stored["with_head"], output / "best")
+    (output / "checkpoints/new").mkdir(parents=True)
+    snapshots.publish(
+        output / "checkpoints/new", output / "checkpoints/step-000000001", {"files": {}, "slots": 1}
+    )
+    done = described(shard_dir, "--output", output, "--init-from", gone)
+    assert done.returncode == 0, done.stderr
+    assert "--init-from is not used" in done.stderr
+    assert '"coefficient_displacements": 0.5' in done.stdout
