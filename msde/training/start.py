@@ -224,9 +224,7 @@ def start(
     if dry_run:
         sys.stdout.write("" if rank else describe(resolved, ds_config, data, world_size))
         return
-
-    if deepspeed_config is None:
-        log.info("DeepSpeed configuration: %s", ds_path)
+    log.info("DeepSpeed configuration: %s", ds_path)
     from msde.training.loop import pretrain
 
     pretrain(resolved, data, output, ds_config, resume, init_from, profile, launcher)
