@@ -196,18 +196,7 @@ def read_plan(path: Path, checkpoints: Iterable[str] = (PRETRAINED,)) -> Plan:
     plan = Plan(values.get("seeds", 1), tuple(designs), splits)
     if type(plan.seeds) is not int or plan.seeds < 1:
         raise MsdeError(f"{path}: 'seeds' is {plan.seeds!r}, expected a number of at least 1")
-    for run in plan.rows():
-        if run.arm.startswith(CHOSEN) and len(run.choices) < 2:
-            raise MsdeError(f"{path}: {run.arm} needs two arms to choose from")
-    for run in plan.runs():
-        if run.design.task.has_forces and (run.estimator or run.recipe == "frozen"):
-            raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
-        own = make_settings(run.design.task, run.design.settings)
-        if make_settings(run.design.task, run.overrides).view != own.view:
-            raise MsdeError(
-                f"{path}: {run.arm} changes the view of {run.design.name}, for which its molecules "
-                "are converted; give view= in 'settings'"
-            )
+    _check_runs(path, plan)
     for design in designs:
         _check_splits(path, design, splits)
     _check_files(path, designs)
@@ -263,6 +252,22 @@ def _check_texts(path: Path, what: str, values: Sequence[Any]) -> None:
     for value in values:
         if not isinstance(value, str):
             raise MsdeError(f"{path}: {what} is {value!r}, expected text")
+
+
+def _check_runs(path: Path, plan: Plan) -> None:
+    """Check that each run can be made: its arm, its settings, and what they are made for."""
+    for run in plan.rows():
+        if run.arm.startswith(CHOSEN) and len(run.choices) < 2:
+            raise MsdeError(f"{path}: {run.arm} needs two arms to choose from")
+    for run in plan.runs():
+        if run.design.task.has_forces and (run.estimator or run.recipe == "frozen"):
+            raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
+        own = make_settings(run.design.task, run.design.settings)
+        if make_settings(run.design.task, run.overrides).view != own.view:
+            raise MsdeError(
+                f"{path}: {run.arm} changes the view of {run.design.name}, for which its molecules "
+                "are converted; give view= in 'settings'"
+            )
 
 
 def _check_splits(path: Path, design: Design, splits: Sequence[tuple[str, ...]]) -> None:
