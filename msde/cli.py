@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from msde.errors import MsdeError, did_you_mean
-from msde.files import full_disk_as_error
+from msde.files import disk_full_as_error
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ def report_errors(main: Callable[[], None]) -> None:
     exit ends all others: of an error that all ranks have, only the first rank's line is printed.
     """
     try:
-        with full_disk_as_error():
+        with disk_full_as_error():
             main()
     except MsdeError as error:
         rank = os.environ.get("RANK", "0")

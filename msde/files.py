@@ -115,12 +115,12 @@ def check_file(path: Path) -> bool:
     return name in files
 
 
-IS_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a system whose disk, or a user's share, is full
-
-
 @contextlib.contextmanager
-def full_disk_as_error() -> Iterator[None]:
-    """Turn the system's error of a full disk into one line, wherever it comes from.
+def disk_full_as_error(path: Path | None = None, needed: int = 0) -> Iterator[None]:
+    """Turn the system's error of a full disk into one that says what to do.
+
+    Args:
+        path, needed: what is written, and how many bytes it needs, where that is known.
 
     Raises:
         DiskFull: the disk filled up inside.
@@ -128,28 +128,11 @@ def full_disk_as_error() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in IS_FULL:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        raise DiskFull(
-            f"disk full{where}; free some space and run the same command again"
-        ) from error
-
-
-@contextlib.contextmanager
-def disk_full_as_error(path: Path, needed: int) -> Iterator[None]:
-    """Turn the system's error of a full disk into one that says how much room `path` needs.
-
-    Raises:
-        DiskFull: the disk filled up inside.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in IS_FULL:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            needs = f": {path} needs {needed:,} bytes" if path else ""
             raise DiskFull(
-                f"disk full: {path} needs {needed:,} bytes; free some space and run the same "
-                "command again: finished parts are kept"
+                f"disk full{needs}; free some space and run the same command again: finished parts "
+                "are kept"
             ) from error
         raise
 
