@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import glob
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,10 +37,13 @@ def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
             found += _files_of(path)
         elif given.startswith("@") and not path.exists():
             try:
-                lines = Path(given[1:]).read_text(encoding="utf-8").splitlines()
+                lines = Path(given[1:]).read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise MsdeError(f"list {given[1:]} cannot be read: {error}") from error
-            found += expand_inputs([line.strip() for line in lines if line.strip()])
+            named = [line.strip() for line in lines if line.strip()]
+            if given in named:
+                raise MsdeError(f"list {given[1:]} names itself; leave that line out")
+            found += expand_inputs(named)
         elif path.exists() or not glob.has_magic(given):
             found.append(path)
         else:
@@ -84,6 +88,11 @@ def check_inputs(inputs: Sequence[Path]) -> None:
     for path in inputs:
         if not path.is_file():
             raise MsdeError(f"input {path} is not a file")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode(errors="replace")
+            raise MsdeError(f"the name of {shown} is not in UTF-8; rename it") from error
         check_unpacked(path)
     names = collections.Counter(source_name(path) for path in inputs)
     twice = next((name for name, count in names.items() if count > 1), None)

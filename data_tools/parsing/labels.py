@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from .units import factor, is_logarithm
 MINUS = "\N{MINUS SIGN}"  # as word processors write it
 EXACT = 2**53  # above it not every whole number is a number of 64 bits
 NOT_CHOSEN = "not among the labels that were chosen"
+NAME_COLUMNS = ("name", "title", "mol id", "molecule id", "id", "compound id", "cid", "iupac")
+NUMBERING = {"idx", "index", "num", "no", "row", "unnamed: 0", *NAME_COLUMNS}
+LAST_WORDS = {"id", "cid", "idx", "index"}  # of names of what numbers something
 
 
 def number(text: str, decimal_comma: bool = False) -> float:
@@ -120,6 +124,18 @@ def scaled(found: Iterator[Scanned], factors: tuple[float, ...]) -> Iterator[Sca
     return ((line, name, payload, scale(y, factors)) for line, name, payload, y in found)
 
 
+def plain_name(name: str) -> str:
+    """Return a name in lower case, its words divided by blanks."""
+    return re.sub(r"[\s_-]+", " ", name.lower()).strip()
+
+
+def why_no_label(name: str) -> str:
+    """Return why something is no label by its name alone, or ""."""
+    plain = plain_name(name)
+    is_numbering = plain in NUMBERING or plain.rpartition(" ")[2] in LAST_WORDS
+    return "numbers or names the molecules" if is_numbering else ""
+
+
 def why_no_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the names of values of molecules, each with the reason why it is no label, or "".
 
@@ -129,7 +145,7 @@ def why_no_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for values in samples:
         for name, value in values.items():
             if not found.get(name):
-                found[name] = found.get(name, "") or _why_no_number(value)
+                found[name] = why_no_label(name) or _why_no_number(value)
     for name, reason in found.items():
         if not reason and all(is_missing(values.get(name)) for values in samples):
             found[name] = "missing everywhere"

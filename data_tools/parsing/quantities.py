@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from msde.chem.vocabulary import MoleculeError
-from msde.errors import MsdeError, require_name
+from msde.errors import MsdeError
 
 from .types import Label, Options
 
@@ -123,7 +123,9 @@ def _chosen(
     path: object, kind: str, asked: str | None, names: Collection[str], candidates: Sequence[str]
 ) -> str | None:
     if asked is not None:
-        require_name(path, kind, asked, names)
+        if asked not in names:
+            found = ", ".join(names)[:300] or "none"
+            raise MsdeError(f"{path} has no {kind} {asked!r} (--{kind}-key), found {found}")
         return asked
     if len(candidates) > 1:
         raise MsdeError(

@@ -168,12 +168,12 @@ def _untrusted(path: Path | str) -> MsdeError:
 def _check_same(path: Path, facts: Facts, other: Path, found: Facts) -> None:
     if found.labels != facts.labels:
         here, there = (
-            ", ".join(label.name for label in labels)[:200] or "none"
+            ", ".join(label.name + f" [{label.unit}]" * bool(label.unit) for label in labels)[:200]
             for labels in (facts.labels, found.labels)
         )
         raise MsdeError(
-            f"{path} has labels {here}, but {other} has {there}; "
-            "choose with --label-columns those that all have"
+            f"{path} has labels {here or 'none'}, but {other} has {there or 'none'}; "
+            "choose with --label-columns those that all have, as NAME=UNIT where units differ"
         )
     if found.forces_unit != facts.forces_unit:
         here, there = (

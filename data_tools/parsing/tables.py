@@ -30,19 +30,19 @@ from msde.errors import MsdeError, require_name
 
 from .files import UTF_8, encoding_of, open_text, source_name
 from .labels import (
+    NAME_COLUMNS,
     choose_labels,
     conversions,
     is_number,
     labels_from,
+    plain_name,
     scale,
+    why_no_label,
     with_units,
 )
 from .types import Facts, Label, Options, Scanned, attempt
 from .units import units_in
 
-NAME_COLUMNS = ("name", "title", "mol id", "molecule id", "id", "compound id", "cid", "iupac")
-NUMBERING = {"idx", "index", "num", "no", "row", "unnamed: 0", *NAME_COLUMNS}
-LAST_WORDS = {"id", "cid", "idx", "index"}  # of the names of columns that number something
 SUFFIXES = {"csv": ",", "tsv": "\t", "tab": "\t"}  # the delimiters that names promise
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 NO_HEADER = "the table has no header that names it"
@@ -195,13 +195,15 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
         require_name(path, "column", options.name_column, names)
         name = names[options.name_column]
     elif header and has_smiles:
-        plain = [_plain(title) for title in titles]
+        plain = [plain_name(title) for title in titles]
         name = next((plain.index(known) for known in NAME_COLUMNS if known in plain), None)
 
     columns = _Columns(body, dialect.delimiter)
     taken = {smiles, name}
     why_not = {
-        title: _why_not(title) or (columns.why_no_label(place) if header else NO_HEADER)
+        title: why_no_label(title)
+        or ("" if title else "it has no name")
+        or (columns.why_no_label(place) if header else NO_HEADER)
         for title, place in names.items()
         if place not in taken
     }
@@ -228,18 +230,6 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
     decimal_comma = any(columns.has_decimal_comma(place) for place in places)
     found = (name, labels, places, factors, decimal_comma, tuple(left_out), notes)
     return Layout(dialect, header, smiles, *found)
-
-
-def _plain(title: str) -> str:
-    return re.sub(r"[\s_-]+", " ", title.lower()).strip()
-
-
-def _why_not(title: str) -> str | None:
-    """Return why a column is no label by its name alone, or None."""
-    plain = _plain(title)
-    if plain in NUMBERING or plain.rpartition(" ")[2] in LAST_WORDS:
-        return "numbers or names the rows"
-    return None if title else "it has no name"
 
 
 class _Columns:

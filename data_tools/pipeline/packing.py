@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import re
@@ -16,12 +17,12 @@ from msde.data.codec import MoleculeColumns
 from msde.data.integrity import list_problems
 from msde.data.shards import read_manifest, write_manifest, write_shard
 from msde.errors import DataDamaged, DiskFull, MsdeError
-from msde.files import make_output
+from msde.files import LOCK, locked, make_output
 
 from .parts import LISTS, SHARD_BYTES, SHARD_MOLECULES, count_origins, join_files
 
 ATOM_NUMBERS = ("bond_index", "extended_source", "extended_degree")  # columns of one byte or two
-_OURS = re.compile(r"(shard-\d{5}\.(lmdb|idx)|(rejects|notes)\.jsonl|\..*\.tmp)")
+_OURS = re.compile(r"(shard-\d{5}\.(lmdb|idx)|(rejects|notes)\.jsonl|\..*\.tmp|\.lock)")
 
 
 def prepare_output(output: Path, sources: Sequence[Path]) -> None:
@@ -48,11 +49,14 @@ def prepare_outputs(
         MsdeError: one of the folders holds something else.
         DiskFull: there is not enough room.
     """
-    left_over = [path for output in outputs for path in _left_over(output, sources)]
-    for output in outputs:
+    left_over = {output: _left_over(output, sources) for output in outputs}
+    for output, paths in left_over.items():
         make_output(output)
-    for path in left_over:
-        path.unlink()
+        if not os.access(output, os.W_OK):
+            raise MsdeError(f"--output {output} is not writable")
+        with _alone_in(output):
+            for path in paths:
+                path.unlink(missing_ok=True)
     needed = _size_of_shards(sources) - _size_of_shards(finished)
     free = shutil.disk_usage(outputs[0]).free
     if needed > free:
@@ -61,6 +65,21 @@ def prepare_outputs(
             f"disk full: the shards of {names} take {needed:,} bytes, {free:,} are free; free some "
             "space or choose another --output"
         )
+
+
+@contextlib.contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Keep other processes from writing a data set to a folder meanwhile.
+
+    Raises:
+        InUse: another one does.
+        MsdeError: another one has.
+    """
+    with locked(output / LOCK, f"another process writes to {output}; choose another --output"):
+        if (output / manifest.NAME).exists():
+            raise MsdeError(f"{output} holds a data set already; choose another --output")
+        yield
+        (output / LOCK).unlink(missing_ok=True)
 
 
 def _left_over(output: Path, sources: Sequence[Path]) -> list[Path]:
@@ -137,12 +156,13 @@ def write_data_set(
             raise DataDamaged(f"{problem}; copy it again")
     shards = []
     origins: collections.Counter[str] = collections.Counter()
-    for number, pieces in enumerate(_cut(parts, shard_molecules)):
-        columns = codec.concatenate(pieces)
-        origins.update(count_origins(columns))
-        shards.append(write_shard(output, number, columns, block_molecules))
-    for name in LISTS:
-        paths = [path for root in lists_of if (path := root / f"{name}.jsonl").exists()]
-        join_files(paths, output / f"{name}.jsonl")
-    write_manifest(output, shards, {**facts, "origin": dict(sorted(origins.items()))})
+    with _alone_in(output):
+        for number, pieces in enumerate(_cut(parts, shard_molecules)):
+            columns = codec.concatenate(pieces)
+            origins.update(count_origins(columns))
+            shards.append(write_shard(output, number, columns, block_molecules))
+        for name in LISTS:
+            paths = [path for root in lists_of if (path := root / f"{name}.jsonl").exists()]
+            join_files(paths, output / f"{name}.jsonl")
+        write_manifest(output, shards, {**facts, "origin": dict(sorted(origins.items()))})
     return sum(shard["molecules"] for shard in shards)

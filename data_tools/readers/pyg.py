@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ class Fields:
     """What is read of the graphs of a file."""
 
     labels: tuple[Label, ...]
+    num_targets: int  # numbers in `y`
     places: tuple[int, ...]  # of the labels among `y` and the energies
     factors: tuple[float, ...]
     energies: tuple[str, ...]
@@ -140,13 +142,19 @@ class Reader(BaseReader):
             raise MsdeError(f"{path}: slices and data do not fit: {error}") from error
         if any(_position(one) is not None for one in sample):
             self.options.refuse(["conformers"], f"{path}, which has geometry")
-        first = sample[0]
-        num_atoms = max((len(first[n]) for n in ("z", "x", *POSITIONS) if n in first), default=0)
+        first: dict[str, Any] = {}  # the first value of each field
+        vectors: dict[str, None] = {}
+        for one in sample:
+            for name, value in one.items():
+                if value is not None:
+                    first.setdefault(name, value)
+                    if name not in READ and np.shape(value) == (_num_atoms(one), 3):
+                        vectors[name] = None
         scalars = [n for n, v in first.items() if n != "y" and np.size(v) == 1 and _is_numeric(v)]
-        vectors = [n for n, v in first.items() if np.shape(v) == (num_atoms, 3) and n not in READ]
-        found = choose_quantities(path, self.options, scalars, vectors)
+        found = choose_quantities(path, self.options, scalars, list(vectors))
         energies = tuple(name for name in scalars if is_energy(name) or name == found.energy)
-        every = (*_targets(first), *map(Label, energies))
+        targets = _targets(first)
+        every = (*targets, *map(Label, energies))
         names = [label.name for label in every]
         labels = choose_labels(path, self.options, names, lambda name: True, "label")
         known = units_of(every)
@@ -167,7 +175,7 @@ class Reader(BaseReader):
         )
         places = tuple(names.index(label.name) for label in labels)
         coding = choose_coding(path, [one for one in sample if _position(one) is not None])
-        return facts, Fields(labels, places, factors, energies, found, coding)
+        return facts, Fields(labels, len(targets), places, factors, energies, found, coding)
 
     def _graph(
         self, graphs: Sequence[dict[str, Any]], index: int, read: Fields
@@ -203,8 +211,7 @@ class Reader(BaseReader):
                 read.coding,
                 read.quantities.lacking(forces),
             )
-            parts = [fields["y"]] if fields.get("y") is not None else []
-            values = [float(v) for v in np.concatenate([*map(np.ravel, parts), []])]
+            values = _values_of_y(fields.get("y"), read.num_targets)
             values += [value_of(np.reshape(fields.get(n), ()).item()) for n in read.energies]
             y = tuple(values[place] for place in read.places)
             return (graph, name if isinstance(name, str) else ""), y
@@ -247,6 +254,25 @@ def _position(fields: Mapping[str, Any]) -> Any:
 
 def _is_numeric(value: Any) -> bool:
     return isinstance(value, (int, float)) or getattr(value, "dtype", np.dtype("O")).kind in "iuf"
+
+
+def _num_atoms(fields: Mapping[str, Any]) -> int:
+    known = [fields[name] for name in ("z", "x", *POSITIONS) if fields.get(name) is not None]
+    return max(map(len, known), default=0)
+
+
+def _values_of_y(y: Any, num_targets: int) -> list[float]:
+    """Return the numbers of `y`, NaN where a graph has none.
+
+    Raises:
+        MoleculeError: they are more or fewer than in the first graph that has any.
+    """
+    if y is None:
+        return [math.nan] * num_targets
+    values = [float(value) for value in np.ravel(y)]
+    if len(values) != num_targets:
+        raise MoleculeError(f"y has {len(values)} numbers, expected {num_targets}")
+    return values
 
 
 def _targets(first: Mapping[str, Any]) -> tuple[Label, ...]:

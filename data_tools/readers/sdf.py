@@ -30,11 +30,13 @@ from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
 from ..parsing.chemistry import is_drawing, merge_conformers
 from ..parsing.files import open_bytes
 from ..parsing.labels import (
+    NOT_CHOSEN,
     choose_labels,
     conversions,
     is_number,
     labels_from,
     scale,
+    why_no_label,
     with_units,
 )
 from ..parsing.sd_files import (
@@ -76,13 +78,17 @@ class Reader(BaseReader):
             for block in itertools.islice(records(file, path, self.options.encoding), SAMPLE):
                 for name, (value, *_) in properties(block.text).items():
                     texts[name] = texts.get(name) or (value if not is_number(value) else "")
-        labels = choose_labels(path, self.options, texts, lambda name: not texts[name], "property")
+
+        def is_label(name: str) -> bool:
+            return not texts[name] and not why_no_label(name)
+
+        labels = choose_labels(path, self.options, texts, is_label, "property")
         units = units_in(texts)
         labels, factors = with_units(path, labels, units)
         taken = (("name", "title"), *(("label", label.name) for label in labels))
         others = texts.keys() - {label.name for label in labels}
         left_out = tuple(
-            (name, f"text, as {text[:40]!r}" if text else "not chosen")
+            (name, f"text, as {text[:40]!r}" if text else why_no_label(name) or NOT_CHOSEN)
             for name, text in texts.items()
             if name in others
         )
@@ -177,7 +183,8 @@ def _identity(block: str) -> tuple | None:
     if "V3000" in lines[3]:
         return lines[0].strip(), *_tables_of_v3000(block)
     elements = tuple(line[31:34] for line in lines[4 : 4 + atoms])
-    bonds = itertools.takewhile(lambda line: line[:1] == " ", lines[4 + atoms :])
+    count = lines[3][3:6].strip()
+    bonds = lines[4 + atoms :][: int(count) if count.isdigit() else 0]
     return lines[0].strip(), elements, tuple(line[:9] for line in bonds)
 
 

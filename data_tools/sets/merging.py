@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from msde.chem.rebuild import plain_mol
+from msde.chem.record import MoleculeRecord
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset, repeated_ids
 from msde.downstream.overlap import blocks_of, blocks_of_data_sets, overlapping
 from msde.errors import MsdeError
 
 from ..pipeline.packing import prepare_output, write_data_set
+
+log = logging.getLogger("msde")
 
 SUMMED = ("counts", "rejects_by_reason", "notes_by_reason")
 
@@ -84,7 +88,11 @@ def facts_of(datasets: Sequence[ShardDataset], labels: list[dict[str, str]]) -> 
     """
     units = {d.manifest["forces_unit"] for d in datasets} - {None}
     if len(units) > 1:
-        raise MsdeError(f"forces are in {' and '.join(sorted(units))}; data sets must agree")
+        named = " and ".join(unit or "an unknown unit" for unit in sorted(units))
+        raise MsdeError(
+            f"forces are in {named}; data sets must agree: convert again with --label-columns "
+            "ENERGY=UNIT"
+        )
     return {
         "labels": labels,
         "forces_unit": next(iter(units), None),
@@ -162,21 +170,26 @@ def _places_to_keep(datasets: Sequence[ShardDataset], skip: bool) -> np.ndarray:
 def _refuse_different(datasets: Sequence[ShardDataset], repeated: np.ndarray) -> None:
     """Raise an MsdeError if different molecules have the same id, that of file name and line.
 
+    Of equal ones say how many hold other values.
+
     Args:
         repeated: (total,) bool, the molecules whose id another one has.
     """
-    seen: dict[int, tuple[bytes, str | Path]] = {}  # atoms and bonds, hashed, and the data set
+    seen: dict[int, tuple[bytes, bytes, str | Path]] = {}  # see below, and the data set
     different: list[str] = []
-    first = 0
+    first = num_lost = 0
     for dataset in datasets:
+        names = [label["name"] for label in dataset.manifest["labels"]]
         for block in dataset.blocks():
             for place in np.flatnonzero(repeated[first : first + len(block)]).tolist():
                 record = block.record(place)
                 parts = (record.z, record.bond_index.astype("<u2"), record.bond_attr)
                 graph = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
-                known, root = seen.setdefault(record.uid, (graph, dataset.root))
+                values = _values_of(record, names)
+                known, held, root = seen.setdefault(record.uid, (graph, values, dataset.root))
                 if known != graph:
                     different.append(f"'{record.name}' of {dataset.root} and one of {root}")
+                num_lost += held != values
             first += len(block)
     if different:
         raise MsdeError(
@@ -184,6 +197,18 @@ def _refuse_different(datasets: Sequence[ShardDataset], repeated: np.ndarray) ->
             "example: same file name, different molecules; rename one of the files and convert it "
             "again"
         )
+    if num_lost:
+        log.warning(
+            "%d of the repeated molecules have other labels, positions or forces than the first of "
+            "their id; the first ones are kept", num_lost,
+        )  # fmt: skip
+
+
+def _values_of(record: MoleculeRecord, names: Sequence[str]) -> bytes:
+    """Return labels that are there, positions and forces of a record, hashed."""
+    labels = {name: float(y) for name, y in zip(names, record.y, strict=True) if not np.isnan(y)}
+    text = repr(sorted(labels.items())).encode()
+    return hashlib.sha256(text + record.pos.tobytes() + record.forces.tobytes()).digest()
 
 
 def merged_blocks(

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from msde.chem.rebuild import mol_from_record
+from msde.chem.rebuild import plain_mol
 from msde.chem.record import molecule_uid
 from msde.chem.scaffold import scaffold_of
-from msde.chem.vocabulary import MoleculeError
 from msde.data import manifest
 from msde.data.shards import ShardDataset
 from msde.errors import MsdeError
@@ -84,12 +83,12 @@ def _in_test(
     """Return which molecules are held out, of all data sets one after another, (total,) bool."""
     held_out, unknown = [], 0
     for record in itertools.chain.from_iterable(dataset.records() for dataset in datasets):
-        try:
-            scaffold = scaffold_of(mol_from_record(record))
-        except MoleculeError:
+        mol = plain_mol(record)  # without radicals where side chains are removed
+        if mol is None:
             held_out.append(False)
             unknown += 1
             continue
+        scaffold = scaffold_of(mol)
         # Hashed as a uid is: 64 bits of the scaffold and the seed.
         held_out.append(molecule_uid(str(seed), scaffold) < fraction * 2**64)
     return np.array(held_out), unknown

@@ -12,7 +12,7 @@ from rdkit import Chem
 
 from msde.chem.conformers import embed_conformer
 from msde.chem.features import features_from_mol
-from msde.chem.parsing import mol_from_smiles, remove_hydrogens, stereo_note
+from msde.chem.parsing import forget_isotopes, mol_from_smiles, remove_hydrogens, stereo_note
 from msde.chem.stereo import assign_cip
 from msde.chem.vocabulary import (
     ATOM_VOCABULARY,
@@ -221,7 +221,8 @@ def record_from(
     name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
     if not topology_only and not has_geometry:
         mol = embed_conformer(mol, uid, keep_hydrogens)
+    lost = forget_isotopes(mol)
     record = record_from_mol(mol, uid, name, topology_only, notes=notes)
-    if notes is not None and stereo:
-        notes.append(stereo)
+    if notes is not None:
+        notes.extend(filter(None, (*lost, stereo)))
     return record

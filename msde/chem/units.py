@@ -62,7 +62,14 @@ def _table() -> dict[str, Unit]:
     lower: dict[str, set[Unit]] = {}
     for name, unit in found.items():
         lower.setdefault(name.lower(), set()).add(unit)
-    return {name: unit for name, (unit, *others) in lower.items() if not others} | found
+    clear = {_folded(name): unit for name, unit in found.items() if len(lower[name.lower()]) == 1}
+    return clear | found
+
+
+def _folded(name: str) -> str:
+    """Return a name in lower case, but for a first letter that tells milli from mega."""
+    is_prefix = name[:1] in ("m", "M") and name.lower() != "mol"
+    return name[0] + name[1:].lower() if is_prefix else name.lower()
 
 
 _TABLE = _table()
@@ -100,7 +107,7 @@ def _word(word: str) -> tuple[Unit, int] | None:
     """Return the unit that a word names, and its power."""
     raised = _POWER.fullmatch(word)
     for name, power in ((word, "1"), raised.groups() if raised else ("", "1")):
-        unit = _TABLE.get(name) or _TABLE.get(name.lower())
+        unit = _TABLE.get(name) or _TABLE.get(_folded(name))
         if unit is not None:
             return unit, int(power)
     return None

@@ -52,7 +52,7 @@ def test_values_are_converted_from_the_known_unit_to_that_of_the_user():
 
 
 def test_a_unit_that_may_be_milli_or_mega_is_not_known():
-    names = ["gap [meV]", "gap [MeV]", "gap [mev]", "gap [MHZ]"]
+    names = ["gap [meV]", "gap [MeV]", "gap [mev]", "gap [MHZ]", "B [mHz]"]
     assert [*units_in(names).values()] == ["meV", "MeV", "MHZ"]
     with pytest.raises(MsdeError, match="gap in eV, which cannot be converted to 'mev'"):
         labels.with_units(Path("a"), (Label("gap", "mev"),), {"gap": "eV"})

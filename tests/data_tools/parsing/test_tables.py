@@ -114,7 +114,7 @@ def test_columns_that_are_not_read_are_listed_with_the_reason(tmp_path):
     assert left_out["remark"].startswith("text in 1 of 2 rows, as 'good'")
     assert left_out["IC50"].startswith("text in 1 of 2 rows, as '>100'")
     assert left_out["IC50 (column 5)"] == "another column has this name"
-    assert left_out["idx"] == "numbers or names the rows" and "smiles_2" in left_out
+    assert left_out["idx"] == "numbers or names the molecules" and "smiles_2" in left_out
     text = ("IC50", "text in 1 of 2 rows, as '>100' in row 2")
     assert text in facts.left_out
 
@@ -245,7 +245,7 @@ def test_columns_that_number_are_no_labels(tmp_path):
     text = "smiles,Compound_ID,target_id,gap\nCCO,1001,7,1.5\n"
     facts, found = read_as(tmp_path, text)
     assert ("name", "Compound_ID") in facts.taken and found == [("CCO", (1.5,))]
-    assert facts.left_out == (("target_id", "numbers or names the rows"),)
+    assert facts.left_out == (("target_id", "numbers or names the molecules"),)
 
 
 def test_isomeric_smiles_are_read_before_others(tmp_path):
