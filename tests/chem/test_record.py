@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 from rdkit import Chem
 from rdkit.Chem import rdCIPLabeler
 
 from fixtures.molecules import make_record, real_molecules, topology
 from msde.chem.conformers import embed_conformer
-from msde.chem.record import molecule_uid, record_from_mol
+from msde.chem.record import molecule_uid, record_from, record_from_mol
 from msde.chem.vocabulary import CIP_LABELS, MoleculeError
 
 
@@ -54,3 +55,11 @@ def test_broken_geometries_are_refused(block_edit, reason):
 def test_uid_is_stable():
     assert molecule_uid("a.smi", 1) == 0x0D52B1CAF095992D
     assert molecule_uid("a.smi", 1) != molecule_uid("a.smi", 11)
+
+
+def test_isotopes_are_forgotten_with_a_note():
+    notes: list[str] = []
+    found = record_from("[13CH3][C@H](C)O", topology_only=True, notes=notes)
+    plain = record_from("CC(C)O", topology_only=True)
+    assert np.array_equal(found.x, plain.x) and np.array_equal(found.cip, plain.cip)
+    assert notes == ["isotopes are not stored: 1 13C"]

@@ -7,8 +7,9 @@ from fixtures.data_sets import molecules, run_tool, write_data_set
 from msde.chem.vocabulary import ATOM_VOCABULARY
 from msde.data.shards import ShardDataset
 from msde.data_tools.merge import merge
+from msde.data_tools.pipeline import packing
 from msde.data_tools.verify import verify
-from msde.errors import MsdeError
+from msde.errors import InUse, MsdeError
 
 
 def labelled(records, *values, shift=0):
@@ -97,3 +98,28 @@ def test_molecules_of_another_data_set_are_left_out(records, tmp_path):
     assert list(verify(tmp_path / "out")) == []
     with pytest.raises(MsdeError, match="no molecule is left"):
         merge([task], tmp_path / "nothing", without=[whole])
+
+
+def test_duplicates_with_other_values_are_counted(records, tmp_path, caplog):
+    first = write_data_set(tmp_path / "a", labelled(records[:4], 1), [("gap", "eV")])
+    again = write_data_set(tmp_path / "b", labelled(records[:4], 1), [("gap", "eV")])
+    other = write_data_set(tmp_path / "c", labelled(records[:4], 2), [("mu", "D")])
+    merge([first, again], tmp_path / "same", skip_duplicates=True)
+    assert not caplog.messages
+    merge([first, other], tmp_path / "out", labels="union", skip_duplicates=True)
+    assert "4 of the repeated molecules have other labels" in caplog.text
+
+
+def test_a_second_process_does_not_write_to_the_same_folder(records, tmp_path, monkeypatch):
+    monkeypatch.setattr("msde.files.LOCK_SECONDS", 0.1)
+    source = write_data_set(tmp_path / "a", records)
+    write = packing.write_manifest
+
+    def meanwhile(*given):
+        with pytest.raises(InUse, match="another process writes to .*out"):
+            merge([source], tmp_path / "out")
+        write(*given)
+
+    monkeypatch.setattr(packing, "write_manifest", meanwhile)
+    assert merge([source], tmp_path / "out") == len(records)
+    assert list(verify(tmp_path / "out")) == [] and not list((tmp_path / "out").glob(".*"))

@@ -1,13 +1,15 @@
 """Inputs as users name them: folders, patterns, lists, archives, LMDB's folders."""
 
+import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 
 from fixtures.readers import SMILES, embedded, sd_record
 from msde.data_tools.convert import convert
-from msde.data_tools.inputs import expand_inputs
+from msde.data_tools.inputs import check_inputs, expand_inputs
 from msde.data_tools.reading import choose_format
 from msde.errors import MsdeError
 
@@ -67,3 +69,17 @@ def test_an_archive_of_several_files_is_an_error_that_says_what_to_do(folder, tm
     with pytest.raises(MsdeError, match="holds several files.*unpack it"):
         convert([archive], tmp_path / "out")
     assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_lists_and_names_that_cannot_be_followed_are_one_line(tmp_path):
+    (tmp_path / "a.smi").write_text("CCO\n")
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"\ufeff{tmp_path}/a.smi\n", encoding="utf-8")  # as Notepad writes it
+    assert expand_inputs([f"@{listed}"]) == [tmp_path / "a.smi"]
+    listed.write_text(f"@{listed}\n")
+    with pytest.raises(MsdeError, match="list .*list.txt names itself"):
+        expand_inputs([f"@{listed}"])
+    latin = Path(os.fsdecode(os.fsencode(tmp_path) + b"/mol\xe9.smi"))
+    latin.write_text("CCO\n")
+    with pytest.raises(MsdeError, match="the name of .*mol..smi is not in UTF-8"):
+        check_inputs([latin])

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
-from msde.chem.rebuild import mol_from_record
+from msde.chem.rebuild import mol_from_record, plain_mol
+from msde.chem.record import record_from
 from msde.chem.scaffold import scaffold_of
 from msde.data.shards import ShardDataset, write_manifest
 from msde.data_tools import split as command
@@ -130,3 +132,9 @@ def test_the_command_prints_both_counts(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", arguments)
     command.main()
     assert "molecules in train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("smiles", ["CC=C1CCCC1", "CC=C1SC(=O)NC1=O", "CC(C)=C1CCCC1"])
+def test_scaffolds_of_records_are_those_of_their_smiles(smiles):
+    mol = plain_mol(record_from(smiles, topology_only=True))
+    assert scaffold_of(mol) == scaffold_of(Chem.MolFromSmiles(smiles))

@@ -5,7 +5,7 @@ import pytest
 
 from msde.data_tools.parsing import labels
 from msde.data_tools.parsing.types import Label
-from msde.data_tools.parsing.units import units_in
+from msde.data_tools.parsing.units import is_logarithm, units_in
 from msde.errors import MsdeError
 
 
@@ -112,3 +112,9 @@ def test_logarithms_are_not_multiplied(name):
         labels.with_units(Path("a"), (Label(name, "nM"),), units)
     same = (Label(name, units[name]),)
     assert labels.with_units(Path("a"), same, units) == (same, ())
+
+
+def test_values_that_may_be_logarithms_are_known_by_their_names():
+    for name in ("neglogIC50 (uM)", "cLogP", "XLogP3", "logS", "pKi"):
+        assert is_logarithm(name), name
+    assert not any(map(is_logarithm, ("biology", "analogue", "logical", "IC50 (uM)", "plnet")))

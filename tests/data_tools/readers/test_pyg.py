@@ -247,3 +247,30 @@ def test_perceived_ions_have_the_charge_of_the_graph(tmp_path):
     one = Data(z=torch.tensor(numbers(mol)), pos=torch.tensor(positions(mol)[0]), charge=-1)
     _, parsed, _ = convert(saved(tmp_path, [one, one]), TRUST)
     assert smiles_of(parsed[1]) == "CC(=O)[O-]"
+
+
+def test_targets_stay_in_their_places_where_a_graph_lacks_y_or_has_more(tmp_path):
+    given = [([1.0], -5.0), (None, -6.0), ([3.0, 4.0], -7.0), ([8.0], -9.0)]
+    graphs = [
+        graph(embedded(smiles), y=None if y is None else torch.tensor(y), energy=energy)
+        for smiles, (y, energy) in zip(SMILES, given, strict=False)
+    ]
+    torch.save(graphs, tmp_path / "a.pt")
+    facts, parsed, rejected = convert(tmp_path / "a.pt", TRUST)
+    assert facts.labels == (Label("y"), Label("energy"))
+    found = np.array([parsed[line].y for line in (1, 2, 4)])
+    assert np.array_equal(found, [[1, -5], [np.nan, -6], [8, -9]], equal_nan=True)
+    assert rejected == {"y has 2 numbers, expected 1": 1}
+
+
+def test_fields_that_the_first_graph_lacks_are_read(tmp_path):
+    first, second = (graph(embedded(smiles)) for smiles in SMILES[:2])
+    del first["y"]
+    second.y, second.energy = torch.tensor([2.0]), -3.0
+    torch.save([first, second], tmp_path / "a.pt")
+    facts, parsed, _ = convert(tmp_path / "a.pt", TRUST)
+    assert facts.labels == (Label("y"), Label("energy"))
+    assert np.isnan(parsed[1].y).all() and parsed[2].y == (2.0, -3.0)
+    second.forces = torch.ones(len(second.z), 3)
+    torch.save([first, second], tmp_path / "b.pt")
+    assert get_reader("pyg", TRUST).facts([tmp_path / "b.pt"]).forces_unit is not None

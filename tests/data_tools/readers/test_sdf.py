@@ -3,6 +3,7 @@ import gzip
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDepictor
 
 from fixtures.readers import (
     ALL_HYDROGENS,
@@ -191,3 +192,24 @@ def test_drawings_are_rejected_with_what_to_do(tmp_path):
     assert reason.startswith("no 3D conformer") and "SMILES" in reason
     counts = convert_files([tmp_path / "m.sdf"], tmp_path / "out", options=Options(conformers=0))
     assert counts["converted"] == 1  # as the reason says
+
+
+def test_isomers_of_a_hundred_atoms_are_no_conformers_of_each_other(tmp_path):
+    chain = "C" * 101
+    one, other = (Chem.MolFromSmiles(f"{chain}{end}") for end in ("C(O)C", "CCO"))
+    for mol in (one, other):
+        mol.SetProp("_Name", "chain")
+        rdDepictor.Compute2DCoords(mol)
+        mol.GetConformer().Set3D(True)
+    blocks = (f"{Chem.MolToMolBlock(mol)}$$$$\n" for mol in (one, other))
+    (tmp_path / "m.sdf").write_text("".join(blocks))
+    options = Options(group_conformers=True)
+    assert len(list(get_reader("sdf", options).read(tmp_path / "m.sdf"))) == 2
+
+
+def test_properties_that_number_the_molecules_are_no_labels(tmp_path):
+    record = sd_record(embedded("CO"), PUBCHEM_COMPOUND_CID=887, gap=1.5)
+    (tmp_path / "m.sdf").write_text(record)
+    facts, parsed, _ = convert(tmp_path / "m.sdf")
+    assert facts.labels == (Label("gap"),) and parsed[1].y == (1.5,)
+    assert ("PUBCHEM_COMPOUND_CID", "numbers or names the molecules") in facts.left_out
