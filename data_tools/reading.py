@@ -17,6 +17,7 @@ from .names import check_unpacked
 from .options import AUTO, FORMATS, Label, Options
 from .parsing.files import has_suffix, unreadable_as_error
 from .parsing.kinds import HEAD, kind_of
+from .pipeline.chunks import result_or_reason
 from .readers import get_reader
 
 # What to do with files of formats that are not read.
@@ -100,14 +101,14 @@ def read_molecules(path: Path, options: Options, format: str = AUTO) -> Molecule
         found.names.append(raw.name)
         found.lines.append(raw.line)
         values = raw.y  # those of a row whose SMILES cannot be read, too
-        try:
-            parsed = reader.parse(raw)
+        parsed = result_or_reason(reader.parse, raw)
+        if isinstance(parsed, str):
+            found.mols.append(MoleculeError(parsed))
+        else:
             found.mols.append(parsed.mol)
             values = parsed.y
             if parsed.notes:
                 found.notes[len(y)] = "; ".join(parsed.notes)
-        except MoleculeError as error:
-            found.mols.append(error)
         y.append(values if len(values) else [np.nan] * len(labels))
     if not y:
         raise MsdeError(f"no molecules in {path}")

@@ -59,11 +59,11 @@ def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
     places, rejects, notes = [], [], []
     for first in range(0, len(raws), BATCH):
         batch = raws[first : first + BATCH]
-        parsed = [_attempt(reader.parse, raw) for raw in batch]
+        parsed = [result_or_reason(reader.parse, raw) for raw in batch]
         for place, (raw, found) in enumerate(zip(batch, parsed, strict=True), start=first):
             remarks: list[str] = []
             made = (_record, raw, found, task, remarks)
-            result = found if isinstance(found, str) else _attempt(*made)
+            result = found if isinstance(found, str) else result_or_reason(*made)
             if isinstance(result, str):
                 rejects.append((place, result))
                 continue
@@ -82,7 +82,7 @@ def convert_chunk(task: Task, raws: Sequence[RawMolecule]) -> Converted:
     return Converted(columns, rejects, notes)
 
 
-def _attempt(work: Callable[..., Result], *arguments: Any) -> Result | str:
+def result_or_reason(work: Callable[..., Result], *arguments: Any) -> Result | str:
     """Return the result of `work` on a molecule, or the reason of its failure."""
     try:
         return work(*arguments)

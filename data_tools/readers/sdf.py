@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rdkit import Chem
+
 from msde.chem.vocabulary import MoleculeError
 
 from ..parsing import BaseReader, Facts, Label, Parsed, RawMolecule, Scanned
@@ -125,6 +127,8 @@ class Reader(BaseReader):
             mol = mol_from_block(record.blocks[0].text, *keep)
             if self.options.conformers and is_drawing(mol):
                 raise MoleculeError(DRAWING)
+            if self.options.keep_hydrogens and is_drawing(mol):
+                mol = Chem.AddHs(mol)
             return Parsed(mol, y, notes=notes)
         mols, lines, failed = [], [], []
         for block in record.blocks:

@@ -17,6 +17,7 @@ from fixtures.readers import (
     smiles_of,
 )
 from msde.chem.vocabulary import MoleculeError
+from msde.data.shards import ShardDataset
 from msde.data_tools.convert import convert as convert_files
 from msde.data_tools.models.finetuning import task_shards
 from msde.data_tools.parsing.chemistry import LACKS_HYDROGENS
@@ -213,3 +214,15 @@ def test_properties_that_number_the_molecules_are_no_labels(tmp_path):
     facts, parsed, _ = convert(tmp_path / "m.sdf")
     assert facts.labels == (Label("gap"),) and parsed[1].y == (1.5,)
     assert ("PUBCHEM_COMPOUND_CID", "numbers or names the molecules") in facts.left_out
+
+
+def test_drawings_get_the_hydrogens_that_are_kept(tmp_path):
+    mol = Chem.MolFromSmiles("CCO")
+    rdDepictor.Compute2DCoords(mol)
+    (tmp_path / "m.sdf").write_text(f"{Chem.MolToMolBlock(mol)}$$$$\n")
+    for keep, num_atoms in ((True, 9), (False, 3)):
+        output = tmp_path / str(keep)
+        convert_files(
+            [tmp_path / "m.sdf"], output, options=Options(conformers=0, keep_hydrogens=keep)
+        )
+        assert [len(record.z) for record in ShardDataset(output).records()] == [num_atoms]
