@@ -199,22 +199,32 @@ def locked(path: Path, message: str) -> TextIO:
         InUse: another process holds it, as `message` says.
         MsdeError: it cannot be made.
     """
-    try:
-        file = open(path, "a")
-    except OSError as error:
-        raise MsdeError(f"{path} cannot be locked: {error.strerror}") from error
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
+            file = open(path, "a")
+        except OSError as error:
+            raise MsdeError(f"{path} cannot be locked: {error.strerror}") from error
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
+            if _is_still(path, file):  # or else the process that held it has removed it
+                return file
         except BlockingIOError:
             if time.monotonic() > deadline:
                 file.close()
                 raise InUse(message) from None
-            time.sleep(0.1)
         except OSError:
             return file
+        file.close()
+        time.sleep(0.1)
+
+
+def _is_still(path: Path, file: TextIO) -> bool:
+    """Return whether an open file is the one that a path names."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def make_output(output: Path) -> None:

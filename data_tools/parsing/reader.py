@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from msde.chem.parsing import forget_isotopes
+from msde.chem.parsing import axis_notes, forget_isotopes, stereo_note
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
 
@@ -113,7 +113,7 @@ class BaseReader(abc.ABC):
                 yield RawMolecule(source, *scanned)
 
     def parse(self, raw: RawMolecule) -> Parsed:
-        """Parse one molecule; isotopes, which records do not hold, become notes.
+        """Parse one molecule; isotopes and stereo that records do not hold become notes.
 
         Raises:
             MoleculeError: it cannot be read.
@@ -123,7 +123,8 @@ class BaseReader(abc.ABC):
         if isinstance(raw.payload, MoleculeError):
             raise raw.payload
         parsed = self.build(raw)
-        notes = forget_isotopes(parsed.mol)
+        stereo = [note] if (note := stereo_note(parsed.mol)) else []
+        notes = (*forget_isotopes(parsed.mol), *stereo, *axis_notes(parsed.mol))
         return dataclasses.replace(parsed, notes=parsed.notes + notes) if notes else parsed
 
     def check_trusted(self, paths: Sequence[Path]) -> None:

@@ -96,6 +96,8 @@ def mol_from_block(
     Raises:
         MoleculeError: RDKit cannot parse it, it has radicals, or its geometry lacks hydrogens.
     """
+    if block.count("\nM  END") > 1:
+        raise MoleculeError("a second molecule begins before $$$$; put a line $$$$ between them")
     mol = mol_from_molblock(block, keep_hydrogens)
     if not keep_radicals:
         check_radicals(mol)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from msde.chem import units
 
-_IN_BRACKETS = re.compile(r".+[\[(]([^\[\]()]+)[\])]")  # a name and its unit
+_IN_BRACKETS = re.compile(r"(?<=.)[\[(]([^\[\]()]+)[\])]")  # behind a name
 # Concentrations, and the powers of ten of mol/L that they are.
 _MOLAR = {
     prefix + unit: power
@@ -22,7 +22,8 @@ _MOLAR = {
 _OTHERS = set(
     "kg g mg ug ng pg kDa Da amu L dL mL uL nL l dl ml ul nl mmol umol nmol pmol fmol fM m cm mm "
     "um ms us ns sec seconds min minute minutes h hr hour hours day days C °C degC °F degF Pa kPa "
-    "MPa GPa bar mbar atm mmHg Torr V mV mN cP ppb IU deg degree degrees rad".split()
+    "MPa GPa bar mbar atm mmHg Torr V mV mN cP ppb IU deg degree degrees rad "
+    "a.u. au atom particle molecule".split()
 )
 _LOGARITHMS = {"log", "log10", "ln", "-log", "-log10"}
 # Alone other letters are phases, states and atoms, as (g), (S1) and (C2).
@@ -36,9 +37,13 @@ _LOGARITHM = re.compile(r"(?<![A-Za-z])(?:p(?=[A-Z])|ln(?![a-z]))|(?i:log)(?!y|i
 
 def units_in(names: Iterable[str]) -> dict[str, str]:
     """Return the units that names state in brackets, as `gap [eV]`, by name."""
-    found = {name: _IN_BRACKETS.fullmatch(name) for name in names}
-    stated = {name: match[1].strip() for name, match in found.items() if match}
-    return {name: unit for name, unit in stated.items() if _is_unit(unit)}
+    found = {}
+    for name in names:
+        stated = map(str.strip, _IN_BRACKETS.findall(name))
+        unit = next(filter(_is_unit, stated), None)
+        if unit is not None:
+            found[name] = unit
+    return found
 
 
 def factor(known: str, wanted: str) -> float | None:
@@ -49,7 +54,7 @@ def factor(known: str, wanted: str) -> float | None:
     if here == there:
         return 1.0
     # Without regard to case nM would be a nanometre.
-    return None if here in _MOLAR or there in _MOLAR else units.factor(known, wanted)
+    return None if here in _MOLAR or there in _MOLAR else units.factor(here, there)
 
 
 def is_logarithm(name: str) -> bool:
@@ -59,7 +64,8 @@ def is_logarithm(name: str) -> bool:
 
 def _plain(unit: str) -> str:
     """Return a unit with u for micro, and superscripts as digits."""
-    return unicodedata.normalize("NFKC", unit).replace("\N{GREEK SMALL LETTER MU}", "u")
+    plain = unicodedata.normalize("NFKC", unit).replace("\N{GREEK SMALL LETTER MU}", "u")
+    return re.sub(r"[{}]", "", plain.replace("\N{MINUS SIGN}", "-"))
 
 
 def _is_unit(text: str) -> bool:
@@ -68,7 +74,7 @@ def _is_unit(text: str) -> bool:
         return plain in _LETTERS
     words = re.split(r"[\s*·/]+", plain.removeprefix("1/"))
     is_unit = all(map(_is_word_of_unit, words)) and not {*words} <= _LOGARITHMS
-    return is_unit or units.parse(text) is not None
+    return is_unit or units.parse(plain) is not None
 
 
 def _is_word_of_unit(word: str) -> bool:

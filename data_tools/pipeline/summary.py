@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from msde.chem.record import Origin
-from msde.chem.vocabulary import FORMAL_CHARGE, LEAST_CHARGE
+from msde.chem.vocabulary import ATOM_SIZES, FORMAL_CHARGE, LEAST_CHARGE
 from msde.data import codec
 from msde.data.codec import MoleculeColumns
 from msde.data.shards import ShardDataset
@@ -54,9 +54,13 @@ def statistics(root: Path) -> Statistics:
     columns = codec.concatenate([dataset.read_block(int(b)) for b in blocks])
     atoms = columns.num_atoms.astype(np.int64)
     charge = np.zeros(len(columns), np.int64)
-    # Of each atom; the last code stands for all other charges.
+    # Of each atom; the last code stands for all charges that the vocabulary does not list.
     charges = columns.x[:, FORMAL_CHARGE].astype(np.int64) + LEAST_CHARGE
-    np.add.at(charge, np.repeat(np.arange(len(columns)), atoms), charges)
+    molecule = np.repeat(np.arange(len(columns)), atoms)
+    np.add.at(charge, molecule, charges)
+    beyond = np.zeros(len(columns), bool)  # with an atom of another charge
+    beyond[molecule[columns.x[:, FORMAL_CHARGE] == ATOM_SIZES[FORMAL_CHARGE] - 1]] = True
+    of_charge = f"charge (not of {beyond.sum()} beyond +-5)" if beyond.any() else "charge"
     return Statistics(
         manifest=dataset.manifest,
         sampled=len(columns),
@@ -66,7 +70,7 @@ def statistics(root: Path) -> Statistics:
             "extended edges": columns.num_extended.astype(np.int64),
             "pairs of atoms": atoms * (atoms - 1) // 2,
             "conformers": columns.num_conformers.astype(np.int64),
-            "charge": charge,
+            **({} if beyond.all() else {of_charge: charge[~beyond]}),
         },
         elements=_elements(columns),
         bond_lengths=_bond_lengths(columns),

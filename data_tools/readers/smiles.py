@@ -13,7 +13,7 @@ from pathlib import Path
 from rdkit import Chem, rdBase
 
 from msde.chem.conformers import embed_conformers
-from msde.chem.parsing import mol_from_smiles, stereo_note
+from msde.chem.parsing import mol_from_smiles
 from msde.chem.record import MAX_ATOMS, Origin, smiles_uid
 from msde.chem.vocabulary import MoleculeError
 from msde.errors import MsdeError
@@ -79,7 +79,7 @@ class Reader(BaseReader):
     def build(self, raw: RawMolecule) -> Parsed:
         """Parse the SMILES and make conformers, the same wherever the molecule stands."""
         mol = mol_from_smiles(raw.payload)
-        notes = _extension_notes(mol, raw.payload) if "|" in raw.payload else ()
+        notes = _extension_notes(raw.payload) if "|" in raw.payload else ()
         if mol.GetNumAtoms() == 0:
             raise MoleculeError("no atoms")
         largest = min(
@@ -106,7 +106,7 @@ def _smiles_and_name(line: str) -> tuple[str, str]:
     return smiles.strip(), rest.strip()
 
 
-def _extension_notes(mol: Chem.Mol, smiles: str) -> tuple[str, ...]:
-    """Return notes on mixtures and on coordinates in a CXSMILES extension."""
+def _extension_notes(smiles: str) -> tuple[str, ...]:
+    """Return a note on coordinates in a CXSMILES extension."""
     coordinates = "coordinates of the CXSMILES are not read: --format cxsmiles does"
-    return tuple(filter(None, (stereo_note(mol), coordinates * ("|(" in smiles))))
+    return (coordinates,) if "|(" in smiles else ()

@@ -10,7 +10,7 @@ from typing import ParamSpec
 
 from rdkit import Chem, rdBase
 
-from msde.chem.stereo import legacy_perception
+from msde.chem.stereo import axes, legacy_perception
 from msde.chem.vocabulary import MoleculeError
 
 # How tables write a value that is missing, in lower case; none of these is a SMILES.
@@ -134,6 +134,12 @@ def stereo_note(mol: Chem.Mol) -> str:
         for kind, atoms in groups
         if kind in _MIXTURES and len(atoms)
     )
+
+
+def axis_notes(mol: Chem.Mol) -> list[str]:
+    """Return a note on each hindered bond whose M or P records do not hold."""
+    ends = ((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in axes(mol))
+    return [f"M or P of the bond of atoms {i} and {j} is not stored" for i, j in ends]
 
 
 @_alike_everywhere

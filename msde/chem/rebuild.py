@@ -42,7 +42,7 @@ def mol_from_record(record: MoleculeRecord) -> Chem.Mol:
         values = _values(BOND_VOCABULARY, codes)
         mol.AddBond(ends[0], ends[1], Chem.BondType.names[values["type"]])
         mol.GetBondWithIdx(number).SetIsAromatic(values["type"] == "AROMATIC")
-        if values["stereo"] != "STEREONONE":
+        if values["stereo"] != "STEREONONE" and values["type"] == "DOUBLE":
             stereo[number] = Chem.BondStereo.names[values["stereo"]]
     try:
         Chem.SanitizeMol(mol)

@@ -12,7 +12,13 @@ from rdkit import Chem
 
 from msde.chem.conformers import embed_conformer
 from msde.chem.features import features_from_mol
-from msde.chem.parsing import forget_isotopes, mol_from_smiles, remove_hydrogens, stereo_note
+from msde.chem.parsing import (
+    axis_notes,
+    forget_isotopes,
+    mol_from_smiles,
+    remove_hydrogens,
+    stereo_note,
+)
 from msde.chem.stereo import assign_cip
 from msde.chem.vocabulary import (
     ATOM_VOCABULARY,
@@ -224,5 +230,5 @@ def record_from(
     lost = forget_isotopes(mol)
     record = record_from_mol(mol, uid, name, topology_only, notes=notes)
     if notes is not None:
-        notes.extend(filter(None, (*lost, stereo)))
+        notes.extend(filter(None, (*lost, stereo, *axis_notes(mol))))
     return record

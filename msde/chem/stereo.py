@@ -11,6 +11,7 @@ from rdkit import Chem
 from rdkit.Chem import rdCIPLabeler
 
 TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+_AXIS = (Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW)
 FLAT = 0.1  # A^3; RDKit, too, gives atoms of less volume no label
 CIP_ITERATIONS = 1_250_000  # recommended by RDKit: takes less than a second
 NOT_CHECKED = "not checked: CIP labels take too long"
@@ -144,3 +145,8 @@ def count_stereo(
 def _is_of_bond(label: str) -> bool:
     """Return whether a CIP label is that of a double bond."""
     return label.lower() in ("e", "z")
+
+
+def axes(mol: Chem.Mol) -> list[Chem.Bond]:
+    """Return the single bonds of hindered rotation that are labelled M or P."""
+    return [bond for bond in mol.GetBonds() if bond.GetStereo() in _AXIS]

@@ -37,6 +37,8 @@ BOND_SIZES = [len(values) for values in BOND_VOCABULARY.values()]
 CHIRALITY, DEGREE, FORMAL_CHARGE, NUM_HS = map(
     [*ATOM_VOCABULARY].index, ("chirality", "degree", "formal_charge", "num_hs")
 )
+BOND_STEREO = [*BOND_VOCABULARY].index("stereo")
+E_OR_Z = range(1, 5)  # codes of the labels of double bonds
 LEAST_CHARGE: int = ATOM_VOCABULARY["formal_charge"][0]  # formal charge = code + LEAST_CHARGE
 
 # Pseudo-asymmetric centres have lower-case letters. Models embed these codes as chirality tags.

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from msde import philox
-from msde.chem.vocabulary import ATOM_VOCABULARY, CHIRALITY, FORMAL_CHARGE, LEAST_CHARGE, NUM_HS
+from msde.chem.vocabulary import (
+    ATOM_VOCABULARY,
+    BOND_STEREO,
+    CHIRALITY,
+    E_OR_Z,
+    FORMAL_CHARGE,
+    LEAST_CHARGE,
+    NUM_HS,
+)
 from msde.data.codec import MoleculeColumns
 from msde.ops import words
 from msde.philox import Key, Stream
@@ -54,7 +62,8 @@ def mask_columns(columns: MoleculeColumns, ratio: float, key: Key) -> MoleculeCo
 def drop_hydrogens(columns: MoleculeColumns, share: float, key: Key) -> MoleculeColumns:
     """Remove the hydrogens of a random share of the molecules, as if converted without them.
 
-    Those stay that RDKit keeps, too: with a charge, bridging, or bonded to hydrogen alone. The
+    Those stay that RDKit keeps, too: with a charge, bridging, bonded to hydrogen or a dummy alone,
+    and those that E or Z of a double bond refers to, as of an imine. The
     number of hydrogens is a feature of the atoms that they were bonded to. The chirality tag refers
     to the order of bonds, a hydrogen that is no atom being the last: so it changes where an odd
     number of bonds follow that of the hydrogen. The choice depends on (key, uid) alone.
@@ -67,7 +76,11 @@ def drop_hydrogens(columns: MoleculeColumns, share: float, key: Key) -> Molecule
     neutral = columns.x[:, FORMAL_CHARGE] == -LEAST_CHARGE
     plain = (columns.z == 1) & (degree == 1) & neutral
     plain &= np.repeat(drawn < share * 2.0**32, columns.num_atoms)
-    leaving = ends[plain[ends[:, 0]] & (columns.z[ends[:, 1]] != 1)]
+    labelled = np.tile(np.isin(columns.bond_attr[:, BOND_STEREO], E_OR_Z), 2)
+    refers = np.zeros(len(columns.z), bool)  # of the ends of such bonds
+    refers[ends[labelled, 0]] = True
+    keeps = (columns.z <= 1) | (refers & (degree == 2))
+    leaving = ends[plain[ends[:, 0]] & ~keeps[ends[:, 1]]]
     kept = np.ones(len(columns.z), bool)
     kept[leaving[:, 0]] = False
     x = columns.x.copy()

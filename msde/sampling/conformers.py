@@ -24,6 +24,7 @@ from msde.chem.clusters import ids_of, representatives, with_conformers
 from msde.chem.conformers import add_conformers, embed, relax
 from msde.chem.parsing import mol_from_smiles, remove_hydrogens, removed_note, stereo_note
 from msde.chem.record import MoleculeRecord, molecule_uid, record_from_mol
+from msde.chem.stereo import axes
 from msde.chem.vocabulary import MoleculeError
 from msde.config.choices import STARTS, STD_ON_ETKDG
 from msde.data.batch import MoleculeBatch
@@ -36,7 +37,7 @@ from msde.sampling.batching import CHUNK, limited_batches
 from msde.sampling.noise import keyed_noise
 from msde.sampling.samplers import SAMPLERS, denoise
 from msde.sampling.schedule import karras_times, sigma_of, time_of_noise
-from msde.sampling.stereo import axes, inverts, turn_bonds, wrong_bonds
+from msde.sampling.stereo import inverts, turn_bonds, wrong_bonds
 
 log = logging.getLogger("msde")
 

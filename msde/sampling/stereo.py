@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 from rdkit import Chem
 
-from msde.chem.stereo import TETRAHEDRAL, signed_volume
+from msde.chem.stereo import TETRAHEDRAL, axes, signed_volume
 
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
-_AXIS = (Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW)
 
 
 def wrong_bonds(mol: Chem.Mol, pos: np.ndarray) -> list[Chem.Bond]:
@@ -73,11 +72,6 @@ def inverts(mol: Chem.Mol, pos: np.ndarray, right: np.ndarray) -> bool:
             if one * other < 0:
                 return True
     return any(_twist(pos, bond) * _twist(right, bond) < 0 for bond in axes(mol))
-
-
-def axes(mol: Chem.Mol) -> list[Chem.Bond]:
-    """Return the single bonds of hindered rotation that are labelled M or P."""
-    return [bond for bond in mol.GetBonds() if bond.GetStereo() in _AXIS]
 
 
 def _twist(pos: np.ndarray, bond: Chem.Bond) -> float:

@@ -123,12 +123,23 @@ def records_of(smiles, keep_hydrogens):
     return columns_from_records(made)
 
 
+IMINES = ["[H]/N=C(/C)N", "[H]/N=C/C", "C/N=C/C"]  # E or Z refers to the hydrogen of two
+
+
 @pytest.fixture(scope="module")
 def with_and_without():
     """Molecules converted with their hydrogens and without, of the same conformers."""
     lines = NCI.read_text().splitlines()[:400:5]
     stereo = ["C[C@H](N)[C@@H](F)C(=O)O", "C/C(F)=C(/Cl)[C@@H]1CC[C@H](O)CC1"]
-    smiles = [*SMILES, *stereo, "[H][H]", "[OH3+]", "[2H]OC", *(line.split()[0] for line in lines)]
+    smiles = [
+        *SMILES,
+        *stereo,
+        "[H][H]",
+        "[OH3+]",
+        "[2H]OC",
+        *IMINES,
+        *(line.split()[0] for line in lines),
+    ]
     return [records_of(smiles, keep_hydrogens) for keep_hydrogens in (True, False)]
 
 

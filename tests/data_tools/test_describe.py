@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fixtures.data_sets import run_tool, write_data_set
+from fixtures.molecules import make_record
 from msde.data_tools.describe import describe
 from msde.data_tools.pipeline.summary import statistics
 
@@ -24,6 +25,13 @@ def test_the_description_has_the_statistics_of_the_data(records, tmp_path):
     stats = statistics(data)
     assert stats.elements["C"] == sum((r.z == 6).sum() for r in records)
     assert 1.3 < stats.bond_lengths["C:C"].mean() < 1.45
+
+
+def test_charges_that_codes_do_not_tell_are_left_out(tmp_path):
+    made = [make_record(s, n) for n, s in enumerate(["[Fe+7]", "[Fe-6]", "CC(=O)[O-]", "C"], 1)]
+    text = "\n".join(describe(statistics(write_data_set(tmp_path / "data", made))))
+    row = next(line for line in text.splitlines() if line.startswith("charge (not of 2 beyond"))
+    assert row.split()[-4:] == ["-0.5", "-1", "-0.5", "0"]
 
 
 def test_large_data_sets_are_sampled(shard_dir, monkeypatch):

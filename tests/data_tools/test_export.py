@@ -175,3 +175,11 @@ def test_export_stops_at_the_limit(shard_dir, tmp_path):
     assert (tmp_path / "m.sdf").read_text().count("$$$$") == 5
     manifest = json.loads((shard_dir / "manifest.json").read_text())
     assert manifest["counts"]["read"] == 150
+
+
+def test_atropisomers_are_exported_without_their_axis_and_have_a_note(tmp_path):
+    table = "smiles,id\nc1ccc2c(c1)ccc(O)c2-c1c(O)ccc2ccccc12 |wD:10.10|,binol\n"
+    (tmp_path / "a.csv").write_text(table)
+    convert([tmp_path / "a.csv"], tmp_path / "d", options=Options(conformers=0))
+    assert "M or P of the bond of atoms" in (tmp_path / "d/notes.jsonl").read_text()
+    assert export(tmp_path / "d", tmp_path / "x.sdf")["written"] == 1

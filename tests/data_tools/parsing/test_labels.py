@@ -118,3 +118,15 @@ def test_values_that_may_be_logarithms_are_known_by_their_names():
     for name in ("neglogIC50 (uM)", "cLogP", "XLogP3", "logS", "pKi"):
         assert is_logarithm(name), name
     assert not any(map(is_logarithm, ("biology", "analogue", "logical", "IC50 (uM)", "plnet")))
+
+
+def test_units_with_raised_minus_signs_or_behind_other_brackets_are_known():
+    names = ["w [cm\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT ONE}]", "E (eV) (DFT)", "E [a.u.]"]
+    assert list(units_in(names)) == names
+    raised = units_in(names)[names[0]]
+    asked = (Label(names[0], "eV"),)
+    assert labels.with_units(Path("a"), asked, {names[0]: raised})[1] == pytest.approx(
+        [1.2398e-4], 1e-4
+    )
+    with pytest.raises(MsdeError, match="in a.u., which cannot be converted to 'eV'"):
+        labels.with_units(Path("a"), (Label("E [a.u.]", "eV"),), units_in(names))

@@ -226,3 +226,23 @@ def test_drawings_get_the_hydrogens_that_are_kept(tmp_path):
             [tmp_path / "m.sdf"], output, options=Options(conformers=0, keep_hydrogens=keep)
         )
         assert [len(record.z) for record in ShardDataset(output).records()] == [num_atoms]
+
+
+def test_mol_blocks_without_a_separator_are_rejected_and_mixtures_have_a_note(tmp_path):
+    block = Chem.MolToMolBlock(embedded("CO"))
+    (tmp_path / "m.sdf").write_text(block * 3)
+    with pytest.raises(MoleculeError, match="a second molecule begins before"):
+        reader = get_reader("sdf")
+        reader.parse(next(reader.read(tmp_path / "m.sdf")))
+    mol = embedded("C[C@H](N)C(=O)O")
+    mol = Chem.RWMol(mol)
+    mol.SetStereoGroups([Chem.CreateStereoGroup(Chem.StereoGroupType.STEREO_AND, mol, [1])])
+    (tmp_path / "r.sdf").write_text(f"{Chem.MolToV3KMolBlock(mol)}$$$$\n")
+    reader = get_reader("sdf")
+    (note,) = reader.parse(next(reader.read(tmp_path / "r.sdf"))).notes
+    assert note.startswith("a mixture of both stereoisomers (racemic) at atom 1")
+
+
+def test_a_property_that_is_always_blank_is_no_label(tmp_path):
+    (tmp_path / "m.sdf").write_text(sd_record(embedded("CO"), gap=1.5, comment=""))
+    assert get_reader("sdf").facts([tmp_path / "m.sdf"]).labels == (Label("gap"),)
