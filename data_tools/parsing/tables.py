@@ -9,7 +9,7 @@ The first row is a header if one of its cells names SMILES (or is the column tha
 if it holds no SMILES and the rows below do. Without a header columns are known by their numbers,
 from 1. SMILES stand in the column named so, or in the one column whose cells are SMILES; names in
 the first of NAME_COLUMNS. Labels are those columns in which all of the first 1,000 rows hold
-numbers or nothing, and one a number; columns that number the rows are not among them.
+numbers or nothing; columns that number the rows (NUMBERING) are not among them.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
         if place not in taken
     }
     labels = choose_labels(
-        path, options, names, lambda title: not why_not.get(title, "not a label"), "column"
+        path, options, names, lambda title: why_not.get(title, "not a label") is None, "column"
     )
     places = tuple(names[label.name] for label in labels)
     units = units_in(titles)
@@ -257,14 +257,14 @@ class _Columns:
 
     def is_empty(self, place: int) -> bool:
         """Return whether no cell of a column holds a value."""
-        return bool(self._body) and all(is_missing(cell) for _, cell in self._cells(place))
+        return all(is_missing(cell) for _, cell in self._cells(place))
 
-    def why_no_label(self, place: int) -> str:
-        """Return why a column is no label, or "": its cells are numbers, but for missing ones."""
+    def why_no_label(self, place: int) -> str | None:
+        """Return why a column is no label, or None: all of its cells are numbers or missing."""
         comma = self.has_decimal_comma(place)
         text = [(n, cell) for n, cell in self._cells(place) if not is_number(cell, comma)]
         if not text:
-            return f"missing in all of the first {len(self._body)} rows" * self.is_empty(place)
+            return None
         count = len(self._cells(place))
         return f"text in {len(text)} of {count} rows, as {text[0][1][:40]!r} in row {text[0][0]}"
 

@@ -35,7 +35,6 @@ from ..parsing.labels import (
     NOT_CHOSEN,
     choose_labels,
     conversions,
-    is_missing,
     is_number,
     labels_from,
     scale,
@@ -77,16 +76,13 @@ class Reader(BaseReader):
 
     def survey(self, path: Path) -> tuple[Facts, tuple[tuple[Label, ...], tuple[float, ...]]]:
         texts: dict[str, str] = {}  # the first value of each property that is no number, or ""
-        present: set[str] = set()  # properties with any value
         with open_bytes(path) as file:
             for block in itertools.islice(records(file, path, self.options.encoding), SAMPLE):
                 for name, (value, *_) in properties(block.text).items():
                     texts[name] = texts.get(name) or (value if not is_number(value) else "")
-                    if not is_missing(value):
-                        present.add(name)
 
         def is_label(name: str) -> bool:
-            return not texts[name] and name in present and not why_no_label(name)
+            return not texts[name] and not why_no_label(name)
 
         labels = choose_labels(path, self.options, texts, is_label, "property")
         units = units_in(texts)

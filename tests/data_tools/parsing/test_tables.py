@@ -236,12 +236,8 @@ def test_in_tables_with_semicolons_commas_are_decimal(tmp_path):
     assert read_as(tmp_path, "smiles;x\nC;1,234\n")[1] == [("C", (1.234,))]
 
 
-def test_a_column_without_values_is_a_label_only_if_it_is_chosen(tmp_path):
-    text = "smiles,gap,mu\nCCO,,1\nCC,NA,2\n"
-    facts, found = read_as(tmp_path, text)
-    assert facts.left_out == (("gap", "missing in all of the first 2 rows"),)
-    assert found == [("CCO", (1.0,)), ("CC", (2.0,))]
-    facts, _ = read_as(tmp_path, text, label_columns=("gap", "mu"))
+def test_a_column_without_values_has_a_note(tmp_path):
+    facts, _ = read_as(tmp_path, "smiles,gap,mu\nCCO,,1\nCC,NA,2\n")
     assert facts.notes == ("gap is missing in all of the first 2 rows",)
 
 

@@ -241,8 +241,3 @@ def test_mol_blocks_without_a_separator_are_rejected_and_mixtures_have_a_note(tm
     reader = get_reader("sdf")
     (note,) = reader.parse(next(reader.read(tmp_path / "r.sdf"))).notes
     assert note.startswith("a mixture of both stereoisomers (racemic) at atom 1")
-
-
-def test_a_property_that_is_always_blank_is_no_label(tmp_path):
-    (tmp_path / "m.sdf").write_text(sd_record(embedded("CO"), gap=1.5, comment=""))
-    assert get_reader("sdf").facts([tmp_path / "m.sdf"]).labels == (Label("gap"),)

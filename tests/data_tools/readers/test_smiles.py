@@ -53,7 +53,7 @@ def test_columns_of_a_table(tmp_path):
     )
     options = Options(conformers=0)
     assert recognised(path) == "smiles"
-    assert get_reader("smiles", options).facts([path]).labels == ()
+    assert get_reader("smiles", options).facts([path]).labels == (Label("blank"),)
     options = Options(conformers=0, label_columns=("gap=eV",))
     facts, parsed, rejected = convert(path, options)
     assert facts.labels == (Label("gap", "eV"),)
