@@ -136,6 +136,12 @@ def why_no_label(name: str) -> str:
     return "numbers or names the molecules" if is_numbering else ""
 
 
+def why_no_property(name: str) -> str:
+    """Return the same for a property, of which an index may be refractive and NO a molecule."""
+    is_id = plain_name(name).rpartition(" ")[2] in ("id", "cid")
+    return why_no_label(name) if is_id else ""
+
+
 def why_no_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the names of values of molecules, each with the reason why it is no label, or "".
 
@@ -145,7 +151,7 @@ def why_no_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for values in samples:
         for name, value in values.items():
             if not found.get(name):
-                found[name] = why_no_label(name) or _why_no_number(value)
+                found[name] = why_no_property(name) or _why_no_number(value)
     for name, reason in found.items():
         if not reason and all(is_missing(values.get(name)) for values in samples):
             found[name] = "missing everywhere"

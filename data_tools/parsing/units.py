@@ -31,8 +31,8 @@ _LETTER = re.compile(r"[A-Za-z]\d?")
 _LETTERS = {"A", "A2", "A3", "C", "D", "J", "K", "M", "V", "e", "h", "m", "m2", "m3", "s"}
 _RAISED = re.compile(r"(.+?)\^?[+-]?\d")  # as cm2 or s-1
 _POWER_OF_TEN = re.compile(r"10\^?[+-]\d+|1[eE][+-]\d+")  # as in 10^-6 cm/s
-# Names of values that a factor does not convert: pIC50, logS, cLogP, neg_pKi; not biology, logical.
-_LOGARITHM = re.compile(r"(?<![A-Za-z])(?:p(?=[A-Z])|ln(?![a-z]))|(?i:log)(?!y|ic|ue)")
+# Names of values that a factor does not convert: pIC50, logS, neglogIC50, cLogP, neg_pKi.
+_LOGARITHM = re.compile(r"(?<![A-Za-z])(?:p(?=[A-Z])|(?i:(?:neg|minus|[acmpswx])?log)|ln(?![a-z]))")
 
 
 def units_in(names: Iterable[str]) -> dict[str, str]:

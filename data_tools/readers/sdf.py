@@ -38,7 +38,7 @@ from ..parsing.labels import (
     is_number,
     labels_from,
     scale,
-    why_no_label,
+    why_no_property,
     with_units,
 )
 from ..parsing.sd_files import (
@@ -82,7 +82,7 @@ class Reader(BaseReader):
                     texts[name] = texts.get(name) or (value if not is_number(value) else "")
 
         def is_label(name: str) -> bool:
-            return not texts[name] and not why_no_label(name)
+            return not texts[name] and not why_no_property(name)
 
         labels = choose_labels(path, self.options, texts, is_label, "property")
         units = units_in(texts)
@@ -90,7 +90,7 @@ class Reader(BaseReader):
         taken = (("name", "title"), *(("label", label.name) for label in labels))
         others = texts.keys() - {label.name for label in labels}
         left_out = tuple(
-            (name, f"text, as {text[:40]!r}" if text else why_no_label(name) or NOT_CHOSEN)
+            (name, f"text, as {text[:40]!r}" if text else why_no_property(name) or NOT_CHOSEN)
             for name, text in texts.items()
             if name in others
         )

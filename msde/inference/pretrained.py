@@ -204,8 +204,8 @@ class Pretrained:
         """
         numbers = _array("z", z, np.int64, 1, "atomic numbers such as [8, 1, 1]")
         positions = _array("pos", pos, np.float64, 2, "three numbers an atom")
-        if not isinstance(charge, int | np.integer) or abs(charge) > len(numbers):
-            raise MsdeError(f"charge is {charge!r}, expected a whole number, one an atom at most")
+        if not isinstance(charge, int | np.integer) or abs(charge) > 9 * len(numbers):
+            raise MsdeError(f"charge is {charge!r}, expected a whole number, nine an atom at most")
         geometry = Geometry(numbers, positions, charge)
         return next(find_bonds(self.bond_model, [geometry], BondOptions(**options)))
 
@@ -275,7 +275,7 @@ def _array(name: str, values: Any, kind: type, ndim: int, expected: str) -> np.n
     Raises:
         MsdeError: they are no such numbers.
     """
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         found: np.ndarray = np.asarray(values, kind)
         if found.ndim == ndim and np.array_equal(found, np.asarray(values), equal_nan=True):
             return found

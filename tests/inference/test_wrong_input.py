@@ -130,8 +130,9 @@ def test_a_name_in_place_of_a_folder_is_told_where_its_weights_are():
     "z, charge, message",
     [
         ([6.7, 8], 0, "z is [6.7, 8], expected atomic numbers"),
-        ([6, 8], 0.5, "charge is 0.5, expected a whole number, one an atom at most"),
-        ([6, 8], 10**30, "expected a whole number, one an atom at most"),
+        ([10**30], 0, "expected atomic numbers"),
+        ([6, 8], 0.5, "charge is 0.5, expected a whole number, nine an atom at most"),
+        ([6, 8], 10**30, "expected a whole number, nine an atom at most"),
     ],
 )
 def test_atoms_and_charges_of_bonds_are_whole_numbers(folder, z, charge, message):
