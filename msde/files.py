@@ -130,9 +130,9 @@ def disk_full_as_error(path: Path | None = None, needed: int = 0) -> Iterator[No
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             needs = f": {path} needs {needed:,} bytes" if path else ""
+            kept = ": finished parts are kept" if path else ""
             raise DiskFull(
-                f"disk full{needs}; free some space and run the same command again: finished parts "
-                "are kept"
+                f"disk full{needs}; free some space and run the same command again{kept}"
             ) from error
         raise
 

@@ -151,9 +151,10 @@ def why_no_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for values in samples:
         for name, value in values.items():
             if not found.get(name):
-                found[name] = why_no_property(name) or _why_no_number(value)
+                found[name] = _why_no_number(value)
     for name, reason in found.items():
-        if not reason and all(is_missing(values.get(name)) for values in samples):
+        found[name] = why_no_property(name) or reason
+        if not found[name] and all(is_missing(values.get(name)) for values in samples):
             found[name] = "missing everywhere"
     return found
 

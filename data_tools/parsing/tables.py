@@ -208,7 +208,7 @@ def layout(path: Path, options: Options, has_smiles: bool = True) -> Layout:
         if place not in taken
     }
     labels = choose_labels(
-        path, options, names, lambda title: why_not.get(title, "not a label") is None, "column"
+        path, options, names, lambda title: not why_not.get(title, "not a label"), "column"
     )
     places = tuple(names[label.name] for label in labels)
     units = units_in(titles)
@@ -259,12 +259,12 @@ class _Columns:
         """Return whether no cell of a column holds a value."""
         return all(is_missing(cell) for _, cell in self._cells(place))
 
-    def why_no_label(self, place: int) -> str | None:
-        """Return why a column is no label, or None: all of its cells are numbers or missing."""
+    def why_no_label(self, place: int) -> str:
+        """Return why a column is no label, or "": all of its cells are numbers or missing."""
         comma = self.has_decimal_comma(place)
         text = [(n, cell) for n, cell in self._cells(place) if not is_number(cell, comma)]
         if not text:
-            return None
+            return ""
         count = len(self._cells(place))
         return f"text in {len(text)} of {count} rows, as {text[0][1][:40]!r} in row {text[0][0]}"
 

@@ -96,7 +96,7 @@ def stereo_of_conformer(mol: Chem.Mol, conformer: int) -> dict[str, str]:
 
 
 def _tag_lone_pairs(labelled: Chem.Mol, mol: Chem.Mol) -> None:
-    """Tag atoms by positions that RDKit leaves out: those of P, As and N with a lone pair."""
+    """Tag labelled atoms that RDKit leaves out, as P with three neighbours, by positions."""
     pos = mol.GetConformer().GetPositions()
     for atom in labelled.GetAtoms():
         here = mol.GetAtomWithIdx(atom.GetIdx())
@@ -131,7 +131,7 @@ def count_stereo(
         return StereoCount()
     found = stereo_of_conformer(mol, conformer)
     wrong = {place: label for place, label in expected.items() if found.get(place) != label}
-    bonds, wrong_bonds = (sum(map(_is_of_bond, labels.values())) for labels in (expected, wrong))
+    bonds, wrong_bonds = (sum(map(_is_e_or_z, labels.values())) for labels in (expected, wrong))
     centres, wrong_centres = len(expected) - bonds, len(wrong) - wrong_bonds
     texts = [
         f"{place} is {found.get(place) or 'without label'}, not {label}"
@@ -142,8 +142,8 @@ def count_stereo(
     )
 
 
-def _is_of_bond(label: str) -> bool:
-    """Return whether a CIP label is that of a double bond."""
+def _is_e_or_z(label: str) -> bool:
+    """Return whether a CIP label is that of a double bond; M and P are of single ones."""
     return label.lower() in ("e", "z")
 
 

@@ -19,6 +19,7 @@ A plan is a JSON object:
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,11 +62,15 @@ class Design:
         """The name of the design in tables and folders."""
         return f"{self._of_all_labels}-{self.labels or 'all'}"
 
+    @functools.cached_property
+    def view(self) -> str:
+        """The view that its molecules are converted for."""
+        return make_settings(self.task, self.settings).view
+
     @property
     def cache(self) -> str:
         """The name of its shards, which designs that differ in the number of labels share."""
-        view = make_settings(self.task, self.settings).view
-        return f"{self._of_all_labels}-all" + ("" if view == "2d" else "-3d")
+        return f"{self._of_all_labels}-all" + ("" if self.view == "2d" else "-3d")
 
     @property
     def _of_all_labels(self) -> str:
@@ -262,8 +267,7 @@ def _check_runs(path: Path, plan: Plan) -> None:
     for run in plan.runs():
         if run.design.task.has_forces and (run.estimator or run.recipe == "frozen"):
             raise MsdeError(f"{path}: {run.arm} cannot learn forces of {run.design.task.name}")
-        own = make_settings(run.design.task, run.design.settings)
-        if make_settings(run.design.task, run.overrides).view != own.view:
+        if make_settings(run.design.task, run.overrides).view != run.design.view:
             raise MsdeError(
                 f"{path}: {run.arm} changes the view of {run.design.name}, for which its molecules "
                 "are converted; give view= in 'settings'"

@@ -108,17 +108,13 @@ def compile_ahead() -> None:
     threading.Thread(target=available, daemon=True).start()
 
 
-def check_by_deepspeed(config: Config, values: dict[str, Any], on_gpu: bool) -> None:
+def check_by_deepspeed(config: Config, values: dict[str, Any]) -> None:
     """Load DeepSpeed, which takes seconds, and let it check its section of ZeRO.
-
-    Meanwhile the C++ ops are compiled, where there is no GPU.
 
     Raises:
         MsdeError: it refuses a value, or the section does not go with the configuration.
     """
     deepspeed.check_together(config, values)
-    if not on_gpu:
-        compile_ahead()
     log.info("loading DeepSpeed")
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from pydantic import ValidationError
@@ -220,7 +216,9 @@ def start(
     assert resolved is not None  # or there would have been an error
     check_installed(resolved.run.tracker)
     init_from = init_from and fitting_weights(resolved, init_from)
-    check_by_deepspeed(resolved, ds_config, on_gpu)
+    if not on_gpu and not dry_run:
+        compile_ahead()
+    check_by_deepspeed(resolved, ds_config)
     if dry_run:
         sys.stdout.write("" if rank else describe(resolved, ds_config, data, world_size))
         return

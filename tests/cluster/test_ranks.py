@@ -11,6 +11,15 @@ from msde.cluster.launcher import runs_launcher
 from msde.cluster.ranks import first_host, map_environment
 from msde.errors import MsdeError
 
+ONE_A_NODE = {  # the first task of a step with one on each of two nodes
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+    "SLURM_STEP_NODELIST": "gpu[017-018]",
+    "SLURM_JOB_ID": "1234567",
+}
+
 
 def test_srun_is_mapped():
     slurm = {
@@ -52,12 +61,7 @@ def test_mpirun_is_mapped_and_missing_variables_are_named():
 def test_mpirun_decides_where_slurm_starts_its_daemons():
     """mpirun has srun start one daemon on each node, whose variables its processes inherit."""
     inherited = {
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
-        "SLURM_STEP_NODELIST": "gpu[017-018]",
-        "SLURM_JOB_ID": "1234567",
+        **ONE_A_NODE,
         "OMPI_COMM_WORLD_RANK": "5",
         "OMPI_COMM_WORLD_LOCAL_RANK": "5",
         "OMPI_COMM_WORLD_SIZE": "16",
@@ -71,11 +75,7 @@ def test_mpirun_decides_where_slurm_starts_its_daemons():
 
 def test_intel_mpi_decides_where_slurm_starts_its_proxies():
     inherited = {
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_STEP_NODELIST": "gpu[017-018]",
-        "SLURM_JOB_ID": "1234567",
+        **ONE_A_NODE,
         "PMI_RANK": "5",
         "PMI_SIZE": "16",
         "MPI_LOCALRANKID": "5",
@@ -90,15 +90,8 @@ def test_intel_mpi_decides_where_slurm_starts_its_proxies():
 
 
 def test_steps_of_a_job_that_run_at_a_time_have_ports_of_their_own():
-    slurm = {
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_STEP_NODELIST": "gpu[017-018]",
-        "SLURM_JOB_ID": "1234567",
-    }
-    ports = [map_environment(slurm | {"SLURM_STEP_ID": n})["MASTER_PORT"] for n in "012"]
-    assert len(set(ports)) == 3 and ports[0] == map_environment(slurm)["MASTER_PORT"]
+    ports = [map_environment(ONE_A_NODE | {"SLURM_STEP_ID": n})["MASTER_PORT"] for n in "012"]
+    assert len(set(ports)) == 3 and ports[0] == map_environment(ONE_A_NODE)["MASTER_PORT"]
 
 
 def test_variables_of_deepspeed_and_torchrun_are_kept():
